@@ -1,0 +1,120 @@
+"""The private Redis server: its configuration, its address, and when it is ready."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import redis
+
+from mutirao import errors
+from mutirao.embedded.binary import Binary
+
+HOST = "127.0.0.1"
+
+# Loopback only, a log of every change synced each second, and no eviction: a full Redis must refuse, not forget.
+BASE = {
+    "bind": HOST,
+    "protected-mode": "yes",
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "save": "",
+    "maxmemory-policy": "noeviction",
+    "tcp-backlog": "128",
+    "daemonize": "no",
+}
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A server's place: the folder that holds its data, the port and the password."""
+
+    folder: Path
+    port: int
+    password: str = ""
+
+    @property
+    def url(self) -> str:
+        return f"redis://{f':{self.password}@' if self.password else ''}{HOST}:{self.port}/0"
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "redis.conf"
+
+
+def command(binary: Binary, server: Server, options: Mapping[str, str] | None = None) -> list[str]:
+    """Write the configuration and return the command that runs it.
+
+    The password stands in the file, never on the command line, where every user of the machine could read it.
+
+    Raises:
+        EmbeddedError: the data was written by a newer Redis than this one.
+    """
+    if binary.version < (7, 0, 0) and (server.folder / "appendonlydir").exists():
+        raise errors.EmbeddedError(
+            f"the data in {server.folder} was written by Redis 7 or newer, and {binary} at {binary.path} cannot read it: "
+            "put the newer redis-server on the PATH, or remove the folder if its queues may be forgotten"
+        )
+    server.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    server.config_path.touch(mode=0o600)
+    server.config_path.write_text(configuration(server, options or {}), encoding="utf-8")
+    return [binary.path, str(server.config_path)]
+
+
+def configuration(server: Server, options: Mapping[str, str]) -> str:
+    """Write redis.conf: one option per line, each value quoted."""
+    given = (
+        BASE
+        | {"port": str(server.port), "dir": str(server.folder)}
+        | ({"requirepass": server.password} if server.password else {})
+    )
+    return "".join(f"{option} {_quoted(value)}\n" for option, value in (given | dict(options)).items())
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{escaped}"'
+
+
+def free_port(preferred: int = 0) -> int:
+    """Return the preferred loopback port if nothing listens on it, else any that is free."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            # As the servers themselves do: a port whose last connections are still closing is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise errors.EmbeddedError(f"no port is free on {HOST}")
+
+
+def wait_ready(server: Server, *, ended: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+    """Wait until the server answers with its data loaded; False when it ended or did not answer in time."""
+    deadline = time.monotonic() + timeout_s
+    while not ended() and time.monotonic() < deadline:
+        if answers(server):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def answers(server: Server) -> bool:
+    """Whether a server with this password answers at this port, and has loaded its data."""
+    try:
+        with redis.Redis.from_url(server.url, socket_timeout=2, retry=None) as client:
+            return bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
+
+
+def stop_leftover(server: Server) -> bool:
+    """Stop a server of ours that a crash left behind: two servers on one data folder would ruin it. Say whether there was one."""
+    if not answers(server):
+        return False
+    with redis.Redis.from_url(server.url, socket_timeout=10, retry=None) as client:
+        client.shutdown()
+    return True

@@ -1,0 +1,142 @@
+"""End the embedded system's processes, in order, when the process that started them ends, however it ends.
+
+A script of its own, run by the bare interpreter (`python -I -S watchdog.py`): it holds nothing that could fail or be slow, and
+stays when its parent is killed. Its standard input is a pipe from the parent, and each line on it is one fact:
+
+    + STAGE GRACE_S PID    a process was started; it leads its own process group
+    - PID                  it ended, and its parent has reaped it
+
+End of file means: the parent is gone or wants the end. Stage after stage, each group's leader gets SIGTERM (Celery's warm
+shutdown would not survive it in the whole group), has GRACE_S seconds to end, and what is left of the group is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+KILLED_S = 5.0
+
+
+class Member(NamedTuple):
+    """A process group that is to end with the parent; lower stages end first."""
+
+    stage: int
+    grace_s: float
+    pid: int
+
+
+def end(members: list[Member]) -> None:
+    """End all groups, stage after stage, in bounded time."""
+    for stage in sorted({member.stage for member in members}):
+        _end_stage([member for member in members if member.stage == stage])
+
+
+def alive(pid: int) -> bool:
+    """Whether any process of this group is left; macOS answers EPERM where only unreaped ones are."""
+    try:
+        os.killpg(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return not _only_zombies(pid)
+
+
+def kill(pid: int) -> None:
+    """Kill the whole group, if it is still there."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _end_stage(members: list[Member]) -> None:
+    leaderless = [member for member in members if not _asked(member.pid)]
+    for member in leaderless:
+        kill(member.pid)
+    deadlines = {member.pid: time.monotonic() + member.grace_s for member in members}
+    while left := [pid for pid in deadlines if alive(pid)]:
+        for pid in left:
+            if time.monotonic() > deadlines[pid] + KILLED_S:
+                _say(f"group {pid} does not end, even killed")
+                del deadlines[pid]
+            elif time.monotonic() > deadlines[pid]:
+                kill(pid)
+        time.sleep(0.05)
+
+
+def _only_zombies(group: int) -> bool:
+    """Whether none of the group runs any more: first processes of containers often reap nobody. Only Linux has /proc."""
+    states: list[str] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, number, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
+            states += [state] if int(number) == group else []
+    return bool(states) and set(states) == {"Z"}
+
+
+def _asked(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _watched(parent: int) -> list[Member]:
+    """Read what the parent tells until it is gone; a child that it forked may hold the pipe open, so its id is looked at too."""
+    members: dict[int, Member] = {}
+    rest = b""
+    while os.getppid() == parent:
+        if not select.select([0], [], [], 1.0)[0]:
+            continue
+        if not (read := os.read(0, 65536)):
+            break
+        *lines, rest = (rest + read).split(b"\n")
+        for line in lines:
+            _learn(members, line.decode().split())
+    return list(members.values())
+
+
+def _learn(members: dict[int, Member], words: list[str]) -> None:
+    match words:
+        case ["+", stage, grace_s, pid]:
+            members[int(pid)] = Member(int(stage), float(grace_s), int(pid))
+        case ["-", pid]:
+            members.pop(int(pid), None)
+
+
+def _watch(parent: int, state: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    members = _watched(parent)
+    _say(f"process {parent} is gone or asks for the end: ending {len(members)} groups")
+    end(members)
+    if state:
+        Path(state).unlink(missing_ok=True)
+    _say("all ended")
+
+
+def _enrol(pipe: int, stage: str, grace_s: str, command: list[str]) -> None:
+    """Become the command, but be known to the watchdog first: so no moment is left in which a killed parent loses a child."""
+    os.write(pipe, f"+ {stage} {grace_s} {os.getpid()}\n".encode())
+    os.set_inheritable(pipe, False)
+    os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["watch", parent, state]:
+            _watch(int(parent), state)
+        case ["enrol", pipe, stage, grace_s, *command]:
+            _enrol(int(pipe), stage, grace_s, command)
