@@ -1,0 +1,1 @@
+"""Asynchronous model inference."""

@@ -1,0 +1,102 @@
+"""What the fleet says of itself in Redis: which models it serves, and which workers are alive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from mutirao import errors
+from mutirao.signature import Signature
+
+FRESH_S = 15.0
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model as the workers announce it.
+
+    Attributes:
+        name: the model's name.
+        version: the active version.
+        versions: all versions in the repository.
+        runtime: what loads it: sklearn, ...
+        signature: what it takes and gives.
+        state: ready, or unavailable.
+        reason: why it is unavailable, or what to know of it.
+        workers: how many live workers serve it now; counted by the reader.
+    """
+
+    name: str
+    version: str
+    versions: tuple[str, ...] = ()
+    runtime: str = ""
+    signature: Signature = Signature(inputs=(), outputs=())
+    state: str = "ready"
+    reason: str = ""
+    workers: int = 0
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker as it announces itself every few seconds.
+
+    Attributes:
+        name: Celery's host name of it.
+        pid: its main process.
+        processes: how many predictions it runs at once.
+        models: the active version of each model it serves, by name.
+        memory_bytes: resident memory of its main process.
+        started_at: by its own clock.
+        seen_at: when it last announced itself, by Redis's clock.
+    """
+
+    name: str
+    pid: int
+    processes: int
+    models: dict[str, str]
+    memory_bytes: int = 0
+    started_at: float = 0.0
+    seen_at: float = 0.0
+
+    def alive(self, now: float) -> bool:
+        """Whether it announced itself within the last 15 s."""
+        return now - self.seen_at < FRESH_S
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """The models and the live workers at one moment."""
+
+    models: dict[str, ModelInfo]
+    workers: tuple[WorkerInfo, ...]
+
+    def find(self, name: str) -> ModelInfo:
+        """Find a model.
+
+        Raises:
+            ModelNotFound: no worker has announced it; names those that are.
+            ModelUnavailable: it is known, but cannot be loaded.
+        """
+        info = self.models.get(name)
+        if info is None:
+            raise not_found(name, tuple(sorted(self.models)))
+        if info.state != "ready":
+            raise errors.ModelUnavailable(f"model {name!r} is unavailable: {info.reason}", model=name, reason=info.reason)
+        return info
+
+
+def not_found(name: str, known: tuple[str, ...]) -> errors.ModelNotFound:
+    """Build the error for a name that nobody serves, with what to do about it."""
+    if known:
+        hint = f"models served: {', '.join(known)}"
+    else:
+        hint = "no worker has announced any model yet; start one with: mutirao worker"
+    return errors.ModelNotFound(f"model {name!r} is not served: {hint}", model=name, known=known)
+
+
+def decode(models: Mapping[bytes, bytes], workers: Mapping[bytes, bytes], now: float) -> Catalog:
+    """Read the catalogue's two hashes; `now` is Redis's clock, in seconds since the epoch."""
+    alive = [info for raw in workers.values() if (info := msgspec.json.decode(raw, type=WorkerInfo)).alive(now)]
+    found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
+    counted = {
+        name: msgspec.structs.replace(info, workers=sum(name in worker.models for worker in alive)) for name, info in found.items()
+    }
+    return Catalog(models=counted, workers=tuple(sorted(alive, key=lambda worker: worker.name)))

@@ -1,0 +1,197 @@
+"""One tree of errors: each class has one sentence, its data as attributes, its HTTP status, and whether trying again can help.
+
+`str(error)` is the sentence for the caller; it may quote the caller's own input. `repr(error)` holds only names and numbers,
+because Celery writes it into logs and events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+
+class MutiraoError(Exception):
+    """The root of everything that mutirão raises on purpose."""
+
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", **data: Any) -> None:
+        super().__init__(message)
+        vars(self).update(data)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The attributes given at the raise, JSON-ready: they travel with a failed result."""
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{key}={value!r}" for key, value in self.data.items())
+        return f"{type(self).__name__}({shown})"
+
+
+class SettingsError(MutiraoError):
+    """A setting has a value that cannot be used."""
+
+    key: str = ""
+    value: str = ""
+
+
+class BrokerUnavailable(MutiraoError):
+    """Redis did not answer within the time allowed."""
+
+    status = 503
+    retryable = True
+    url: str = ""
+
+
+class InvalidRequest(MutiraoError):
+    """The request is not one that any model could answer."""
+
+    status = 400
+
+
+class InvalidTensor(InvalidRequest):
+    """A tensor's datatype, shape and data do not agree."""
+
+    tensor: str = ""
+
+
+class SignatureMismatch(InvalidRequest):
+    """The inputs are not those that the model was fitted on."""
+
+    model: str = ""
+    expected: str = ""
+    got: str = ""
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The request holds more than the model or the system takes at once."""
+
+    status = 413
+    limit: int = 0
+    size: int = 0
+
+
+class ModelNotFound(MutiraoError):
+    """No worker has announced a model of this name."""
+
+    status = 404
+    model: str = ""
+    known: tuple[str, ...] = ()
+
+
+class ModelUnavailable(MutiraoError):
+    """The model is known, but it could not be loaded."""
+
+    status = 503
+    model: str = ""
+    reason: str = ""
+
+
+class JobNotFound(MutiraoError):
+    """No job with this id was ever submitted."""
+
+    status = 404
+    id: str = ""
+
+
+class ResultExpired(JobNotFound):
+    """The job's record is past the time for which results are kept."""
+
+    status = 410
+
+
+class IdTaken(MutiraoError):
+    """The id belongs to a job with other content."""
+
+    status = 409
+    id: str = ""
+
+
+class ResultTimeout(MutiraoError, TimeoutError):
+    """The result did not come within the time that the caller would wait; the job goes on."""
+
+    status = 504
+    retryable = True
+    id: str = ""
+
+
+class JobError(MutiraoError):
+    """The job ended without a result."""
+
+    id: str = ""
+
+
+class JobCancelled(JobError):
+    """The job was cancelled before it ran."""
+
+    status = 409
+
+
+class JobExpired(JobError):
+    """The job's deadline passed before it ran."""
+
+    status = 504
+    retryable = True
+
+
+class ModelFailed(JobError):
+    """The model raised while it predicted."""
+
+    model: str = ""
+    version: str = ""
+    cause: str = ""
+
+
+class InvalidOutput(ModelFailed):
+    """What the model returned does not fit its inputs or its signature."""
+
+
+class TimeLimitExceeded(JobError):
+    """The model ran for longer than its time limit and was stopped."""
+
+    status = 504
+
+
+class WorkerLost(JobError):
+    """The process that ran the model died while it ran."""
+
+    retryable = True
+
+
+class RepositoryError(MutiraoError):
+    """The model repository could not be read or changed."""
+
+
+class ModelExists(RepositoryError):
+    """This version of the model is already in the repository."""
+
+    status = 409
+
+
+class ManifestError(RepositoryError):
+    """A model.toml does not say what it must."""
+
+    path: str = ""
+
+
+class DigestMismatch(RepositoryError):
+    """A file is not the one that the manifest names."""
+
+    path: str = ""
+
+
+class EmbeddedError(MutiraoError):
+    """The embedded system could not start or stop."""
+
+
+def named(name: str) -> type[MutiraoError] | None:
+    """Find an error class of this tree by its name, as a failed result carries it."""
+    return next((cls for cls in _tree(MutiraoError) if cls.__name__ == name), None)
+
+
+def _tree(cls: type[MutiraoError]) -> Iterator[type[MutiraoError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _tree(child)

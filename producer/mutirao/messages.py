@@ -1,0 +1,196 @@
+"""The wire records: what travels in a message, and what is kept of a job.
+
+Requests and results are those of the Open Inference Protocol V2 (`open_inference_rest.yaml` of the protocol's repository).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mutirao import errors
+
+
+class Tensor(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A V2 tensor.
+
+    Attributes:
+        name: empty for the shorthand's only tensor.
+        datatype: BOOL, UINT8 ... INT64, FP16, FP32, FP64 or BYTES; empty for the shorthand, whose type the signature gives.
+        shape: rows first.
+        data: a nested or flat row-major list (JSON), raw little-endian bytes (binary), or None while the bytes are beside.
+        parameters: `binary_data_size` counts the raw bytes.
+    """
+
+    name: str = ""
+    datatype: str = ""
+    shape: tuple[int, ...] = ()
+    data: Any = None
+    parameters: dict[str, Any] | None = None
+
+
+class RequestedOutput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One output that the requester wants."""
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class PredictRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A V2 inference request. No `outputs` means the model's default outputs."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[RequestedOutput, ...] | None = None
+    parameters: dict[str, Any] | None = None
+    id: str | None = None
+
+
+class PredictResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A V2 inference response."""
+
+    model_name: str
+    model_version: str
+    outputs: tuple[Tensor, ...]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        """Say what is in it without a value of it: Celery writes this into logs and events."""
+        shown = ", ".join(f"{tensor.name} {shape(tensor)}" for tensor in self.outputs)
+        return f"{self.model_name}:{self.model_version} -> {shown}"
+
+
+class JobInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the record knows of a job beside Celery's own fields. Times are seconds since the epoch by Redis's clock."""
+
+    model: str = ""
+    version: str = ""
+    rows: int = 0
+    priority: str = ""
+    digest: str = ""
+    attempts: int = 0
+    worker: str = ""
+    queued_at: float | None = None
+    expires_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    error: dict[str, Any] | None = None
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Celery's result document, as kept under `celery-task-meta-<id>`."""
+
+    status: str
+    task_id: str
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    traceback: str | None = None
+    date_done: str | None = None
+    children: Any = None
+    job: JobInfo = JobInfo()
+
+    @property
+    def state(self) -> str:
+        """The state as people say it: queued, running, succeeded, failed, cancelled or expired."""
+        if self.status == "REVOKED":
+            return "expired" if "expired" in self._failure().message else "cancelled"
+        return {"STARTED": "running", "SUCCESS": "succeeded", "FAILURE": "failed"}.get(self.status, "queued")
+
+    @property
+    def done(self) -> bool:
+        """Whether the state is a terminal one."""
+        return self.status in TERMINAL
+
+    def response(self) -> PredictResult:
+        """Decode the result of a succeeded job, its raw tensors not yet put back (see `codec`)."""
+        return msgspec.json.decode(self.result, type=PredictResult)
+
+    def error(self) -> errors.MutiraoError:
+        """Build the error of a job that ended without a result."""
+        failure, data = self._failure(), self.job.error or {}
+        if self.status == "REVOKED":
+            kind = errors.JobExpired if self.state == "expired" else errors.JobCancelled
+            says = "expired before it ran" if self.state == "expired" else "was cancelled"
+            return kind(f"job {self.task_id} {says}", id=self.task_id)
+        if kind_known := errors.named(failure.exc_type):
+            return kind_known(failure.message, **{"id": self.task_id, **data})
+        kind = _CELERY_ERRORS.get(failure.exc_type, errors.JobError)
+        return kind(_SAYS.get(kind, "job {id} failed: {type}: {text}").format(id=self.task_id, type=failure.exc_type, text=failure.message), id=self.task_id)
+
+    def _failure(self) -> Failure:
+        try:
+            return msgspec.json.decode(self.result, type=Failure)
+        except msgspec.DecodeError:
+            return Failure(exc_type="Unknown", exc_message=[])
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Celery's form of an exception."""
+
+    exc_type: str
+    exc_message: Any
+    exc_module: str | None = None
+
+    @property
+    def message(self) -> str:
+        """The exception's text."""
+        parts = self.exc_message if isinstance(self.exc_message, list) else [self.exc_message]
+        return ", ".join(str(part) for part in parts)
+
+
+TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+
+_CELERY_ERRORS: dict[str, type[errors.MutiraoError]] = {
+    "WorkerLostError": errors.WorkerLost,
+    "Terminated": errors.WorkerLost,
+    "TimeLimitExceeded": errors.TimeLimitExceeded,
+    "SoftTimeLimitExceeded": errors.TimeLimitExceeded,
+}
+_SAYS: dict[type[errors.MutiraoError], str] = {
+    errors.WorkerLost: "job {id} failed: the process that ran the model died ({text})",
+    errors.TimeLimitExceeded: "job {id} failed: the model ran past its time limit and was stopped ({text})",
+}
+
+
+def read_request(request: Any) -> PredictRequest:
+    """Make a request record of what a client sent: a V2 request, or the shorthand, a bare nested list.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if isinstance(request, PredictRequest):
+        return request
+    if isinstance(request, list):
+        return PredictRequest(inputs=(Tensor(data=request),))
+    try:
+        return msgspec.convert(request, PredictRequest)
+    except msgspec.ValidationError as exc:
+        raise errors.InvalidRequest(f"this is neither a V2 inference request nor a nested list: {exc}") from exc
+
+
+def summary(model: str, request: PredictRequest) -> str:
+    """Describe a request by its shape, never by its values: what Flower, logs and events show of it."""
+    inputs = request.inputs
+    if len(inputs) > _SHOWN:
+        return f"{model}: {_rows(inputs[0])} rows x {len(inputs)} inputs"
+    return f"{model}: " + ", ".join(f"{tensor.name} {shape(tensor)} {tensor.datatype}".strip() for tensor in inputs)
+
+
+def shape(tensor: Tensor) -> str:
+    """Write a tensor's shape as people do: 2x4."""
+    return "x".join(str(size) for size in tensor.shape or _nested(tensor.data))
+
+
+_SHOWN = 3
+
+
+def _rows(tensor: Tensor) -> int:
+    return (tensor.shape or _nested(tensor.data) or (0,))[0]
+
+
+def _nested(data: Any) -> tuple[int, ...]:
+    sizes: list[int] = []
+    while isinstance(data, list) and len(sizes) < 8:
+        sizes.append(len(data))
+        data = data[0] if data else None
+    return tuple(sizes)

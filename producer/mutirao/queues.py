@@ -1,0 +1,98 @@
+"""The only place where queue, key and task names are spelled."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from typing import Literal, get_args
+
+from mutirao import errors
+
+TASK = "mutirao.predict"
+
+Priority = Literal["high", "normal", "low"]
+
+# kombu keeps one list per priority step and serves step 0 first; a message without a priority lands on step 0.
+STEPS: dict[Priority, int] = {"high": 0, "normal": 3, "low": 6}
+KOMBU_STEPS = (0, 3, 6, 9)
+KOMBU_SEPARATOR = "\x06\x16"
+
+PREFIX = "mutirao."
+MODELS = "mutirao:models"
+WORKERS = "mutirao:workers"
+
+_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
+
+
+def model_name(name: str) -> str:
+    """Return the name unchanged, or raise InvalidRequest: names become queue names and are looked up as folders."""
+    return _checked(_MODEL, "model name", name, "1 to 64 of a-z 0-9 . _ -, the first a letter or digit")
+
+
+def version_name(name: str) -> str:
+    """Return the version unchanged, or raise InvalidRequest: versions are looked up as folders."""
+    return _checked(_VERSION, "version", name, "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
+
+
+def job_id(id: str) -> str:  # noqa: A002 - the field's own name
+    """Return the id unchanged, or raise InvalidRequest: ids become key names and parts of URLs."""
+    return _checked(_ID, "id", id, "1 to 128 of A-Z a-z 0-9 . _ : -, the first a letter or digit")
+
+
+def step(priority: str) -> int:
+    """Kombu's priority step: high 0, normal 3, low 6."""
+    if priority not in get_args(Priority):
+        raise errors.InvalidRequest(f"priority {priority!r} is not known: use high, normal or low")
+    return STEPS[priority]  # type: ignore[index]
+
+
+def queue(model: str) -> str:
+    """Name the queue of a model."""
+    return PREFIX + model_name(model)
+
+
+def model_of(queue: str) -> str | None:
+    """Name the model of a queue, or None where the queue is not one of ours."""
+    name = queue.removeprefix(PREFIX)
+    return name if name != queue and _MODEL.fullmatch(name) else None
+
+
+def queue_key(model: str, step: int) -> str:
+    """Name the Redis list where kombu keeps a model's messages of one priority step."""
+    return f"{queue(model)}{KOMBU_SEPARATOR}{step}" if step else queue(model)
+
+
+def record_key(id: str) -> str:  # noqa: A002
+    """Name the Redis key of a job's record: Celery's own result key, and the channel on which it is announced."""
+    return f"celery-task-meta-{id}"
+
+
+def payload_key(id: str, side: Literal["in", "out"]) -> str:  # noqa: A002
+    """Name the Redis key of the tensors that are too large to travel in the message or in the record."""
+    return f"mutirao:payload:{id}:{side}"
+
+
+def new_id() -> str:
+    """Make a UUID of version 7 (RFC 9562): unique, and it tells when it was made."""
+    millis = time.time_ns() // 1_000_000
+    number = millis << 80 | 0x7 << 76 | int.from_bytes(os.urandom(10)) & ~(0xF << 76)
+    return str(uuid.UUID(int=number & ~(0x3 << 62) | 0x2 << 62))
+
+
+def made_at(id: str) -> float | None:  # noqa: A002
+    """Tell when an id of ours was made, in seconds since the epoch; None for an id of the caller's own."""
+    try:
+        parsed = uuid.UUID(id)
+    except ValueError:
+        return None
+    return (parsed.int >> 80) / 1000 if parsed.version == 7 and str(parsed) == id else None
+
+
+def _checked(pattern: re.Pattern[str], noun: str, value: str, rule: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise errors.InvalidRequest(f"{noun} {value!r} is not allowed: it must be {rule}")
+    return value

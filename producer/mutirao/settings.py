@@ -1,0 +1,115 @@
+"""Every setting, read once, checked as a whole, frozen.
+
+Order: an argument, then the environment (MUTIRAO_...), then the embedded system that runs in this folder, then the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from mutirao import errors
+
+PREFIX = "MUTIRAO_"
+SCHEMES = ("redis", "rediss")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What producers and workers must agree on.
+
+    Attributes:
+        broker_url: where requests are queued.
+        result_url: where results are kept; the broker's own by default.
+        models: the folder that is the model repository.
+        home: the folder of the embedded system (`mutirao up`).
+        expires_s: deadline in seconds of a request that names none; a request that nobody served by then is expired.
+        result_ttl_s: how long a finished job's record is kept, in seconds.
+        inline_bytes: tensors larger than this go beside the message, under a key of their own.
+        max_request_bytes: a request larger than this is refused before it is queued.
+        timeout_s: how long a single answer of Redis may take before it counts as away.
+    """
+
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    result_url: str = ""
+    models: str = "./models"
+    home: str = "./.mutirao"
+    expires_s: float = 86_400.0
+    result_ttl_s: float = 86_400.0
+    inline_bytes: int = 65_536
+    max_request_bytes: int = 64 * 1024 * 1024
+    timeout_s: float = 5.0
+
+    @property
+    def split(self) -> bool:
+        """Whether results are kept elsewhere than requests."""
+        return self.result_url != self.broker_url
+
+
+def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """Read and check the settings.
+
+    Args:
+        env: the environment; the process's own by default.
+        given: settings that win over the environment; None means not given.
+
+    Raises:
+        SettingsError: names the key, its value and the remedy.
+    """
+    env = os.environ if env is None else env
+    types = get_type_hints(Settings)
+    if unknown := sorted(given.keys() - types.keys()):
+        raise errors.SettingsError(f"no setting is called {unknown[0]!r}: there are {', '.join(sorted(types))}")
+    values = {name: _converted(name, env[PREFIX + name.upper()], types[name]) for name in types if env.get(PREFIX + name.upper())}
+    values |= {name: _converted(name, value, types[name]) for name, value in given.items() if value is not None}
+    if "broker_url" not in values and (running := _running_here(values.get("home", Settings.home))):
+        values["broker_url"] = running
+    settings = Settings(**values)
+    return _checked(msgspec.structs.replace(settings, result_url=settings.result_url or settings.broker_url))
+
+
+def without_password(url: str) -> str:
+    """Return the URL as it may be shown: with *** for its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _running_here(home: str) -> str | None:
+    """Find the broker of the embedded system that runs in this folder, so that no URL has to be typed beside `mutirao up`."""
+    try:
+        state = msgspec.json.decode((Path(home) / "up.json").read_bytes(), type=dict[str, Any])
+        os.kill(int(state["pid"]), 0)
+    except (OSError, ValueError, KeyError, msgspec.DecodeError):
+        return None
+    return str(state["broker_url"])
+
+
+def _converted(name: str, value: Any, kind: type) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise _refused(name, value, f"it must be {'a number' if kind is float else 'a whole number' if kind is int else 'text'}") from exc
+
+
+def _checked(settings: Settings) -> Settings:
+    for name in ("broker_url", "result_url"):
+        parts = urlsplit(getattr(settings, name))
+        if parts.scheme not in SCHEMES or not parts.hostname:
+            raise _refused(name, getattr(settings, name), "it must look like redis://127.0.0.1:6379/0 or rediss://...")
+    for name in ("expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes"):
+        if not getattr(settings, name) > 0:
+            raise _refused(name, getattr(settings, name), "it must be more than 0")
+    if settings.inline_bytes > settings.max_request_bytes:
+        raise _refused("inline_bytes", settings.inline_bytes, f"it must not be more than max_request_bytes, {settings.max_request_bytes}")
+    return settings
+
+
+def _refused(name: str, value: object, rule: str) -> errors.SettingsError:
+    shown = without_password(str(value)) if name.endswith("_url") else str(value)
+    return errors.SettingsError(f"{PREFIX}{name.upper()} is {shown!r}: {rule}", key=PREFIX + name.upper(), value=shown)

@@ -1,0 +1,204 @@
+"""What a model takes and gives, and the check of inputs against it: the client runs it before queueing, the worker before predicting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mutirao import errors, tensors
+from mutirao.messages import PredictRequest, Tensor
+from mutirao.tensors import Array
+
+MATRIX = "X"
+
+
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An input or output: its name, V2 datatype, and shape; -1 stands for any size, the first is the rows."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """Write it as people read it: age FP64[-1]."""
+        return f"{self.name} {self.datatype}{list(self.shape)}"
+
+
+class OutputSpec(TensorSpec, frozen=True, omit_defaults=True):
+    """An output; `default` ones come back when a request names none."""
+
+    default: bool = False
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model takes and gives.
+
+    Attributes:
+        inputs: one matrix `X`, or one input a column where the model was fitted on a DataFrame.
+        outputs: named after the estimator's methods.
+        frame: the inputs are the columns of a DataFrame, in this order.
+        max_rows: the most rows that one request may hold.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    frame: bool = False
+    max_rows: int = 10_000
+
+    def chosen(self, names: Iterable[str] | None) -> tuple[OutputSpec, ...]:
+        """Find the outputs of these names, or the default ones.
+
+        Raises:
+            InvalidRequest: the model has no such output.
+        """
+        if names is None:
+            return tuple(output for output in self.outputs if output.default)
+        known = {output.name: output for output in self.outputs}
+        if missing := [name for name in names if name not in known]:
+            raise errors.InvalidRequest(f"output {missing[0]!r} is not one of {', '.join(known)}")
+        return tuple(known[name] for name in names)
+
+
+def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
+    """Name the arrays of what a caller gave.
+
+    Args:
+        data: an array or nested list (one unnamed matrix, a row a line), a DataFrame, or a mapping of named arrays.
+        frame: the model takes columns; where it does not, a DataFrame counts as its matrix.
+    """
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        return {str(name): _array(str(name), data[name]) for name in data.columns} if frame else {"": data.to_numpy()}
+    if isinstance(data, Mapping):
+        return {str(name): _array(str(name), values) for name, values in data.items()}
+    return {"": _array("", data)}
+
+
+def bind(model: str, signature: Signature, given: Mapping[str, Array]) -> dict[str, Array]:
+    """Check arrays against a signature, and give each the name, dtype and shape that the model takes.
+
+    Args:
+        model: the model's name, for the error.
+        signature: what it takes.
+        given: arrays by name; one unnamed matrix of shape (rows, features) fits any model.
+
+    Returns:
+        One array an input, in the signature's order; every array has the same number of rows, at least one.
+
+    Raises:
+        SignatureMismatch: other names, number of features or dtypes than expected, or no row.
+        PayloadTooLarge: more rows than `max_rows`.
+    """
+    if list(given) == [""]:
+        given = _named(model, signature, given[""])
+    _check_names(model, signature, given)
+    bound = {spec.name: _fitted(model, spec, given[spec.name]) for spec in signature.inputs}
+    _check_rows(model, signature, bound)
+    return bound
+
+
+def read(model: str, signature: Signature, request: PredictRequest) -> dict[str, Array]:
+    """Decode and check a request's inputs.
+
+    Raises:
+        InvalidTensor: a tensor's datatype, shape and data do not agree.
+        SignatureMismatch, PayloadTooLarge: as `bind`.
+    """
+    given = {tensor.name: _decoded(tensor) for tensor in request.inputs}
+    if len(given) != len(request.inputs):
+        raise errors.InvalidRequest(f"model {model!r}: two inputs have the same name")
+    return bind(model, signature, given)
+
+
+def rows(bound: Mapping[str, Array]) -> int:
+    """Count the rows of checked inputs."""
+    return len(next(iter(bound.values())))
+
+
+def _decoded(tensor: Tensor) -> Array:
+    if tensor.datatype:
+        return tensors.decode(tensor)
+    array = _array(tensor.name, tensor.data)
+    tensors.check_finite(tensor.name, array)
+    return array
+
+
+def _array(name: str, values: Any) -> Array:
+    if isinstance(values, np.ndarray):
+        return values
+    if hasattr(values, "to_numpy"):
+        column = np.asarray(values.to_numpy())
+        return column.astype(object) if column.dtype.kind in "OSUT" else column
+    table = _table(values)
+    return tensors.natural(name, values) if table is None else table
+
+
+def _table(values: Any) -> Array | None:
+    """Keep rows that mix text and numbers as they are: each column gets a dtype of its own once the columns are known."""
+    first = values[0] if isinstance(values, list | tuple) and values else None
+    if not isinstance(first, list | tuple) or len({isinstance(value, str) for value in first}) < 2:
+        return None
+    table = np.asarray(values, dtype=object) if len({len(row) for row in values if isinstance(row, list | tuple)}) == 1 else None
+    return table if table is not None and table.ndim == 2 else None
+
+
+def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Array]:
+    if not signature.frame:
+        return {signature.inputs[0].name: matrix} if len(signature.inputs) == 1 else {"": matrix}
+    if matrix.ndim != 2 or matrix.shape[1] != len(signature.inputs):
+        raise _mismatch(model, f"rows of {len(signature.inputs)} values", _shape(matrix))
+    names = [spec.name for spec in signature.inputs]
+    if matrix.dtype != object:
+        return {name: matrix[:, at] for at, name in enumerate(names)}
+    return {name: tensors.natural(name, matrix[:, at].tolist()) for at, name in enumerate(names)}
+
+
+def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -> None:
+    expected = [spec.name for spec in signature.inputs]
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
+    if missing or unexpected:
+        parts = [f"without {_list(missing)}"] if missing else []
+        parts += [f"with {_list(unexpected)}"] if unexpected else []
+        raise _mismatch(model, f"inputs {_list(expected)}", f"inputs {' and '.join(parts)}")
+
+
+def _fitted(model: str, spec: TensorSpec, array: Array) -> Array:
+    if len(spec.shape) == 1 and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    agrees = array.ndim == len(spec.shape) and all(want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True))
+    if not agrees:
+        hint = "; one row is written [[...]]" if array.ndim == 1 and len(spec.shape) == 2 else ""
+        raise _mismatch(model, str(spec), _shape(array), hint)
+    try:
+        return tensors.cast(spec.name, array, spec.datatype)
+    except errors.InvalidTensor as exc:
+        raise _mismatch(model, str(spec), str(exc)) from exc
+
+
+def _check_rows(model: str, signature: Signature, bound: Mapping[str, Array]) -> None:
+    counts = {name: len(array) for name, array in bound.items()}
+    if len(set(counts.values())) > 1:
+        raise _mismatch(model, "the same number of rows in each input", ", ".join(f"{name} {n}" for name, n in counts.items()))
+    count = rows(bound)
+    if count == 0:
+        raise _mismatch(model, "at least one row", "none")
+    if count > signature.max_rows:
+        text = f"model {model!r} takes at most {signature.max_rows} rows in one request, got {count}: split it, see submit_many"
+        raise errors.PayloadTooLarge(text, limit=signature.max_rows, size=count)
+
+
+def _mismatch(model: str, expected: str, got: str, hint: str = "") -> errors.SignatureMismatch:
+    return errors.SignatureMismatch(f"model {model!r} takes {expected}, got {got}{hint}", model=model, expected=expected)
+
+
+def _shape(array: Array) -> str:
+    return f"shape {list(array.shape)}"
+
+
+def _list(names: Iterable[str]) -> str:
+    names = list(names)
+    shown = ", ".join(repr(name) for name in names[:6])
+    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
