@@ -82,6 +82,10 @@ class Catalog(msgspec.Struct, frozen=True):
             raise errors.ModelUnavailable(f"model {name!r} is unavailable: {info.reason}", model=name, reason=info.reason)
         return info
 
+    def serving(self, name: str) -> tuple[WorkerInfo, ...]:
+        """The live workers that serve a model."""
+        return tuple(worker for worker in self.workers if name in worker.models)
+
 
 def not_found(name: str, known: tuple[str, ...]) -> errors.ModelNotFound:
     """Build the error for a name that nobody serves, with what to do about it."""

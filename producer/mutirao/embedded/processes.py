@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -82,13 +83,21 @@ class Processes:
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
-        while self.watched():
+        deadline = time.monotonic() + self.bound_s
+        while self.watched() and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.02)
-        # The watchdog died before its work was done, so it is done here, by the same code.
         if self._watchdog.returncode != 0:
-            watchdog.end([child.member for child in self._children.values() if child.process.poll() is None])
+            self._end_ourselves()
         self._reap()
+
+    @property
+    def bound_s(self) -> float:
+        """The longest that the end may take: every stage uses up its grace, and what is left is killed."""
+        graces: dict[int, float] = {}
+        for child in self._children.values():
+            graces[child.member.stage] = max(child.member.grace_s, graces.get(child.member.stage, 0.0))
+        return sum(graces.values()) + len(graces) * watchdog.KILLED_S + 5.0
 
     def kill(self, *, below: int) -> None:
         """Kill the children of the stages below this one at once."""
@@ -96,12 +105,18 @@ class Processes:
             if child.member.stage < below:
                 watchdog.kill(child.member.pid)
 
+    def _end_ourselves(self) -> None:
+        """Do the watchdog's work, by the same code: it died, or hangs, before it was done."""
+        self._watchdog.kill()
+        self._watchdog.wait()
+        watchdog.end([child.member for child in self._children.values() if child.process.poll() is None])
+
     def _reap(self) -> None:
         for child in self._children.values():
             child.process.poll()
 
 
-def open_log(path: Path) -> contextlib.AbstractContextManager[object]:
+def open_log(path: Path) -> IO[bytes]:
     """Open a log to append to; one that has grown large makes room first and is kept once."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > LOG_BYTES:

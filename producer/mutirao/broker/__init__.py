@@ -1,0 +1,1 @@
+"""How requests reach a queue and records are read."""

@@ -1,0 +1,144 @@
+"""Redis, blocking and asyncio: one vocabulary of calls, two short drivers.
+
+An operation is a generator: it yields `Call`s and is sent their replies. Written once, it runs under either driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from importlib.resources import files
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import redis
+import redis.asyncio
+from redis.backoff import ExponentialBackoff
+
+from mutirao import errors
+from mutirao.settings import Settings, without_password
+
+T = TypeVar("T")
+Side = Literal["broker", "results"]
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One command, or one script with its keys and arguments, for the broker's server or the results' server."""
+
+    side: Side
+    name: str
+    keys: tuple[str, ...] = ()
+    args: tuple[Any, ...] = ()
+
+
+Operation = Generator[Call, Any, T]
+
+SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_text() for name in ("submit", "settle")}
+
+
+class Redis:
+    """Runs operations, blocking."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make the connection pools; nothing connects before the first call."""
+        self._settings = settings
+        self._clients = {side: redis.Redis.from_url(url, **options(settings)) for side, url in _urls(settings).items()}
+        self._scripts = {(side, name): client.register_script(text) for side, client in self._clients.items() for name, text in SCRIPTS.items()}
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end.
+
+        Raises:
+            BrokerUnavailable: Redis did not answer in time, or refused.
+        """
+        try:
+            call = next(operation)
+            while True:
+                call = operation.send(self._reply(call))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def close(self) -> None:
+        """Close every connection."""
+        for client in self._clients.values():
+            client.close()
+
+    def _reply(self, call: Call) -> Any:
+        try:
+            if call.name in SCRIPTS:
+                return self._scripts[call.side, call.name](keys=call.keys, args=call.args)
+            return self._clients[call.side].execute_command(call.name, *call.keys, *call.args)
+        except redis.RedisError as exc:
+            raise unavailable(exc, self._settings, call.side) from exc
+
+
+class AsyncRedis:
+    """Runs operations on the running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make the connection pools; nothing connects before the first call."""
+        self._settings = settings
+        self._clients = {side: redis.asyncio.Redis.from_url(url, **options(settings, asyncio=True)) for side, url in _urls(settings).items()}
+        self._scripts = {(side, name): client.register_script(text) for side, client in self._clients.items() for name, text in SCRIPTS.items()}
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end.
+
+        Raises:
+            BrokerUnavailable: Redis did not answer in time, or refused.
+        """
+        try:
+            call = next(operation)
+            while True:
+                call = operation.send(await self._reply(call))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def subscription(self) -> redis.asyncio.client.PubSub:
+        """Open a subscription on the server where results are announced."""
+        return self._clients["results"].pubsub()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _reply(self, call: Call) -> Any:
+        try:
+            if call.name in SCRIPTS:
+                return await self._scripts[call.side, call.name](keys=call.keys, args=call.args)
+            return await self._clients[call.side].execute_command(call.name, *call.keys, *call.args)
+        except redis.RedisError as exc:
+            raise unavailable(exc, self._settings, call.side) from exc
+
+
+def options(settings: Settings, *, asyncio: bool = False) -> dict[str, Any]:
+    """Choose redis-py's options: a connection that broke is tried again for about a second, which is safe since every script of
+    ours may be sent twice; a server that does not answer is not."""
+    kind = redis.asyncio.retry.Retry if asyncio else redis.retry.Retry
+    return {
+        "socket_connect_timeout": settings.timeout_s,
+        "socket_timeout": settings.timeout_s,
+        "retry": kind(ExponentialBackoff(cap=0.5, base=0.05), retries=4, supported_errors=(redis.ConnectionError,)),
+        "health_check_interval": 30,
+    }
+
+
+def unavailable(exc: redis.RedisError, settings: Settings, side: Side = "broker") -> errors.BrokerUnavailable:
+    """Say in one sentence why Redis could not serve a call."""
+    url = without_password(_urls(settings).get(side, settings.broker_url))
+    reason = " ".join(str(exc).split()) or type(exc).__name__
+    if isinstance(exc, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+        remedy = "check the user and password in MUTIRAO_BROKER_URL"
+    elif isinstance(exc, redis.ResponseError):
+        remedy = "mutirao doctor says more"
+    else:
+        remedy = "is it running? try mutirao doctor"
+    return errors.BrokerUnavailable(f"Redis at {url} is unavailable: {reason}; {remedy}", url=url)
+
+
+def _urls(settings: Settings) -> dict[Side, str]:
+    if settings.split:
+        return {"broker": settings.broker_url, "results": settings.result_url}
+    return {"broker": settings.broker_url}

@@ -1,0 +1,96 @@
+"""`mutirao flower`: Celery's monitor over this system, behind a password, read-only."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import secrets
+import sys
+
+import click
+from rich.markup import escape
+
+from mutirao import errors, settings
+from mutirao.cli import output
+
+USER = "mutirao"
+COLUMNS = "name,args,state,received,started,runtime,worker,uuid"
+
+
+@click.command(epilog="Example: mutirao flower --port 5555")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=5555, show_default=True, help="Where the page is served."
+)
+@click.option(
+    "--address", default="127.0.0.1", show_default=True, help="Beyond loopback only with a password of your own."
+)
+@click.option(
+    "--password",
+    help=f"The password of the user {USER!r}; made and printed if not given. FLOWER_BASIC_AUTH=user:password works too, and `ps` never shows it.",
+)
+@click.option("--control", is_flag=True, help="Let the page change things too: shut workers down, revoke tasks.")
+def flower(port: int, address: str, password: str | None, *, control: bool) -> None:
+    """Watch tasks and workers in a browser.
+
+    Shows for each prediction its model, shape, state, runtime and worker, and for a failed one the reason. Nothing is shown without
+    the password, and nothing can be changed without --control.
+    """
+    if importlib.util.find_spec("flower") is None:
+        raise errors.MutiraoError("Flower is not installed: pip install 'mutirao[flower]'")
+    now = settings.load()
+    given = f"{USER}:{password}" if password is not None else os.environ.get("FLOWER_BASIC_AUTH")
+    auth = _checked(given) if given is not None else _made(address, port)
+    env = os.environ | {
+        "MUTIRAO_BROKER_URL": now.broker_url,
+        "MUTIRAO_RESULT_URL": now.result_url,
+        "FLOWER_BASIC_AUTH": auth,
+        "FLOWER_READ_ONLY": str(not control).lower(),
+        "FLOWER_TASKS_COLUMNS": os.environ.get("FLOWER_TASKS_COLUMNS", COLUMNS),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "mutirao_worker.app",
+        "flower",
+        f"--port={port}",
+        f"--address={address}",
+    ]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, env)  # noqa: S606 - no shell is wanted
+
+
+def _checked(auth: str) -> str:
+    """Refuse what Flower would take but nobody means: it takes an empty password, and splits at commas."""
+    for pair in auth.split(","):
+        user, _, password = pair.partition(":")
+        if not user or not password:
+            raise errors.SettingsError(
+                "FLOWER_BASIC_AUTH (or --password) must be user:password, without a comma in the password, and neither may be empty",
+                key="FLOWER_BASIC_AUTH",
+            )
+    return auth
+
+
+def _made(address: str, port: int) -> str:
+    if not is_loopback(address):
+        raise errors.SettingsError(
+            f"--address {address!r} is reached from other machines: give --password or FLOWER_BASIC_AUTH=user:password",
+            key="--address",
+            value=address,
+        )
+    password = secrets.token_urlsafe(12)
+    output.console.print(
+        f"Flower: [bold]http://{escape(address)}:{port}[/]  user [bold]{USER}[/]  password [bold]{password}[/]"
+    )
+    return f"{USER}:{password}"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches the address; an empty one means every interface."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

@@ -1,0 +1,164 @@
+"""`mutirao up`: a whole system on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from mutirao import settings
+from mutirao.cli import output
+from mutirao.embedded import Embedded, Incident
+
+READY_S = 120.0
+
+
+@click.command(epilog="Example: mutirao up --workers 2 --models ./models")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Worker processes, each with its own children.",
+)
+@click.option("--concurrency", type=click.IntRange(1, 256), help="Predictions at a time in each worker.")
+@click.option(
+    "--models",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The model repository [default: MUTIRAO_MODELS or ./models].",
+)
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Data, logs, passwords [default: MUTIRAO_HOME or ./.mutirao].",
+)
+@click.option("--flower/--no-flower", default=True, help="Celery's monitor, behind a password that is printed.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Redis's port [default: that of the last run, or any that is free]."
+)
+@click.option(
+    "--flower-port",
+    type=click.IntRange(1, 65535),
+    default=5555,
+    show_default=True,
+    help="Flower's port, if it is free.",
+)
+def up(
+    *,
+    workers: int,
+    concurrency: int | None,
+    models: Path | None,
+    home: Path | None,
+    port: int | None,
+    flower_port: int,
+    flower: bool,
+) -> None:
+    """Run Redis, workers and Flower on this machine, without Docker or root.
+
+    All of it listens on this machine only, and ends with Ctrl-C: workers finish what they compute first. What is queued stays in the
+    folder, and the next `up` there goes on with it.
+    """
+    started = time.monotonic()
+    system = Embedded(
+        home,
+        workers=workers,
+        concurrency=concurrency,
+        models=models,
+        flower=flower,
+        port=port,
+        flower_port=flower_port,
+        report=_tell,
+    )
+    with _interruptible(), _ended(system):
+        with output.stderr.status("starting Redis and the workers ..."):
+            system.start()
+            system.wait_ready(READY_S)
+        _banner(system, time.monotonic() - started)
+        if flower and not system.flower_url:
+            output.note("Flower is not installed, so it does not run: pip install 'mutirao[flower]'")
+        while True:
+            system.check()
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM (a service manager) and SIGHUP (a closed terminal) end it as Ctrl-C does: with code 0, for this is how it ends."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _ended(system: Embedded) -> Iterator[None]:
+    """End the system whatever happens; a second Ctrl-C does not wait for the workers."""
+    try:
+        yield
+    finally:
+        if system.started:
+            output.note("ending: workers finish what they compute (at most 20 s; Ctrl-C again does not wait) ...")
+        try:
+            system.close()
+        except KeyboardInterrupt:
+            system.kill()
+            system.close()
+        if system.started:
+            output.note("ended. What is queued stays; `mutirao up` goes on with it.")
+
+
+def _tell(incident: Incident) -> None:
+    output.stderr.print(f"[yellow]{time.strftime('%H:%M:%S')}[/] {escape(str(incident))}")
+
+
+def _banner(system: Embedded, took_s: float) -> None:
+    output.console.print(
+        f"[bold green]mutirão is up[/] after {took_s:.1f} s, in {escape(str(system.home.path))} (process {os.getpid()})\n"
+    )
+    table = Table.grid(padding=(0, 2))
+    for row in _parts(system):
+        table.add_row("", f"[bold]{row[0]}[/]", *map(escape, row[1:]))
+    output.console.print(table)
+    output.console.print(f"\nIn another terminal{_where(system)}:")
+    for command in ("mutirao models list", "mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'", "mutirao doctor"):
+        output.console.print(f"  [cyan]{escape(command)}[/]")
+    output.console.print("\nCtrl-C ends it; what is queued stays.")
+    if url := os.environ.get("MUTIRAO_BROKER_URL"):
+        output.note(
+            f"MUTIRAO_BROKER_URL is set here, to {settings.without_password(url)}: commands use that Redis, not this one, until it is unset"
+        )
+
+
+def _parts(system: Embedded) -> Iterator[tuple[str, str, str]]:
+    server, pids = system.server, system.pids
+    yield "Redis", f"127.0.0.1:{server.port}", f"{system.binary}, every change logged, in {server.folder}"
+    names = [name for name in pids if name.startswith("worker")]
+    yield "Workers", ", ".join(names), f"models of {system.settings.models}"
+    if system.flower_url:
+        yield "Flower", system.flower_url, f"user {system.flower_user}, password {system.flower_password}"
+    yield "Logs", str(system.home.logs), ", ".join(f"{name}.log" for name in pids)
+
+
+def _where(system: Embedded) -> str:
+    """Say how a command elsewhere finds this system: it looks into ./.mutirao by itself."""
+    if system.home.path == (Path.cwd() / settings.Settings().home).resolve():
+        return ", in this folder"
+    return f", with export MUTIRAO_HOME={shlex.quote(str(system.home.path))}"

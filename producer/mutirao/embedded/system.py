@@ -1,0 +1,247 @@
+"""The embedded system: a private Redis, worker processes and Flower, as one thing that starts and ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import redis
+
+from mutirao import errors, queues, settings
+from mutirao.catalog import Catalog, decode
+from mutirao.embedded import binary, redis_server
+from mutirao.embedded.home import Home, write_private
+from mutirao.embedded.processes import Processes
+from mutirao.embedded.supervisor import Incident, Role, Supervisor
+
+WORKERS, FLOWER, REDIS = range(3)
+GRACE_S = {WORKERS: 20.0, FLOWER: 3.0, REDIS: 10.0}
+
+# These would win over what the children are told: Celery and Flower read them by themselves.
+FOREIGN = ("CELERY_", "FLOWER_", "MUTIRAO_RESULT_URL")
+
+
+class Embedded:
+    """A whole system in one folder, for one machine, without Docker or root. Prints nothing.
+
+    Use it as a context manager; at its end workers finish their batch, then Flower ends, then Redis, with its data on disk.
+    However this process ends, its children end too: a watchdog sees to it.
+
+    Args:
+        home: the folder of data, logs and passwords; MUTIRAO_HOME by default.
+        workers: how many worker processes, 0 for none; each has `concurrency` children.
+        concurrency: None for the worker's own default.
+        models: the model repository; MUTIRAO_MODELS by default.
+        flower: whether Flower runs; it is left out, too, where it is not installed.
+        port: Redis's port; by default the one of the last run in this folder, or any that is free.
+        flower_port: Flower's port, if it is free.
+        worker_command: what starts one worker; options are added to it.
+        report: called with each incident (a child died), from another thread.
+
+    Raises:
+        EmbeddedError: the system cannot start; the message names the remedy.
+    """
+
+    def __init__(
+        self,
+        home: Path | str | None = None,
+        *,
+        workers: int = 2,
+        concurrency: int | None = None,
+        models: Path | str | None = None,
+        flower: bool = True,
+        port: int | None = None,
+        flower_port: int = 5555,
+        worker_command: Sequence[str] = (sys.executable, "-m", "mutirao", "worker"),
+        report: Callable[[Incident], None] = lambda _: None,
+    ) -> None:
+        self._given: dict[str, Any] = {"home": str(home) if home else None, "models": str(models) if models else None}
+        self._names = [f"worker{number}" for number in range(1, workers + 1)]
+        self._concurrency = concurrency
+        self._port = port
+        self._flower_port = flower_port if flower and importlib.util.find_spec("flower") else 0
+        self._worker_command = worker_command
+        self._report = report
+        self._lock = -1
+        self.started = False
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def broker_url(self) -> str:
+        """The address of Redis, with its password."""
+        return self.server.url
+
+    @property
+    def flower_url(self) -> str | None:
+        """The address of Flower, without its password; None where it does not run."""
+        return f"http://{redis_server.HOST}:{self._flower_port}" if self._flower_port else None
+
+    @property
+    def flower_user(self) -> str:
+        """The user whom Flower asks for."""
+        return "mutirao"
+
+    @property
+    def flower_password(self) -> str:
+        """The password that Flower asks for; the same at each run in this folder."""
+        return self._secrets.flower_password
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The children by name: redis, worker1, ..., flower."""
+        return self._supervisor.pids()
+
+    def start(self) -> None:
+        """Start all of it; returns when Redis answers, workers and Flower may take longer: see `wait_ready`."""
+        local = settings.load(**self._given, broker_url="redis://127.0.0.1")
+        self.binary = binary.find()
+        self.home = Home(Path(local.home))
+        self.home.prepare()
+        self._lock = self.home.lock()
+        self._secrets = self.home.secrets()
+        self._processes = Processes(self.home.log("watchdog"), state=str(self.home.state), keep=[self._lock])
+        self._supervisor = Supervisor(self._processes, self._report)
+        self.started = True
+        self._start_redis()
+        self.settings = settings.load(
+            {**os.environ, "MUTIRAO_RESULT_URL": ""},
+            broker_url=self.broker_url,
+            home=str(self.home.path),
+            models=str(Path(local.models).resolve()),
+        )
+        self._start_others()
+        self._write_state()
+        self._supervisor.watch()
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until every worker has announced itself.
+
+        Raises:
+            EmbeddedError: names the worker that has not, with the last line of its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        with redis.Redis.from_url(self.broker_url, socket_timeout=5) as client:
+            while missing := self._unannounced(client):
+                self.check()
+                dying = [name for name in missing if self._supervisor.deaths(name) >= 3]
+                if dying or time.monotonic() > deadline:
+                    raise self._not_ready((dying or missing)[0], timeout_s, died=bool(dying))
+                time.sleep(0.05)
+
+    def fleet(self) -> Catalog:
+        """Tell which workers live and which models they have announced."""
+        with redis.Redis.from_url(self.broker_url, socket_timeout=5) as client:
+            return self._fleet(client)
+
+    def check(self) -> None:
+        """Say whether the system still is one.
+
+        Raises:
+            EmbeddedError: Redis died again and again, or the watchdog was killed; the caller should close the system.
+        """
+        if self._supervisor.failure:
+            raise errors.EmbeddedError(f"the system stops: {self._supervisor.failure}; logs are in {self.home.logs}")
+
+    def close(self) -> None:
+        """End all of it, in order, in bounded time. May be called again."""
+        if self.started:
+            self._supervisor.stop()
+            self._processes.end()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def kill(self) -> None:
+        """Do not wait for workers and Flower; Redis still ends as it should."""
+        self._processes.kill(below=REDIS)
+
+    def _start_redis(self) -> None:
+        # Both the last parent and its watchdog were killed: their Redis is still there, on the same data.
+        redis_server.stop_leftover(
+            redis_server.Server(self.home.redis, self._secrets.redis_port, self._secrets.redis_password)
+        )
+        port = redis_server.free_port(self._port or self._secrets.redis_port)
+        if self._port not in (None, port):
+            raise errors.EmbeddedError(
+                f"port {self._port} of {redis_server.HOST} is in use: choose another, or none for any that is free"
+            )
+        self.server = redis_server.Server(self.home.redis, port, self._secrets.redis_password)
+        command = redis_server.command(self.binary, self.server)
+        self._supervisor.start(self._role("redis", command, REDIS, dict(os.environ), deaths=5))
+        if not redis_server.wait_ready(self.server, ended=lambda: self._supervisor.ended("redis")):
+            raise errors.EmbeddedError(
+                f"{self.binary} did not start: {self.home.last_line('redis')} ({self.home.log('redis')})"
+            )
+        self.home.keep(msgspec.structs.replace(self._secrets, redis_port=port))
+
+    def _start_others(self) -> None:
+        env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | {
+            "MUTIRAO_BROKER_URL": self.broker_url,
+            "MUTIRAO_HOME": self.settings.home,
+            "MUTIRAO_MODELS": self.settings.models,
+        }
+        options = [] if self._concurrency is None else ["--concurrency", str(self._concurrency)]
+        for name in self._names:
+            self._supervisor.start(self._role(name, [*self._worker_command, "--name", name, *options], WORKERS, env))
+        if self._flower_port:
+            self._flower_port = redis_server.free_port(self._flower_port)
+            env["FLOWER_BASIC_AUTH"] = f"{self.flower_user}:{self.flower_password}"
+            command = [sys.executable, "-m", "mutirao", "flower", "--port", str(self._flower_port)]
+            self._supervisor.start(self._role("flower", command, FLOWER, env))
+
+    def _role(self, name: str, command: Sequence[str], stage: int, env: dict[str, str], deaths: int = 0) -> Role:
+        return Role(
+            name=name,
+            command=command,
+            stage=stage,
+            grace_s=GRACE_S[stage],
+            log=self.home.log(name),
+            env=env,
+            deaths=deaths,
+        )
+
+    def _write_state(self) -> None:
+        state = {
+            "pid": os.getpid(),
+            "broker_url": self.broker_url,
+            "flower_url": self.flower_url,
+            "started_at": time.time(),
+        }
+        write_private(self.home.state, state)
+
+    def _unannounced(self, client: redis.Redis) -> list[str]:
+        """Name the workers that have not been seen since they were started; entries of an earlier run are older."""
+        try:
+            announced: Any = client.hgetall(queues.WORKERS)
+        except redis.RedisError:
+            return self._names
+        seen = {
+            host.decode().partition("@")[0]: msgspec.json.decode(value)["seen_at"] for host, value in announced.items()
+        }
+        return [name for name in self._names if seen.get(name, 0.0) < self._supervisor.started_at(name)]
+
+    def _fleet(self, client: redis.Redis) -> Catalog:
+        models: Any = client.hgetall(queues.MODELS)
+        workers: Any = client.hgetall(queues.WORKERS)
+        return decode(models, workers, time.time())
+
+    def _not_ready(self, name: str, timeout_s: float, *, died: bool) -> errors.EmbeddedError:
+        what = "died each time it was started" if died else f"is not ready after {timeout_s:g} s"
+        line = self.home.last_line(name) or "(its log is empty)"
+        return errors.EmbeddedError(f"{name} {what}: {line} (whole log: {self.home.log(name)})", worker=name)
