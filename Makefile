@@ -1,0 +1,61 @@
+# `make` alone lists the targets. From a bare machine with Python 3.11 to 3.13, pip and make.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Processes of the test run; each starts servers and workers of its own.
+JOBS ?= 2
+ARGS ?=
+
+.PHONY: help install demo test test-compose lint format bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## make .venv from the lock and put the project in it (PYTHON=... chooses the interpreter)
+
+demo: install ## from nothing to real predictions, answered by two workers
+	$(BIN)/mutirao demo $(ARGS)
+
+test: install ## run the tests, in random order (ARGS="-k tensors -n 0" for some of them)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-compose: install ## run the containers for real, scale them under load, take them down (needs Docker)
+	$(BIN)/pytest -n 0 -p no:randomly tests/compose $(ARGS)
+
+lint: install ## one definition of clean: ruff, format, mypy --strict, no registry host or machine path
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	.ci/no-hosts
+
+format: install ## put the code in its form, and repair what ruff can
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+bench: install ## measure this system, plain Celery and the bare model side by side (ARGS=--quick)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+lock: ## resolve requirements.txt again (ARGS=--upgrade for the newest of everything)
+	.ci/lock $(ARGS)
+
+clean: ## remove .venv, caches and what was built; data in .mutirao/ and models/ stay
+	rm -rf $(VENV) dist benchmarks/out .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find producer worker tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+# A .venv that came along with a copied checkout is made anew (see .ci/venv).
+ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/.locked
+endif
+
+$(VENV)/.locked: requirements.txt
+	@.ci/venv
+	@touch $@
+
+# The lock has the build backend, so nothing is fetched here.
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
