@@ -7,7 +7,7 @@ stays when its parent is killed. Its standard input is a pipe from the parent, a
     - PID                  it ended, and its parent has reaped it
 
 End of file means: the parent is gone or wants the end. Stage after stage, each group's leader gets SIGTERM (Celery's warm
-shutdown would not survive it in the whole group), has GRACE_S seconds to end, and what is left of the group is killed.
+shutdown would not survive it in the whole group) and has GRACE_S seconds to end; then what is left of the group is killed.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def end(members: list[Member]) -> None:
         _end_stage([member for member in members if member.stage == stage])
 
 
-def alive(pid: int) -> bool:
-    """Whether any process of this group is left; macOS answers EPERM where only unreaped ones are."""
+def alive(group: int) -> bool:
+    """Whether any process of this group still runs; macOS answers EPERM where only unreaped ones are left."""
     try:
-        os.killpg(pid, 0)
+        os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    return not _only_zombies(pid)
+    return not _only_zombies(_states(group))
 
 
 def kill(pid: int) -> None:
@@ -56,36 +56,48 @@ def kill(pid: int) -> None:
 
 
 def _end_stage(members: list[Member]) -> None:
-    leaderless = [member for member in members if not _asked(member.pid)]
-    for member in leaderless:
-        kill(member.pid)
+    for member in members:
+        _ask(member.pid)
     deadlines = {member.pid: time.monotonic() + member.grace_s for member in members}
     while left := [pid for pid in deadlines if alive(pid)]:
         for pid in left:
-            if time.monotonic() > deadlines[pid] + KILLED_S:
+            over_s = time.monotonic() - deadlines[pid]
+            # A leader that has ended waits for nobody: what it left behind would never end by itself.
+            if over_s > 0 or not _leads(pid):
+                kill(pid)
+            if over_s > KILLED_S:
                 _say(f"group {pid} does not end, even killed")
                 del deadlines[pid]
-            elif time.monotonic() > deadlines[pid]:
-                kill(pid)
         time.sleep(0.05)
 
 
-def _only_zombies(group: int) -> bool:
-    """Whether none of the group runs any more: first processes of containers often reap nobody. Only Linux has /proc."""
-    states: list[str] = []
+def _states(group: int) -> dict[int, str]:
+    """Tell the state of each process of a group; only Linux has /proc, elsewhere there is nothing to tell."""
+    states: dict[int, str] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, number, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
-            states += [state] if int(number) == group else []
-    return bool(states) and set(states) == {"Z"}
+            if int(number) == group:
+                states[int(stat.parent.name)] = state
+    return states
 
 
-def _asked(pid: int) -> bool:
+def _only_zombies(states: dict[int, str]) -> bool:
+    """Whether none of them runs any more: the first process of a container often reaps nobody."""
+    return bool(states) and set(states.values()) == {"Z"}
+
+
+def _leads(pid: int) -> bool:
     try:
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    return True
+    return _states(pid).get(pid) != "Z"
+
+
+def _ask(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGTERM)
 
 
 def _watched(parent: int) -> list[Member]:
