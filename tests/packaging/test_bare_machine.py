@@ -1,0 +1,83 @@
+"""`make install` on machines that lack something, and what the tree may not name."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout that asks for no packages, so that nothing is fetched."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    (tmp_path / "requirements.txt").touch()
+    return tmp_path
+
+
+def make_venv(checkout, **env):
+    command = ["bash", checkout / ".ci" / "venv"]
+    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+
+
+def programs(folder, *names):
+    """A folder with these programs of the machine, and no other."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(shutil.which(name))
+    return str(folder)
+
+
+def test_an_interpreter_that_does_not_fit_is_refused_by_name(checkout):
+    """PYTHON=... that is no suitable Python is named in the error, and nothing is left behind."""
+    made = make_venv(checkout, PYTHON="/bin/false")
+    assert (made.returncode, made.stderr) == (1, "error: PYTHON=/bin/false is no Python 3.11, 3.12 or 3.13 with the venv module\n")
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_machine_without_python_is_told_what_to_do(checkout):
+    """Where no Python fits, the error says which are wanted and how to name one."""
+    made = make_venv(checkout, PATH=programs(checkout / "bin", "bash", "dirname", "cat", "rm"))
+    assert made.returncode == 1
+    assert "found no Python 3.11, 3.12 or 3.13 on the PATH" in made.stderr
+    assert "make install PYTHON=" in made.stderr
+
+
+def test_a_venv_of_another_checkout_is_made_anew(checkout):
+    """A .venv that was copied along with a checkout is replaced: its scripts would run the other checkout's code."""
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".home").write_text("/elsewhere\n")
+    made = make_venv(checkout, PYTHON=sys.executable)
+    assert made.returncode == 0, made.stderr
+    assert (checkout / ".venv" / ".home").read_text() == f"{checkout}\n"
+    again = make_venv(checkout, PYTHON="/bin/false")
+    assert again.returncode == 0, "a second time there is nothing to make"
+
+
+def looked_through(folder):
+    return subprocess.run(["bash", ROOT / ".ci" / "no-hosts", folder], capture_output=True, text=True, check=False)
+
+
+def test_the_tree_names_no_registry_and_no_machine():
+    """No file names a package registry, an index option or a path of one machine."""
+    found = looked_through(ROOT)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["see https://" + "pypi" + ".org/simple", "--extra-" + "index-url https://example.org", "PIP_FIND_" + "LINKS=x", "cd /ro" + "ot/x"],
+)
+@pytest.mark.parametrize("git", [True, False])
+def test_a_registry_or_a_machine_is_found(tmp_path, line, git):
+    """The check sees such a line in a file that git does not know yet, and where there is no git."""
+    if git:
+        subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "new.md").write_text(f"# fine\n{line}\n")
+    found = looked_through(tmp_path)
+    assert found.returncode == 1
+    assert f"new.md:2:{line}" in found.stderr
