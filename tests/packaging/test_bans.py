@@ -12,12 +12,25 @@ ROOT = Path(__file__).parents[2]
 
 def banned(file, code):
     """Names that ruff refuses as banned, were the code in that file."""
-    ruff = [sys.executable, "-m", "ruff", "check", "--output-format", "json", "--no-cache", "--stdin-filename", file, "-"]
+    ruff = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--output-format",
+        "json",
+        "--no-cache",
+        "--stdin-filename",
+        file,
+        "-",
+    ]
     found = subprocess.run(ruff, cwd=ROOT, input=code, capture_output=True, text=True, check=False)
     return {one["message"].split("`")[1] for one in json.loads(found.stdout) if one["code"] == "TID251"}
 
 
-@pytest.mark.parametrize("code", ["import mutirao_worker.app", "from mutirao_worker import app", "def f():\n    import mutirao_worker"])
+@pytest.mark.parametrize(
+    "code", ["import mutirao_worker.app", "from mutirao_worker import app", "def f():\n    import mutirao_worker"]
+)
 def test_the_light_half_may_not_import_the_heavy_one(code):
     """Lint refuses an import of mutirao_worker anywhere in producer/, in a function too."""
     assert banned("producer/mutirao/cli/new.py", code)

@@ -35,7 +35,10 @@ def programs(folder, *names):
 def test_an_interpreter_that_does_not_fit_is_refused_by_name(checkout):
     """PYTHON=... that is no suitable Python is named in the error, and nothing is left behind."""
     made = make_venv(checkout, PYTHON="/bin/false")
-    assert (made.returncode, made.stderr) == (1, "error: PYTHON=/bin/false is no Python 3.11, 3.12 or 3.13 with the venv module\n")
+    assert (made.returncode, made.stderr) == (
+        1,
+        "error: PYTHON=/bin/false is no Python 3.11, 3.12 or 3.13 with the venv module\n",
+    )
     assert not (checkout / ".venv").exists()
 
 
@@ -70,7 +73,12 @@ def test_the_tree_names_no_registry_and_no_machine():
 
 @pytest.mark.parametrize(
     "line",
-    ["see https://" + "pypi" + ".org/simple", "--extra-" + "index-url https://example.org", "PIP_FIND_" + "LINKS=x", "cd /ro" + "ot/x"],
+    [
+        "see https://" + "pypi" + ".org/simple",
+        "--extra-" + "index-url https://example.org",
+        "PIP_FIND_" + "LINKS=x",
+        "cd /ro" + "ot/x",
+    ],
 )
 @pytest.mark.parametrize("git", [True, False])
 def test_a_registry_or_a_machine_is_found(tmp_path, line, git):

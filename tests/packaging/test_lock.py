@@ -9,7 +9,9 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements.txt").read_text(encoding="utf-8")
 # A pin may stand twice, for different Pythons.
-PINS = re.findall(r"^(\S+)==(\S+)(?: ; [^\\]+)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", LOCK, re.MULTILINE)
+PINS = re.findall(
+    r"^(\S+)==(\S+)(?: ; [^\\]+)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", LOCK, re.MULTILINE
+)
 
 
 def declared():
@@ -34,5 +36,7 @@ def test_the_lock_satisfies_the_project():
     pins = {}
     for name, version, _ in PINS:
         pins.setdefault(name, []).append(version)
-    missed = [str(asked) for asked in declared() if not any(map(asked.specifier.contains, pins.get(asked.name.lower(), [])))]
+    missed = [
+        str(asked) for asked in declared() if not any(map(asked.specifier.contains, pins.get(asked.name.lower(), [])))
+    ]
     assert not missed, "run: make lock"
