@@ -1,0 +1,154 @@
+"""scikit-learn estimators and pipelines, saved with joblib or pickle.
+
+Loading a pickle runs what it holds. It is done only from bytes whose digest the manifest names.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from mutirao import errors, tensors
+from mutirao.signature import OutputSpec
+from mutirao.tensors import Array
+from mutirao_worker import example as examples
+from mutirao_worker.runtimes import Description, sklearn_inputs
+
+METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
+_PARTS_MAX = 10_000  # a longer list holds no estimators, but words or numbers
+
+
+def load(raw: bytes) -> tuple[Any, str]:
+    """Unpickle an estimator; see `Runtime.load`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = joblib.load(io.BytesIO(raw))
+    others = [each.message for each in caught if isinstance(each.message, InconsistentVersionWarning)]
+    return model, f"scikit-learn {others[0].original_sklearn_version}" if others else ""
+
+
+def describe(model: Any, example: Any) -> Description:
+    """Find out the inputs from what the estimator was fitted on, and the outputs from a trial run.
+
+    Raises:
+        RepositoryError: it is no fitted estimator, or what it takes cannot be known without an example.
+    """
+    _check_fitted(model)
+    failures: list[str] = []
+    frame = hasattr(model, "feature_names_in_")
+    rows = None if example is None else examples.read(example)
+    for inputs, arrays in sklearn_inputs.candidates(model, rows):
+        try:
+            outputs = tuple(_trial(model, arrays, frame=frame))
+        except Exception as exc:  # noqa: BLE001 - the estimator's own code runs here
+            failures.append(f"{type(exc).__name__}: {exc}")
+        else:
+            return Description(inputs=inputs, outputs=outputs, frame=frame, example=examples.request(arrays))
+    tried = (
+        "the example" if example is not None else "the rows made up for it; give it real ones with --example rows.csv"
+    )
+    raise errors.RepositoryError(f"the {type(model).__name__} does not predict {tried}: {failures[0]}")
+
+
+def predict(
+    model: Any, inputs: Mapping[str, Array], outputs: tuple[OutputSpec, ...], *, frame: bool
+) -> dict[str, Array]:
+    """Call each method that an output needs, once."""
+    data = _frame(inputs) if frame else next(iter(inputs.values()))
+    methods = dict.fromkeys(output.name.partition(".")[0] for output in outputs)
+    found = {name: array for method in methods for name, array in _call(model, method, data)}
+    return {output.name: found[output.name] for output in outputs}
+
+
+def set_threads(model: Any, threads: int) -> None:
+    """Cap every n_jobs that asks for more, in the estimator and in all that it holds, fitted parts too."""
+    for estimator in _estimators(model, set()):
+        wanted = getattr(estimator, "n_jobs", None)
+        if isinstance(wanted, int) and not 0 < wanted <= threads:
+            estimator.n_jobs = threads
+
+
+def _frame(inputs: Mapping[str, Array]) -> pd.DataFrame:
+    # dtype=object keeps text as str objects: pandas 3 would make its own string dtype of them.
+    return pd.DataFrame(
+        {name: pd.Series(array, dtype=object) if array.dtype == object else array for name, array in inputs.items()}
+    )
+
+
+def _call(model: Any, method: str, data: Any) -> Iterator[tuple[str, Array]]:
+    result = getattr(model, method)(data)
+    if isinstance(result, list):
+        yield from ((f"{method}.{at}", _dense(each)) for at, each in enumerate(result))
+    else:
+        yield method, _dense(result)
+
+
+def _dense(result: Any) -> Array:
+    return np.asarray(result.toarray() if hasattr(result, "toarray") else result)
+
+
+def _check_fitted(model: Any) -> None:
+    if not hasattr(model, "get_params"):
+        raise errors.RepositoryError(
+            f"the file holds a {type(model).__name__}, not a scikit-learn estimator: save the fitted estimator or pipeline"
+        )
+    try:
+        check_is_fitted(model)
+    except (NotFittedError, TypeError) as exc:
+        raise errors.RepositoryError(f"the {type(model).__name__} is not fitted: call fit before you save it") from exc
+
+
+def _trial(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Iterator[OutputSpec]:
+    methods = [method for method in METHODS if hasattr(model, method)]
+    if not methods:
+        raise errors.RepositoryError(f"it has none of {', '.join(METHODS)}")
+    defaults = {"predict", "predict_proba"} & set(methods) or {"transform"} & set(methods) or {methods[0]}
+    for method in methods:
+        try:
+            yield from _outputs(model, method, inputs, frame=frame, default=method in defaults)
+        except Exception:
+            if method in defaults:
+                raise
+
+
+def _outputs(
+    model: Any, method: str, inputs: Mapping[str, Array], *, frame: bool, default: bool
+) -> Iterable[OutputSpec]:
+    rows = len(next(iter(inputs.values())))
+    data = _frame(inputs) if frame else next(iter(inputs.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = list(_call(model, method, data))
+    for name, array in results:
+        if array.ndim == 0 or len(array) != rows:
+            raise errors.InvalidOutput(f"{method} gave shape {list(array.shape)} for {rows} rows")
+        tensors.encode(name, array, binary=True)
+    return [
+        OutputSpec(name=name, datatype=tensors.datatype_of(array), shape=(-1, *array.shape[1:]), default=default)
+        for name, array in results
+    ]
+
+
+def _estimators(found: Any, seen: set[int]) -> Iterator[Any]:
+    if hasattr(found, "get_params") and not isinstance(found, type):
+        if id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            yield from _within(vars(found).values(), seen)
+    elif isinstance(found, list | tuple) and len(found) <= _PARTS_MAX:
+        yield from _within(found, seen)
+    elif isinstance(found, dict) and len(found) <= _PARTS_MAX:
+        yield from _within(found.values(), seen)
+
+
+def _within(values: Iterable[Any], seen: set[int]) -> Iterator[Any]:
+    for value in values:
+        yield from _estimators(value, seen)
