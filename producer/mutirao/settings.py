@@ -66,7 +66,7 @@ def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
         raise errors.SettingsError(f"no setting is called {unknown[0]!r}: there are {', '.join(sorted(types))}")
     values = {name: _converted(name, env[PREFIX + name.upper()], types[name]) for name in types if env.get(PREFIX + name.upper())}
     values |= {name: _converted(name, value, types[name]) for name, value in given.items() if value is not None}
-    if "broker_url" not in values and (running := _running_here(values.get("home", Settings.home))):
+    if "broker_url" not in values and (running := _running_here(values.get("home", Settings().home))):
         values["broker_url"] = running
     settings = Settings(**values)
     return _checked(msgspec.structs.replace(settings, result_url=settings.result_url or settings.broker_url))
