@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 # Processes of the test run; each starts servers and workers of its own.
 JOBS ?= 2
 ARGS ?=
+# Tests are checked strictly too, but a test or a fixture need not say its own types.
+UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators
 
 .PHONY: help install demo test test-compose lint format bench lock clean
 
@@ -30,6 +32,7 @@ lint: install ## one definition of clean: ruff, format, mypy --strict, no regist
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy $(UNTYPED) tests benchmarks $(wildcard examples/*.py)
 	.ci/no-hosts
 
 format: install ## put the code in its form, and repair what ruff can

@@ -4,7 +4,6 @@ import os
 
 import hypothesis
 import pytest
-
 from servers import RedisServer
 
 # Time per example says nothing on a machine that runs several tests at once.

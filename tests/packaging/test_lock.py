@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -17,7 +18,7 @@ PINS = re.findall(
 def declared():
     """Everything that the project or one of its extras asks for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for line in [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]:
+    for line in [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]:
         asked = Requirement(line)
         if asked.name != project["name"]:
             yield asked
@@ -33,7 +34,7 @@ def test_the_lock_holds_pins_with_hashes_and_comments_only():
 
 def test_the_lock_satisfies_the_project():
     """Each dependency of each extra is pinned to a version that pyproject.toml allows; else: make lock."""
-    pins = {}
+    pins: dict[str, list[str]] = {}
     for name, version, _ in PINS:
         pins.setdefault(name, []).append(version)
     missed = [
