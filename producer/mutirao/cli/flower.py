@@ -9,6 +9,7 @@ import secrets
 import sys
 
 import click
+import redis
 from rich.markup import escape
 
 from mutirao import errors, settings
@@ -27,7 +28,7 @@ COLUMNS = "name,args,state,received,started,runtime,worker,uuid"
 )
 @click.option(
     "--password",
-    help=f"The password of the user {USER!r}; made and printed if not given. FLOWER_BASIC_AUTH=user:password works too, and `ps` never shows it.",
+    help=f"For the user {USER!r}; made and printed if none is given. FLOWER_BASIC_AUTH=user:password does the same, unseen by `ps`.",
 )
 @click.option("--control", is_flag=True, help="Let the page change things too: shut workers down, revoke tasks.")
 def flower(port: int, address: str, password: str | None, *, control: bool) -> None:
@@ -41,6 +42,8 @@ def flower(port: int, address: str, password: str | None, *, control: bool) -> N
     now = settings.load()
     given = f"{USER}:{password}" if password is not None else os.environ.get("FLOWER_BASIC_AUTH")
     auth = _checked(given) if given is not None else _made(address, port)
+    if not answers(now.broker_url):
+        output.note(f"Redis does not answer at {settings.without_password(now.broker_url)} yet: Flower keeps trying")
     env = os.environ | {
         "MUTIRAO_BROKER_URL": now.broker_url,
         "MUTIRAO_RESULT_URL": now.result_url,
@@ -86,6 +89,15 @@ def _made(address: str, port: int) -> str:
         f"Flower: [bold]http://{escape(address)}:{port}[/]  user [bold]{USER}[/]  password [bold]{password}[/]"
     )
     return f"{USER}:{password}"
+
+
+def answers(url: str) -> bool:
+    """Whether Redis answers now; Flower starts all the same, for a monitor should be there before what it watches."""
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1, retry=None) as client:
+            return bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
 
 
 def is_loopback(address: str) -> bool:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mutirao import settings
+from mutirao.catalog import Catalog
 from mutirao.cli import output
 from mutirao.embedded import Embedded, Incident
 
@@ -138,7 +139,7 @@ def _banner(system: Embedded, took_s: float) -> None:
         table.add_row("", f"[bold]{row[0]}[/]", *map(escape, row[1:]))
     output.console.print(table)
     output.console.print(f"\nIn another terminal{_where(system)}:")
-    for command in ("mutirao models list", "mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'", "mutirao doctor"):
+    for command in _hints(system):
         output.console.print(f"  [cyan]{escape(command)}[/]")
     output.console.print("\nCtrl-C ends it; what is queued stays.")
     if url := os.environ.get("MUTIRAO_BROKER_URL"):
@@ -148,13 +149,30 @@ def _banner(system: Embedded, took_s: float) -> None:
 
 
 def _parts(system: Embedded) -> Iterator[tuple[str, str, str]]:
-    server, pids = system.server, system.pids
+    server, pids, fleet = system.server, system.pids, system.fleet()
     yield "Redis", f"127.0.0.1:{server.port}", f"{system.binary}, every change logged, in {server.folder}"
-    names = [name for name in pids if name.startswith("worker")]
-    yield "Workers", ", ".join(names), f"models of {system.settings.models}"
+    for worker in fleet.workers:
+        yield "Worker", worker.name, f"{worker.processes} at a time"
+    yield "Models", _models(fleet), f"in {system.settings.models}"
     if system.flower_url:
         yield "Flower", system.flower_url, f"user {system.flower_user}, password {system.flower_password}"
     yield "Logs", str(system.home.logs), ", ".join(f"{name}.log" for name in pids)
+
+
+def _models(fleet: Catalog) -> str:
+    ready = [name for name, info in sorted(fleet.models.items()) if info.state == "ready"]
+    rest = f" and {len(fleet.models) - len(ready)} unavailable" if len(ready) < len(fleet.models) else ""
+    return (", ".join(ready) or "none yet") + rest
+
+
+def _hints(system: Embedded) -> Iterator[str]:
+    models = system.fleet().models
+    if not models:
+        yield "mutirao models add NAME model.joblib"
+    yield "mutirao models list"
+    if "iris" in models:
+        yield "mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'"
+    yield "mutirao doctor"
 
 
 def _where(system: Embedded) -> str:
