@@ -1,0 +1,191 @@
+"""Estimators that misbehave for a row whose first feature is MARKER, and sum each row otherwise.
+
+Worker processes find them with PYTHONPATH=tests (samples.PYTHONPATH).
+"""
+# ruff: noqa: N803, ARG002, T201, BLE001 - scikit-learn's own names of arguments; misbehaving is the purpose
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+MARKER = -1.0
+FEATURES = 3
+
+
+class Summing(BaseEstimator):
+    """The well-behaved part: a row's sum."""
+
+    def fit(self, X, y=None):
+        self.n_features_in_ = np.shape(X)[1]
+        return self
+
+    def predict(self, X):
+        return self.misbehave(X) if (X[:, 0] == MARKER).any() else X.sum(axis=1)
+
+    def misbehave(self, X):
+        raise NotImplementedError
+
+
+class Raises(Summing):
+    def misbehave(self, X):
+        raise ValueError("the sky is falling")
+
+
+class Unpicklable(Exception):
+    """Cannot be rebuilt from its args, and holds what cannot be pickled."""
+
+    def __init__(self, first, second):
+        super().__init__(first)
+        self.holds = lambda: second
+
+
+class RaisesUnpicklable(Summing):
+    def misbehave(self, X):
+        raise Unpicklable("a lambda hangs on to me", 2)
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class RaisesUnprintable(Summing):
+    def misbehave(self, X):
+        raise Unprintable
+
+
+class Exits(Summing):
+    def misbehave(self, X):
+        sys.exit(3)
+
+
+class Aborts(Summing):
+    """Ends the process at once, without any handler."""
+
+    def misbehave(self, X):
+        os._exit(7)
+
+
+class Segfaults(Summing):
+    def misbehave(self, X):
+        return ctypes.string_at(0)
+
+
+class Hangs(Summing):
+    """Can be interrupted by an exception, thus by a soft time limit."""
+
+    def misbehave(self, X):
+        while True:
+            time.sleep(0.05)
+
+
+class HangsInC(Summing):
+    """Holds the GIL for an hour: no Python code runs any more, only SIGKILL ends it."""
+
+    def misbehave(self, X):
+        libc = ctypes.PyDLL(None)
+        while True:
+            libc.sleep(3600)
+
+
+class TooFewRows(Summing):
+    def misbehave(self, X):
+        return X.sum(axis=1)[:-1]
+
+
+class TooManyRows(Summing):
+    def misbehave(self, X):
+        return np.zeros(len(X) + 1)
+
+
+class NoRows(Summing):
+    def misbehave(self, X):
+        return np.float64(1.0)
+
+
+class NaNOutput(Summing):
+    def misbehave(self, X):
+        return np.where(X[:, 0] == MARKER, np.nan, X.sum(axis=1))
+
+
+class ObjectOutput(Summing):
+    def misbehave(self, X):
+        return np.array([object()] * len(X), dtype=object)
+
+
+class OtherType(Summing):
+    """Gives text where the signature says numbers."""
+
+    def misbehave(self, X):
+        return np.array(["text"] * len(X))
+
+
+class Prints(Summing):
+    """Writes a mebibyte to stdout and stderr, then answers."""
+
+    def misbehave(self, X):
+        print("x" * (1 << 20))
+        print("y" * (1 << 20), file=sys.stderr)
+        return X.sum(axis=1)
+
+
+class Warns(Summing):
+    def misbehave(self, X):
+        warnings.warn("something is odd", stacklevel=2)
+        return X.sum(axis=1)
+
+
+class ChangesInput(Summing):
+    """Writes into the array that it was given."""
+
+    def misbehave(self, X):
+        sums = X.sum(axis=1)
+        X[:] = 0
+        return sums
+
+
+class Slow(Summing):
+    """Sleeps for as many seconds as the first feature of the first row says."""
+
+    def predict(self, X):
+        time.sleep(max(0.0, float(X[0, 0])))
+        return X.sum(axis=1)
+
+
+class TellsProcess(Summing):
+    """Answers with the id of the process that predicts."""
+
+    def predict(self, X):
+        return np.full(len(X), os.getpid(), dtype=np.int64)
+
+
+ALL = (
+    Raises,
+    RaisesUnpicklable,
+    RaisesUnprintable,
+    Exits,
+    Aborts,
+    Segfaults,
+    Hangs,
+    HangsInC,
+    TooFewRows,
+    TooManyRows,
+    NoRows,
+    NaNOutput,
+    ObjectOutput,
+    OtherType,
+    Prints,
+    Warns,
+    ChangesInput,
+    Slow,
+    TellsProcess,
+)
