@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -189,6 +190,12 @@ class Embedded:
                 f"{self.binary} did not start: {self.home.last_line('redis')} ({self.home.log('redis')})"
             )
         self.home.keep(msgspec.structs.replace(self._secrets, redis_port=port))
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Let the workers take at once what a crash cut off: kombu would wait until its reservation is old, so make it so."""
+        with redis.Redis.from_url(self.broker_url, socket_timeout=5) as client:
+            client.zunionstore(queues.RESERVED, {queues.RESERVED: 0})
 
     def _start_others(self) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | {
@@ -198,7 +205,11 @@ class Embedded:
         }
         options = [] if self._concurrency is None else ["--concurrency", str(self._concurrency)]
         for name in self._names:
-            self._supervisor.start(self._role(name, [*self._worker_command, "--name", name, *options], WORKERS, env))
+            self._supervisor.start(
+                self._role(
+                    name, [*self._worker_command, "--name", f"{name}@{socket.gethostname()}", *options], WORKERS, env
+                )
+            )
         if self._flower_port:
             self._flower_port = redis_server.free_port(self._flower_port)
             env["FLOWER_BASIC_AUTH"] = f"{self.flower_user}:{self.flower_password}"
