@@ -107,7 +107,10 @@ class AsyncClient:
                 return record
         if record := await self._within(id, None if until is None else until - time.monotonic()):
             return record
-        raise await self._late(id, timeout)
+        record = await self.record(id)
+        if record.done:
+            return record
+        raise await self._late(record, timeout)
 
     async def as_completed(self, jobs: Iterable[AsyncJob], timeout: float | None = None) -> AsyncIterator[AsyncJob]:  # noqa: ASYNC109
         """Yield jobs in the order in which they end.
@@ -157,12 +160,12 @@ class AsyncClient:
         record = await self.record(id)
         return None if record.job.expires_at is None or record.done else max(0.0, record.job.expires_at - self._core.now())
 
-    async def _late(self, id: str, timeout: float | None) -> errors.ResultTimeout:  # noqa: ASYNC109
-        record = await self.record(id)
-        why = ""
-        if record.state == "queued" and record.job.model and not (await self.catalog()).serving(record.job.model):
-            why = f": no live worker serves {record.job.model!r}; start one with: mutirao worker"
-        return errors.ResultTimeout(f"job {id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id", id=id)
+    async def _late(self, record: JobRecord, timeout: float | None) -> errors.ResultTimeout:  # noqa: ASYNC109
+        why, model = "", record.job.model
+        if record.state == "queued" and model and not (await self.catalog()).serving(model):
+            why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
+        text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
+        return errors.ResultTimeout(text, id=record.task_id)
 
 
 def each(many: Iterable[Any]) -> Iterable[Any]:

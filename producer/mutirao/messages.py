@@ -75,7 +75,6 @@ class JobInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     expires_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
-    error: dict[str, Any] | None = None
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,13 +106,13 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def error(self) -> errors.MutiraoError:
         """Build the error of a job that ended without a result."""
-        failure, data = self._failure(), self.job.error or {}
+        failure = self._failure()
         if self.status == "REVOKED":
             kind = errors.JobExpired if self.state == "expired" else errors.JobCancelled
             says = "expired before it ran" if self.state == "expired" else "was cancelled"
             return kind(f"job {self.task_id} {says}", id=self.task_id)
         if kind_known := errors.named(failure.exc_type):
-            return kind_known(failure.message, **{"id": self.task_id, **data})
+            return kind_known(failure.message, **{"id": self.task_id, **(failure.exc_data or {})})
         kind = _CELERY_ERRORS.get(failure.exc_type, errors.JobError)
         return kind(_SAYS.get(kind, "job {id} failed: {type}: {text}").format(id=self.task_id, type=failure.exc_type, text=failure.message), id=self.task_id)
 
@@ -125,11 +124,12 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Celery's form of an exception."""
+    """Celery's form of an exception, and beside it the data of one of ours."""
 
     exc_type: str
     exc_message: Any
     exc_module: str | None = None
+    exc_data: dict[str, Any] | None = None
 
     @property
     def message(self) -> str:

@@ -78,6 +78,10 @@ class Replies:
                 await self._drop()
                 await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
                 failures += 1
+            except Exception as exc:  # a bug here must not leave anybody waiting for ever
+                for id in list(self._waiting):
+                    self._fail(id, exc)
+                raise
 
     async def _connect(self) -> None:
         """Subscribe anew for everything still waited for."""
@@ -129,7 +133,7 @@ class Replies:
         if record.done and (future := self._forget(id)):
             future.set_result(record)
 
-    def _fail(self, id: str, error: MutiraoError) -> None:
+    def _fail(self, id: str, error: Exception) -> None:
         if future := self._forget(id):
             future.set_exception(error)
 

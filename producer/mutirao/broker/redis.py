@@ -97,7 +97,7 @@ class AsyncRedis:
 
     def subscription(self) -> redis.asyncio.client.PubSub:
         """Open a subscription on the server where results are announced."""
-        return self._clients["results"].pubsub()
+        return self._clients["results" if self._settings.split else "broker"].pubsub()
 
     async def close(self) -> None:
         """Close every connection."""

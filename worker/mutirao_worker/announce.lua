@@ -1,0 +1,18 @@
+-- Announce a worker and the models it serves; forget workers that have been silent for an hour.
+-- KEYS[1]: the models.  KEYS[2]: the workers.
+-- ARGV[1]: the worker's name.  ARGV[2]: its JSON without its last brace.  ARGV, 2 a model from ARGV[3]: its name, its JSON.
+-- Reply: OK.
+local time = redis.call("TIME")
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+for at = 3, #ARGV, 2 do
+  redis.call("HSET", KEYS[1], ARGV[at], ARGV[at + 1])
+end
+redis.call("HSET", KEYS[2], ARGV[1], string.format('%s,"seen_at":%.4f}', ARGV[2], now))
+local workers = redis.call("HGETALL", KEYS[2])
+for at = 1, #workers, 2 do
+  local ok, worker = pcall(cjson.decode, workers[at + 1])
+  if not ok or not worker.seen_at or now - worker.seen_at > 3600 then
+    redis.call("HDEL", KEYS[2], workers[at])
+  end
+end
+return redis.status_reply("OK")

@@ -1,0 +1,110 @@
+"""The Celery app: `celery -A mutirao_worker.app worker` serves every model of the repository, `-Q mutirao.a,mutirao.b` some."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from celery import Celery, signals
+from kombu import Exchange, Queue
+from kombu.serialization import register
+
+from mutirao import codec, errors, queues, settings
+from mutirao.settings import Settings
+from mutirao_worker import banner, tasks
+from mutirao_worker.health import Presence
+from mutirao_worker.hosting import THREAD_VARIABLES, Host, threads_per_process
+from mutirao_worker.repository import Repository
+
+RESULTS = "mutirao_worker.commit:ResultBackend"
+
+
+def _encode(_: Any) -> bytes:
+    raise errors.InvalidRequest("workers write no messages in the binary form")
+
+
+def make(given: Settings) -> Celery:
+    """Build the app; nothing is loaded and nothing connects."""
+    app = Celery("mutirao", broker=given.broker_url, backend=f"{RESULTS}+{given.result_url}")
+    app.host = Host()
+    app.conf.mutirao = given
+    app.conf.update(
+        accept_content=["json", "mutirao"],
+        broker_connection_retry_on_startup=True,
+        broker_transport_options=_transport(),
+        event_serializer="json",
+        result_accept_content=["json"],
+        result_backend_always_retry=True,
+        result_expires=given.result_ttl_s,
+        result_serializer="json",
+        task_acks_late=True,
+        task_queues=[_queue(name) for name in Repository(given.models).names()],
+        task_serializer="json",
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # A child is alive once it has warmed its models up.
+        worker_proc_alive_timeout=120.0,
+        # A process holds one request; the next waits in Redis, where any worker can take it.
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+    )
+    app.steps["consumer"].add(Presence)
+    app.task(**tasks.OPTIONS)(tasks.predict)
+    return app
+
+
+def _transport() -> dict[str, Any]:
+    return {
+        "priority_steps": list(queues.KOMBU_STEPS),
+        "sep": queues.KOMBU_SEPARATOR,
+        "queue_order_strategy": "round_robin",
+        # Kombu gives a dead worker's requests to others after this long, and looks every 10 s. Running twice does no harm: the
+        # first result wins. It must be longer than a request may take, see `_load`.
+        "visibility_timeout": 120,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "socket_keepalive": True,
+    }
+
+
+def _queue(model: str) -> Queue:
+    name = queues.queue(model)
+    return Queue(name, exchange=Exchange("", type="direct"), routing_key=name)
+
+
+def _start(sender: Any, **_: Any) -> None:
+    """Load, or refuse to start: Celery would log what a signal's receiver raises, and go on."""
+    try:
+        _load(sender)
+    except errors.MutiraoError as exc:
+        sys.exit(f"error: {exc}")
+
+
+def _load(worker: Any) -> None:
+    """Load, in the parent, the models whose queues this worker consumes."""
+    app = worker.app
+    repository = Repository(app.conf.mutirao.models)
+    names = [name for queue in app.amqp.queues.consume_from if (name := queues.model_of(queue))]
+    if not names:
+        raise errors.RepositoryError(f"no model in {app.conf.mutirao.models}: add one with mutirao models add NAME FILE, or set MUTIRAO_MODELS")
+    if unknown := sorted(set(names) - set(repository.names())):
+        raise errors.ModelNotFound(f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(repository.names())}", model=unknown[0])
+    threads = str(threads_per_process(worker.concurrency))
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, threads)
+    app.host.load(repository, names)
+    app.conf.broker_transport_options["visibility_timeout"] = max(120.0, 2 * app.host.longest_s() + 30)
+    banner.show(worker, app.host.infos(), int(threads))
+
+
+def _prepare(**_: Any) -> None:
+    """Make a pool child ready before it is given work."""
+    if app.host.infos():
+        app.host.cap_threads(int(os.environ[THREAD_VARIABLES[0]]))
+        app.host.warm_up()
+
+
+register("mutirao", _encode, codec.decode_body, content_type=codec.BINARY, content_encoding="binary")
+app = make(settings.load())
+signals.worker_init.connect(_start, weak=False)
+signals.worker_process_init.connect(_prepare, weak=False)

@@ -1,0 +1,98 @@
+"""Whether a worker is alive: it announces itself from its own loop, so a loop that hangs or lost Redis falls silent.
+
+`python -m mutirao_worker.health` is the container's health check: 0 if a worker of this host announced itself lately.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import psutil
+import redis
+from celery import bootsteps
+
+from mutirao import errors, queues, settings
+from mutirao.broker.redis import Redis
+from mutirao.catalog import WorkerInfo
+from mutirao.core import Core
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 5.0
+
+
+class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Announces the worker and its models every 5 s while it consumes."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        """Take Celery's consumer."""
+        super().__init__(consumer, **kwargs)
+        self._timer: Any = None
+        self._client: redis.Redis | None = None
+        self._script: Any = None
+        self._started_at = time.time()
+
+    def start(self, consumer: Any) -> None:
+        """Announce now, and go on."""
+        given = consumer.app.conf.mutirao
+        self._client = redis.Redis.from_url(given.broker_url, socket_timeout=2.0, socket_connect_timeout=2.0)
+        self._script = self._client.register_script(files(__package__).joinpath("announce.lua").read_text())
+        self._announce(consumer)
+        self._timer = consumer.timer.call_repeatedly(EVERY_S, self._announce, (consumer,))
+
+    def stop(self, consumer: Any) -> None:
+        """Fall silent at once: others need not wait to see that this worker is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._client is None:
+            return
+        try:
+            self._client.hdel(queues.WORKERS, consumer.hostname)
+        except redis.RedisError as exc:
+            logger.debug("could not take the announcement back: %s", exc)
+        self._client.close()
+
+    terminate = stop
+
+    def _announce(self, consumer: Any) -> None:
+        infos = consumer.app.host.infos()
+        worker = WorkerInfo(
+            name=consumer.hostname,
+            pid=os.getpid(),
+            processes=consumer.pool.num_processes if consumer.pool else 1,
+            models={info.name: info.version for info in infos if info.state == "ready"},
+            memory_bytes=psutil.Process().memory_info().rss,
+            started_at=self._started_at,
+        )
+        models = [part for info in infos for part in (info.name, msgspec.json.encode(info))]
+        try:
+            self._script(keys=[queues.MODELS, queues.WORKERS], args=[worker.name, msgspec.json.encode(worker)[:-1], *models])
+        except redis.RedisError as exc:
+            logger.warning("could not announce this worker: %s", exc)
+
+
+def main() -> int:
+    """Check the workers of this host."""
+    given = settings.load()
+    here = socket.gethostname()
+    try:
+        workers = Redis(given).run(Core(given, check=False).catalog()).workers
+    except errors.BrokerUnavailable as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    found = [worker.name for worker in workers if worker.name.partition("@")[2] == here]
+    sys.stdout.write(f"{', '.join(found)} alive\n" if found else f"no worker of {here} announced itself in the last 15 s\n")
+    return 0 if found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

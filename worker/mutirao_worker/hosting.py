@@ -1,0 +1,93 @@
+"""Which models this process holds: loaded once by the parent, before it forks, so that its children share the pages."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Iterable
+
+import threadpoolctl
+
+from mutirao import catalog, errors
+from mutirao.catalog import ModelInfo
+from mutirao_worker.loaded import Loaded
+from mutirao_worker.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Host:
+    """The models of one worker, by name; one that could not be loaded keeps its reason."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._loaded: dict[str, Loaded] = {}
+        self._infos: dict[str, ModelInfo] = {}
+        self._limits: dict[str, tuple[float | None, float | None]] = {}
+
+    def load(self, repository: Repository, names: Iterable[str]) -> None:
+        """Load models; one that fails does not stop the others."""
+        for name in names:
+            try:
+                loaded = repository.load(name)
+            except errors.MutiraoError as exc:
+                logger.error("model %s is unavailable: %s", name, exc)  # noqa: TRY400 - the sentence says it
+                self._infos[name] = ModelInfo(name=name, version="", state="unavailable", reason=str(exc))
+            else:
+                self._loaded[name], self._infos[name] = loaded, loaded.info
+                self._limits[name] = (loaded.manifest.time_limit_s, loaded.manifest.soft_time_limit_s)
+        # What is loaded now lives as long as the process: the collector need not touch, and so copy, its pages in the children.
+        gc.collect()
+        gc.freeze()
+
+    def find(self, name: str) -> Loaded:
+        """Find a loaded model.
+
+        Raises:
+            ModelNotFound: this worker does not serve it.
+            ModelUnavailable: it could not be loaded.
+        """
+        if name in self._loaded:
+            return self._loaded[name]
+        if name in self._infos:
+            reason = self._infos[name].reason
+            raise errors.ModelUnavailable(f"model {name!r} is unavailable: {reason}", model=name, reason=reason)
+        raise catalog.not_found(name, tuple(sorted(self._infos)))
+
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """Describe every model, loaded or not."""
+        return tuple(self._infos[name] for name in sorted(self._infos))
+
+    def time_limits(self, name: str | None) -> tuple[float | None, float | None]:
+        """A model's hard and soft time limits in seconds, None for none."""
+        return self._limits.get(name or "", (None, None))
+
+    def longest_s(self) -> float:
+        """The longest hard time limit, in seconds."""
+        return max((hard or 0.0 for hard, _ in self._limits.values()), default=0.0)
+
+    def cap_threads(self, threads: int) -> None:
+        """Cap native thread pools and joblib in this process."""
+        threadpoolctl.threadpool_limits(threads)
+        for loaded in self._loaded.values():
+            loaded.set_threads(threads)
+
+    def warm_up(self) -> None:
+        """Run every model once on its own example; one that fails says so in the log and is tried again by its first request."""
+        for name, loaded in self._loaded.items():
+            try:
+                loaded.warm_up()
+            except Exception:
+                logger.exception("model %s failed its warm-up", name)
+
+
+def threads_per_process(processes: int) -> int:
+    """Share the cores: processes x threads = cores, at least one thread each."""
+    return (
+        max(1, len(os.sched_getaffinity(0)) // max(1, processes))
+        if hasattr(os, "sched_getaffinity")
+        else max(1, (os.cpu_count() or 1) // max(1, processes))
+    )
