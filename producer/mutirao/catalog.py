@@ -79,7 +79,9 @@ class Catalog(msgspec.Struct, frozen=True):
         if info is None:
             raise not_found(name, tuple(sorted(self.models)))
         if info.state != "ready":
-            raise errors.ModelUnavailable(f"model {name!r} is unavailable: {info.reason}", model=name, reason=info.reason)
+            raise errors.ModelUnavailable(
+                f"model {name!r} is unavailable: {info.reason}", model=name, reason=info.reason
+            )
         return info
 
     def serving(self, name: str) -> tuple[WorkerInfo, ...]:
@@ -101,6 +103,7 @@ def decode(models: Mapping[bytes, bytes], workers: Mapping[bytes, bytes], now: f
     alive = [info for raw in workers.values() if (info := msgspec.json.decode(raw, type=WorkerInfo)).alive(now)]
     found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
     counted = {
-        name: msgspec.structs.replace(info, workers=sum(name in worker.models for worker in alive)) for name, info in found.items()
+        name: msgspec.structs.replace(info, workers=sum(name in worker.models for worker in alive))
+        for name, info in found.items()
     }
     return Catalog(models=counted, workers=tuple(sorted(alive, key=lambda worker: worker.name)))

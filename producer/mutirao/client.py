@@ -131,7 +131,9 @@ class Client:
                 yield job
         except queue.Empty:
             left = sum(not wait.done() for wait in waits.values())
-            raise errors.ResultTimeout(f"{left} of {len(waits)} jobs had not ended after {timeout:g} s; they go on") from None
+            raise errors.ResultTimeout(
+                f"{left} of {len(waits)} jobs had not ended after {timeout:g} s; they go on"
+            ) from None
         finally:
             for wait in waits.values():
                 wait.cancel()
@@ -204,4 +206,10 @@ class _Waiter:
 
 
 async def _opened(given: settings.Settings) -> AsyncClient:
-    return AsyncClient(given.broker_url, check=False, result_url=given.result_url, result_ttl_s=given.result_ttl_s, timeout_s=given.timeout_s)
+    return AsyncClient(
+        given.broker_url,
+        check=False,
+        result_url=given.result_url,
+        result_ttl_s=given.result_ttl_s,
+        timeout_s=given.timeout_s,
+    )

@@ -27,7 +27,9 @@ BESIDE = "binary_data_beside"
 _Triple = tuple[tuple[str, PredictRequest | list[Any]], dict[str, Any], Any]
 
 
-def encode_body(model: str, request: PredictRequest, options: Mapping[str, Any], inline_bytes: int) -> tuple[bytes, bytes | None]:
+def encode_body(
+    model: str, request: PredictRequest, options: Mapping[str, Any], inline_bytes: int
+) -> tuple[bytes, bytes | None]:
     """Encode a message body.
 
     Returns:

@@ -57,7 +57,9 @@ class Core:
         self._origin = f"{os.getpid()}@{socket.gethostname()}"
         self._results: Side = "results" if settings.split else "broker"
 
-    def submit(self, ask: Ask, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False) -> Operation[list[str]]:
+    def submit(
+        self, ask: Ask, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+    ) -> Operation[list[str]]:
         """Check, encode and queue requests, in one round trip.
 
         Args:
@@ -192,7 +194,9 @@ class Core:
             raise errors.PayloadTooLarge(text, limit=limit, size=size)
 
     def _queue(self, made: Sequence[Submission], expires_s: float) -> Operation[None]:
-        keys = [key for one in made for key in (queues.record_key(one.id), one.queue_key, queues.payload_key(one.id, "in"))]
+        keys = [
+            key for one in made for key in (queues.record_key(one.id), one.queue_key, queues.payload_key(one.id, "in"))
+        ]
         args = [arg for one in made for arg in (one.record, one.digest, expires_s, one.envelope, one.payload or b"")]
         push = "0" if self.settings.split else "1"
         reply = yield Call(self._results, "submit", tuple(keys), (self.settings.result_ttl_s, push, *args))
@@ -226,7 +230,12 @@ def _arrays(data: Any, *, rows: bool, frame: bool) -> dict[str, Array]:
 def _flat(data: Any) -> bool:
     if hasattr(data, "ndim"):
         return bool(data.ndim == 1)
-    return isinstance(data, list | tuple) and bool(data) and not isinstance(data[0], list | tuple) and not hasattr(data[0], "ndim")
+    return (
+        isinstance(data, list | tuple)
+        and bool(data)
+        and not isinstance(data[0], list | tuple)
+        and not hasattr(data[0], "ndim")
+    )
 
 
 def _record(id: str, ask: Ask, rows: int, digest: str) -> bytes:
@@ -247,7 +256,13 @@ def _envelope(id: str, model: str, body: bytes, step: int, summary: str, origin:
         "delivery_info": {"exchange": "", "routing_key": queues.queue(model)}, "delivery_tag": id,
     }  # fmt: skip
     return msgspec.json.encode(
-        {"body": base64.b64encode(body).decode(), "content-encoding": "binary", "content-type": codec.BINARY, "headers": headers, "properties": properties}
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": "binary",
+            "content-type": codec.BINARY,
+            "headers": headers,
+            "properties": properties,
+        }
     )
 
 

@@ -114,7 +114,12 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         if kind_known := errors.named(failure.exc_type):
             return kind_known(failure.message, **{"id": self.task_id, **(failure.exc_data or {})})
         kind = _CELERY_ERRORS.get(failure.exc_type, errors.JobError)
-        return kind(_SAYS.get(kind, "job {id} failed: {type}: {text}").format(id=self.task_id, type=failure.exc_type, text=failure.message), id=self.task_id)
+        return kind(
+            _SAYS.get(kind, "job {id} failed: {type}: {text}").format(
+                id=self.task_id, type=failure.exc_type, text=failure.message
+            ),
+            id=self.task_id,
+        )
 
     def _failure(self) -> Failure:
         try:

@@ -64,7 +64,11 @@ def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
     types = get_type_hints(Settings)
     if unknown := sorted(given.keys() - types.keys()):
         raise errors.SettingsError(f"no setting is called {unknown[0]!r}: there are {', '.join(sorted(types))}")
-    values = {name: _converted(name, env[PREFIX + name.upper()], types[name]) for name in types if env.get(PREFIX + name.upper())}
+    values = {
+        name: _converted(name, env[PREFIX + name.upper()], types[name])
+        for name in types
+        if env.get(PREFIX + name.upper())
+    }
     values |= {name: _converted(name, value, types[name]) for name, value in given.items() if value is not None}
     if "broker_url" not in values and (running := _running_here(values.get("home", Settings().home))):
         values["broker_url"] = running
@@ -94,7 +98,9 @@ def _converted(name: str, value: Any, kind: type) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as exc:
-        raise _refused(name, value, f"it must be {'a number' if kind is float else 'a whole number' if kind is int else 'text'}") from exc
+        raise _refused(
+            name, value, f"it must be {'a number' if kind is float else 'a whole number' if kind is int else 'text'}"
+        ) from exc
 
 
 def _checked(settings: Settings) -> Settings:
@@ -106,7 +112,11 @@ def _checked(settings: Settings) -> Settings:
         if not getattr(settings, name) > 0:
             raise _refused(name, getattr(settings, name), "it must be more than 0")
     if settings.inline_bytes > settings.max_request_bytes:
-        raise _refused("inline_bytes", settings.inline_bytes, f"it must not be more than max_request_bytes, {settings.max_request_bytes}")
+        raise _refused(
+            "inline_bytes",
+            settings.inline_bytes,
+            f"it must not be more than max_request_bytes, {settings.max_request_bytes}",
+        )
     return settings
 
 

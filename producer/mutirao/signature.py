@@ -140,7 +140,11 @@ def _table(values: Any) -> Array | None:
     first = values[0] if isinstance(values, list | tuple) and values else None
     if not isinstance(first, list | tuple) or len({isinstance(value, str) for value in first}) < 2:
         return None
-    table = np.asarray(values, dtype=object) if len({len(row) for row in values if isinstance(row, list | tuple)}) == 1 else None
+    table = (
+        np.asarray(values, dtype=object)
+        if len({len(row) for row in values if isinstance(row, list | tuple)}) == 1
+        else None
+    )
     return table if table is not None and table.ndim == 2 else None
 
 
@@ -168,7 +172,9 @@ def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -
 def _fitted(model: str, spec: TensorSpec, array: Array) -> Array:
     if len(spec.shape) == 1 and array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    agrees = array.ndim == len(spec.shape) and all(want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True))
+    agrees = array.ndim == len(spec.shape) and all(
+        want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
+    )
     if not agrees:
         hint = "; one row is written [[...]]" if array.ndim == 1 and len(spec.shape) == 2 else ""
         raise _mismatch(model, str(spec), _shape(array), hint)
@@ -181,7 +187,9 @@ def _fitted(model: str, spec: TensorSpec, array: Array) -> Array:
 def _check_rows(model: str, signature: Signature, bound: Mapping[str, Array]) -> None:
     counts = {name: len(array) for name, array in bound.items()}
     if len(set(counts.values())) > 1:
-        raise _mismatch(model, "the same number of rows in each input", ", ".join(f"{name} {n}" for name, n in counts.items()))
+        raise _mismatch(
+            model, "the same number of rows in each input", ", ".join(f"{name} {n}" for name, n in counts.items())
+        )
     count = rows(bound)
     if count == 0:
         raise _mismatch(model, "at least one row", "none")
@@ -191,7 +199,9 @@ def _check_rows(model: str, signature: Signature, bound: Mapping[str, Array]) ->
 
 
 def _mismatch(model: str, expected: str, got: str, hint: str = "") -> errors.SignatureMismatch:
-    return errors.SignatureMismatch(f"model {model!r} takes {expected}, got {got}{hint}", model=model, expected=expected)
+    return errors.SignatureMismatch(
+        f"model {model!r} takes {expected}, got {got}{hint}", model=model, expected=expected
+    )
 
 
 def _shape(array: Array) -> str:

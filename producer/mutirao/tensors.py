@@ -21,7 +21,11 @@ Array = npt.NDArray[Any]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
-    **{f"{kind}{bits}": np.dtype(f"<{kind[0].lower()}{bits // 8}") for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
+    **{
+        f"{kind}{bits}": np.dtype(f"<{kind[0].lower()}{bits // 8}")
+        for kind in ("INT", "UINT")
+        for bits in (8, 16, 32, 64)
+    },
     **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
     "BYTES": np.dtype(object),
 }
@@ -118,7 +122,9 @@ def _from_raw(tensor: Tensor, datatype: str) -> Array:
         return _from_raw_text(tensor, data, count)
     dtype = DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
-        raise _wrong(tensor, f"shape {list(tensor.shape)} of {datatype} is {count * dtype.itemsize} bytes, got {len(data)}")
+        raise _wrong(
+            tensor, f"shape {list(tensor.shape)} of {datatype} is {count * dtype.itemsize} bytes, got {len(data)}"
+        )
     array = np.frombuffer(data, dtype=np.uint8 if datatype == "BOOL" else dtype)
     if datatype == "BOOL" and array.size and int(array.max()) > 1:
         raise _wrong(tensor, "a BOOL byte must be 0 or 1")
@@ -131,7 +137,9 @@ def _from_raw_text(tensor: Tensor, data: memoryview, count: int) -> Array:
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "little")
         if at + 4 + size > len(data):
-            raise _wrong(tensor, f"element {len(elements)} names {size} bytes, but {max(0, len(data) - at - 4)} are left")
+            raise _wrong(
+                tensor, f"element {len(elements)} names {size} bytes, but {max(0, len(data) - at - 4)} are left"
+            )
         elements.append(_readable(bytes(data[at + 4 : at + 4 + size])))
         at += 4 + size
     if len(elements) != count:
@@ -185,7 +193,9 @@ def _elements(name: str, array: Array) -> list[bytes]:
     try:
         return [element.encode() if isinstance(element, str) else element for element in flat]
     except UnicodeEncodeError as exc:
-        raise errors.InvalidTensor(f"tensor {name!r} holds text that UTF-8 cannot carry: {exc.reason}", tensor=name) from exc
+        raise errors.InvalidTensor(
+            f"tensor {name!r} holds text that UTF-8 cannot carry: {exc.reason}", tensor=name
+        ) from exc
 
 
 def _check_text(name: str, array: Array) -> None:
@@ -208,12 +218,18 @@ def check_finite(name: str, array: Array) -> None:
         return
     at = [int(index) for index in np.argwhere(~finite)[0]]
     value = {True: "NaN"}.get(bool(np.isnan(array[tuple(at)])), "infinity")
-    raise errors.InvalidTensor(f"tensor {name!r} has {value} at {at}: JSON cannot carry it, the binary form can", tensor=name)
+    raise errors.InvalidTensor(
+        f"tensor {name!r} has {value} at {at}: JSON cannot carry it, the binary form can", tensor=name
+    )
 
 
 def _ragged(values: Any) -> str:
-    lengths = [len(row) if isinstance(row, list | tuple) else None for row in values] if isinstance(values, list | tuple) else []
-    for at, (length, first) in enumerate(zip(lengths, itertools.repeat(lengths[0] if lengths else None))):  # noqa: B905 - endless
+    lengths = (
+        [len(row) if isinstance(row, list | tuple) else None for row in values]
+        if isinstance(values, list | tuple)
+        else []
+    )
+    for at, (length, first) in enumerate(zip(lengths, itertools.repeat(lengths[0] if lengths else None))):
         if length != first:
             shown = ["a single value" if size is None else f"{size} values" for size in (length, first)]
             return f"rows differ in length: row {at} has {shown[0]}, row 0 has {shown[1]}"
@@ -229,7 +245,9 @@ def _text(name: str, element: bytes) -> str:
     try:
         return element.decode()
     except UnicodeDecodeError as exc:
-        raise errors.InvalidTensor(f"tensor {name!r} holds bytes that are not UTF-8: JSON cannot carry them, the binary form can", tensor=name) from exc
+        raise errors.InvalidTensor(
+            f"tensor {name!r} holds bytes that are not UTF-8: JSON cannot carry them, the binary form can", tensor=name
+        ) from exc
 
 
 def _readable(element: bytes) -> str | bytes:

@@ -86,9 +86,14 @@ def _load(worker: Any) -> None:
     repository = Repository(app.conf.mutirao.models)
     names = [name for queue in app.amqp.queues.consume_from if (name := queues.model_of(queue))]
     if not names:
-        raise errors.RepositoryError(f"no model in {app.conf.mutirao.models}: add one with mutirao models add NAME FILE, or set MUTIRAO_MODELS")
+        raise errors.RepositoryError(
+            f"no model in {app.conf.mutirao.models}: add one with mutirao models add NAME FILE, or set MUTIRAO_MODELS"
+        )
     if unknown := sorted(set(names) - set(repository.names())):
-        raise errors.ModelNotFound(f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(repository.names())}", model=unknown[0])
+        raise errors.ModelNotFound(
+            f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(repository.names())}",
+            model=unknown[0],
+        )
     threads = str(threads_per_process(worker.concurrency))
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, threads)

@@ -20,8 +20,12 @@ def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
     """Print models, versions, queues, processes and memory."""
     console = Console(highlight=False, soft_wrap=True)
     memory = psutil.Process().memory_info().rss / 2**20
-    console.print(f"[bold]mutirão worker[/] {escape(str(worker.hostname))} on {escape(without_password(worker.app.conf.mutirao.broker_url))}")
-    console.print(f"{worker.concurrency} processes x {threads} threads, {memory:.0f} MB with the models loaded, before forking")
+    console.print(
+        f"[bold]mutirão worker[/] {escape(str(worker.hostname))} on {escape(without_password(worker.app.conf.mutirao.broker_url))}"
+    )
+    console.print(
+        f"{worker.concurrency} processes x {threads} threads, {memory:.0f} MB with the models loaded, before forking"
+    )
     table = Table("model", "version", "queue", "state", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for info in infos:
         table.add_row(escape(info.name), escape(info.version), queues.queue(info.name), escape(_state(info)))

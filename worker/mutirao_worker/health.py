@@ -75,7 +75,9 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         )
         models = [part for info in infos for part in (info.name, msgspec.json.encode(info))]
         try:
-            self._script(keys=[queues.MODELS, queues.WORKERS], args=[worker.name, msgspec.json.encode(worker)[:-1], *models])
+            self._script(
+                keys=[queues.MODELS, queues.WORKERS], args=[worker.name, msgspec.json.encode(worker)[:-1], *models]
+            )
         except redis.RedisError as exc:
             logger.warning("could not announce this worker: %s", exc)
 
@@ -90,7 +92,9 @@ def main() -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     found = [worker.name for worker in workers if worker.name.partition("@")[2] == here]
-    sys.stdout.write(f"{', '.join(found)} alive\n" if found else f"no worker of {here} announced itself in the last 15 s\n")
+    sys.stdout.write(
+        f"{', '.join(found)} alive\n" if found else f"no worker of {here} announced itself in the last 15 s\n"
+    )
     return 0 if found else 1
 
 

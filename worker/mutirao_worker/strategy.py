@@ -26,7 +26,9 @@ def receive(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
     """Wrap Celery's own strategy: what it could not decode is answered here."""
     handle = stock.default(task, app, consumer)
 
-    def on_message(message: Any, body: Any, ack: Callable[..., None], reject: Callable[..., None], callbacks: Any, **kwargs: Any) -> None:
+    def on_message(
+        message: Any, body: Any, ack: Callable[..., None], reject: Callable[..., None], callbacks: Any, **kwargs: Any
+    ) -> None:
         error = _undecodable(message)
         if error is None:
             handle(message, body, ack, reject, callbacks, **kwargs)
@@ -45,7 +47,9 @@ def _undecodable(message: Any) -> errors.InvalidRequest | None:
     try:
         payload = message.payload
     except Exception as exc:  # noqa: BLE001 - whatever a client sent
-        return errors.InvalidRequest(f"the body ({message.content_type}) cannot be read: {type(exc).__name__}; send {codec.JSON} or {codec.BINARY}")
+        return errors.InvalidRequest(
+            f"the body ({message.content_type}) cannot be read: {type(exc).__name__}; send {codec.JSON} or {codec.BINARY}"
+        )
     if not (isinstance(payload, list | tuple) and len(payload) == 3):
         return errors.InvalidRequest("the body must be Celery's triple [[model, request], {options}, embed]")
     args, kwargs, embed = payload
@@ -66,7 +70,7 @@ class PredictionRequest(Request):  # type: ignore[misc]  # Celery has no types
         self._request_dict.update(args=[], kwargs={}, argsrepr=self._argsrepr, kwargsrepr="")
         self.time_limits = self._limits(self.time_limits or (None, None))
 
-    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
+    def send_event(self, type: str, **fields: Any) -> None:
         """Send an event without the traceback, which may quote the payload."""
         fields.pop("traceback", None)
         super().send_event(type, **fields)

@@ -22,7 +22,16 @@ LIGHT = {
     "submit": "mutirao.cli.jobs:submit",
     "up": "mutirao.cli.up:up",
 }
-EXTRAS = {"celery": "worker", "flower": "flower", "joblib": "worker", "kombu": "worker", "pandas": "worker", "psutil": "worker", "sklearn": "worker", "threadpoolctl": "worker"}
+EXTRAS = {
+    "celery": "worker",
+    "flower": "flower",
+    "joblib": "worker",
+    "kombu": "worker",
+    "pandas": "worker",
+    "psutil": "worker",
+    "sklearn": "worker",
+    "threadpoolctl": "worker",
+}
 
 
 class Commands(click.Group):
@@ -47,7 +56,11 @@ def _command(found: object) -> click.Command:
     return found
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog="Completion: eval \"$(_MUTIRAO_COMPLETE=bash_source mutirao)\" (or zsh_source, fish_source)")
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Completion: eval "$(_MUTIRAO_COMPLETE=bash_source mutirao)" (or zsh_source, fish_source)',
+)
 @click.version_option(package_name="mutirao", prog_name="mutirao")
 def root() -> None:
     """Ask a fleet of Celery workers for predictions: submit, wait, read the result."""
@@ -79,4 +92,6 @@ def _missing(exc: ModuleNotFoundError) -> int:
     extra = EXTRAS.get((exc.name or "").partition(".")[0])
     if extra is None:
         raise exc
-    return output.fail(errors.MutiraoError(f"this command needs {exc.name}, which is not installed: pip install 'mutirao[{extra}]'"))
+    return output.fail(
+        errors.MutiraoError(f"this command needs {exc.name}, which is not installed: pip install 'mutirao[{extra}]'")
+    )

@@ -12,17 +12,39 @@ from mutirao import queues, settings
 @click.command(
     epilog="Example: mutirao worker --concurrency 4 --models iris,forest",
 )
-@click.option("--concurrency", "-c", type=click.IntRange(1), help="Predictions at once; the number of cores by default.")
+@click.option(
+    "--concurrency", "-c", type=click.IntRange(1), help="Predictions at once; the number of cores by default."
+)
 @click.option("--models", metavar="A,B", help="Serve only these models; all of the repository by default.")
-@click.option("--pool", type=click.Choice(["prefork", "solo", "threads"]), default="prefork", show_default=True, help="How predictions run side by side.")
+@click.option(
+    "--pool",
+    type=click.Choice(["prefork", "solo", "threads"]),
+    default="prefork",
+    show_default=True,
+    help="How predictions run side by side.",
+)
 @click.option("--name", "-n", help="The worker's name; celery@HOST by default.")
 @click.option("--repository", metavar="DIR", help="The model repository; MUTIRAO_MODELS, or ./models by default.")
-@click.option("--broker-url", metavar="URL", help="Redis; MUTIRAO_BROKER_URL by default. A password is better kept in the environment.")
+@click.option(
+    "--broker-url",
+    metavar="URL",
+    help="Redis; MUTIRAO_BROKER_URL by default. A password is better kept in the environment.",
+)
 @click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
-def worker(concurrency: int | None, models: str | None, pool: str, name: str | None, repository: str | None, broker_url: str | None, loglevel: str) -> None:
+def worker(
+    concurrency: int | None,
+    models: str | None,
+    pool: str,
+    name: str | None,
+    repository: str | None,
+    broker_url: str | None,
+    loglevel: str,
+) -> None:
     """Answer predictions: the same as `celery -A mutirao_worker.app worker`."""
     given = settings.load(broker_url=broker_url, models=repository)
-    os.environ.update(MUTIRAO_BROKER_URL=given.broker_url, MUTIRAO_RESULT_URL=given.result_url, MUTIRAO_MODELS=given.models)
+    os.environ.update(
+        MUTIRAO_BROKER_URL=given.broker_url, MUTIRAO_RESULT_URL=given.result_url, MUTIRAO_MODELS=given.models
+    )
     from mutirao_worker.app import app  # noqa: PLC0415 - reads the environment set above
 
     argv = ["--quiet", "worker", f"--loglevel={loglevel}", f"--pool={pool}"]
