@@ -158,7 +158,9 @@ class AsyncClient:
 
     async def _expiring(self, id: str) -> float | None:
         record = await self.record(id)
-        return None if record.job.expires_at is None or record.done else max(0.0, record.job.expires_at - self._core.now())
+        return (
+            None if record.job.expires_at is None or record.done else max(0.0, record.job.expires_at - self._core.now())
+        )
 
     async def _late(self, record: JobRecord, timeout: float | None) -> errors.ResultTimeout:  # noqa: ASYNC109
         why, model = "", record.job.model
@@ -171,5 +173,6 @@ class AsyncClient:
 def each(many: Iterable[Any]) -> Iterable[Any]:
     """Take the requests of a call: the items of an iterable, the rows of an array or DataFrame."""
     if hasattr(many, "columns") and hasattr(many, "iloc"):
-        return (many.iloc[at : at + 1] for at in range(len(many)))
+        frame: Any = many
+        return (frame.iloc[at : at + 1] for at in range(len(frame)))
     return many

@@ -118,24 +118,24 @@ class Client:
         Raises:
             ResultTimeout: the time passed before all had ended.
         """
-        ended: queue.SimpleQueue[tuple[Job, Future[JobRecord]]] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[Future[JobRecord]] = queue.SimpleQueue()
         until = None if timeout is None else time.monotonic() + timeout
-        waits = {job: self._wait(job, None) for job in jobs}
-        for job, wait in waits.items():
-            wait.add_done_callback(lambda done, job=job: ended.put((job, done)))
+        waits = {self._wait(job, None): job for job in jobs}
+        for wait in waits:
+            wait.add_done_callback(ended.put)
         try:
             for _ in range(len(waits)):
-                job, wait = ended.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+                wait = ended.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
                 if isinstance(wait.exception(), errors.BrokerUnavailable):
                     wait.result()
-                yield job
+                yield waits[wait]
         except queue.Empty:
-            left = sum(not wait.done() for wait in waits.values())
+            left = sum(not wait.done() for wait in waits)
             raise errors.ResultTimeout(
                 f"{left} of {len(waits)} jobs had not ended after {timeout:g} s; they go on"
             ) from None
         finally:
-            for wait in waits.values():
+            for wait in waits:
                 wait.cancel()
 
     def record(self, id: str) -> JobRecord:

@@ -108,7 +108,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Build the error of a job that ended without a result."""
         failure = self._failure()
         if self.status == "REVOKED":
-            kind = errors.JobExpired if self.state == "expired" else errors.JobCancelled
+            kind: type[errors.MutiraoError] = errors.JobExpired if self.state == "expired" else errors.JobCancelled
             says = "expired before it ran" if self.state == "expired" else "was cancelled"
             return kind(f"job {self.task_id} {says}", id=self.task_id)
         if kind_known := errors.named(failure.exc_type):

@@ -61,6 +61,10 @@ def _undecodable(message: Any) -> errors.InvalidRequest | None:
 class PredictionRequest(Request):  # type: ignore[misc]  # Celery has no types
     """Celery's request, with its payload out of sight and its model's time limits."""
 
+    _args: Any
+    _kwargs: Any
+    time_limits: Any
+
     def __init__(self, message: Any, **kwargs: Any) -> None:
         """Take what Celery's strategy gives."""
         super().__init__(message, **kwargs)
