@@ -2,7 +2,7 @@
 
 Worker processes find them with PYTHONPATH=tests (samples.PYTHONPATH).
 """
-# ruff: noqa: N803, ARG002, T201, BLE001 - scikit-learn's own names of arguments; misbehaving is the purpose
+# ruff: noqa: N803, ARG002, T201 - scikit-learn's own names of arguments; misbehaving is the purpose
 
 from __future__ import annotations
 

@@ -17,6 +17,14 @@ from mutirao_worker import disk
 
 FILE = "model.toml"
 
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
 _DIGEST = re.compile(disk.ALGORITHM + "[0-9a-f]{64}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -93,7 +101,7 @@ def parse(text: bytes, path: PurePath) -> Manifest:
         document = tomllib.loads(text.decode())
         manifest = msgspec.convert(document, Manifest)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise _wrong(path, f"is not TOML: {exc}") from exc
+        raise _wrong(path, f"it is not TOML: {exc}") from exc
     except msgspec.ValidationError as exc:
         raise _wrong(path, _explained(str(exc), document)) from exc
     for key, value, rule in _broken(manifest, path.parent.name):
@@ -216,6 +224,8 @@ def _explained(text: str, document: dict[str, Any]) -> str:
     found: Any = document
     for part in path.replace("[...]", "").split(".") if path else ():
         found = found.get(part) if isinstance(found, dict) else None
+    for kind, words in _KINDS.items():
+        rule = rule.replace(f"`{kind}`", words)
     shown = f"{path} is {found!r}: " if found is not None and path else f"{path}: " if path else ""
     return shown + rule[:1].lower() + rule[1:]
 

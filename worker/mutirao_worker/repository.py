@@ -88,7 +88,12 @@ class Repository:
         return Loaded(info, found, runtime, model, files.get(found.version.example, b""))
 
     def info(self, name: str) -> ModelInfo:
-        """Tell what is known of a model without loading it; what keeps it from being served becomes its state."""
+        """Tell what is known of a model without loading it; what keeps it from being served becomes its state.
+
+        Raises:
+            InvalidRequest, ModelNotFound: as `manifest`.
+        """
+        self._folder(name)
         try:
             found = self.manifest(name)
             note = _version_note(found)
@@ -226,7 +231,7 @@ class Repository:
             raise errors.RepositoryError(f"{self.root / name} is a link out of the repository: copy the model into it")
         hint = f"it has {', '.join(names)}" if names else "it has none yet"
         raise errors.ModelNotFound(
-            f"model {name!r} is not in the repository {self.root}: {hint}", model=name, known=names
+            f"model {name!r} is not in the repository {str(self.root)!r}: {hint}", model=name, known=names
         )
 
     def _holds_model(self, folder: Path) -> bool:
@@ -309,7 +314,9 @@ def _described(file: Path, runtime: str, example: Any) -> tuple[Version, dict[st
     try:
         model, saved_with = module.load(raw)
     except (Exception, SystemExit) as exc:
-        raise errors.RepositoryError(f"{file} does not load as a {runtime} model: {_said(exc)}") from exc
+        raise errors.RepositoryError(
+            f"{file} does not load as a {runtime} model, saved with joblib or pickle: {_said(exc)}"
+        ) from exc
     found = module.describe(model, example)
     files = {MODEL_FILE: raw, EXAMPLE_FILE: found.example}
     version = Version(

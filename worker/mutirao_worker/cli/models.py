@@ -1,0 +1,241 @@
+"""`mutirao models`: what is in the model repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.markup import escape
+
+from mutirao import settings
+from mutirao.catalog import ModelInfo
+from mutirao.cli import output
+from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao_worker.repository import Finding, Repository
+
+_SHOWN = 4
+
+Command = Callable[..., Any]
+
+
+class _Folder(click.ParamType[Repository]):
+    name = "DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Repository:  # noqa: ARG002 - click's
+        """Open the repository, at the folder of the settings where none is given."""
+        return value if isinstance(value, Repository) else Repository(value)
+
+
+def _common(command: Command) -> Command:
+    folder = click.option(
+        "--models",
+        "--repository",
+        "repository",
+        type=_Folder(),
+        default=lambda: settings.load().models,
+        help="The model repository; MUTIRAO_MODELS, or ./models by default.",
+    )
+    return folder(click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: mutirao models list")
+def models() -> None:
+    """Add, list, check and remove the models that workers serve."""
+
+
+@models.command(epilog="Example: mutirao models add houses houses.joblib --example houses.csv")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--version", metavar="V", help="Its name; one more than the highest by default. It becomes the active one."
+)
+@click.option(
+    "--example",
+    type=click.Path(path_type=Path),
+    help="A few rows as the model takes them: .csv (a header names the columns), .json or .npy.",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The most rows that one request may hold; as before, or 10000.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Seconds after which a prediction is stopped; as before, or 60.",
+)
+@click.option(
+    "--strict-version/--no-strict-version",
+    default=None,
+    help="Refuse to load with another version of scikit-learn than the one that saved it.",
+)
+@_common
+def add(
+    name: str, file: Path, repository: Repository, *, as_json: bool, time_limit: float | None, **given: Any
+) -> None:
+    """Add a fitted estimator, saved with joblib or pickle, as a new version of model NAME.
+
+    FILE is loaded for that, which runs what is in it: add only files that you trust.
+    """
+    info = repository.add(name, file, time_limit_s=time_limit, **given)
+    if as_json:
+        output.emit_json(info)
+        return
+    output.console.print(f"added [bold]{info.name}[/] version {escape(info.version)}, now the active one{_of(info)}")
+    _print_signature(info.signature)
+    if info.reason:
+        output.note(f"note: {info.reason}")
+    output.console.print("Running workers load it at their next start.", style="dim")
+
+
+@models.command("list", epilog="Example: mutirao models list --json")
+@_common
+def list_(repository: Repository, *, as_json: bool) -> None:
+    """List the models: active version, what they take, and whether they can be served."""
+    infos = [repository.info(name) for name in repository.names()]
+    if as_json:
+        output.emit_json(infos)
+    elif not infos:
+        output.note(f"no models in {repository.root}: add one with mutirao models add NAME FILE")
+    else:
+        output.table(("model", "version", "takes", "gives", "state"), [_row(info) for info in infos])
+        for info in infos:
+            if info.reason:
+                output.console.print(f"{info.name}: {info.reason}", markup=False)
+
+
+@models.command(epilog="Example: mutirao models show iris")
+@click.argument("name")
+@_common
+def show(name: str, repository: Repository, *, as_json: bool) -> None:
+    """Show one model: its versions, limits, inputs and outputs."""
+    info = repository.info(name)
+    if as_json:
+        output.emit_json(info)
+        return
+    output.console.print(f"[bold]{info.name}[/]  {escape(_state(info))}")
+    if info.version:
+        _print_settings(repository, info)
+        _print_signature(info.signature)
+
+
+@models.command(epilog="Example: mutirao models verify && mutirao worker")
+@click.argument("name", required=False)
+@_common
+@click.pass_context
+def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_json: bool) -> int:
+    """Check the files of all models (or of NAME) against their digests, load each and run its example.
+
+    Exits with 1 where a model cannot be served; notes do not count.
+    """
+    found = {each: repository.verify(each) for each in ([name] if name else repository.names())}
+    if as_json:
+        output.emit_json({each: [_finding(finding) for finding in findings] for each, findings in found.items()})
+    else:
+        _print_findings(found, repository)
+    failed = any(not finding.note for findings in found.values() for finding in findings)
+    ctx.exit(output.Exit.FAILED if failed else output.Exit.OK)
+
+
+@models.command(epilog="Example: mutirao models activate iris 1")
+@click.argument("name")
+@click.argument("version")
+@_common
+def activate(name: str, version: str, repository: Repository, *, as_json: bool) -> None:
+    """Make VERSION the one that is served, for example to go back to an earlier one."""
+    info = repository.activate(name, version)
+    if as_json:
+        output.emit_json(info)
+        return
+    output.console.print(f"version {info.version} of [bold]{info.name}[/] is now the active one")
+    output.console.print("Running workers load it at their next start.", style="dim")
+
+
+@models.command(epilog="Example: mutirao models remove iris --version 1 --yes")
+@click.argument("name")
+@click.option("--version", metavar="V", help="Only this version; the whole model by default.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@_common
+def remove(name: str, version: str | None, repository: Repository, *, yes: bool, as_json: bool) -> None:
+    """Remove a model, or one version of it, with its files."""
+    what = f"version {version} of model {name}" if version else f"model {name} with all its versions"
+    if not yes:
+        click.confirm(f"Remove {what} from {repository.root}?", abort=True, err=True)
+    repository.remove(name, version)
+    if as_json:
+        output.emit_json({"removed": name, "version": version})
+    else:
+        output.console.print(f"removed {what}", markup=False)
+
+
+def _row(info: ModelInfo) -> tuple[str, ...]:
+    others = f" (of {len(info.versions)})" if len(info.versions) > 1 else ""
+    gives = ", ".join(spec.name for spec in info.signature.outputs if spec.default)
+    return info.name, info.version + others, _takes(info.signature), gives, info.state
+
+
+def _takes(signature: Signature) -> str:
+    specs = signature.inputs
+    if len(specs) <= _SHOWN:
+        return ", ".join(str(spec) for spec in specs)
+    return ", ".join(spec.name for spec in specs[:_SHOWN]) + f" and {len(specs) - _SHOWN} more columns"
+
+
+def _state(info: ModelInfo) -> str:
+    return f"{info.state}: {info.reason}" if info.reason else info.state
+
+
+def _of(info: ModelInfo) -> str:
+    return f" of {len(info.versions)}" if len(info.versions) > 1 else ""
+
+
+def _print_settings(repository: Repository, info: ModelInfo) -> None:
+    found = repository.manifest(info.name)
+    soft = f", interrupted after {found.soft_time_limit_s:g} s" if found.soft_time_limit_s else ""
+    others = [version for version in info.versions if version != info.version]
+    lines = {
+        "version": info.version + (f" (also here: {', '.join(others)})" if others else ""),
+        "runtime": f"{info.runtime}, saved with {found.version.saved_with}"
+        + (", no other accepted" if found.strict_version else ""),
+        "limits": f"{found.max_rows} rows in a request, stopped after {found.time_limit_s:g} s{soft}",
+        "folder": str(repository.root / info.name),
+    }
+    for key, value in lines.items():
+        output.console.print(f"{key:<8} {value}", markup=False)
+
+
+def _print_signature(signature: Signature) -> None:
+    output.table(("input", "datatype", "shape"), [_spec(spec) for spec in signature.inputs])
+    rows = [
+        (*_spec(spec), "yes" if isinstance(spec, OutputSpec) and spec.default else "on request")
+        for spec in signature.outputs
+    ]
+    output.table(("output", "datatype", "shape", "default"), rows)
+
+
+def _spec(spec: TensorSpec) -> tuple[str, str, str]:
+    return (
+        spec.name,
+        spec.datatype,
+        " x ".join("rows" if at == 0 else "any" if size == -1 else str(size) for at, size in enumerate(spec.shape)),
+    )
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return msgspec.structs.asdict(finding)
+
+
+def _print_findings(found: dict[str, list[Finding]], repository: Repository) -> None:
+    if not found:
+        output.note(f"no models in {repository.root}: add one with mutirao models add NAME FILE")
+    for name, findings in found.items():
+        failed = any(not finding.note for finding in findings)
+        output.console.print(f"[bold]{name}[/]  " + ("[red]unavailable[/]" if failed else "[green]ok[/]"))
+        for finding in findings:
+            version = f"version {finding.version}: " if finding.version else ""
+            output.console.print(f"  {'note: ' if finding.note else ''}{version}{finding.text}", markup=False)
