@@ -13,9 +13,8 @@ from types import FrameType
 
 import click
 from rich.markup import escape
-from rich.table import Table
 
-from mutirao import settings
+from mutirao import errors, settings
 from mutirao.catalog import Catalog
 from mutirao.cli import output
 from mutirao.embedded import Embedded, Incident
@@ -68,6 +67,7 @@ def up(
     All of it listens on this machine only, and ends with Ctrl-C: workers finish what they compute first. What is queued stays in the
     folder, and the next `up` there goes on with it.
     """
+    _refuse_empty(Path(settings.load(models=None if models is None else str(models)).models))
     started = time.monotonic()
     system = Embedded(
         home,
@@ -89,6 +89,14 @@ def up(
         while True:
             system.check()
             time.sleep(0.2)
+
+
+def _refuse_empty(models: Path) -> None:
+    """Say at once what each worker would say after it has loaded its libraries."""
+    if not any(models.glob("*/model.toml")):
+        raise errors.EmbeddedError(
+            f"there is no model in {models.resolve()}: add one with `mutirao models add NAME FILE`, or name another folder with --models"
+        )
 
 
 @contextlib.contextmanager
@@ -134,10 +142,8 @@ def _banner(system: Embedded, took_s: float) -> None:
     output.console.print(
         f"[bold green]mutirão is up[/] after {took_s:.1f} s, in {escape(str(system.home.path))} (process {os.getpid()})\n"
     )
-    table = Table.grid(padding=(0, 2))
-    for row in _parts(system):
-        table.add_row("", f"[bold]{row[0]}[/]", *map(escape, row[1:]))
-    output.console.print(table)
+    for what, text in _parts(system):
+        output.console.print(f"  [bold]{what:<8}[/] {escape(text)}")
     output.console.print(f"\nIn another terminal{_where(system)}:")
     for command in _hints(system):
         output.console.print(f"  [cyan]{escape(command)}[/]")
@@ -148,15 +154,15 @@ def _banner(system: Embedded, took_s: float) -> None:
         )
 
 
-def _parts(system: Embedded) -> Iterator[tuple[str, str, str]]:
-    server, pids, fleet = system.server, system.pids, system.fleet()
-    yield "Redis", f"127.0.0.1:{server.port}", f"{system.binary}, every change logged, in {server.folder}"
+def _parts(system: Embedded) -> Iterator[tuple[str, str]]:
+    fleet = system.fleet()
+    yield "Redis", f"127.0.0.1:{system.server.port}, {system.binary}, every change logged"
     for worker in fleet.workers:
-        yield "Worker", worker.name, f"{worker.processes} at a time"
-    yield "Models", _models(fleet), f"in {system.settings.models}"
+        yield "Worker", f"{worker.name}, {worker.processes} at a time"
+    yield "Models", f"{_models(fleet)}, in {system.settings.models}"
     if system.flower_url:
-        yield "Flower", system.flower_url, f"user {system.flower_user}, password {system.flower_password}"
-    yield "Logs", str(system.home.logs), ", ".join(f"{name}.log" for name in pids)
+        yield "Flower", f"{system.flower_url}, user {system.flower_user}, password {system.flower_password}"
+    yield "Logs", f"{system.home.logs}: {', '.join(f'{name}.log' for name in system.pids)}"
 
 
 def _models(fleet: Catalog) -> str:

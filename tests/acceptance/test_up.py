@@ -1,0 +1,234 @@
+"""`mutirao up` as a person uses it: real Redis, real workers, real signals."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import redis
+import samples
+
+from mutirao import Client
+from mutirao.embedded import Embedded
+
+ROWS = samples.get("iris").data[::8]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The environment of workers that serve iris and slow."""
+    root = samples.repository(tmp_path_factory.mktemp("models"), "iris", "slow").root
+    return {"MUTIRAO_MODELS": str(root), "PYTHONPATH": samples.PYTHONPATH}
+
+
+@pytest.fixture
+def env(models, tmp_path):
+    return {**os.environ, **models, "MUTIRAO_HOME": str(tmp_path / "home"), "UP_TEST": str(tmp_path)}
+
+
+class Up:
+    """`mutirao up` in a process, its output in a file."""
+
+    def __init__(self, env, folder, *options):
+        self.folder, self.home = folder, env["MUTIRAO_HOME"]
+        self._said = folder / "said"
+        with self._said.open("wb") as out:
+            command = [sys.executable, "-m", "mutirao", "up", "--concurrency", "1", *options]
+            self.process = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=out)
+
+    @property
+    def said(self):
+        return self._said.read_text()
+
+    def wait_up(self):
+        wait_until(lambda: "Ctrl-C ends it" in self.said or self.process.poll() is not None, 90)
+        assert self.process.poll() is None, self.said
+        return self
+
+    def end(self, number=signal.SIGINT):
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+    def running(self):
+        """Every process of this system but the first; Redis overwrites its environment, but stands in its data folder."""
+        return [process for process in psutil.process_iter() if self._ours(process)]
+
+    def _ours(self, process):
+        with contextlib.suppress(psutil.Error):
+            if process.pid in (os.getpid(), self.process.pid) or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            return process.environ().get("UP_TEST") == str(self.folder) or process.cwd() == f"{self.home}/redis"
+        return False
+
+    def children(self):
+        state = json.loads((self.folder / "home" / "up.json").read_text())
+        assert state["pid"] == self.process.pid
+        return psutil.Process(self.process.pid).children()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.process.kill()
+        self.process.wait()
+        try:
+            wait_until(lambda: not self.running())
+        finally:
+            for process in self.running():
+                process.kill()
+
+
+def wait_until(condition, timeout_s=60.0):
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
+    return value
+
+
+@pytest.fixture
+def client(env):
+    """A client that finds the system by its folder alone, as another terminal would."""
+    return lambda: Client(home=env["MUTIRAO_HOME"])
+
+
+def test_one_command_serves_predictions_and_ctrl_c_ends_it(env, tmp_path, client):
+    """Up says what runs; another process finds it by its folder and gets the model's own answers; Ctrl-C leaves nothing, code 0."""
+    with Up(env, tmp_path, "--no-flower").wait_up() as up:
+        for expected in ("redis-server", "worker1@", "worker2@", "iris, slow", "mutirao predict iris"):
+            assert expected in up.said
+        with client() as asking:
+            answer = asking.predict("iris", ROWS, timeout=30)
+        np.testing.assert_array_equal(answer["predict_proba"], samples.get("iris").model.predict_proba(ROWS))
+        assert up.end() == 0
+        assert not up.running()
+        assert "ended." in up.said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_service_manager_and_a_closed_terminal_end_it_as_ctrl_c_does(number, env, tmp_path):
+    """SIGTERM and SIGHUP: everything ends, in order, with code 0."""
+    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
+        assert up.end(number) == 0
+        assert not up.running()
+
+
+def test_kill_9_leaves_no_orphan(env, tmp_path):
+    """When the parent is killed, Redis, workers, their pool children and Flower end by themselves, and the folder is free again."""
+    with Up(env, tmp_path, "--flower-port", "15555").wait_up() as up:
+        assert len(up.running()) >= 7  # redis, the watchdog, two workers with a child each, Flower
+        up.process.kill()
+        up.process.wait()
+        wait_until(lambda: not up.running())
+        assert not (tmp_path / "home" / "up.json").exists()
+
+
+def test_a_second_up_says_who_has_the_folder(env, tmp_path):
+    """It names the folder and the process, ends with code 1, and the first goes on."""
+    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
+        second = subprocess.run(
+            [sys.executable, "-m", "mutirao", "up"], env=env, capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 1
+        assert second.stdout == ""
+        (line,) = second.stderr.splitlines()
+        assert str(tmp_path / "home") in line
+        assert f"process {up.process.pid}" in line
+        assert up.process.poll() is None
+
+
+def test_what_was_queued_is_answered_after_a_restart(env, tmp_path, client):
+    """Requests queued while no worker ran, and before Redis was stopped, are answered by the next `up` in the folder."""
+    with (
+        Embedded(env["MUTIRAO_HOME"], workers=0, flower=False) as system,
+        Client(system.broker_url, check=False) as asking,
+    ):
+        ids = [job.id for job in asking.submit_many("iris", ROWS)]
+    with Up(env, tmp_path, "--no-flower").wait_up(), client() as asking:
+        answers = [int(asking.job(id).result(30)["predict"][0]) for id in ids]
+    assert answers == samples.get("iris").model.predict(ROWS).tolist()
+
+
+def test_ctrl_c_lets_workers_finish_what_they_compute(env, tmp_path, client):
+    """What a worker had begun is answered before it ends; what waited behind it is answered after the restart."""
+    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
+        with client() as asking:
+            ids = [job.id for job in asking.submit_many("slow", [[2.0, 0, 0], [0.1, 0, 0], [0.2, 0, 0]])]
+            wait_until(lambda: asking.job(ids[0]).status == "running")
+        assert up.end() == 0
+    with Embedded(env["MUTIRAO_HOME"], workers=0, flower=False) as system, Client(system.broker_url) as asking:
+        assert asking.job(ids[0]).status == "succeeded"
+        assert asking.job(ids[2]).status == "queued"
+    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up(), client() as asking:
+        assert [float(asking.job(id).result(30)["predict"][0]) for id in ids] == [2.0, 0.1, 0.2]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_workers(env, tmp_path, client):
+    """Impatience is answered within seconds; Redis still ends as it should."""
+    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
+        with client() as asking:
+            job = asking.submit("slow", [[15.0, 0, 0]])
+            wait_until(lambda: job.status == "running")
+        up.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "ending:" in up.said)
+        before = time.monotonic()
+        assert up.end() == 0
+        assert time.monotonic() - before < 8
+        assert not up.running()
+        log = (tmp_path / "home" / "log" / "redis.log").read_text()
+        assert re.search(r"bye bye", log)
+
+
+def test_what_a_power_cut_interrupted_is_answered_after_the_restart(env, tmp_path, client):
+    """Everything killed at once in the middle of a prediction: the next `up` answers it within seconds, not after kombu's two minutes."""
+    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
+        with client() as asking, redis.Redis.from_url(asking.settings.broker_url) as server:
+            job = asking.submit("slow", [[3.0, 0, 0]])
+            wait_until(lambda: job.status == "running")
+            wait_until(lambda: server.info("persistence")["aof_pending_bio_fsync"] == 0)
+        everything = [up.process, *up.running()]
+        for process in everything:
+            process.send_signal(signal.SIGSTOP)
+        for process in everything:
+            process.kill()
+        up.process.wait()
+        wait_until(lambda: not up.running())
+    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up(), client() as asking:
+        assert float(asking.job(job.id).result(40)["predict"][0]) == 3.0
+
+
+def test_a_killed_worker_is_replaced_and_said_so(env, tmp_path, client):
+    """The console names the worker, how it ended and its log; predictions go on."""
+    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up, client() as asking:
+        (first,) = asking.predict("iris", ROWS[:1], timeout=30)["predict"]
+        with redis.Redis.from_url(asking.settings.broker_url) as server:
+            (announced,) = server.hvals("mutirao:workers")
+        os.kill(json.loads(announced)["pid"], signal.SIGKILL)
+        wait_until(lambda: "worker1 (process" in up.said)
+        assert re.search(
+            r"worker1 \(process \d+\) was ended by SIGKILL; starting it again in 0.5 s; its log: .*worker1\.log",
+            up.said,
+        )
+        (second,) = asking.predict("iris", ROWS[:1], timeout=60)["predict"]
+        assert first == second
+
+
+def test_an_empty_repository_is_said_at_once(env, tmp_path):
+    """Without a model there is nothing to serve: one line that names the folder and the command that adds one."""
+    empty = {**env, "MUTIRAO_MODELS": str(tmp_path / "none")}
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "mutirao", "up"], env=empty, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        f"error: there is no model in {tmp_path / 'none'}: add one with `mutirao models add NAME FILE`, or name another folder with --models"
+    )
+    assert time.monotonic() - before < 5
