@@ -1,7 +1,8 @@
 """Asynchronous model inference through a message queue: submit predictions, a fleet of Celery workers answers them."""
 
-from mutirao.aio import AsyncClient
-from mutirao.client import Client
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mutirao.errors import (
     BrokerUnavailable,
     IdTaken,
@@ -20,7 +21,19 @@ from mutirao.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from mutirao.job import AsyncJob, Job
+
+if TYPE_CHECKING:
+    from mutirao.aio import AsyncClient
+    from mutirao.client import Client
+    from mutirao.job import AsyncJob, Job
+
+# Found when they are first asked for: `mutirao --help` and completion need neither numpy nor redis, which take the most time.
+_LATER = {
+    "AsyncClient": "mutirao.aio",
+    "AsyncJob": "mutirao.job",
+    "Client": "mutirao.client",
+    "Job": "mutirao.job",
+}
 
 __all__ = [
     "AsyncClient",
@@ -44,3 +57,16 @@ __all__ = [
     "TimeLimitExceeded",
     "WorkerLost",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a client or handle at its first use."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(_LATER[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """Name everything public, imported yet or not."""
+    return sorted({*globals(), *__all__})

@@ -156,7 +156,23 @@ class Client:
 
     def wait(self, job: Job, timeout: float | None = None) -> dict[str, Array]:
         """Wait for a job's outputs; see `Job.result`."""
-        return self._redis.run(self._core.outputs(self._wait(job, timeout).result()))
+        return self.outputs(self.finished(job, timeout))
+
+    def finished(self, job: Job, timeout: float | None = None) -> JobRecord:
+        """Wait for a job's finished record, however it ended.
+
+        Raises:
+            ResultTimeout: the time passed; the job goes on.
+        """
+        return self._wait(job, timeout).result()
+
+    def outputs(self, record: JobRecord) -> dict[str, Array]:
+        """Read the outputs of a finished record.
+
+        Raises:
+            JobError: the job ended without a result; the class says how.
+        """
+        return self._redis.run(self._core.outputs(record))
 
     def close(self) -> None:
         """Stop waiting, and close every connection."""
