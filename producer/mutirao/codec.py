@@ -55,7 +55,7 @@ def decode_body(body: bytes | memoryview) -> list[Any]:
         raise errors.InvalidRequest(f"the message body is {len(view)} bytes long, but names a head of {length} bytes")
     try:
         (model, request), options, embed = msgspec.json.decode(view[4 : 4 + length], type=_Triple)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise errors.InvalidRequest(f"the message body's head is not a request: {exc}") from exc
     if isinstance(request, PredictRequest) and not is_beside(request):
         request = request_with(request, view[4 + length :])
@@ -80,7 +80,7 @@ def pack_result(result: PredictResult, inline_bytes: int) -> tuple[PredictResult
         than `inline_bytes`, else None.
     """
     tensors, raw = _taken_out(result.outputs)
-    if not raw:
+    if tensors == result.outputs:  # none is raw; one of no element is, and has no bytes
         return result, None
     beside = len(raw) > inline_bytes
     where = {BESIDE: True} if beside else {INLINE: base64.b64encode(raw).decode()}

@@ -70,7 +70,7 @@ def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
         frame: the model takes columns; where it does not, a DataFrame counts as its matrix.
     """
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        return {str(name): _array(str(name), data[name]) for name in data.columns} if frame else {"": data.to_numpy()}
+        return {str(name): _array(str(name), data[name]) for name in data.columns} if frame else {"": _array("", data)}
     if isinstance(data, Mapping):
         return {str(name): _array(str(name), values) for name, values in data.items()}
     return {"": _array("", data)}
@@ -118,7 +118,7 @@ def rows(bound: Mapping[str, Array]) -> int:
 
 
 def _decoded(tensor: Tensor) -> Array:
-    if tensor.datatype:
+    if tensor.datatype or not isinstance(tensor.data, list):
         return tensors.decode(tensor)
     array = _array(tensor.name, tensor.data)
     tensors.check_finite(tensor.name, array)
@@ -126,13 +126,20 @@ def _decoded(tensor: Tensor) -> Array:
 
 
 def _array(name: str, values: Any) -> Array:
-    if isinstance(values, np.ndarray):
-        return values
     if hasattr(values, "to_numpy"):
-        column = np.asarray(values.to_numpy())
-        return column.astype(object) if column.dtype.kind in "OSUT" else column
+        values = np.asarray(values.to_numpy())
+    if isinstance(values, np.ndarray):
+        return _numbers(name, values.astype(object)) if values.dtype.kind in "OSUT" else values
     table = _table(values)
     return tensors.natural(name, values) if table is None else table
+
+
+def _numbers(name: str, values: Array) -> Array:
+    """Give an object array its own dtype where it holds no text: pandas makes one of columns of numbers and bools."""
+    plain = all(
+        issubclass(kind, int | float | np.number | np.bool_) for kind in {type(value) for value in values.ravel()}
+    )
+    return tensors.natural(name, values.tolist()) if plain else values
 
 
 def _table(values: Any) -> Array | None:
@@ -170,6 +177,8 @@ def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -
 
 
 def _fitted(model: str, spec: TensorSpec, array: Array) -> Array:
+    if array.shape[:1] == (0,):
+        raise _mismatch(model, "at least one row", "none")
     if len(spec.shape) == 1 and array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     agrees = array.ndim == len(spec.shape) and all(
@@ -191,8 +200,6 @@ def _check_rows(model: str, signature: Signature, bound: Mapping[str, Array]) ->
             model, "the same number of rows in each input", ", ".join(f"{name} {n}" for name, n in counts.items())
         )
     count = rows(bound)
-    if count == 0:
-        raise _mismatch(model, "at least one row", "none")
     if count > signature.max_rows:
         text = f"model {model!r} takes at most {signature.max_rows} rows in one request, got {count}: split it, see submit_many"
         raise errors.PayloadTooLarge(text, limit=signature.max_rows, size=count)

@@ -89,17 +89,28 @@ def natural(name: str, values: Any) -> Array:
     """Make an array of nested lists, of the dtype that their elements have.
 
     Raises:
-        InvalidTensor: rows of different lengths, null, or text among numbers.
+        InvalidTensor: rows of different lengths, null, text among numbers, or an integer that no float holds.
     """
     try:
         array = np.asarray(values)
+        if array.dtype.kind in "OUSf" and array.size and not isinstance(values, np.ndarray):
+            array = _exact(values, array)
     except (ValueError, OverflowError) as exc:
         raise errors.InvalidTensor(f"tensor {name!r}: {_ragged(values) or exc}", tensor=name) from exc
-    if array.dtype.kind in "US":
-        array = np.asarray(values, dtype=object)
     if array.dtype.kind == "O":
         _check_text(name, array)
     return array
+
+
+def _exact(values: Any, array: Array) -> Array:
+    """Undo what numpy guessed: text of one fixed length, or floats made of large integers."""
+    if array.dtype.kind == "f" and not np.abs(array).max() >= 2.0**63:
+        return array
+    elements = np.asarray(values, dtype=object)
+    kinds = {type(element) for element in elements.ravel()}
+    if kinds == {int} and all(0 <= element < 2**64 for element in elements.ravel()):
+        return elements.astype(np.uint64)
+    return elements.astype(np.float64) if kinds <= {int, float} else elements
 
 
 def _to_raw(name: str, array: Array, datatype: str) -> bytes:

@@ -1,0 +1,183 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutirao import errors, signature, tensors
+from mutirao.messages import PredictRequest, RequestedOutput, Tensor
+from mutirao.signature import OutputSpec, Signature, TensorSpec
+
+OUTPUTS = (OutputSpec("predict", "INT64", (-1,), default=True), OutputSpec("predict_proba", "FP64", (-1, 3)))
+MATRIX = Signature(inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=OUTPUTS, max_rows=5)
+TEXT = Signature(inputs=(TensorSpec("X", "BYTES", (-1,)),), outputs=OUTPUTS)
+FRAME = Signature(
+    inputs=(TensorSpec("area", "FP64", (-1,)), TensorSpec("city", "BYTES", (-1,)), TensorSpec("new", "BOOL", (-1,))),
+    outputs=OUTPUTS,
+    frame=True,
+)
+ROW = [5.1, 3.5, 1.4, 0.2]
+HOUSES = pd.DataFrame({"area": [40.5, 90.0], "city": ["Ouro Preto", "São João"], "new": [True, False]})
+
+
+def bound(takes, data):
+    return signature.bind("m", takes, signature.arrays(data, frame=takes.frame))
+
+
+def through_json(takes, *inputs):
+    return signature.read("m", takes, PredictRequest(inputs=inputs))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [ROW, ROW],
+        (tuple(ROW), ROW),
+        np.array([ROW, ROW]),
+        np.array([ROW, ROW], dtype=object),
+        {"X": [ROW, ROW]},
+        pd.DataFrame([ROW, ROW]),
+        pd.DataFrame([ROW, ROW]).convert_dtypes(),
+    ],
+    ids=lambda data: type(data).__name__,
+)
+def test_a_matrix_can_be_given_in_many_ways(data):
+    """Nested lists, arrays, a mapping and a DataFrame are the same matrix."""
+    (matrix,) = bound(MATRIX, data).values()
+    assert (matrix.dtype, matrix.tolist()) == (np.float64, [ROW, ROW])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HOUSES,
+        HOUSES[["new", "city", "area"]],
+        HOUSES.convert_dtypes(),
+        HOUSES.astype({"city": "category"}),
+        HOUSES.to_numpy(),
+        HOUSES.to_numpy().tolist(),
+        HOUSES.to_dict("list"),
+        {name: HOUSES[name] for name in HOUSES},
+        {name: HOUSES[[name]].to_numpy() for name in HOUSES},
+    ],
+    ids=["frame", "reordered", "nullable", "category", "matrix", "rows", "columns", "series", "columns of one"],
+)
+def test_a_frame_can_be_given_in_many_ways(data):
+    """A DataFrame, its columns in any order, its rows and its matrix are the same columns, in the signature's order."""
+    columns = bound(FRAME, data)
+    assert list(columns) == ["area", "city", "new"]
+    assert [column.dtype for column in columns.values()] == [np.float64, object, np.bool_]
+    assert [column.tolist() for column in columns.values()] == [HOUSES[name].tolist() for name in columns]
+
+
+def test_a_column_of_whole_numbers_is_a_column_of_numbers():
+    """Integers, bools and FP32 are taken where the model takes FP64."""
+    for area in ([40, 90], np.array([40, 90], dtype=np.int8), np.array([40, 90], dtype=np.float32)):
+        assert bound(FRAME, {**HOUSES.to_dict("list"), "area": area})["area"].tolist() == [40.0, 90.0]
+
+
+def test_text_alone_is_a_list_of_texts():
+    """A text classifier takes a plain list."""
+    assert bound(TEXT, ["bom", "ruim"])["X"].tolist() == ["bom", "ruim"]
+
+
+@pytest.mark.parametrize(
+    ("takes", "data", "says"),
+    [
+        (MATRIX, [ROW[:3]], "model 'm' takes X FP64[-1, 4], got shape [1, 3]"),
+        (MATRIX, ROW, "takes X FP64[-1, 4], got shape [4]; one row is written [[...]]"),
+        (MATRIX, [[ROW]], "got shape [1, 1, 4]"),
+        (MATRIX, [], "takes at least one row, got none"),
+        (MATRIX, np.empty((0, 4)), "takes at least one row, got none"),
+        (MATRIX, [ROW, ROW[:2]], "rows differ in length: row 1 has 2 values, row 0 has 4 values"),
+        (MATRIX, [[*ROW[:3], "a"]], "must be FP64, got text"),
+        (MATRIX, [[*ROW[:3], None]], "mixes float, null"),
+        (MATRIX, np.array([["2020-01-01"] * 4], dtype="M8[D]"), "has no V2 datatype"),
+        (MATRIX, {"Y": [ROW]}, "takes inputs 'X', got inputs without 'X' and with 'Y'"),
+        (MATRIX, 5, "got shape []"),
+        (MATRIX, None, "mixes null"),
+        (MATRIX, "text", "got shape []"),
+        (FRAME, HOUSES[["area", "city"]], "takes inputs 'area', 'city', 'new', got inputs without 'new'"),
+        (FRAME, HOUSES.assign(pool=1), "got inputs with 'pool'"),
+        (FRAME, HOUSES.assign(city=1), "takes city BYTES[-1], got tensor 'city' must be BYTES, got INT64"),
+        (FRAME, HOUSES.assign(new=1), "must be BOOL, got INT64"),
+        (FRAME, HOUSES.assign(area="big"), "must be FP64, got text"),
+        (FRAME, HOUSES.assign(city=["a", None]), "element 1 is missing (null): fill it before you submit"),
+        (
+            FRAME,
+            {"area": [1.0], "city": ["a", "b"], "new": [True, True]},
+            "takes the same number of rows in each input, got area 1, city 2",
+        ),
+        (FRAME, [[1.0, "a"]], "takes rows of 3 values, got shape [1, 2]"),
+        (FRAME, HOUSES.iloc[:0], "takes at least one row, got none"),
+        (FRAME, [], "got shape [0]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(takes, data, says):
+    """The error names the model, what it takes and what came."""
+    with pytest.raises(errors.InvalidRequest) as caught:
+        bound(takes, data)
+    assert says in str(caught.value)
+
+
+def test_too_many_rows_are_refused():
+    """More rows than the model takes are refused with the limit and what to do."""
+    with pytest.raises(
+        errors.PayloadTooLarge, match="at most 5 rows in one request, got 6: split it, see submit_many"
+    ) as caught:
+        bound(MATRIX, [ROW] * 6)
+    assert (caught.value.limit, caught.value.size, caught.value.status) == (5, 6, 413)
+
+
+def test_nan_travels_in_the_binary_form_only():
+    """NaN reaches the model from raw bytes, and is refused by name and place in JSON, shorthand or not."""
+    array = np.array([[1.0, 2.0, np.nan, 4.0]])
+    assert np.isnan(through_json(MATRIX, tensors.encode("X", array, binary=True))["X"][0, 2])
+    for tensor in (Tensor("X", "FP64", (1, 4), array.tolist()), Tensor(data=array.tolist())):
+        with pytest.raises(errors.InvalidTensor, match=r"has NaN at \[0, 2\]"):
+            through_json(MATRIX, tensor)
+
+
+def test_the_shorthand_takes_the_signature_s_types():
+    """A bare nested list needs neither names nor datatypes, not even where columns mix text and numbers."""
+    assert through_json(MATRIX, Tensor(data=[[5, 3, 1, 0]]))["X"].dtype == np.float64
+    columns = through_json(FRAME, Tensor(data=[[40, "Mariana", True], [50.5, "Tiradentes", False]]))
+    assert [column.tolist() for column in columns.values()] == [[40.0, 50.5], ["Mariana", "Tiradentes"], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        (Tensor("X", "", (1, 4), memoryview(b"\0" * 32)), "datatype '' is not one of"),
+        (Tensor("X", "", (1, 4), None), "datatype '' is not one of"),
+        (Tensor("X", "FP64", (1, 4), None), "data is NoneType"),
+    ],
+)
+def test_raw_bytes_need_a_datatype(tensor, says):
+    """Bytes that name no datatype, and a tensor without data, are refused."""
+    with pytest.raises(errors.InvalidTensor, match=says):
+        through_json(MATRIX, tensor)
+
+
+def test_an_input_given_twice_is_refused():
+    """Two inputs of one name are refused rather than one of them being used."""
+    tensor = tensors.encode("X", np.array([ROW]), binary=False)
+    with pytest.raises(errors.InvalidRequest, match="two inputs have the same name"):
+        through_json(MATRIX, tensor, tensor)
+
+
+def test_outputs_are_chosen_by_name():
+    """No names give the default outputs; names give those, in the order asked; an unknown one is refused with those that there are."""
+    assert [output.name for output in MATRIX.chosen(None)] == ["predict"]
+    assert [output.name for output in MATRIX.chosen(["predict_proba", "predict"])] == ["predict_proba", "predict"]
+    with pytest.raises(errors.InvalidRequest, match="output 'transform' is not one of predict, predict_proba"):
+        MATRIX.chosen([RequestedOutput("transform").name])
+
+
+@given(st.integers(1, 5), st.sampled_from([np.float64, np.float32, np.int64, np.uint8, np.bool_]))
+def test_binding_what_is_bound_changes_nothing(rows, dtype):
+    """A second check, in the worker, gives the array that the first one gave in the client."""
+    once = bound(MATRIX, np.ones((rows, 4), dtype=dtype))
+    twice = signature.bind("m", MATRIX, once)
+    assert signature.rows(twice) == rows
+    assert np.array_equal(once["X"], twice["X"])
