@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
@@ -195,6 +196,8 @@ class Client:
         with self._lock:
             if self._waiter is None or self._waiter.pid != os.getpid():
                 self._waiter = _Waiter(self.settings)
+                # A client that nobody closes ends with the process, or with its last reference, without a word.
+                weakref.finalize(self, self._waiter.close)
             return self._waiter.finished(job, timeout)
 
 
@@ -212,6 +215,8 @@ class _Waiter:
         return self._call(self._client.finished(job.id, job.expiring(), timeout))
 
     def close(self) -> None:
+        if self.pid != os.getpid() or self._loop.is_closed():
+            return
         self._call(self._client.close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -52,7 +52,7 @@ class Replies:
             if not self._listening:
                 self._listening = True
                 self._spawn(self._listen())
-            elif len(self._joining) == 1:
+            elif self._pubsub is not None and len(self._joining) == 1:
                 self._spawn(self._join())
         return self._waiting[id]
 
@@ -84,10 +84,12 @@ class Replies:
                 raise
 
     async def _connect(self) -> None:
-        """Subscribe anew for everything still waited for."""
-        self._joining.clear()
-        self._pubsub = self._subscription()
-        await self._pubsub.subscribe(IDLE_CHANNEL, *(queues.record_key(id) for id in self._waiting))
+        """Subscribe anew for everything still waited for. Nobody else may use the subscription before it has its connection."""
+        pubsub = self._subscription()
+        await pubsub.subscribe(IDLE_CHANNEL)
+        self._joining = list(self._waiting)
+        self._pubsub = pubsub
+        await self._join()
 
     async def _join(self) -> None:
         """Subscribe for all jobs that came in this turn of the loop, in one command."""

@@ -35,7 +35,7 @@ class Host:
                 loaded = repository.load(name)
             except errors.MutiraoError as exc:
                 logger.error("model %s is unavailable: %s", name, exc)  # noqa: TRY400 - the sentence says it
-                self._infos[name] = ModelInfo(name=name, version="", state="unavailable", reason=str(exc))
+                self._infos[name] = repository.unavailable(name, exc)
             else:
                 self._loaded[name], self._infos[name] = loaded, loaded.info
                 self._limits[name] = (loaded.manifest.time_limit_s, loaded.manifest.soft_time_limit_s)

@@ -1,0 +1,100 @@
+"""`mutirao demo`: from nothing to real predictions, on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mutirao import Client, errors, settings
+from mutirao.cli import output
+from mutirao.embedded import Embedded
+
+if TYPE_CHECKING:
+    from mutirao_worker.demo import Outcome
+
+TIMEOUT_S = 50.0
+
+
+@click.command(epilog="Example: mutirao demo")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where it keeps its models and its Redis [default: ./.mutirao/demo].",
+)
+def demo(home: Path | None) -> None:
+    """Fit four small models, start Redis and two workers, and have every held-out row answered.
+
+    Ends with 0 if every answer has come and is the model's own.
+    """
+    from mutirao_worker import demo as samples  # noqa: PLC0415 - scikit-learn, which `mutirao --help` does without
+
+    home = (home or Path(settings.load().home) / "demo").absolute()
+    models = home / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    with _step("fit four models on data that scikit-learn ships, and add them to a repository"):
+        fitted = samples.fit()
+        samples.install(fitted, models)
+    system = Embedded(home, workers=2, concurrency=1, models=models, flower=False)
+    try:
+        with _step("start a private Redis and two workers"):
+            system.start()
+            system.wait_ready(TIMEOUT_S)
+        with _step("submit every held-out row as a request of its own, and wait for the answers"):
+            outcomes = _ask(system, lambda client: samples.run(client, fitted, TIMEOUT_S))
+    finally:
+        with _step("end the workers and Redis"):
+            system.close()
+    _show(outcomes)
+    _next(models)
+
+
+def _ask(system: Embedded, run: Callable[[Client], list[Outcome]]) -> list[Outcome]:
+    with Client(system.broker_url) as client:
+        outcomes = run(client)
+    if silent := {"worker1", "worker2"} - {name for outcome in outcomes for name in outcome.workers}:
+        raise errors.MutiraoError(f"{', '.join(sorted(silent))} answered nothing: see {system.home.logs}")
+    return outcomes
+
+
+@contextlib.contextmanager
+def _step(what: str) -> Iterator[None]:
+    started = time.monotonic()
+    with output.stderr.status(f"{what} ..."):
+        yield
+    output.console.print(f"[green]done[/] in {time.monotonic() - started:4.1f} s  {what}")
+
+
+def _show(outcomes: Iterable[Outcome]) -> None:
+    rows = [
+        (
+            one.model,
+            one.rows,
+            ", ".join(f"{worker} {count}" for worker, count in one.workers.items()),
+            f"{one.queued_s * 1e3:.0f} ms",
+            f"{one.computed_s * 1e3:.1f} ms",
+            f"{one.accuracy:.1%}",
+        )
+        for one in outcomes
+    ]
+    output.console.print()
+    output.table(("model", "rows", "answered by", "queued", "computed", "accuracy on held-out rows"), rows)
+    total = sum(one.rows for one in outcomes)
+    output.console.print(f"{total} answers, every one equal to the model's own. Times are medians of one row.\n")
+
+
+def _next(models: Path) -> None:
+    place = models.relative_to(Path.cwd()) if models.is_relative_to(Path.cwd()) else models
+    output.console.print("Try next:")
+    for command in (
+        f"mutirao up --models {shlex.quote(str(place))}",
+        "mutirao models list --models " + shlex.quote(str(place)),
+        "mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'       (in another terminal, while `mutirao up` runs)",
+        "mutirao submit wine @rows.json, mutirao status ID, mutirao result ID --wait",
+    ):
+        output.console.print(f"  [cyan]{command}[/]")
