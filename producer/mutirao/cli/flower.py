@@ -16,7 +16,8 @@ from mutirao import errors, settings
 from mutirao.cli import output
 
 USER = "mutirao"
-COLUMNS = "name,args,state,received,started,runtime,worker,uuid"
+# Not `exception`, where a model's own words may stand: Flower 2.2 puts that column into the page as HTML. The task's page escapes it.
+COLUMNS = "name,args,state,runtime,worker,received,uuid"
 
 
 @click.command(epilog="Example: mutirao flower --port 5555")
