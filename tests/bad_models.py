@@ -19,7 +19,7 @@ MARKER = -1.0
 FEATURES = 3
 
 
-class Summing(BaseEstimator):
+class Summing(BaseEstimator):  # type: ignore[misc]
     """The well-behaved part: a row's sum."""
 
     def fit(self, X, y=None):

@@ -102,7 +102,11 @@ def test_text_alone_is_a_list_of_texts():
         (FRAME, HOUSES.assign(city=1), "takes city BYTES[-1], got tensor 'city' must be BYTES, got INT64"),
         (FRAME, HOUSES.assign(new=1), "must be BOOL, got INT64"),
         (FRAME, HOUSES.assign(area="big"), "must be FP64, got text"),
-        (FRAME, HOUSES.assign(city=["a", None]), "element 1 is missing (null): fill it before you submit"),
+        (
+            FRAME,
+            HOUSES.assign(city=np.array(["a", None], dtype=object)),
+            "element 1 is missing (null): fill it before you submit",
+        ),
         (
             FRAME,
             {"area": [1.0], "city": ["a", "b"], "new": [True, True]},

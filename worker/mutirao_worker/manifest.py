@@ -154,7 +154,9 @@ def _key(key: str) -> str:
 def _broken(manifest: Manifest, folder: str) -> Iterator[tuple[str, object, str]]:
     yield from _broken_settings(manifest, folder)
     for name, version in manifest.versions.items():
-        yield from ((f"versions.{name}.{key}", value, rule) for key, value, rule in _broken_version(name, version))
+        if not _allowed(queues.version_name, name):
+            yield "versions", name, "a version is 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+        yield from ((f"versions.{name}.{key}", value, rule) for key, value, rule in _broken_version(version))
 
 
 def _broken_settings(manifest: Manifest, folder: str) -> Iterator[tuple[str, object, str]]:
@@ -174,9 +176,7 @@ def _broken_settings(manifest: Manifest, folder: str) -> Iterator[tuple[str, obj
         )
 
 
-def _broken_version(name: str, version: Version) -> Iterator[tuple[str, object, str]]:
-    if not _allowed(queues.version_name, name):
-        yield "", name, "a version is 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+def _broken_version(version: Version) -> Iterator[tuple[str, object, str]]:
     for file, digest in version.files.items():
         if not _PLAIN.fullmatch(file):
             yield "files", file, "it must be the name of a file in the version's own folder"
@@ -226,7 +226,7 @@ def _explained(text: str, document: dict[str, Any]) -> str:
         found = found.get(part) if isinstance(found, dict) else None
     for kind, words in _KINDS.items():
         rule = rule.replace(f"`{kind}`", words)
-    shown = f"{path} is {found!r}: " if found is not None and path else f"{path}: " if path else ""
+    shown = f"{path} is {found!r}: " if path and isinstance(found, str | int | float) else f"{path}: " if path else ""
     return shown + rule[:1].lower() + rule[1:]
 
 

@@ -1,0 +1,441 @@
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+import samples
+
+from mutirao import errors
+from mutirao_worker import manifest
+from mutirao_worker.repository import Repository
+
+ESCAPES = [
+    "../iris",
+    "..",
+    ".",
+    "",
+    "/etc",
+    "iris/../iris",
+    "iris/1",
+    "%2e%2e",
+    "iris\0",
+    "íris",
+    "iris\u2025",
+    "Iris",
+    "-iris",
+    "a" * 65,
+]
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return samples.repository(tmp_path / "models", "iris")
+
+
+def edit(repository, old, new, name="iris"):
+    path = repository.root / name / manifest.FILE
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def model_file(repository, version="1"):
+    return repository.root / "iris" / version / "model.joblib"
+
+
+def state(repository, name="iris"):
+    info = repository.info(name)
+    return info.state, info.reason
+
+
+def test_an_added_model_loads_and_predicts(repository):
+    """What was added is listed, verified, and predicts what the estimator itself predicts."""
+    sample, info = samples.get("iris"), repository.info("iris")
+    assert (repository.names(), repository.verify("iris")) == (("iris",), [])
+    assert (info.version, info.versions, info.runtime, info.state, info.reason) == ("1", ("1",), "sklearn", "ready", "")
+    loaded = repository.load("iris")
+    assert loaded.info == info
+    loaded.warm_up()
+    outputs = loaded.predict({"X": sample.data}, info.signature.chosen(None))
+    assert {name: array.tolist() for name, array in outputs.items()} == {
+        "predict": sample.expected().tolist(),
+        "predict_proba": sample.expected("predict_proba").tolist(),
+    }
+
+
+def test_a_second_version_becomes_the_active_one_and_can_be_taken_back(repository):
+    """Versions count up; the newest is served; an earlier one can be activated; the active one is not removed."""
+    assert repository.add("iris", samples.saved("iris"), max_rows=7).version == "2"
+    assert repository.add("iris", samples.saved("iris"), version="2025-06.b").versions == ("1", "2", "2025-06.b")
+    assert repository.info("iris").signature.max_rows == 7
+    assert repository.activate("iris", "1").version == repository.load("iris").info.version == "1"
+    with pytest.raises(
+        errors.RepositoryError, match=r"is the active one: first run: mutirao models activate iris 2025-06\.b"
+    ):
+        repository.remove("iris", "1")
+    repository.remove("iris", "2")
+    assert (repository.info("iris").versions, (repository.root / "iris" / "2").exists()) == (("1", "2025-06.b"), False)
+    assert repository.add("iris", samples.saved("iris")).version == "2"
+    for name, version in (("iris", "9"), ("nobody", "1")):
+        with pytest.raises(errors.ModelNotFound):
+            repository.activate(name, version)
+
+
+def test_removing_the_last_version_removes_the_model(repository):
+    """A model without a version is no model: nothing of it stays."""
+    repository.remove("iris", "1")
+    assert (repository.names(), sorted(path.name for path in repository.root.iterdir())) == ((), [".lock"])
+    with pytest.raises(errors.ModelNotFound, match="it has none yet"):
+        repository.load("iris")
+
+
+def test_a_version_that_is_there_is_not_overwritten(repository):
+    """Adding an existing version, listed or not, is refused and changes nothing."""
+    before = model_file(repository).read_bytes()
+    (repository.root / "iris" / "stray").mkdir()
+    for version in ("1", "stray"):
+        with pytest.raises(errors.ModelExists, match=f"version {version} of model 'iris' is already there"):
+            repository.add("iris", samples.saved("forest"), version=version)
+    assert (model_file(repository).read_bytes(), repository.info("iris").versions) == (before, ("1",))
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_name_never_becomes_a_path(repository, name):
+    """Names that could lead elsewhere are refused before anything is looked up, read or written."""
+    before = sorted(repository.root.parent.rglob("*"))
+    for call in (repository.load, repository.manifest, repository.info, repository.verify, repository.remove):
+        with pytest.raises(errors.InvalidRequest, match=r"model name .* is not allowed"):
+            call(name)
+    with pytest.raises(errors.InvalidRequest, match=r"model name .* is not allowed"):
+        repository.add(name, samples.saved("iris"))
+    assert sorted(repository.root.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("version", ["../2", "..", "", "a/b", "/etc", "2\0", "²"])
+def test_a_version_never_becomes_a_path(repository, version):
+    """Versions are held to their rule as names are."""
+    with pytest.raises(errors.InvalidRequest, match=r"version .* is not allowed"):
+        repository.add("iris", samples.saved("iris"), version=version)
+    for call in (repository.activate, repository.remove):
+        with pytest.raises(errors.ModelNotFound, match="has no version"):
+            call("iris", version)
+    assert repository.info("iris").versions == ("1",)
+
+
+def test_a_folder_that_leaves_the_repository_is_not_served(repository, tmp_path):
+    """A model folder or manifest that is a link to elsewhere is not listed, and says why when asked for."""
+    shutil.copytree(repository.root / "iris", tmp_path / "outside")
+    (repository.root / "outside").symlink_to(tmp_path / "outside")
+    (repository.root / "half").mkdir()
+    (repository.root / "half" / manifest.FILE).symlink_to(tmp_path / "outside" / manifest.FILE)
+    assert repository.names() == ("iris",)
+    with pytest.raises(errors.RepositoryError, match="is a link out of the repository: copy the model into it"):
+        repository.load("outside")
+
+
+def test_a_file_that_leaves_the_repository_is_not_read(repository, tmp_path):
+    """A model file that is a link to elsewhere makes its model unavailable, even where the digest agrees."""
+    model_file(repository).rename(tmp_path / "outside.joblib")
+    model_file(repository).symlink_to(tmp_path / "outside.joblib")
+    with pytest.raises(
+        errors.ModelUnavailable, match=r"model.joblib is a link out of the repository: copy the file into it"
+    ):
+        repository.load("iris")
+
+
+def test_a_link_within_the_repository_is_followed(repository):
+    """Volumes that publish by links (..data -> timestamp) work, as long as all stays inside."""
+    model_file(repository).rename(repository.root / "store.joblib")
+    model_file(repository).symlink_to(repository.root / "store.joblib")
+    assert repository.verify("iris") == []
+
+
+def damage_digest(repository):
+    with model_file(repository).open("ab") as file:
+        file.write(b"x")
+
+
+def damage_missing(repository):
+    model_file(repository).unlink()
+
+
+def damage_example(repository):
+    (repository.root / "iris" / "1" / "example.json").unlink()
+
+
+def damage_folder(repository):
+    model_file(repository).unlink()
+    model_file(repository).mkdir()
+
+
+def damage_pipe(repository):
+    model_file(repository).unlink()
+    os.mkfifo(model_file(repository))
+
+
+def damage_runtime(repository):
+    edit(repository, 'runtime = "sklearn"', 'runtime = "onnx"')
+
+
+def damage_strict(repository):
+    edit(repository, "strict_version = false", "strict_version = true")
+    path = repository.root / "iris" / manifest.FILE
+    text = path.read_text()
+    path.write_text(text.replace(repository.manifest("iris").version.saved_with, "scikit-learn 1.0.2"))
+
+
+def damage_manifest(repository):
+    edit(repository, "max_rows", "max_row")
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "says"),
+    [
+        (
+            damage_digest,
+            errors.DigestMismatch,
+            "iris/1/model.joblib is not the file that was added: its digest is sha256:",
+        ),
+        (
+            damage_missing,
+            errors.ModelUnavailable,
+            "iris/1/model.joblib is missing: put it back, or add the model again",
+        ),
+        (damage_example, errors.ModelUnavailable, "iris/1/example.json is missing"),
+        (damage_folder, errors.ModelUnavailable, "iris/1/model.joblib is missing"),
+        (damage_pipe, errors.ModelUnavailable, "iris/1/model.joblib is missing"),
+        (damage_runtime, errors.ModelUnavailable, "runtime 'onnx' is not known: this worker has sklearn"),
+        (damage_strict, errors.ModelUnavailable, "saved with scikit-learn 1.0.2, loaded with scikit-learn"),
+        (damage_manifest, errors.ManifestError, "iris/model.toml: object contains unknown field `max_row`"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_damage_is_a_state_with_its_reason(repository, damage, error, says):
+    """What keeps a model from being served is said the same by load, info and verify, and other models are not touched."""
+    repository.add("forest", samples.saved("forest"))
+    damage(repository)
+    with pytest.raises(error) as caught:
+        repository.load("iris")
+    assert says in str(caught.value)
+    assert state(repository) == ("unavailable", str(caught.value))
+    assert repository.unavailable("iris", caught.value) == repository.info("iris")
+    assert [finding.text for finding in repository.verify("iris") if not finding.note] == [str(caught.value)]
+    assert (repository.names(), state(repository, "forest")) == (("forest", "iris"), ("ready", ""))
+    repository.load("forest").warm_up()
+
+
+def test_another_library_version_is_a_note(repository):
+    """A model saved with another scikit-learn is served, and says so."""
+    edit(repository, "scikit-learn ", "scikit-learn 0.")
+    assert repository.load("iris").info.reason.startswith("saved with scikit-learn 0.")
+    assert state(repository)[0] == "ready"
+    assert [finding.note for finding in repository.verify("iris")] == [True]
+
+
+def test_files_that_the_manifest_does_not_name_are_never_read(repository):
+    """A pickle that lies in the repository is not loaded for lying there; verify notes the folder."""
+    shutil.copytree(repository.root / "iris" / "1", repository.root / "iris" / "3")
+    (repository.root / "iris" / "3" / "model.joblib").write_bytes(b"cos\nabort\n(tR.")
+    assert state(repository) == ("ready", "")
+    (finding,) = repository.verify("iris")
+    assert (finding.version, finding.note) == ("3", True)
+    assert finding.text.endswith("iris/3 is not in model.toml: it is never served")
+
+
+def test_the_bytes_that_are_loaded_are_those_that_were_checked(repository, monkeypatch):
+    """A file that is exchanged after its digest was checked is not what gets loaded."""
+    from mutirao_worker import disk
+
+    checked = disk.digest
+
+    def exchange(content):
+        model_file(repository).write_bytes(b"not a model")
+        return checked(content)
+
+    monkeypatch.setattr(disk, "digest", exchange)
+    repository.load("iris").warm_up()
+
+
+def test_a_model_that_needs_what_is_not_there_is_unavailable(tmp_path, monkeypatch):
+    """A pickle of a class that cannot be imported makes its model unavailable and names the module."""
+    repository = samples.repository(tmp_path / "models", "raises")
+    monkeypatch.setitem(sys.modules, "bad_models", None)
+    with pytest.raises(
+        errors.ModelUnavailable, match=r"model.joblib does not load: ModuleNotFoundError: .*bad_models.*PYTHONPATH"
+    ):
+        repository.load("raises")
+
+
+def test_an_add_that_fails_leaves_nothing(tmp_path):
+    """A file that is no model, or a value that cannot be, leaves the repository without a trace of the model."""
+    repository, junk = Repository(tmp_path / "models"), tmp_path / "junk.joblib"
+    junk.write_bytes(b"hello")
+    with pytest.raises(errors.RepositoryError, match=r"junk.joblib does not load as a sklearn model"):
+        repository.add("iris", junk)
+    with pytest.raises(errors.RepositoryError, match="there is no such file"):
+        repository.add("iris", tmp_path / "nothing.joblib")
+    with pytest.raises(errors.RepositoryError, match="it is not a file"):
+        repository.add("iris", tmp_path)
+    with pytest.raises(errors.ModelUnavailable, match="runtime 'onnx' is not known"):
+        repository.add("iris", junk, runtime="onnx")
+    with pytest.raises(errors.ManifestError, match=r"time_limit_s is -1.0: it must be more than 0"):
+        repository.add("iris", samples.saved("iris"), time_limit_s=-1.0)
+    assert repository.names() == ()
+    assert [path.name for path in repository.root.rglob("*")] == [".lock"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_repository_that_cannot_be_written_says_so(repository):
+    """A read-only repository is served, and refuses a change with its path."""
+    repository.root.chmod(0o555)
+    (repository.root / "iris").chmod(0o555)
+    try:
+        assert state(repository) == ("ready", "")
+        with pytest.raises(errors.RepositoryError, match="cannot be written: Permission denied"):
+            repository.add("iris", samples.saved("iris"))
+    finally:
+        repository.root.chmod(0o755)
+        (repository.root / "iris").chmod(0o755)
+
+
+def test_adds_at_the_same_time_each_get_a_version(repository):
+    """Several adds of one model neither overwrite nor lose each other."""
+    with ThreadPoolExecutor(8) as pool:
+        infos = list(pool.map(lambda _: repository.add("iris", samples.saved("iris")), range(8)))
+    assert sorted(info.version for info in infos) == [str(version) for version in range(2, 10)]
+    assert len(repository.info("iris").versions) == 9
+    assert repository.verify("iris") == []
+
+
+KILLED_ADDS = """
+import os, sys
+from mutirao_worker.repository import Repository
+root, file = sys.argv[1:]
+repository, seen = Repository(root), 0
+repository.load("iris").warm_up()
+def killed(step):
+    def count(event, args):
+        global seen
+        if event in {"os.rename", "os.mkdir"} or (event == "open" and isinstance(args[0], str) and root in args[0]):
+            seen += 1
+            if seen == step:
+                os._exit(9)
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    sys.addaudithook(count)
+    repository.add("iris", file)
+    os._exit(0)
+for step in range(1, 60):
+    before = repository.info("iris").version
+    code = killed(step)
+    info = repository.info("iris")
+    print(step, code, info.state, info.version == before, info.version in os.listdir(root + "/iris"))
+    if code == 0:
+        break
+"""
+
+
+def test_a_killed_add_is_never_half_visible(repository):
+    """An add that is killed at any of its steps leaves the old version served or the new one whole, and the next add works."""
+    command = [sys.executable, "-c", KILLED_ADDS, str(repository.root), str(samples.saved("iris"))]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    steps = [line.split()[1:] for line in lines]
+    assert len(steps) > 8
+    assert {(code, state) for code, state, *_ in steps} == {("9", "ready"), ("0", "ready")}
+    assert steps[0][2] == "True"
+    assert (steps[-1][2], {there for *_, there in steps}) == ("False", {"True"})
+    assert [finding for finding in repository.verify("iris") if not finding.note] == []
+
+
+def test_names_needs_no_heavy_library(repository):
+    """Listing a repository and reading its manifests imports neither scikit-learn nor pandas."""
+    code = (
+        "import sys; from mutirao_worker.repository import Repository; r = Repository(sys.argv[1]); "
+        "print(r.names(), r.info('iris').state, sorted({'sklearn', 'pandas', 'joblib'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(repository.root)], check=True, capture_output=True, text=True
+    ).stdout
+    assert out.strip() == "('iris',) ready []"
+
+
+def test_a_repository_that_is_not_there_is_empty(tmp_path):
+    """No folder means no models; a file in its place is an error."""
+    assert Repository(tmp_path / "nowhere").names() == ()
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.RepositoryError, match="file cannot be read: Not a directory"):
+        Repository(tmp_path / "file").names()
+
+
+def test_a_manifest_survives_being_written(tmp_path):
+    """What is written is read back the same: names of columns with quotes, newlines, emoji, DEL and dots."""
+    found = samples.repository(tmp_path / "models", "iris").manifest("iris")
+    odd = ['a "b"', "c\nd\te\\", "🏡 área", "\x7f\x01", "a.b", "", "="]
+    version = msgspec.structs.replace(
+        found.version,
+        frame=True,
+        inputs=tuple(msgspec.structs.replace(found.version.inputs[0], name=name) for name in odd),
+    )
+    changed = msgspec.structs.replace(
+        found, soft_time_limit_s=1.5, strict_version=True, versions={"1": version, "1.0": version}, active="1.0"
+    )
+    assert manifest.parse(manifest.dump(changed), Path("models/iris/model.toml")) == changed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "iris"', 'name = "lily"', "name is 'lily': it must be 'iris', as its folder"),
+        ('active = "1"', 'active = "4"', "active is '4': it must be one of the versions 1"),
+        ('active = "1"', "active = 1", "active is 1: expected text, got a whole number"),
+        ('active = "1"', "", "object missing required field `active`"),
+        ("max_rows = 10000", "max_rows = 0", "max_rows is 0: it must be at least 1"),
+        ("time_limit_s = 60.0", "time_limit_s = inf", "time_limit_s is inf: it must be more than 0"),
+        (
+            "# soft_time_limit_s =  (none)",
+            "soft_time_limit_s = 60.0",
+            "soft_time_limit_s is 60.0: it must be more than 0 and less than time_limit_s",
+        ),
+        ("strict_version = false", 'strict_version = "no"', "strict_version is 'no': expected true or false, got text"),
+        (
+            'datatype = "INT64"',
+            'datatype = "INT65"',
+            "versions.1.outputs.predict.datatype is 'INT65': it must be one of BOOL",
+        ),
+        ("shape = [-1, 4]", "shape = [4]", "versions.1.inputs.X.shape is [4]: it must begin with -1, the rows"),
+        ("default = true", "default = false", "versions.1.outputs is ['predict', 'predict_proba', "),
+        (
+            'model = "model.joblib"',
+            'model = "other.joblib"',
+            "versions.1.model is 'other.joblib': it must be one of files: model.joblib",
+        ),
+        ('model = "model.joblib"', 'model = ""', "versions.1.model is '': it must be one of files"),
+        (
+            '"model.joblib" = "sha256:',
+            '"../model.joblib" = "sha256:',
+            "versions.1.files is '../model.joblib': it must be the name of a file",
+        ),
+        ('"model.joblib" = "sha256:', '"model.joblib" = "md5:', "it must be sha256: and 64 hexadecimal digits"),
+        ('"1"', '"../1"', "versions is '../1': a version is 1 to 64 of"),
+        ('[versions."1"]', "[[", "it is not TOML"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused(repository, old, new, says):
+    """A model.toml that was edited wrongly is refused with its path, the key, its value and the rule."""
+    edit(repository, old, new)
+    with pytest.raises(errors.ManifestError) as caught:
+        repository.manifest("iris")
+    path = str(repository.root / "iris" / "model.toml")
+    assert (str(caught.value).startswith(path + ": "), caught.value.path) == (True, path)
+    assert says in str(caught.value)
+
+
+def test_a_manifest_that_is_not_text_is_refused(repository):
+    """Bytes that are not UTF-8 are a ManifestError too."""
+    (repository.root / "iris" / "model.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(errors.ManifestError, match="it is not TOML: 'utf-8' codec"):
+        repository.manifest("iris")
