@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import importlib
+import os
 import sys
 from importlib.metadata import entry_points
 
 import click
+from click.shell_completion import CompletionItem
 
 from mutirao import errors
 from mutirao.cli import output
@@ -21,6 +25,20 @@ LIGHT = {
     "status": "mutirao.cli.jobs:status",
     "submit": "mutirao.cli.jobs:submit",
     "up": "mutirao.cli.up:up",
+}
+# What the list of commands says of each: it is shown without loading any, and where only the light half is installed.
+SUMMARIES = {
+    "cancel": "Cancel jobs that still wait.",
+    "demo": "Fit four models, serve them with two workers, and ask.",
+    "doctor": "Look for what is wrong, and say what to do about it.",
+    "flower": "Watch tasks and workers in a browser.",
+    "models": "Add, list, check and remove the models that workers serve.",
+    "predict": "Ask a model and wait for its answer.",
+    "result": "Print the answer to jobs.",
+    "status": "Say where jobs are.",
+    "submit": "Queue a request and print its job's id.",
+    "up": "Run Redis, workers and Flower on this machine.",
+    "worker": "Answer predictions.",
 }
 EXTRAS = {
     "celery": "worker",
@@ -39,7 +57,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Name every subcommand, light or heavy."""
-        return sorted([*LIGHT, *(entry.name for entry in entry_points(group="mutirao.commands"))])
+        return sorted({*LIGHT, *(entry.name for entry in entry_points(group="mutirao.commands"))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Load the subcommand of this name."""
@@ -50,17 +68,43 @@ class Commands(click.Group):
             return _command(entry.load())
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand, or name one that is spelled much like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            names = self.list_commands(ctx)
+            near = difflib.get_close_matches(args[0], names, 1) or [name for name in names if name.startswith(args[0])]
+            if near:
+                exc.message += f" Did you mean {near[0]!r}?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES.get(name, "")) for name in self.list_commands(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a subcommand's name without loading any."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=SUMMARIES.get(name, "")) for name in names]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
 
 def _command(found: object) -> click.Command:
     assert isinstance(found, click.Command)
     return found
 
 
-@click.command(
-    cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog='Completion: eval "$(_MUTIRAO_COMPLETE=bash_source mutirao)" (or zsh_source, fish_source)',
-)
+EPILOG = """\b
+Example: mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'
+Completion: eval "$(_MUTIRAO_COMPLETE=bash_source mutirao)" (or zsh_source, fish_source)
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unavailable, 5 timeout"""
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="mutirao", prog_name="mutirao")
 def root() -> None:
     """Ask a fleet of Celery workers for predictions: submit, wait, read the result."""
@@ -68,24 +112,34 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line: one line on stderr and a named exit code for every error."""
-    sys.exit(_run())
+    sys.exit(_flushed(_run()))
 
 
 def _run() -> int:
     try:
         result = root.main(prog_name="mutirao", standalone_mode=False)
-    except click.ClickException as exc:
+    except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
-        return exc.exit_code
+        return output.Exit.USAGE
+    except click.ClickException as exc:
+        return _misused(exc)
     except (click.Abort, KeyboardInterrupt):
         return output.Exit.INTERRUPTED
     except errors.MutiraoError as exc:
         return output.fail(exc)
     except ModuleNotFoundError as exc:
         return _missing(exc)
-    except BrokenPipeError:
-        return output.Exit.FAILED
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        return output.Exit.FAILED  # `_flushed` says why
     return result if isinstance(result, int) else output.Exit.OK
+
+
+def _misused(exc: click.ClickException) -> int:
+    command = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else ""
+    output.complain(exc.format_message() + (f" See: {command} --help" if command else ""))
+    return exc.exit_code
 
 
 def _missing(exc: ModuleNotFoundError) -> int:
@@ -95,3 +149,15 @@ def _missing(exc: ModuleNotFoundError) -> int:
     return output.fail(
         errors.MutiraoError(f"this command needs {exc.name}, which is not installed: pip install 'mutirao[{extra}]'")
     )
+
+
+def _flushed(code: int) -> int:
+    """Write what is still held back: a reader that went away or a full disk is noticed here, not while Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(exc, BrokenPipeError):
+            output.complain(f"stdout cannot be written: {exc.strerror}")
+        return code or output.Exit.FAILED
+    return code

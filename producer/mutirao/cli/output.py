@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import enum
+import functools
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
-import rich.box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mutirao import errors
 
-console = Console(highlight=False, soft_wrap=True)
-stderr = Console(highlight=False, soft_wrap=True, stderr=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    console: Console
+    stderr: Console
+
+# Where nobody looks, nothing is cut to a screen's width.
+ENDLESS = 100_000
 
 
 class Exit(enum.IntEnum):
@@ -31,6 +35,36 @@ class Exit(enum.IntEnum):
     INTERRUPTED = 130
 
 
+CODES: dict[type[errors.MutiraoError], Exit] = {
+    errors.ResultTimeout: Exit.TIMEOUT,
+    errors.JobNotFound: Exit.NOT_FOUND,
+    errors.ModelNotFound: Exit.NOT_FOUND,
+    errors.BrokerUnavailable: Exit.UNAVAILABLE,
+    errors.ModelUnavailable: Exit.UNAVAILABLE,
+    errors.SettingsError: Exit.USAGE,
+    errors.InvalidRequest: Exit.USAGE,
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Make `console` and `stderr` when they are first written to: rich takes a fifth of the start of a small command."""
+    if name not in {"console", "stderr"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _console(stderr=name == "stderr")
+
+
+def terminal() -> bool:
+    """Whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def escape(text: str) -> str:
+    """Take text as it is, where rich would read markup."""
+    from rich.markup import escape  # noqa: PLC0415 - see __getattr__
+
+    return escape(text)
+
+
 def emit_json(value: Any) -> None:
     """Print one JSON document on one line."""
     sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
@@ -38,32 +72,41 @@ def emit_json(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """Print a table; cells are text, never markup."""
-    shown = Table(*columns, title=title, box=rich.box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    import rich.box  # noqa: PLC0415 - see __getattr__
+    from rich.table import Table  # noqa: PLC0415
+
+    shown = Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
-    console.print(shown)
+    _console(stderr=False).print(shown)
 
 
 def note(text: str) -> None:
     """Say something beside the result, on stderr, so that pipes get the result alone."""
-    stderr.print(escape(text))
+    click.echo(text, err=True)
 
 
 def fail(error: errors.MutiraoError) -> Exit:
     """Print an error as one line on stderr, and choose the exit code."""
-    stderr.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}")
+    complain(str(error))
     return exit_of(error)
+
+
+def complain(text: str) -> None:
+    """Print one line on stderr that says what is wrong."""
+    click.echo(click.style("error:", fg="red", bold=True) + " " + " ".join(text.split()), err=True)
 
 
 def exit_of(error: errors.MutiraoError) -> Exit:
     """Choose the exit code for an error, by the first class of the table that it belongs to."""
-    table_ = {
-        errors.ResultTimeout: Exit.TIMEOUT,
-        errors.JobNotFound: Exit.NOT_FOUND,
-        errors.ModelNotFound: Exit.NOT_FOUND,
-        errors.BrokerUnavailable: Exit.UNAVAILABLE,
-        errors.ModelUnavailable: Exit.UNAVAILABLE,
-        errors.SettingsError: Exit.USAGE,
-        errors.InvalidRequest: Exit.USAGE,
-    }
-    return next((code for kind, code in table_.items() if isinstance(error, kind)), Exit.FAILED)
+    return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.FAILED)
+
+
+@functools.cache
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console  # noqa: PLC0415 - see __getattr__
+
+    watched = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(highlight=False, soft_wrap=True, stderr=stderr, width=None if watched else ENDLESS)

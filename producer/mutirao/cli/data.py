@@ -1,0 +1,159 @@
+"""DATA of `submit` and `predict`: rows on the command line, in a file, or on standard input."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mutirao import messages, tensors
+from mutirao.cli.table import Table
+from mutirao.errors import InvalidRequest
+from mutirao.messages import PredictRequest
+from mutirao.signature import Signature
+
+SUFFIXES = (".csv", ".json", ".npy")
+NPY = b"\x93NUMPY"
+FORMS = (
+    'write rows as [[5.1, 3.5, 1.4, 0.2]] or columns as {"age": [31]}; or name a file: rows.csv, rows.npy, @rows.json; '
+    "or - for standard input"
+)
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What DATA holds.
+
+    Attributes:
+        rows: an array, a nested list, a mapping of named columns, or a table of text.
+        outputs: the names of those that a V2 request asks for.
+        parameters: of a V2 request.
+        id: of a V2 request.
+    """
+
+    rows: Any
+    outputs: tuple[str, ...] | None = None
+    parameters: dict[str, Any] | None = None
+    id: str | None = None
+
+    def arrays(self, takes: Signature) -> Any:
+        """The rows as the client takes them, for a model of this signature."""
+        return self.rows.arrays(takes) if isinstance(self.rows, Table) else self.rows
+
+
+def read(text: str) -> Given:
+    """Read DATA.
+
+    Args:
+        text: JSON; `-` for standard input; `@` and the path of a file, without `@` where its name ends in .csv, .json or .npy.
+
+    Raises:
+        InvalidRequest: it cannot be read, or holds nothing that could be rows; says how rows are written.
+    """
+    if text == "-":
+        return parse(sys.stdin.buffer.read(), "standard input")
+    if text.startswith("@") or Path(text).suffix.lower() in SUFFIXES:
+        path = Path(text.removeprefix("@"))
+        return parse(_content(path), str(path), path.suffix.lower())
+    return _json(os.fsencode(text), text)
+
+
+def parse(raw: bytes, name: str, suffix: str = "") -> Given:
+    """Read the content of a file, by its suffix, or by its first bytes where it has none of ours."""
+    if suffix == ".npy" or raw.startswith(NPY):
+        return Given(_npy(raw, name))
+    if suffix == ".json" or (suffix != ".csv" and raw.lstrip()[:1] in (b"[", b"{")):
+        return _json(raw, name)
+    return Given(Table.read(raw, name))
+
+
+def split(rows: Any) -> list[Any]:
+    """Make a request of each row.
+
+    Raises:
+        InvalidRequest: there are no rows, or columns of different lengths.
+    """
+    if isinstance(rows, Mapping):
+        count = _common_length(rows)
+        return [{name: values[at : at + 1] for name, values in rows.items()} for at in range(count)]
+    if getattr(rows, "ndim", 1) == 0 or not len(rows):
+        raise InvalidRequest("DATA holds no row")
+    return [rows[at : at + 1] for at in range(len(rows))]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise InvalidRequest(f"DATA {str(path)!r} cannot be read: {exc.strerror}") from exc
+
+
+def _json(raw: bytes, name: str) -> Given:
+    try:
+        found = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(_not_json(raw, name, exc)) from exc
+    if isinstance(found, dict) and _is_request(found):
+        return _request(messages.read_request(found))
+    if isinstance(found, dict):
+        return Given(found if any(isinstance(values, list) for values in found.values()) else _columns([found]))
+    if isinstance(found, list):
+        return Given(_columns(found) if found and all(isinstance(row, dict) for row in found) else found)
+    raise InvalidRequest(f"DATA {_short(name)} is JSON, but no rows: {FORMS}")
+
+
+def _is_request(found: dict[str, Any]) -> bool:
+    """Tell a V2 request from columns, one of which may be called inputs."""
+    inputs = found.get("inputs")
+    return isinstance(inputs, list) and bool(inputs) and all(isinstance(tensor, dict) for tensor in inputs)
+
+
+def _request(found: PredictRequest) -> Given:
+    rows = {tensor.name: tensors.decode(tensor) for tensor in found.inputs}
+    outputs = tuple(output.name for output in found.outputs) if found.outputs is not None else None
+    return Given(rows, outputs, found.parameters, found.id)
+
+
+def _columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = list(records[0])
+    for at, record in enumerate(records):
+        if record.keys() != records[0].keys():
+            raise InvalidRequest(f"DATA: row {at} has the names {sorted(record)}, row 0 has {sorted(names)}")
+    return {name: [record[name] for record in records] for name in names}
+
+
+def _npy(raw: bytes, name: str) -> Any:
+    try:
+        array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as exc:
+        reason = "it holds Python objects" if "allow_pickle" in str(exc) else str(exc)
+        raise InvalidRequest(f"DATA {name!r} is no .npy file of numbers or text: {reason}") from exc
+    if array.dtype.names:
+        return {column: array[column] for column in array.dtype.names}
+    return array
+
+
+def _common_length(columns: Mapping[str, Any]) -> int:
+    lengths = {name: len(values) for name, values in columns.items() if hasattr(values, "__len__")}
+    if len(set(lengths.values())) != 1 or not all(lengths.values()) or len(lengths) != len(columns):
+        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InvalidRequest(f"DATA must hold at least one row, and as many in each column: {shown or 'no column'}")
+    return next(iter(lengths.values()))
+
+
+def _not_json(raw: bytes, name: str, exc: Exception) -> str:
+    if raw == os.fsencode(name) and Path(name).is_file():
+        return f"DATA {_short(name)} is a file: write @{name}"
+    reason = str(exc).removeprefix("JSON is malformed: ")
+    if any(word in raw for word in (b"NaN", b"Infinity")):
+        reason += ": JSON has neither NaN nor Infinity, a .npy or .csv file has"
+    return f"DATA {_short(name)} is not JSON ({reason}): {FORMS}"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,100 @@
+"""Options and arguments that several commands share, with their completion."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, get_args
+
+import click
+from click.shell_completion import CompletionItem
+
+from mutirao import errors, queues
+
+Command = Callable[..., Any]
+
+COMPLETION_S = 1.0
+SECONDS = click.FloatRange(0, min_open=True)
+
+broker = click.option(
+    "--broker-url",
+    metavar="URL",
+    help="Redis; MUTIRAO_BROKER_URL by default. A password is better kept there, where `ps` does not show it.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one document a line, for scripts.")
+
+
+class ModelName(click.ParamType[str]):
+    """A model's name; completed with those that workers have announced."""
+
+    name = "MODEL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        """Take it as it is: the client checks it."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Ask Redis, for a second at most; whoever presses TAB does not want to read an error."""
+        found: list[CompletionItem] = []
+        with contextlib.suppress(errors.MutiraoError):
+            found = [
+                CompletionItem(name) for name in _served(ctx.params.get("broker_url")) if name.startswith(incomplete)
+            ]
+        return found
+
+
+class Data(click.ParamType[str]):
+    """Rows, or where they are; completed with files."""
+
+    name = "DATA"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        """Take it as it is: `cli.data` reads it."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Leave it to the shell."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+def request(command: Command) -> Command:
+    """Add what `submit` and `predict` share."""
+    shared: tuple[Callable[[Command], Command], ...] = (
+        click.argument("model", type=ModelName()),
+        click.argument("text", type=Data(), metavar="DATA"),
+        click.option(
+            "--output",
+            "outputs",
+            metavar="NAME",
+            multiple=True,
+            help="An output that you want, repeatable; the model's default ones if none is named.",
+        ),
+        click.option(
+            "--id", metavar="ID", help="An id of your own: the same id with the same content is the same job."
+        ),
+        click.option(
+            "--expires",
+            type=SECONDS,
+            metavar="S",
+            help="Drop the request if it has not started in S seconds; MUTIRAO_EXPIRES_S by default, a day.",
+        ),
+        click.option(
+            "--priority",
+            type=click.Choice(get_args(queues.Priority)),
+            default="normal",
+            show_default=True,
+            help="What is served first.",
+        ),
+        broker,
+        as_json,
+    )
+    for option in reversed(shared):
+        command = option(command)
+    return command
+
+
+def _served(broker_url: str | None) -> list[str]:
+    from mutirao.client import Client  # noqa: PLC0415 - only completion of a model needs it
+
+    with Client(broker_url, timeout_s=COMPLETION_S) as client:
+        return [info.name for info in client.models()]
