@@ -61,6 +61,16 @@ def test_a_venv_of_another_checkout_is_made_anew(checkout):
     assert again.returncode == 0, "a second time there is nothing to make"
 
 
+def test_a_venv_that_somebody_else_made_is_not_removed(checkout):
+    """A .venv that `make install` did not make and cannot use is left alone, and the error says so."""
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "precious").touch()
+    made = make_venv(checkout, PYTHON=sys.executable)
+    assert made.returncode == 1
+    assert ".venv was not made by 'make install'" in made.stderr
+    assert (checkout / ".venv" / "precious").exists()
+
+
 def looked_through(folder):
     return subprocess.run(["bash", ROOT / ".ci" / "no-hosts", folder], capture_output=True, text=True, check=False)
 
