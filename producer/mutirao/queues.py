@@ -40,7 +40,7 @@ def version_name(name: str) -> str:
     return _checked(_VERSION, "version", name, "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
 
 
-def job_id(id: str) -> str:  # noqa: A002 - the field's own name
+def job_id(id: str) -> str:
     """Return the id unchanged, or raise InvalidRequest: ids become key names and parts of URLs."""
     return _checked(_ID, "id", id, "1 to 128 of A-Z a-z 0-9 . _ : -, the first a letter or digit")
 
@@ -68,12 +68,12 @@ def queue_key(model: str, step: int) -> str:
     return f"{queue(model)}{KOMBU_SEPARATOR}{step}" if step else queue(model)
 
 
-def record_key(id: str) -> str:  # noqa: A002
+def record_key(id: str) -> str:
     """Name the Redis key of a job's record: Celery's own result key, and the channel on which it is announced."""
     return f"celery-task-meta-{id}"
 
 
-def payload_key(id: str, side: Literal["in", "out"]) -> str:  # noqa: A002
+def payload_key(id: str, side: Literal["in", "out"]) -> str:
     """Name the Redis key of the tensors that are too large to travel in the message or in the record."""
     return f"mutirao:payload:{id}:{side}"
 
@@ -85,7 +85,7 @@ def new_id() -> str:
     return str(uuid.UUID(int=number & ~(0x3 << 62) | 0x2 << 62))
 
 
-def made_at(id: str) -> float | None:  # noqa: A002
+def made_at(id: str) -> float | None:
     """Tell when an id of ours was made, in seconds since the epoch; None for an id of the caller's own."""
     try:
         parsed = uuid.UUID(id)

@@ -42,7 +42,11 @@ class Redis:
         """Make the connection pools; nothing connects before the first call."""
         self._settings = settings
         self._clients = {side: redis.Redis.from_url(url, **options(settings)) for side, url in _urls(settings).items()}
-        self._scripts = {(side, name): client.register_script(text) for side, client in self._clients.items() for name, text in SCRIPTS.items()}
+        self._scripts = {
+            (side, name): client.register_script(text)
+            for side, client in self._clients.items()
+            for name, text in SCRIPTS.items()
+        }
 
     def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -78,8 +82,15 @@ class AsyncRedis:
     def __init__(self, settings: Settings) -> None:
         """Make the connection pools; nothing connects before the first call."""
         self._settings = settings
-        self._clients = {side: redis.asyncio.Redis.from_url(url, **options(settings, asyncio=True)) for side, url in _urls(settings).items()}
-        self._scripts = {(side, name): client.register_script(text) for side, client in self._clients.items() for name, text in SCRIPTS.items()}
+        self._clients = {
+            side: redis.asyncio.Redis.from_url(url, **options(settings, asyncio=True))
+            for side, url in _urls(settings).items()
+        }
+        self._scripts = {
+            (side, name): client.register_script(text)
+            for side, client in self._clients.items()
+            for name, text in SCRIPTS.items()
+        }
 
     async def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -115,7 +126,8 @@ class AsyncRedis:
 
 def options(settings: Settings, *, asyncio: bool = False) -> dict[str, Any]:
     """Choose redis-py's options: a connection that broke is tried again for about a second, which is safe since every script of
-    ours may be sent twice; a server that does not answer is not."""
+    ours may be sent twice; a server that does not answer is not.
+    """
     kind = redis.asyncio.retry.Retry if asyncio else redis.retry.Retry
     return {
         "socket_connect_timeout": settings.timeout_s,
