@@ -60,6 +60,10 @@ class PredictResult(msgspec.Struct, frozen=True, omit_defaults=True):
         shown = ", ".join(f"{tensor.name} {shape(tensor)}" for tensor in self.outputs)
         return f"{self.model_name}:{self.model_version} -> {shown}"
 
+    def __json__(self) -> Any:
+        """Become plain data for kombu, where a stock client's `link`, chain or chord hands the response on."""
+        return msgspec.to_builtins(self)
+
 
 class JobInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the record knows of a job beside Celery's own fields. Times are seconds since the epoch by Redis's clock."""
@@ -111,12 +115,15 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
             kind: type[errors.MutiraoError] = errors.JobExpired if self.state == "expired" else errors.JobCancelled
             says = "expired before it ran" if self.state == "expired" else "was cancelled"
             return kind(f"job {self.task_id} {says}", id=self.task_id)
-        if kind_known := errors.named(failure.exc_type):
+        if failure.ours and (kind_known := errors.named(failure.exc_type)):
             return kind_known(failure.message, **{"id": self.task_id, **(failure.exc_data or {})})
         kind = _CELERY_ERRORS.get(failure.exc_type, errors.JobError)
         return kind(
-            _SAYS.get(kind, "job {id} failed: {type}: {text}").format(
-                id=self.task_id, type=failure.exc_type, text=failure.message
+            _SAYS.get(kind, "job {id} failed: {type}{text}").format(
+                id=self.task_id,
+                type=failure.exc_type,
+                text=f": {failure.message}" if failure.message else "",
+                limit=f" of {failure.message} s" if failure.message else "",
             ),
             id=self.task_id,
         )
@@ -137,6 +144,11 @@ class Failure(msgspec.Struct, frozen=True):
     exc_data: dict[str, Any] | None = None
 
     @property
+    def ours(self) -> bool:
+        """Whether it is of this package's tree; Celery has a TimeLimitExceeded too."""
+        return self.exc_module == errors.__name__
+
+    @property
     def message(self) -> str:
         """The exception's text."""
         parts = self.exc_message if isinstance(self.exc_message, list) else [self.exc_message]
@@ -150,10 +162,12 @@ _CELERY_ERRORS: dict[str, type[errors.MutiraoError]] = {
     "Terminated": errors.WorkerLost,
     "TimeLimitExceeded": errors.TimeLimitExceeded,
     "SoftTimeLimitExceeded": errors.TimeLimitExceeded,
+    "NotRegistered": errors.InvalidRequest,
 }
 _SAYS: dict[type[errors.MutiraoError], str] = {
-    errors.WorkerLost: "job {id} failed: the process that ran the model died ({text})",
-    errors.TimeLimitExceeded: "job {id} failed: the model ran past its time limit and was stopped ({text})",
+    errors.InvalidRequest: "job {id} failed: its task is not known{text}; the only one is mutirao.predict",
+    errors.WorkerLost: "job {id} failed: the process that ran the model died{text}",
+    errors.TimeLimitExceeded: "job {id} failed: the model ran past its time limit{limit} and was stopped",
 }
 
 

@@ -12,7 +12,7 @@ from kombu.serialization import register
 
 from mutirao import codec, errors, queues, settings
 from mutirao.settings import Settings
-from mutirao_worker import banner, tasks
+from mutirao_worker import banner, strategy, tasks
 from mutirao_worker.health import Presence
 from mutirao_worker.hosting import THREAD_VARIABLES, Host, threads_per_process
 from mutirao_worker.repository import Repository
@@ -41,6 +41,7 @@ def make(given: Settings) -> Celery:
         task_acks_late=True,
         task_queues=[_queue(name) for name in Repository(given.models).names()],
         task_serializer="json",
+        worker_consumer=strategy.CONSUMER,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         # A child is alive once it has warmed its models up.
         worker_proc_alive_timeout=120.0,
@@ -48,7 +49,7 @@ def make(given: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         worker_send_task_events=True,
     )
-    app.steps["consumer"].add(Presence)
+    app.steps["consumer"].update({Presence, strategy.Watch})
     app.task(**tasks.OPTIONS)(tasks.predict)
     return app
 
@@ -98,6 +99,7 @@ def _load(worker: Any) -> None:
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, threads)
     app.host.load(repository, names)
+    strategy.keep_compressed()
     app.conf.broker_transport_options["visibility_timeout"] = max(120.0, 2 * app.host.longest_s() + 30)
     banner.show(worker, app.host.infos(), int(threads))
 

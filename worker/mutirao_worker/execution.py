@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from mutirao import errors, signature, tensors
@@ -39,7 +40,9 @@ def _predict(loaded: Loaded, inputs: dict[str, Array], wanted: tuple[OutputSpec,
         return loaded.predict(inputs, wanted)
     except SoftTimeLimitExceeded:
         raise
-    except BaseException as exc:  # noqa: BLE001 - sys.exit() in a model must not end the worker
+    except BaseException as exc:  # sys.exit() in a model must not end the worker
+        if terminate_handler_fired():  # that is not the model: this process is being ended
+            raise
         error = _failed(loaded, exc)
     # Raised outside the handler, so that nothing of the model's own exception, which may not pickle, hangs on to it.
     raise error
