@@ -4,7 +4,9 @@ import os
 
 import hypothesis
 import pytest
+from clients import KINDS
 from servers import RedisServer
+from stock import StockClient
 
 # Time per example says nothing on a machine that runs several tests at once.
 hypothesis.settings.register_profile("mutirao", deadline=None)
@@ -26,3 +28,36 @@ def redis_server():
     """A private redis-server (0.3 s); see servers.RedisServer for one with options, and for stop, kill, pause and restart."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory):
+    """A Redis and one worker of two processes that serves good and bad models, for all tests of this session to share."""
+    import samples
+    from workers import Fleet, WorkerProcess
+
+    root = tmp_path_factory.mktemp("fleet") / "models"
+    samples.repository(root, "iris", "houses", "slow")
+    repository = samples.repository(root, *(samples.BAD.keys() - {"slow"}), time_limit_s=2.0)
+    with RedisServer() as server, WorkerProcess(server.url, repository.root, concurrency=2) as worker:
+        yield Fleet(server, repository, worker)
+
+
+@pytest.fixture(scope="session")
+def stock(fleet):
+    """A stock Celery client of the fleet, in a process that cannot import this project."""
+    with StockClient(fleet.url) as client:
+        yield client
+
+
+@pytest.fixture(params=KINDS)
+def connect(request):
+    """Make a client of either kind: connect(url, **settings)."""
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def client(connect, fleet):
+    """A client of the fleet, of either kind."""
+    with connect(fleet.url) as made:
+        yield made

@@ -1,0 +1,103 @@
+"""One suite for both clients: an AsyncClient behind the verbs of Client, on an event loop of its own as in a real program."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from typing import Any, Self, TypeVar
+
+from mutirao import AsyncClient, AsyncJob, Client
+from mutirao.job import Timings
+
+T = TypeVar("T")
+
+
+class Blocking:
+    """Takes what AsyncClient takes."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._client = AsyncClient(*args, **given)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def submit(self, *args: Any, **asked: Any) -> BlockingJob:
+        return BlockingJob(self, self.run(self._client.submit(*args, **asked)))
+
+    def submit_many(self, *args: Any, **asked: Any) -> list[BlockingJob]:
+        return [BlockingJob(self, job) for job in self.run(self._client.submit_many(*args, **asked))]
+
+    def predict(self, *args: Any, **asked: Any) -> Any:
+        return self.run(self._client.predict(*args, **asked))
+
+    def job(self, id: str) -> BlockingJob:
+        return BlockingJob(self, self._client.job(id))
+
+    def as_completed(self, jobs: Iterable[BlockingJob], timeout: float | None = None) -> Iterator[BlockingJob]:
+        found = self._client.as_completed([job.job for job in jobs], timeout)
+        while job := self.run(_next(found)):
+            yield BlockingJob(self, job)
+
+    def models(self) -> Any:
+        return self.run(self._client.models())
+
+    def catalog(self) -> Any:
+        return self.run(self._client.catalog())
+
+    def close(self) -> None:
+        self.run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class BlockingJob:
+    """An AsyncJob behind the verbs of Job."""
+
+    def __init__(self, client: Blocking, job: AsyncJob) -> None:
+        self._client = client
+        self.job = job
+        self.id = job.id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlockingJob) and self.job == other.job
+
+    def __hash__(self) -> int:
+        return hash(self.job)
+
+    @property
+    def status(self) -> str:
+        return self._client.run(self.job.status())
+
+    @property
+    def timings(self) -> Timings:
+        return self._client.run(self.job.timings())
+
+    def record(self) -> Any:
+        return self._client.run(self.job.record())
+
+    def done(self) -> bool:
+        return self._client.run(self.job.done())
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._client.run(self.job.result(timeout))
+
+    def cancel(self) -> bool:
+        return self._client.run(self.job.cancel())
+
+
+async def _next(found: AsyncIterator[AsyncJob]) -> AsyncJob | None:
+    return await anext(found, None)
+
+
+KINDS = {"Client": Client, "AsyncClient": Blocking}
