@@ -77,9 +77,9 @@ class Commands(click.Group):
         except click.UsageError as exc:
             names = self.list_commands(ctx)
             near = difflib.get_close_matches(args[0], names, 1) or [name for name in names if name.startswith(args[0])]
-            if near:
-                exc.message += f" Did you mean {near[0]!r}?"
-            raise
+            if not near:
+                raise
+            raise click.UsageError(f"{exc.message} Did you mean {near[0]!r}?", ctx) from exc
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the subcommands without loading them."""
@@ -118,9 +118,6 @@ def main() -> None:
 def _run() -> int:
     try:
         result = root.main(prog_name="mutirao", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as exc:
-        exc.show()
-        return output.Exit.USAGE
     except click.ClickException as exc:
         return _misused(exc)
     except (click.Abort, KeyboardInterrupt):
@@ -132,11 +129,14 @@ def _run() -> int:
     except OSError as exc:
         if exc.errno != errno.ENOSPC:
             raise
-        return output.Exit.FAILED  # `_flushed` says why
+        return _unwritable(exc)
     return result if isinstance(result, int) else output.Exit.OK
 
 
 def _misused(exc: click.ClickException) -> int:
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+        exc.show()
+        return exc.exit_code
     command = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else ""
     output.complain(exc.format_message() + (f" See: {command} --help" if command else ""))
     return exc.exit_code
@@ -156,8 +156,12 @@ def _flushed(code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as exc:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(exc, BrokenPipeError):
-            output.complain(f"stdout cannot be written: {exc.strerror}")
-        return code or output.Exit.FAILED
+        return code or _unwritable(exc)
     return code
+
+
+def _unwritable(exc: OSError) -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(exc, BrokenPipeError):
+        output.complain(f"cannot write the output: {exc.strerror}")
+    return output.Exit.FAILED
