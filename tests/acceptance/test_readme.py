@@ -1,0 +1,91 @@
+"""What the README and the docs show is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from waiting import until
+
+from mutirao import settings
+
+ROOT = Path(__file__).parents[2]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "fit_iris.py")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def newcomers() -> dict[str, str]:
+    """The environment of somebody who has set nothing."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MUTIRAO_")}
+
+
+def run(command: list[str], folder: Path, **env: str) -> str:
+    place = {**newcomers(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env}
+    done = subprocess.run(command, cwd=folder, env=place, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder where a newcomer typed the README's first commands, the last of which still runs."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    *first, up = [line for line in blocks(ROOT / "README.md", "bash")[1].splitlines() if line]
+    for line in first:
+        run(["bash", "-ec", line], folder)
+    assert up.startswith("mutirao up ")
+    with (folder / "up.log").open("wb") as log:
+        system = subprocess.Popen(
+            [sys.executable, "-m", "mutirao", "up", "--concurrency", "1", "--flower-port", "5599"],
+            cwd=folder,
+            env=newcomers(),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        until(lambda: "mutirão is up" in (folder / "up.log").read_text() or system.poll() is not None, timeout_s=90)
+        assert system.poll() is None, (folder / "up.log").read_text()
+        yield folder
+    finally:
+        system.terminate()
+        system.wait(60)
+
+
+def test_the_commands_for_the_other_terminal_work_as_printed(folder: Path) -> None:
+    """The README's commands beside `mutirao up` find it without an address, and answer."""
+    (commands,) = [block for block in blocks(ROOT / "README.md", "bash") if "mutirao submit" in block]
+    said = run(["bash", "-ec", commands], folder)
+    assert "succeeded" in said
+
+
+@pytest.mark.parametrize("path", [path for path in DOCS if blocks(path, "python")], ids=lambda path: path.name)
+def test_python_in_the_docs_runs(folder: Path, path: Path) -> None:
+    """Every Python block of a page runs, one after another, with the README's model."""
+    url = settings.load({}, home=str(folder / ".mutirao")).broker_url
+    run([sys.executable, "-W", "error", "-c", "\n".join(blocks(path, "python"))], folder, MUTIRAO_BROKER_URL=url)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(folder: Path, name: str) -> None:
+    """Every example runs as a newcomer would run it, and says something."""
+    url = settings.load({}, home=str(folder / ".mutirao")).broker_url
+    assert run([sys.executable, f"examples/{name}"], folder, MUTIRAO_BROKER_URL=url).strip()
+
+
+def test_every_link_of_the_pages_leads_somewhere() -> None:
+    """A page links to no file that is not there."""
+    for path in DOCS:
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / link).exists(), f"{path.name} links to {link}"
