@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _complete(arrays: dict[str, Array]) -> Array:
     kept = np.ones(rows, dtype=bool)
     for array in arrays.values():
         present = np.isfinite(array) if array.dtype.kind == "f" else array != None  # noqa: E711 - elementwise
-        kept &= np.asarray(present).reshape(rows, -1).all(axis=1)
+        kept &= np.asarray(present).reshape(rows, math.prod(array.shape[1:])).all(axis=1)
     return kept
 
 

@@ -170,7 +170,7 @@ class Repository:
             _check_version(found, version)
             changed = msgspec.structs.replace(found, active=version)
             self._write(changed)
-            return _info(changed)
+            return self.info(name)
 
     def remove(self, name: str, version: str | None = None) -> None:
         """Remove a model, or one version of it; the last version takes the model with it.
@@ -201,7 +201,7 @@ class Repository:
         manifest.parse(manifest.dump(changed), path)
         disk.make(self.root / name / version, files)
         self._write(changed)
-        return _info(changed)
+        return self.info(name)
 
     def _check_free(self, name: str, version: str | None) -> None:
         if version in self._folders(name):

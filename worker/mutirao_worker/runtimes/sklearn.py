@@ -96,7 +96,7 @@ def _dense(result: Any) -> Array:
 
 
 def _check_fitted(model: Any) -> None:
-    if not hasattr(model, "get_params"):
+    if isinstance(model, type) or not hasattr(model, "get_params"):
         raise errors.RepositoryError(
             f"the file holds a {type(model).__name__}, not a scikit-learn estimator: save the fitted estimator or pipeline"
         )

@@ -1,0 +1,400 @@
+import json
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import samples
+from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
+from sklearn.decomposition import PCA
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    IsolationForest,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import CategoricalNB
+from sklearn.neighbors import KernelDensity
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, PowerTransformer, StandardScaler
+from sklearn.svm import SVC
+
+from mutirao import errors, signature
+from mutirao_worker.repository import Repository
+
+IRIS = samples.get("iris")
+LABELS = IRIS.expected()
+HOUSES = samples.get("houses").data
+DEAR = samples.get("houses").expected()
+TEXTS = ["que bom", "que ruim", "muito bom", "muito ruim"] * 3
+GOOD = np.array(["bom", "ruim", "bom", "ruim"] * 3)
+
+
+def columns(number=("area", "rooms"), text=("city",)):
+    return ColumnTransformer([("number", StandardScaler(), list(number)), ("text", OneHotEncoder(), list(text))])
+
+
+def classifier():
+    return make_pipeline(columns(), LogisticRegression())
+
+
+FITTED = {
+    "numbers": lambda: (LogisticRegression(max_iter=500).fit(IRIS.data, LABELS), IRIS.data),
+    "text labels": lambda: (
+        LogisticRegression(max_iter=500).fit(IRIS.data, np.array(["a", "bb", "ção"])[LABELS]),
+        IRIS.data,
+    ),
+    "named numbers": lambda: (
+        LinearRegression().fit(HOUSES[["area", "rooms"]], HOUSES["area"]),
+        HOUSES[["area", "rooms"]],
+    ),
+    "text and numbers": lambda: (classifier().fit(HOUSES, DEAR), HOUSES),
+    "imputed text": lambda: (
+        make_pipeline(
+            ColumnTransformer(
+                [("text", make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder()), ["city"])],
+                remainder="passthrough",
+            ),
+            RandomForestClassifier(3),
+        ).fit(HOUSES, DEAR),
+        HOUSES,
+    ),
+    "selected columns": lambda: (
+        make_pipeline(
+            ColumnTransformer(
+                [
+                    ("text", OrdinalEncoder(), make_column_selector(dtype_exclude="number")),
+                    ("number", "passthrough", make_column_selector(dtype_include="number")),
+                ]
+            ),
+            LinearRegression(),
+        ).fit(HOUSES, HOUSES["area"]),
+        HOUSES,
+    ),
+    "grid search": lambda: (
+        GridSearchCV(classifier(), {"logisticregression__C": [1, 2]}, cv=2).fit(HOUSES, DEAR),
+        HOUSES,
+    ),
+    "calibrated": lambda: (CalibratedClassifierCV(classifier(), cv=2).fit(HOUSES, DEAR), HOUSES),
+    "stacked": lambda: (StackingClassifier([("a", classifier())], cv=2).fit(HOUSES, DEAR), HOUSES),
+    "voting": lambda: (VotingClassifier([("a", classifier())], voting="soft").fit(HOUSES, DEAR), HOUSES),
+    "target": lambda: (
+        TransformedTargetRegressor(make_pipeline(columns(), LinearRegression())).fit(HOUSES, HOUSES["area"]),
+        HOUSES,
+    ),
+    "categories": lambda: (
+        HistGradientBoostingClassifier(max_iter=3, categorical_features=["city"]).fit(
+            HOUSES.astype({"city": "category"}), DEAR
+        ),
+        HOUSES.astype({"city": "category"}),
+    ),
+    "words": lambda: (make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, GOOD), TEXTS),
+    "hashed words": lambda: (make_pipeline(HashingVectorizer(), LogisticRegression()).fit(TEXTS, GOOD), TEXTS),
+    "united words": lambda: (
+        make_pipeline(FeatureUnion([("a", TfidfVectorizer())]), LogisticRegression()).fit(TEXTS, GOOD),
+        TEXTS,
+    ),
+    "words in a column": lambda: (
+        make_pipeline(
+            ColumnTransformer([("words", TfidfVectorizer(), "city")], remainder="passthrough"), LinearRegression()
+        ).fit(HOUSES, HOUSES["area"]),
+        HOUSES,
+    ),
+    "text matrix": lambda: (
+        OneHotEncoder().fit(HOUSES[["city"]].to_numpy(dtype=object)),
+        HOUSES[["city"]].to_numpy(dtype=object),
+    ),
+    "sparse": lambda: (OneHotEncoder().fit(HOUSES[["city"]]), HOUSES[["city"]]),
+    "support vectors": lambda: (SVC().fit(IRIS.data, LABELS), IRIS.data),
+    "clusters": lambda: (KMeans(3, n_init=1).fit(IRIS.data), IRIS.data),
+    "components": lambda: (PCA(2).fit(IRIS.data), IRIS.data),
+    "outliers": lambda: (IsolationForest(n_estimators=5).fit(IRIS.data), IRIS.data),
+    "density": lambda: (KernelDensity().fit(IRIS.data), IRIS.data),
+    "two targets": lambda: (RandomForestRegressor(3).fit(IRIS.data, IRIS.data[:, :2]), IRIS.data),
+    "positive only": lambda: (
+        make_pipeline(PowerTransformer("box-cox"), LinearRegression()).fit(IRIS.data, LABELS),
+        IRIS.data,
+    ),
+    "small categories": lambda: (
+        CategoricalNB(min_categories=9).fit(IRIS.data.astype(int), LABELS),
+        IRIS.data.astype(int),
+    ),
+    "a function": lambda: (FunctionTransformer(np.log1p).fit(IRIS.data), IRIS.data),
+}
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return Repository(tmp_path / "models")
+
+
+def add(repository, model, **given):
+    path = repository.root.with_name("m.joblib")
+    joblib.dump(model, path)
+    return repository.add("m", path, **given)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero encountered in log")  # predict_log_proba of a forest that is sure
+@pytest.mark.parametrize("kind", FITTED)
+def test_an_estimator_answers_as_it_does_itself(repository, kind):
+    """Without an example, add knows what an estimator takes; each of its outputs equals the estimator's own, dtype and shape as declared."""
+    model, data = FITTED[kind]()
+    info = add(repository, model)
+    assert repository.verify("m") == []
+    bound = signature.bind("m", info.signature, signature.arrays(data, frame=info.signature.frame))
+    outputs = repository.load("m").predict(bound, info.signature.outputs)
+    assert list(outputs) == [spec.name for spec in info.signature.outputs]
+    for spec in info.signature.outputs:
+        own = getattr(model, spec.name)(data)
+        own = own.toarray() if hasattr(own, "toarray") else np.asarray(own)
+        assert np.array_equal(outputs[spec.name], own)
+        assert signature.tensors.datatype_of(outputs[spec.name]) == spec.datatype
+        assert spec.shape == (-1, *own.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "defaults"),
+    [
+        ("numbers", ["X FP64[-1, 4]"], ["predict INT64[-1]", "predict_proba FP64[-1, 3]"]),
+        ("text labels", ["X FP64[-1, 4]"], ["predict BYTES[-1]", "predict_proba FP64[-1, 3]"]),
+        (
+            "text and numbers",
+            ["area FP64[-1]", "city BYTES[-1]", "rooms FP64[-1]"],
+            ["predict BYTES[-1]", "predict_proba FP64[-1, 2]"],
+        ),
+        ("words", ["X BYTES[-1]"], ["predict BYTES[-1]", "predict_proba FP64[-1, 2]"]),
+        ("text matrix", ["X BYTES[-1, 1]"], ["transform FP64[-1, 4]"]),
+        ("support vectors", ["X FP64[-1, 4]"], ["predict INT64[-1]"]),
+        ("clusters", ["X FP64[-1, 4]"], ["predict INT32[-1]"]),
+        ("components", ["X FP64[-1, 4]"], ["transform FP64[-1, 2]"]),
+        ("density", ["X FP64[-1, 4]"], ["score_samples FP64[-1]"]),
+        ("two targets", ["X FP64[-1, 4]"], ["predict FP64[-1, 2]"]),
+    ],
+)
+def test_the_signature_is_read_from_the_estimator(repository, kind, inputs, defaults):
+    """Names, datatypes and shapes come from the estimator; predict and predict_proba are the defaults, else transform, else what there is."""
+    info = add(repository, FITTED[kind]()[0])
+    assert [str(spec) for spec in info.signature.inputs] == inputs
+    assert [str(spec) for spec in info.signature.outputs if spec.default] == defaults
+
+
+def test_a_probability_for_each_target_is_an_output_of_its_own(repository):
+    """A classifier of several targets gives predict_proba.0, predict_proba.1, ..., by one call of the method."""
+    model = RandomForestClassifier(3, random_state=0).fit(IRIS.data, np.c_[LABELS, LABELS > 0])
+    info = add(repository, model)
+    defaults = ["predict", "predict_proba.0", "predict_proba.1"]
+    assert [spec.name for spec in info.signature.outputs if spec.default] == defaults
+    outputs = repository.load("m").predict({"X": IRIS.data}, info.signature.chosen(["predict_proba.1"]))
+    assert np.array_equal(outputs["predict_proba.1"], model.predict_proba(IRIS.data)[1])
+
+
+def test_a_plain_pickle_is_loaded_too(repository, tmp_path):
+    """A file made by pickle.dump, or compressed by joblib, works as one by joblib.dump."""
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(IRIS.model))
+    joblib.dump(IRIS.model, tmp_path / "m.joblib.gz")
+    for name in ("m.pkl", "m.joblib.gz"):
+        repository.add("m", tmp_path / name)
+        assert repository.verify("m") == []
+
+
+class Opaque(BaseEstimator):
+    """Tells nothing of what it was fitted on, and predicts text only."""
+
+    def fit(self, X, y=None):  # noqa: N803, ARG002
+        self.fitted_ = True
+        return self
+
+    def predict(self, X):  # noqa: N803
+        return np.array([len(text) for text in X])
+
+
+class Picky(BaseEstimator):
+    """Takes only rows like those that it was fitted on."""
+
+    def fit(self, X, y=None):  # noqa: N803, ARG002
+        self.n_features_in_, self.low_ = X.shape[1], X.min()
+        return self
+
+    def predict(self, X):  # noqa: N803
+        if X.min() < self.low_:
+            raise ValueError("out of range")
+        return X.sum(axis=1)
+
+
+def test_what_cannot_be_known_is_asked_for(repository, tmp_path, monkeypatch):
+    """Where the estimator does not tell, or fails on rows made up for it, add asks for an example, and works with one."""
+    monkeypatch.setitem(__import__("sys").modules, "test_runtime_sklearn", __import__("sys").modules[__name__])
+    with pytest.raises(
+        errors.RepositoryError,
+        match=r"what the Opaque was fitted on cannot be known: give it some rows with --example rows\.csv",
+    ):
+        add(repository, Opaque().fit(TEXTS))
+    with pytest.raises(
+        errors.RepositoryError,
+        match=r"the Picky does not predict the rows made up for it; .*--example rows\.csv: ValueError: out of range",
+    ):
+        add(repository, Picky().fit(np.full((2, 3), 100.0)))
+    pd.DataFrame({"text": TEXTS}).to_csv(tmp_path / "texts.csv", index=False)
+    assert [
+        str(spec) for spec in add(repository, Opaque().fit(TEXTS), example=tmp_path / "texts.csv").signature.inputs
+    ] == ["X BYTES[-1]"]
+    np.save(tmp_path / "rows.npy", np.full((2, 3), 100.0))
+    assert add(repository, Picky().fit(np.full((2, 3), 100.0)), example=tmp_path / "rows.npy").version == "2"
+    assert repository.verify("m") == []
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (
+            lambda: {"a": 1},
+            "the file holds a dict, not a scikit-learn estimator: save the fitted estimator or pipeline",
+        ),
+        (LogisticRegression, "the LogisticRegression is not fitted: call fit before you save it"),
+        (lambda: LogisticRegression, "not a scikit-learn estimator"),
+        (lambda: make_pipeline(StandardScaler(), LogisticRegression()), "the Pipeline is not fitted"),
+        (
+            lambda: make_pipeline(
+                ColumnTransformer([("c", OneHotEncoder(), [1])], remainder="passthrough"), LinearRegression()
+            ).fit(HOUSES.to_numpy(dtype=object), HOUSES["area"]),
+            "fitted on an array that mixes text and numbers, which no tensor can hold: fit it on a DataFrame",
+        ),
+        (lambda: StandardScaler().fit(IRIS.data).set_output(transform="polars"), "does not predict"),
+    ],
+    ids=["dict", "unfitted", "class", "unfitted pipeline", "mixed array", "needs what is not there"],
+)
+def test_what_is_no_model_is_refused(repository, model, says):
+    """What cannot be served is refused by add, with the reason and the remedy."""
+    with pytest.raises(errors.RepositoryError) as caught:
+        add(repository, model())
+    assert says in str(caught.value)
+    assert repository.names() == ()
+
+
+EXAMPLES = {
+    "csv": lambda path: HOUSES.assign(label=DEAR).to_csv(path, index=False),
+    "records.json": lambda path: HOUSES.to_json(path, orient="records"),
+    "columns.json": lambda path: path.write_text(json.dumps(HOUSES.to_dict("list"))),
+    "request.json": lambda path: path.write_text(
+        json.dumps(
+            {
+                "inputs": [
+                    {"name": "area", "datatype": "FP64", "shape": [1], "data": [50]},
+                    {"name": "city", "datatype": "BYTES", "shape": [1], "data": ["Mariana"]},
+                    {"name": "rooms", "datatype": "FP64", "shape": [1], "data": [2]},
+                ]
+            }
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_an_example_file_gives_the_columns(repository, tmp_path, kind):
+    """CSV, records, columns and a V2 request are the same example; whole numbers in it do not make a column of integers; the label is left out."""
+    EXAMPLES[kind](tmp_path / f"e.{kind}")
+    info = add(repository, classifier().fit(HOUSES, DEAR), example=tmp_path / f"e.{kind}")
+    assert [str(spec) for spec in info.signature.inputs] == ["area FP64[-1]", "city BYTES[-1]", "rooms FP64[-1]"]
+    assert repository.verify("m") == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [("csv", "5.1,3.5,1.4,0.2\n4.9,3.0,1.4,0.2\n"), ("csv", "a,b,c,d\n5,3,1,0\n"), ("json", "[[5, 3, 1, 0]]")],
+)
+def test_an_example_of_a_matrix_needs_no_names(repository, tmp_path, suffix, text):
+    """A CSV without a header, one with any header, and JSON rows are examples of a matrix of numbers."""
+    (tmp_path / f"e.{suffix}").write_text(text)
+    info = add(repository, IRIS.model, example=tmp_path / f"e.{suffix}")
+    assert [str(spec) for spec in info.signature.inputs] == ["X FP64[-1, 4]"]
+
+
+def test_an_example_in_memory_keeps_its_dtypes(repository):
+    """A DataFrame's own dtypes are deliberate: integers and bools stay, float32 stays, rows with a missing value are left out."""
+    frame = pd.DataFrame({"n": [1, 2, 3], "b": [True, False, True], "f": np.array([1, np.nan, 3], dtype=np.float32)})
+    info = add(repository, LinearRegression().fit(frame.fillna(0), [1, 2, 3]), example=frame)
+    assert [str(spec) for spec in info.signature.inputs] == ["n INT64[-1]", "b BOOL[-1]", "f FP32[-1]"]
+    kept = json.loads((repository.root / "m" / "1" / "example.json").read_text())
+    assert [tensor["data"] for tensor in kept["inputs"]] == [[1, 3], [True, True], [1.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        (
+            HOUSES[["area", "city"]],
+            "the example lacks the column 'rooms' that the model was fitted on; it has 'area', 'city'",
+        ),
+        (
+            HOUSES.to_numpy(),
+            "the example lacks the column 'area' that the model was fitted on; it has an unnamed matrix",
+        ),
+        (HOUSES.assign(rooms=np.nan), "has no row without a missing value"),
+        (HOUSES.iloc[:0], "has no row without a missing value"),
+        (HOUSES.assign(area=pd.Timestamp("2020-01-01")), "column 'area' holds datetime64"),
+        (
+            HOUSES.assign(city="Paris"),
+            "the Pipeline does not predict the example: ValueError: Found unknown categories",
+        ),
+        ("nothing.csv", "the example nothing.csv cannot be read"),
+        ("rows.xlsx", "it must be a .csv, .json or .npy file"),
+    ],
+)
+def test_an_example_that_does_not_fit_is_refused(repository, tmp_path, monkeypatch, example, says):
+    """An example that is not what the model takes is refused with what is wrong with it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.RepositoryError) as caught:
+        add(repository, classifier().fit(HOUSES, DEAR), example=example)
+    assert says in str(caught.value)
+
+
+def test_threads_are_capped_in_every_part(repository):
+    """n_jobs is capped in the estimator and in its fitted parts; None, 1 and what is below the cap stay."""
+    inner = make_pipeline(columns(), RandomForestClassifier(3, n_jobs=-1))
+    model = StackingClassifier(
+        [("a", inner), ("b", make_pipeline(columns(), RandomForestClassifier(3, n_jobs=1)))], cv=2, n_jobs=None
+    )
+    add(repository, model.fit(HOUSES, DEAR))
+    loaded = repository.load("m")
+    loaded.set_threads(2)
+    fitted = loaded._model
+    forests = [each.named_steps["randomforestclassifier"] for each in fitted.estimators_]
+    assert [forest.n_jobs for forest in forests] == [2, 1]
+    assert (fitted.n_jobs, fitted.estimators[0][1].named_steps["randomforestclassifier"].n_jobs) == (None, 2)
+    loaded.warm_up()
+
+
+def test_a_warm_up_runs_the_example_through_the_default_outputs(tmp_path):
+    """Warming up predicts the stored rows; what the model raises comes out."""
+    repository = samples.repository(tmp_path / "models", "raises")
+    loaded = repository.load("raises")
+    loaded.warm_up()
+    loaded._example = loaded._example.replace(b"1.0", b"-1.0")
+    with pytest.raises(ValueError, match="the sky is falling"):
+        loaded.warm_up()
+
+
+def test_a_warning_of_another_version_becomes_the_version_that_saved_it(repository, tmp_path):
+    """A file saved with another scikit-learn is added with a note of that version, and without a warning."""
+    import sklearn
+
+    raw = pickle.dumps(IRIS.model, protocol=0)
+    assert sklearn.__version__.encode() in raw
+    (tmp_path / "old.pkl").write_bytes(raw.replace(sklearn.__version__.encode(), b"1.0.2"))
+    info = repository.add("m", tmp_path / "old.pkl")
+    assert repository.manifest("m").version.saved_with == "scikit-learn 1.0.2"
+    assert (
+        info.reason
+        == repository.load("m").info.reason
+        == f"saved with scikit-learn 1.0.2, loaded with scikit-learn {sklearn.__version__}"
+    )
