@@ -185,6 +185,9 @@ class DigestMismatch(RepositoryError):
 class EmbeddedError(MutiraoError):
     """The embedded system could not start or stop."""
 
+    home: str = ""
+    pid: int = 0
+
 
 def named(name: str) -> type[MutiraoError] | None:
     """Find an error class of this tree by its name, as a failed result carries it."""

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import redis
 import samples
+import waiting
 
 from mutirao import Client
 from mutirao.embedded import Embedded
@@ -48,7 +49,7 @@ class Up:
         return self._said.read_text()
 
     def wait_up(self):
-        wait_until(lambda: "Ctrl-C ends it" in self.said or self.process.poll() is not None, 90)
+        waiting.until(lambda: "Ctrl-C ends it" in self.said or self.process.poll() is not None, timeout_s=90)
         assert self.process.poll() is None, self.said
         return self
 
@@ -67,11 +68,6 @@ class Up:
             return process.environ().get("UP_TEST") == str(self.folder) or process.cwd() == f"{self.home}/redis"
         return False
 
-    def children(self):
-        state = json.loads((self.folder / "home" / "up.json").read_text())
-        assert state["pid"] == self.process.pid
-        return psutil.Process(self.process.pid).children()
-
     def __enter__(self):
         return self
 
@@ -79,18 +75,10 @@ class Up:
         self.process.kill()
         self.process.wait()
         try:
-            wait_until(lambda: not self.running())
+            waiting.until(lambda: not self.running())
         finally:
             for process in self.running():
                 process.kill()
-
-
-def wait_until(condition, timeout_s=60.0):
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
-    return value
 
 
 @pytest.fixture
@@ -99,25 +87,26 @@ def client(env):
     return lambda: Client(home=env["MUTIRAO_HOME"])
 
 
+def second_up(env):
+    return subprocess.run([sys.executable, "-m", "mutirao", "up"], env=env, capture_output=True, text=True, check=False)
+
+
 def test_one_command_serves_predictions_and_ctrl_c_ends_it(env, tmp_path, client):
-    """Up says what runs; another process finds it by its folder and gets the model's own answers; Ctrl-C leaves nothing, code 0."""
+    """Up says what runs; a client finds it by its folder and gets the model's own answers; a second up is refused by name; Ctrl-C ends all, code 0."""
     with Up(env, tmp_path, "--no-flower").wait_up() as up:
         for expected in ("redis-server", "worker1@", "worker2@", "iris, slow", "mutirao predict iris"):
             assert expected in up.said
         with client() as asking:
             answer = asking.predict("iris", ROWS, timeout=30)
         np.testing.assert_array_equal(answer["predict_proba"], samples.get("iris").model.predict_proba(ROWS))
+        second = second_up(env)
+        assert (second.returncode, second.stdout) == (1, "")
+        (line,) = second.stderr.splitlines()
+        assert str(tmp_path / "home") in line
+        assert f"process {up.process.pid}" in line
         assert up.end() == 0
         assert not up.running()
         assert "ended." in up.said
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_service_manager_and_a_closed_terminal_end_it_as_ctrl_c_does(number, env, tmp_path):
-    """SIGTERM and SIGHUP: everything ends, in order, with code 0."""
-    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
-        assert up.end(number) == 0
-        assert not up.running()
 
 
 def test_kill_9_leaves_no_orphan(env, tmp_path):
@@ -126,22 +115,8 @@ def test_kill_9_leaves_no_orphan(env, tmp_path):
         assert len(up.running()) >= 7  # redis, the watchdog, two workers with a child each, Flower
         up.process.kill()
         up.process.wait()
-        wait_until(lambda: not up.running())
+        waiting.until(lambda: not up.running())
         assert not (tmp_path / "home" / "up.json").exists()
-
-
-def test_a_second_up_says_who_has_the_folder(env, tmp_path):
-    """It names the folder and the process, ends with code 1, and the first goes on."""
-    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
-        second = subprocess.run(
-            [sys.executable, "-m", "mutirao", "up"], env=env, capture_output=True, text=True, check=False
-        )
-        assert second.returncode == 1
-        assert second.stdout == ""
-        (line,) = second.stderr.splitlines()
-        assert str(tmp_path / "home") in line
-        assert f"process {up.process.pid}" in line
-        assert up.process.poll() is None
 
 
 def test_what_was_queued_is_answered_after_a_restart(env, tmp_path, client):
@@ -156,18 +131,19 @@ def test_what_was_queued_is_answered_after_a_restart(env, tmp_path, client):
     assert answers == samples.get("iris").model.predict(ROWS).tolist()
 
 
-def test_ctrl_c_lets_workers_finish_what_they_compute(env, tmp_path, client):
-    """What a worker had begun is answered before it ends; what waited behind it is answered after the restart."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_workers_finish_what_they_compute(number, env, tmp_path, client):
+    """A service manager and a closed terminal end it as Ctrl-C does: what was begun is answered first, what waited stays queued."""
     with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
         with client() as asking:
             ids = [job.id for job in asking.submit_many("slow", [[2.0, 0, 0], [0.1, 0, 0], [0.2, 0, 0]])]
-            wait_until(lambda: asking.job(ids[0]).status == "running")
-        assert up.end() == 0
+            waiting.until(lambda: asking.job(ids[0]).status == "running")
+        assert up.end(number) == 0
+        assert not up.running()
     with Embedded(env["MUTIRAO_HOME"], workers=0, flower=False) as system, Client(system.broker_url) as asking:
         assert asking.job(ids[0]).status == "succeeded"
         assert asking.job(ids[2]).status == "queued"
-    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up(), client() as asking:
-        assert [float(asking.job(id).result(30)["predict"][0]) for id in ids] == [2.0, 0.1, 0.2]
+        assert asking.job(ids[1]).status == "queued"
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_workers(env, tmp_path, client):
@@ -175,9 +151,9 @@ def test_a_second_ctrl_c_does_not_wait_for_the_workers(env, tmp_path, client):
     with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
         with client() as asking:
             job = asking.submit("slow", [[15.0, 0, 0]])
-            wait_until(lambda: job.status == "running")
+            waiting.until(lambda: job.status == "running")
         up.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "ending:" in up.said)
+        waiting.until(lambda: "ending:" in up.said)
         before = time.monotonic()
         assert up.end() == 0
         assert time.monotonic() - before < 8
@@ -191,15 +167,15 @@ def test_what_a_power_cut_interrupted_is_answered_after_the_restart(env, tmp_pat
     with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
         with client() as asking, redis.Redis.from_url(asking.settings.broker_url) as server:
             job = asking.submit("slow", [[3.0, 0, 0]])
-            wait_until(lambda: job.status == "running")
-            wait_until(lambda: server.info("persistence")["aof_pending_bio_fsync"] == 0)
+            waiting.until(lambda: job.status == "running")
+            waiting.until(lambda: server.info("persistence")["aof_pending_bio_fsync"] == 0)
         everything = [up.process, *up.running()]
         for process in everything:
             process.send_signal(signal.SIGSTOP)
         for process in everything:
             process.kill()
         up.process.wait()
-        wait_until(lambda: not up.running())
+        waiting.until(lambda: not up.running())
     with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up(), client() as asking:
         assert float(asking.job(job.id).result(40)["predict"][0]) == 3.0
 
@@ -211,7 +187,7 @@ def test_a_killed_worker_is_replaced_and_said_so(env, tmp_path, client):
         with redis.Redis.from_url(asking.settings.broker_url) as server:
             (announced,) = server.hvals("mutirao:workers")
         os.kill(json.loads(announced)["pid"], signal.SIGKILL)
-        wait_until(lambda: "worker1 (process" in up.said)
+        waiting.until(lambda: "worker1 (process" in up.said)
         assert re.search(
             r"worker1 \(process \d+\) was ended by SIGKILL; starting it again in 0.5 s; its log: .*worker1\.log",
             up.said,

@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+import waiting
 from servers import RedisServer
 
 from mutirao import errors, settings
-from mutirao.embedded import Embedded, binary, redis_server, watchdog
+from mutirao.embedded import Embedded, Incident, binary, redis_server, watchdog
 from mutirao.embedded.processes import Processes
 from mutirao.embedded.supervisor import backoff_s, ending
 
@@ -66,7 +67,7 @@ def mark(monkeypatch, tmp_path):
     monkeypatch.setenv("MUTIRAO_TEST_MARK", mark)
     yield mark
     try:
-        wait_until(lambda: not marked(mark), timeout_s=15)
+        waiting.until(lambda: not marked(mark), timeout_s=15)
     finally:
         for process in marked(mark):
             process.kill()
@@ -107,14 +108,6 @@ def marked(mark):
     return [process for process in psutil.process_iter() if ours(process)]
 
 
-def wait_until(condition, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
-    return value
-
-
 def ended(url_of_next):
     with redis.Redis.from_url(url_of_next) as client:
         return sorted(name.decode() for name in client.lrange("ended", 0, -1))
@@ -137,7 +130,10 @@ def test_redis_answers_only_here_and_only_with_the_password(embedded):
     with embedded(workers=0) as system:
         addresses = {c.laddr.ip for c in psutil.Process(system.pids["redis"]).net_connections() if c.status == "LISTEN"}
         assert addresses == {"127.0.0.1"}
-        with redis.Redis(port=system.server.port, retry=None) as stranger, pytest.raises(redis.AuthenticationError):
+        with (
+            redis.Redis.from_url(f"redis://127.0.0.1:{system.server.port}", retry=None) as stranger,
+            pytest.raises(redis.AuthenticationError),
+        ):
             stranger.ping()
         with redis.Redis.from_url(system.broker_url) as client:
             assert client.config_get("appendonly", "appendfsync", "maxmemory-policy") == {
@@ -201,7 +197,7 @@ def test_a_killed_parent_leaves_no_orphan(parent, mark, embedded):
     json.loads(parent.stdout.readline())
     assert len(marked(mark)) >= 7
     parent.kill()
-    wait_until(lambda: not marked(mark))
+    waiting.until(lambda: not marked(mark))
     with embedded(workers=0) as again:
         assert ended(again.broker_url) == ["worker1", "worker2"]
 
@@ -212,7 +208,7 @@ def test_a_parent_killed_while_it_starts_leaves_no_orphan(parent, mark, moment_s
     time.sleep(moment_s)  # the claim is about any moment, so there is no condition to wait for
     parent.kill()
     parent.wait()
-    wait_until(lambda: not marked(mark))
+    waiting.until(lambda: not marked(mark))
 
 
 def test_a_second_system_in_a_folder_is_refused_with_the_first_ones_name(parent, embedded, tmp_path):
@@ -236,13 +232,13 @@ def test_a_system_started_while_a_killed_one_ends_waits_for_it(parent, embedded)
 
 def test_a_dead_worker_is_started_again(embedded, mark):
     """A worker that was killed is reported, its own children are ended, and it runs again."""
-    incidents = []
+    incidents: list[Incident] = []
     with embedded(report=incidents.append) as system:
         system.wait_ready()
         before = system.pids["worker1"]
         children = psutil.Process(before).children()
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda: system.pids["worker1"] != before)
+        waiting.until(lambda: system.pids["worker1"] != before)
         system.wait_ready()
         assert children
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
@@ -254,10 +250,10 @@ def test_a_dead_redis_is_started_again_with_its_data(embedded):
     """Redis comes back by itself, on the same port, with what it had logged."""
     with embedded() as system, redis.Redis.from_url(system.broker_url) as client:
         client.rpush("mutirao.iris", "a request")
-        wait_until(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0)
+        waiting.until(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0)
         before = system.pids["redis"]
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda: system.pids["redis"] != before and redis_server.answers(system.server))
+        waiting.until(lambda: system.pids["redis"] != before and redis_server.answers(system.server))
         assert client.lrange("mutirao.iris", 0, -1) == [b"a request"]
         system.check()
 
@@ -275,7 +271,7 @@ def test_a_redis_that_dies_again_and_again_stops_the_system_with_the_reason(embe
                 return str(exc)
             return ""
 
-        assert "redis died 5 times in a row" in wait_until(failed)
+        assert "redis died 5 times in a row" in waiting.until(failed)
 
 
 def test_a_dead_watchdog_stops_the_system(embedded, mark):
@@ -284,7 +280,7 @@ def test_a_dead_watchdog_stops_the_system(embedded, mark):
         system.wait_ready()
         (dog,) = [process for process in marked(mark) if "watch" in process.cmdline()]
         dog.kill()
-        wait_until(lambda: system._supervisor.failure)
+        waiting.until(lambda: system._supervisor.failure)
         with pytest.raises(errors.EmbeddedError, match="the watchdog was killed"):
             system.check()
     assert not marked(mark)
@@ -297,11 +293,11 @@ def test_a_redis_left_by_two_killed_processes_does_not_share_its_data(parent, ma
     dog.suspend()
     parent.kill()
     dog.kill()
-    wait_until(lambda: not dog.is_running() or dog.status() == psutil.STATUS_ZOMBIE)
+    waiting.until(lambda: not dog.is_running() or dog.status() == psutil.STATUS_ZOMBIE)
     try:
         with embedded(workers=0) as again:
             assert again.pids["redis"] != left["redis"]
-            wait_until(lambda: left["redis"] not in [process.pid for process in marked(mark)])
+            waiting.until(lambda: left["redis"] not in [process.pid for process in marked(mark)])
             assert redis_server.answers(again.server)
     finally:
         for name in ("worker1", "worker2"):
@@ -335,7 +331,7 @@ def test_a_hung_process_is_killed_after_its_grace(tmp_path, mark):
     ignoring = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(600)"
     processes = Processes(tmp_path / "watchdog.log")
     hung = processes.start([sys.executable, "-c", ignoring], stage=0, grace_s=0.5, log=tmp_path / "hung.log")
-    wait_until(lambda: (tmp_path / "hung.log").read_text() == "on\n")
+    waiting.until(lambda: (tmp_path / "hung.log").read_text() == "on\n")
     before = time.monotonic()
     processes.end()
     assert hung.returncode == -signal.SIGKILL
