@@ -43,6 +43,7 @@ class Replies:
         self._pubsub: PubSub | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = False
+        self._reading = False
 
     def future(self, id: str) -> asyncio.Future[JobRecord]:
         """Return the future of a job's finished record; several callers share one."""
@@ -114,22 +115,26 @@ class Replies:
             self._settle(id, msgspec.json.decode(message["data"], type=JobRecord))
         else:
             self._unread.add(id)
-            if len(self._unread) == 1:
+            if not self._reading:
+                self._reading = True
                 self._spawn(self._read_unread())
 
     async def _read_unread(self) -> None:
-        await asyncio.sleep(0)
-        ids, self._unread = list(self._unread), set()
-        try:
-            records = await self._read(ids)
-        except MutiraoError:
-            await self._drop()  # the listener fails on the closed subscription and begins anew
-            return
-        for id, record in zip(ids, records, strict=True):
-            if record is None:
-                self._fail(id, self._missing(id))
-            else:
-                self._settle(id, record)
+        await asyncio.sleep(0)  # let the other confirmations of the same subscription come in
+        while self._unread:
+            ids, self._unread = list(self._unread), set()
+            try:
+                records = await self._read(ids)
+            except MutiraoError:
+                self._unread.update(ids)
+                await asyncio.sleep(BACKOFF_S[-1])
+                continue
+            for id, record in zip(ids, records, strict=True):
+                if record is None:
+                    self._fail(id, self._missing(id))
+                else:
+                    self._settle(id, record)
+        self._reading = False
 
     def _settle(self, id: str, record: JobRecord) -> None:
         if record.done and (future := self._forget(id)):

@@ -95,19 +95,19 @@ def _load(worker: Any) -> None:
             f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(repository.names())}",
             model=unknown[0],
         )
-    threads = str(threads_per_process(worker.concurrency))
-    for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, threads)
+    app.host.threads = threads_per_process(worker.concurrency)
+    # Libraries that are loaded later start with this many threads; those that are here already are capped in the children.
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(app.host.threads)))
     app.host.load(repository, names)
     strategy.keep_compressed()
     app.conf.broker_transport_options["visibility_timeout"] = max(120.0, 2 * app.host.longest_s() + 30)
-    banner.show(worker, app.host.infos(), int(threads))
+    banner.show(worker, app.host.infos(), app.host.threads)
 
 
 def _prepare(**_: Any) -> None:
     """Make a pool child ready before it is given work."""
     if app.host.infos():
-        app.host.cap_threads(int(os.environ[THREAD_VARIABLES[0]]))
+        app.host.cap_threads()
         app.host.warm_up()
 
 

@@ -24,6 +24,7 @@ class Host:
 
     def __init__(self) -> None:
         """Hold nothing yet."""
+        self.threads = 1
         self._loaded: dict[str, Loaded] = {}
         self._infos: dict[str, ModelInfo] = {}
         self._limits: dict[str, tuple[float | None, float | None]] = {}
@@ -69,11 +70,11 @@ class Host:
         """The longest hard time limit, in seconds."""
         return max((hard or 0.0 for hard, _ in self._limits.values()), default=0.0)
 
-    def cap_threads(self, threads: int) -> None:
+    def cap_threads(self) -> None:
         """Cap native thread pools and joblib in this process."""
-        threadpoolctl.threadpool_limits(threads)
+        threadpoolctl.threadpool_limits(self.threads)
         for loaded in self._loaded.values():
-            loaded.set_threads(threads)
+            loaded.set_threads(self.threads)
 
     def warm_up(self) -> None:
         """Run every model once on its own example; one that fails says so in the log and is tried again by its first request."""
