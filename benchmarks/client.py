@@ -35,13 +35,14 @@ class Client:
 
     def measure(self, measure: str, *args: Any, **options: Any) -> Any:
         """Take a measure there; raise ContestantFailed with its traceback."""
-        self.pipe.send((measure, args, options))
+        with contextlib.suppress(BrokenPipeError):  # it has ended; `answer` says so
+            self.pipe.send((measure, args, options))
         return self.answer()
 
     def answer(self) -> Any:
         try:
             failure, answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             failure, answer = "its client process ended", None
         if failure:
             raise ContestantFailed(f"{self.name}: {failure}")

@@ -78,7 +78,7 @@ def burst(contestant: Contestant, count: int, *, start: int = 0, singly: bool = 
     if handles is None:
         return None
     submitted = time.perf_counter()
-    answers = contestant.collect(handles, timeout_s=120)
+    answers = contestant.collect(handles, timeout_s=60)
     ended = time.perf_counter()
     spent = accounting.cpu(contestant.workers(), contestant.redis()).since(before)
     lost, wrong = _compare(contestant.workload, answers, chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from contestant import Place
 from estimators import WITNESS
 
 MEASURES = ("burst", "alone", "memory")
+WARM_UP_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -83,26 +84,32 @@ def _speed(plan: Plan, load: workload.Workload, folder: Path, findings: Findings
         clients = []
         for name in names:
             say(f"{load.name}: starting {name}")
-            with _noting(findings):
+            try:
                 client = stack.enter_context(running(name, load, Place(folder / name, plan.processes, plan.redis)))
-                client.measure("warm_up", 100)
+                client.measure("warm_up", WARM_UP_ROWS)
                 clients.append(client)
+            except ContestantFailed as exc:
+                findings.failures.append(str(exc))
         for turn in range(plan.rounds):
             say(f"{load.name}: round {turn + 1} of {plan.rounds}")
-            shift = turn % max(1, len(clients))
-            for client in clients[shift:] + clients[:shift]:
-                with _noting(findings):
-                    _round(plan, load.name, turn, client, findings)
+            clients = [client for client in clients if _round(plan, load.name, turn, client, findings)]
+            clients = clients[1:] + clients[:1]
 
 
-def _round(plan: Plan, model: str, turn: int, client: Client, findings: Findings) -> None:
+def _round(plan: Plan, model: str, turn: int, client: Client, findings: Findings) -> bool:
+    """Take a round's measures; False where the contestant failed or lost an answer: it would hold up those that follow."""
     where = {"model": model, "contestant": client.name, "round": turn}
     rows, requests = plan.rows[model], plan.requests[model]
-    if "burst" in plan.measures:
-        findings.add(client.measure("burst", rows, start=turn * rows), measure="burst", **where)
-        findings.add(client.measure("burst", rows, start=turn * rows, singly=True), measure="burst singly", **where)
-    if "alone" in plan.measures and contestants.find(client.name).single:
-        findings.add(client.measure("alone", requests, start=turn * requests), measure="alone", **where)
+    try:
+        if "burst" in plan.measures:
+            findings.add(client.measure("burst", rows, start=turn * rows), measure="burst", **where)
+            findings.add(client.measure("burst", rows, start=turn * rows, singly=True), measure="burst singly", **where)
+        if "alone" in plan.measures and contestants.find(client.name).single:
+            findings.add(client.measure("alone", requests, start=turn * requests), measure="alone", **where)
+    except ContestantFailed as exc:
+        findings.failures.append(str(exc))
+        return False
+    return not any(record["lost"] for record in findings.bad if record["contestant"] == client.name)
 
 
 def _memory(plan: Plan, load: workload.Workload, folder: Path, findings: Findings, say: Callable[[str], None]) -> None:
@@ -112,17 +119,12 @@ def _memory(plan: Plan, load: workload.Workload, folder: Path, findings: Finding
         witnesses.mkdir(parents=True)
         processes = 4 if contestants.find(name).remote else 1
         place = Place(folder / name, processes, plan.redis, {WITNESS: str(witnesses)})
-        with _noting(findings), running(name, load, place) as client:
-            found = client.measure("footprint", plan.megabytes)
-            findings.add(found, measure="memory", model=load.name, contestant=name, round=0)
-            if found.predicted < processes:
-                findings.failures.append(f"{name}: only {found.predicted} of {processes} processes predicted")
-
-
-@contextlib.contextmanager
-def _noting(findings: Findings) -> Iterator[None]:
-    """Go on with the other contestants, and fail the run at its end."""
-    try:
-        yield
-    except ContestantFailed as exc:
-        findings.failures.append(str(exc))
+        try:
+            with running(name, load, place) as client:
+                found = client.measure("footprint", plan.megabytes)
+        except ContestantFailed as exc:
+            findings.failures.append(str(exc))
+            continue
+        findings.add(found, measure="memory", model=load.name, contestant=name, round=0)
+        if found.predicted < processes:
+            findings.failures.append(f"{name}: only {found.predicted} of {processes} processes predicted")
