@@ -84,7 +84,7 @@ def add(
     """
     info = repository.add(name, file, time_limit_s=time_limit, **given)
     if as_json:
-        output.emit_json(info)
+        output.emit_json(_document(info))
         return
     output.console.print(f"added [bold]{info.name}[/] version {escape(info.version)}, now the active one{_of(info)}")
     _print_signature(info.signature)
@@ -99,7 +99,7 @@ def list_(repository: Repository, *, as_json: bool) -> None:
     """List the models: active version, what they take, and whether they can be served."""
     infos = [repository.info(name) for name in repository.names()]
     if as_json:
-        output.emit_json(infos)
+        output.emit_json([_document(info) for info in infos])
     elif not infos:
         output.note(f"no models in {repository.root}: add one with mutirao models add NAME FILE")
     else:
@@ -116,7 +116,7 @@ def show(name: str, repository: Repository, *, as_json: bool) -> None:
     """Show one model: its versions, limits, inputs and outputs."""
     info = repository.info(name)
     if as_json:
-        output.emit_json(info)
+        output.emit_json(_document(info))
         return
     output.console.print(f"[bold]{info.name}[/]  {escape(_state(info))}")
     if info.version:
@@ -135,7 +135,9 @@ def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_j
     """
     found = {each: repository.verify(each) for each in ([name] if name else repository.names())}
     if as_json:
-        output.emit_json({each: [_finding(finding) for finding in findings] for each, findings in found.items()})
+        output.emit_json(
+            {each: [msgspec.structs.asdict(finding) for finding in findings] for each, findings in found.items()}
+        )
     else:
         _print_findings(found, repository)
     failed = any(not finding.note for findings in found.values() for finding in findings)
@@ -150,7 +152,7 @@ def activate(name: str, version: str, repository: Repository, *, as_json: bool) 
     """Make VERSION the one that is served, for example to go back to an earlier one."""
     info = repository.activate(name, version)
     if as_json:
-        output.emit_json(info)
+        output.emit_json(_document(info))
         return
     output.console.print(f"version {info.version} of [bold]{info.name}[/] is now the active one")
     output.console.print("Running workers load it at their next start.", style="dim")
@@ -219,15 +221,14 @@ def _print_signature(signature: Signature) -> None:
 
 
 def _spec(spec: TensorSpec) -> tuple[str, str, str]:
-    return (
-        spec.name,
-        spec.datatype,
-        " x ".join("rows" if at == 0 else "any" if size == -1 else str(size) for at, size in enumerate(spec.shape)),
-    )
+    datatype = "BYTES (text)" if spec.datatype == "BYTES" else spec.datatype
+    sizes = ["rows", *("any" if size == -1 else str(size) for size in spec.shape[1:])]
+    return spec.name, datatype, " x ".join(sizes)
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
-    return msgspec.structs.asdict(finding)
+def _document(info: ModelInfo) -> dict[str, Any]:
+    """Write out what msgspec leaves out of its JSON, so that a script always finds the state; workers are not counted here."""
+    return {key: value for key, value in msgspec.structs.asdict(info).items() if key != "workers"}
 
 
 def _print_findings(found: dict[str, list[Finding]], repository: Repository) -> None:
