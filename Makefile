@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 # Processes of the test run; each starts servers and workers of its own.
 JOBS ?= 2
 ARGS ?=
-# Tests are checked strictly too, but a test or a fixture need not say its own types.
-UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators --allow-subclassing-any
+# Tests are checked strictly too, but a test or a fixture need not say its own types; one that is strict may keep its marks.
+UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators --allow-subclassing-any \
+  --no-warn-unused-ignores
 
 .PHONY: help install demo test test-compose lint format bench lock clean
 
