@@ -29,6 +29,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
     "BYTES": np.dtype(object),
 }
+_DIMENSIONS_MAX = 32  # numpy's own before 2.0
+_SIZE_MAX = 2**40
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -78,6 +80,11 @@ def decode(tensor: Tensor, datatype: str = "") -> Array:
         raise _wrong(tensor, f"datatype {datatype!r} is not one of {', '.join(DTYPES)}")
     if any(size < 0 for size in tensor.shape):
         raise _wrong(tensor, f"shape {list(tensor.shape)} has a negative size")
+    if len(tensor.shape) > _DIMENSIONS_MAX or any(size > _SIZE_MAX for size in tensor.shape):
+        raise _wrong(
+            tensor,
+            f"shape of {len(tensor.shape)} dimensions, the largest {max(tensor.shape)}, is more than an array can have",
+        )
     if isinstance(tensor.data, list):
         return _from_json(tensor, datatype)
     if isinstance(tensor.data, bytes | memoryview):
