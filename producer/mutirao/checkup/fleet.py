@@ -1,0 +1,159 @@
+"""Checks of workers, models and queues."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from mutirao.catalog import Catalog
+from mutirao.checkup.finding import Finding, hidden, listed
+from mutirao.checkup.snapshot import Snapshot
+
+START = "start one with mutirao worker"
+
+
+def findings(seen: Snapshot) -> Iterator[Finding]:
+    """Run every check."""
+    for check in CHECKS:
+        yield check(seen)
+
+
+def workers(seen: Snapshot) -> Finding:
+    """At least one is alive."""
+    if seen.catalog is None:
+        return hidden("workers", "HGETALL mutirao:workers")
+    alive = seen.catalog.workers
+    if not alive:
+        return Finding(
+            "workers",
+            "problem",
+            "none has announced itself in the last 15 s",
+            f"{START}; if one runs, look into its log",
+        )
+    total = sum(worker.processes for worker in alive)
+    return Finding(
+        "workers", "ok", f"{len(alive)} alive, {total} predictions at once: {listed(worker.name for worker in alive)}"
+    )
+
+
+def models(seen: Snapshot) -> Finding:
+    """Each model that was announced can be asked."""
+    if seen.catalog is None:
+        return hidden("models", "HGETALL mutirao:models")
+    known = seen.catalog.models
+    if not known:
+        return Finding(
+            "models", "warning", "none has been announced", f"add one with mutirao models add NAME FILE, and {START}"
+        )
+    if broken := [f"{name} ({info.reason})" for name, info in known.items() if info.state != "ready"]:
+        return Finding(
+            "models",
+            "problem",
+            f"unavailable: {listed(broken)}",
+            "mutirao models verify says more; then restart the workers",
+        )
+    if unserved := [name for name in known if not seen.catalog.serving(name)]:
+        return Finding(
+            "models", "warning", f"no live worker serves {listed(unserved)}", f"{START}; what is asked of them waits"
+        )
+    if noted := [f"{name} ({info.reason})" for name, info in known.items() if info.reason]:
+        return Finding(
+            "models", "warning", f"served, but: {listed(noted)}", "save the model again with the library that serves it"
+        )
+    return Finding("models", "ok", f"{len(known)} served: {listed(known)}")
+
+
+def versions(seen: Snapshot) -> Finding:
+    """All workers serve the same version of a model."""
+    if seen.catalog is None:
+        return hidden("versions", "HGETALL mutirao:workers")
+    if split := [
+        f"{model} ({', '.join(sorted(found))})" for model, found in _versions(seen.catalog).items() if len(found) > 1
+    ]:
+        return Finding(
+            "versions",
+            "warning",
+            f"workers serve different versions of {listed(split)}",
+            "restart the workers that started before the change",
+        )
+    return Finding("versions", "ok", "each model is served in one version")
+
+
+def waiting(seen: Snapshot) -> Finding:
+    """Nothing waits where nobody takes it."""
+    if seen.waiting is None:
+        return hidden("queues", "LLEN mutirao.*")
+    queued = {model: count for model, count in seen.waiting.items() if count}
+    shown = listed(f"{model} {count}" for model, count in queued.items())
+    left = [model for model in queued if not (seen.catalog and seen.catalog.serving(model))]
+    if left and seen.catalog is not None:
+        text = f"waiting: {shown}; no live worker serves {listed(left)}"
+        return Finding("queues", "problem", text, f"mutirao worker --models {','.join(left)}")
+    return Finding("queues", "ok", f"waiting: {shown}" if shown else "nothing waits")
+
+
+def reserved(seen: Snapshot) -> Finding:
+    """What workers have taken is in the hands of one that lives."""
+    if seen.reserved is None:
+        return hidden("taken", "HLEN unacked")
+    text = f"{seen.reserved} taken by workers and not yet answered"
+    if seen.reserved and seen.catalog is not None and not seen.catalog.workers:
+        return Finding(
+            "taken",
+            "warning",
+            f"{text}, but no worker is alive",
+            f"{START}: it takes them over once the visibility timeout has passed (120 s or more)",
+        )
+    return Finding("taken", "ok", text)
+
+
+def patience(seen: Snapshot) -> Finding:
+    """No worker gives away what another still computes.
+
+    Kombu keeps one list of taken requests for the whole database, and each worker gives back what has been on it for longer than
+    its own visibility timeout, which follows from the time limits of the models that it serves itself.
+    """
+    if not seen.limits or seen.catalog is None:
+        return Finding(
+            "redelivery", "ok", "not checked: the models' time limits are not known on this machine (MUTIRAO_MODELS)"
+        )
+    for worker in seen.catalog.workers:
+        timeout_s = visibility_s([seen.limits[model] for model in worker.models if model in seen.limits])
+        if slower := [model for model, limit in seen.limits.items() if limit >= timeout_s]:
+            text = f"{worker.name} gives requests away after {timeout_s:g} s, but {listed(slower)} may take longer, and would run twice"
+            return Finding(
+                "redelivery", "warning", text, "let every worker serve all models, or lower time_limit_s in model.toml"
+            )
+    return Finding(
+        "redelivery",
+        "ok",
+        f"time limits ({max(seen.limits.values()):g} s at most) fit the workers' visibility timeouts",
+    )
+
+
+def visibility_s(limits: list[float]) -> float:
+    """Compute a worker's visibility timeout, as `mutirao_worker.app` does: a request may wait for one other, and then run."""
+    return max(120.0, 2 * max(limits, default=0.0) + 30)
+
+
+def foreign(seen: Snapshot) -> Finding:
+    """No other Celery application shares the database."""
+    if seen.foreign is None:
+        return hidden("neighbours", "SCAN")
+    if not seen.foreign:
+        return Finding("neighbours", "ok", "no other Celery application uses this database")
+    text = f"another Celery application uses this database (queues {listed(seen.foreign)}): each hands out again what the other takes longer for than its own visibility timeout"
+    return Finding(
+        "neighbours", "warning", text, "give mutirão a database of its own, such as /1 at the end of MUTIRAO_BROKER_URL"
+    )
+
+
+CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (workers, models, versions, waiting, reserved, patience, foreign)
+
+
+def _versions(catalog: Catalog) -> dict[str, set[str]]:
+    found = defaultdict(set)
+    for worker in catalog.workers:
+        for model, version in worker.models.items():
+            found[model].add(version)
+    return found

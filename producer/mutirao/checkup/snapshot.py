@@ -1,0 +1,215 @@
+"""Everything that the checks look at, read once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import redis
+
+from mutirao import catalog, queues, settings
+from mutirao.broker.redis import Side, options, unavailable
+from mutirao.catalog import Catalog
+from mutirao.settings import Settings
+
+T = TypeVar("T")
+
+CONFIG = ("appendfsync", "save")
+BINDINGS = "_kombu.binding."
+# A scan ends after about this many keys: doctor is not to be a load of its own.
+SCANNED = 500_000
+SCAN_STEP = 1000
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """A Redis server, as it presents itself.
+
+    Attributes:
+        url: its address, without its password.
+        info: INFO; None where this user may not ask.
+        config: those options that INFO does not tell; None where this user may not ask.
+        ahead_s: by how much its clock is ahead of this machine's.
+        answered_ms: how long the quickest of three answers took.
+    """
+
+    url: str
+    info: dict[str, Any] | None = None
+    config: dict[str, str] | None = None
+    ahead_s: float = 0.0
+    answered_ms: float = 0.0
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One moment of the system, seen from this machine.
+
+    Attributes:
+        given: the settings of this process.
+        environment: the names of its variables.
+        here: the broker's URL of the embedded system that runs in this folder; "" for none.
+        limits: the time limit in seconds of each model of the repository on this machine, if it is here.
+        broker: where requests are queued; None while nothing was read.
+        results: where results are kept, if that is another server.
+        catalog: the models and live workers; None where this user may not look.
+        waiting: how many requests wait for each model; None where this user may not look.
+        reserved: how many requests workers have taken and not yet acknowledged; None where this user may not look.
+        foreign: queues of other Celery applications in this database; None where this user may not look.
+    """
+
+    given: Settings
+    environment: tuple[str, ...] = ()
+    here: str = ""
+    limits: dict[str, float] = {}
+    broker: Server | None = None
+    results: Server | None = None
+    catalog: Catalog | None = None
+    waiting: dict[str, int] | None = None
+    reserved: int | None = None
+    foreign: tuple[str, ...] | None = None
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """The one server, or both."""
+        return tuple(server for server in (self.broker, self.results) if server)
+
+
+def local(given: Settings, environment: Mapping[str, str]) -> Snapshot:
+    """Read what can be seen without Redis."""
+    home = {"MUTIRAO_HOME": given.home}
+    here = settings.load(home).broker_url
+    running = here if here != Settings().broker_url else ""
+    return Snapshot(
+        given=given, environment=tuple(sorted(environment)), here=running, limits=_limits(Path(given.models))
+    )
+
+
+def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
+    """Read everything.
+
+    Raises:
+        BrokerUnavailable: a server does not answer.
+    """
+    seen = local(given, environment)
+    with _connected(given, "broker") as client:
+        seen = msgspec.structs.replace(seen, broker=_server(client, given.broker_url), **_fleet(client))
+    if given.split:
+        with _connected(given, "results") as client:
+            seen = msgspec.structs.replace(seen, results=_server(client, given.result_url))
+    return seen
+
+
+@contextlib.contextmanager
+def _connected(given: Settings, side: Side) -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(given.broker_url if side == "broker" else given.result_url, **options(given))
+    try:
+        yield client
+    except redis.RedisError as exc:
+        raise unavailable(exc, given, side) from exc
+    finally:
+        client.close()
+
+
+def _server(client: redis.Redis, url: str) -> Server:
+    answered_s, ahead_s = min(_clock(client) for _ in range(3))
+    return Server(
+        url=settings.without_password(url),
+        info=_allowed(client.info),
+        config=_allowed(lambda: _config(client)),
+        ahead_s=ahead_s,
+        answered_ms=answered_s * 1000,
+    )
+
+
+def _clock(client: redis.Redis) -> tuple[float, float]:
+    """Say how long an answer took, and how far Redis's clock was ahead in the middle of it."""
+    before = time.time()
+    seconds, micros = client.time()
+    after = time.time()
+    return after - before, seconds + micros / 1e6 - (before + after) / 2
+
+
+def _config(client: redis.Redis) -> dict[str, str]:
+    """Ask for one option at a time: Redis 6 knows no other way."""
+    return {str(name): str(value) for option in CONFIG for name, value in client.config_get(option).items()}
+
+
+def _fleet(client: redis.Redis) -> dict[str, Any]:
+    known = _allowed(lambda: _catalog(client))
+    found = _allowed(lambda: _scan(client, queues.PREFIX + "*", "list"))
+    names = {*(known.models if known else ()), *_models(found or ())}
+    return {
+        "catalog": known,
+        "waiting": _allowed(lambda: _waiting(client, sorted(names))),
+        "reserved": _allowed(lambda: client.hlen("unacked")),
+        "foreign": _allowed(lambda: _foreign(client)),
+    }
+
+
+def _catalog(client: redis.Redis) -> Catalog:
+    models, workers = client.hgetall(queues.MODELS), client.hgetall(queues.WORKERS)
+    seconds, micros = client.time()
+    return catalog.decode(models, workers, seconds + micros / 1e6)  # type: ignore[arg-type]
+
+
+def _waiting(client: redis.Redis, models: Iterable[str]) -> dict[str, int]:
+    return {
+        model: sum(int(client.llen(queues.queue_key(model, step))) for step in queues.KOMBU_STEPS) for model in models
+    }
+
+
+def _models(keys: Iterable[str]) -> Iterator[str]:
+    for key in keys:
+        if model := queues.model_of(key.partition(queues.KOMBU_SEPARATOR)[0]):
+            yield model
+
+
+def _foreign(client: redis.Redis) -> tuple[str, ...]:
+    """Find queues that are neither ours nor those by which Celery commands and watches workers."""
+    keys = _scan(client, BINDINGS + "*", "set")
+    members = [_text(member) for key in keys for member in client.smembers(key)]
+    names = {member.rpartition(queues.KOMBU_SEPARATOR)[2] for member in members}
+    return tuple(sorted(name for name in names if name and not _expected(name)))
+
+
+def _expected(queue: str) -> bool:
+    return queue.startswith((queues.PREFIX, "celeryev.")) or queue.endswith("celery.pidbox")
+
+
+def _scan(client: redis.Redis, pattern: str, kind: str) -> list[str]:
+    cursor, found = 0, []
+    for _ in range(SCANNED // SCAN_STEP):
+        cursor, keys = client.scan(cursor, match=pattern, count=SCAN_STEP, _type=kind)
+        found += [_text(key) for key in keys]
+        if cursor == 0:
+            break
+    return found
+
+
+def _text(raw: bytes | str) -> str:
+    return raw if isinstance(raw, str) else raw.decode(errors="replace")
+
+
+def _allowed(ask: Callable[[], Any]) -> Any:
+    """Ask, or learn that this user may not."""
+    try:
+        return ask()
+    except redis.exceptions.NoPermissionError:
+        return None
+    except redis.ResponseError as exc:
+        # A server that has renamed or switched off the command, as hosted ones do.
+        if "unknown command" in str(exc):
+            return None
+        raise
+
+
+def _limits(models: Path) -> dict[str, float]:
+    """Read the models' time limits; a file that cannot be read is the worker's and `models verify`'s to complain of."""
+    found = {}
+    for path in sorted(models.glob("*/model.toml")):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found[path.parent.name] = float(tomllib.loads(path.read_text(encoding="utf-8")).get("time_limit_s", 60.0))
+    return found

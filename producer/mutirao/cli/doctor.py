@@ -1,0 +1,86 @@
+"""`mutirao doctor`: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import click
+import msgspec
+import redis
+
+from mutirao import errors, settings
+from mutirao.checkup import configuration, fleet, server, snapshot
+from mutirao.checkup.finding import Finding
+from mutirao.checkup.snapshot import Snapshot
+from mutirao.cli import output
+from mutirao.cli.options import as_json, broker
+from mutirao.settings import Settings
+
+COLOURS = {"ok": "green", "unknown": "blue", "warning": "yellow", "problem": "red"}
+
+
+@click.command(epilog="Example: mutirao doctor --json")
+@broker
+@as_json
+def doctor(broker_url: str | None, *, as_json: bool) -> int:
+    """Look for what is wrong, and say what to do about it.
+
+    Looks at Redis (address, version, eviction, persistence, memory, clock), at workers, models and queues, and at settings that
+    contradict each other. Changes nothing. The exit code is 0 where there is no problem, 1 where there is one, 4 where Redis does
+    not answer.
+    """
+    given = settings.load(broker_url=broker_url)
+    found, code = _examined(given)
+    if as_json:
+        output.emit_json({"broker": settings.without_password(given.broker_url), "exit": int(code), "findings": found})
+    else:
+        _show(found)
+    return code
+
+
+def _examined(given: Settings) -> tuple[list[Finding], output.Exit]:
+    try:
+        seen = snapshot.read(given, os.environ)
+    except errors.BrokerUnavailable as exc:
+        seen = snapshot.local(given, os.environ)
+        return [_away(exc), *configuration.findings(seen)], output.Exit.UNAVAILABLE
+    found = list(_findings(seen))
+    failed = any(finding.level == "problem" for finding in found)
+    return found, output.Exit.FAILED if failed else output.Exit.OK
+
+
+def _findings(seen: Snapshot) -> Iterator[Finding]:
+    for at, each in enumerate(seen.servers):
+        for finding in server.findings(each):
+            yield msgspec.structs.replace(finding, check=f"results: {finding.check}") if at else finding
+    yield from fleet.findings(seen)
+    yield from configuration.findings(seen)
+
+
+def _away(exc: errors.BrokerUnavailable) -> Finding:
+    cause = exc.__cause__
+    reason = " ".join(str(cause).split()) or type(cause).__name__
+    found = f"{exc.url} {'refuses' if isinstance(cause, redis.ResponseError) else 'does not answer'}: {reason}"
+    if isinstance(cause, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+        return Finding("answer", "problem", found, "check the user and password in MUTIRAO_BROKER_URL")
+    if isinstance(cause, redis.BusyLoadingError):
+        return Finding("answer", "problem", found, "wait until Redis has loaded its data")
+    return Finding(
+        "answer", "problem", found, "start one with mutirao up, or set MUTIRAO_BROKER_URL to the one that runs"
+    )
+
+
+def _show(found: Sequence[Finding]) -> None:
+    width = max(len(finding.check) for finding in found)
+    for finding in found:
+        level = click.style(f"{finding.level:<7}", fg=COLOURS[finding.level], bold=finding.level == "problem")
+        click.echo(f"{level}  {finding.check:<{width}}  {finding.found}")
+        if finding.remedy:
+            click.echo(f"{'':<{width + 9}}  -> {finding.remedy}")
+    click.echo(f"\n{_counted(found, 'problem')}, {_counted(found, 'warning')}")
+
+
+def _counted(found: Sequence[Finding], level: str) -> str:
+    count = sum(finding.level == level for finding in found)
+    return f"{count or 'no'} {level}{'' if count == 1 else 's'}"
