@@ -29,7 +29,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, PowerTransformer, StandardScaler
 from sklearn.svm import SVC
 
-from mutirao import errors, signature
+from mutirao import errors, signature, tensors
 from mutirao_worker.repository import Repository
 
 IRIS = samples.get("iris")
@@ -158,7 +158,7 @@ def test_an_estimator_answers_as_it_does_itself(repository, kind):
         own = getattr(model, spec.name)(data)
         own = own.toarray() if hasattr(own, "toarray") else np.asarray(own)
         assert np.array_equal(outputs[spec.name], own)
-        assert signature.tensors.datatype_of(outputs[spec.name]) == spec.datatype
+        assert tensors.datatype_of(outputs[spec.name]) == spec.datatype
         assert spec.shape == (-1, *own.shape[1:])
 
 
