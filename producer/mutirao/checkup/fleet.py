@@ -40,7 +40,7 @@ def models(seen: Snapshot) -> Finding:
     """Each model that was announced can be asked."""
     if seen.catalog is None:
         return hidden("models", "HGETALL mutirao:models")
-    known = seen.catalog.models
+    known = dict(sorted(seen.catalog.models.items()))
     if not known:
         return Finding(
             "models", "warning", "none has been announced", f"add one with mutirao models add NAME FILE, and {START}"
@@ -88,7 +88,12 @@ def waiting(seen: Snapshot) -> Finding:
     left = [model for model in queued if not (seen.catalog and seen.catalog.serving(model))]
     if left and seen.catalog is not None:
         text = f"waiting: {shown}; no live worker serves {listed(left)}"
-        return Finding("queues", "problem", text, f"mutirao worker --models {','.join(left)}")
+        return Finding(
+            "queues",
+            "problem",
+            text,
+            f"mutirao worker --models {','.join(left)}; one that is in no repository must be added first",
+        )
     return Finding("queues", "ok", f"waiting: {shown}" if shown else "nothing waits")
 
 

@@ -60,10 +60,12 @@ def _findings(seen: Snapshot) -> Iterator[Finding]:
 
 def _away(exc: errors.BrokerUnavailable) -> Finding:
     cause = exc.__cause__
-    reason = " ".join(str(cause).split()) or type(cause).__name__
-    found = f"{exc.url} {'refuses' if isinstance(cause, redis.ResponseError) else 'does not answer'}: {reason}"
+    reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
     if isinstance(cause, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        return Finding("answer", "problem", found, "check the user and password in MUTIRAO_BROKER_URL")
+        return Finding(
+            "answer", "problem", f"{exc.url} refuses: {reason}", "check the user and password in MUTIRAO_BROKER_URL"
+        )
+    found = f"{exc.url} does not answer: {reason}"
     if isinstance(cause, redis.BusyLoadingError):
         return Finding("answer", "problem", found, "wait until Redis has loaded its data")
     return Finding(
