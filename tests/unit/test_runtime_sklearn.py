@@ -207,7 +207,7 @@ def test_a_plain_pickle_is_loaded_too(repository, tmp_path):
         assert repository.verify("m") == []
 
 
-class Opaque(BaseEstimator):
+class Opaque(BaseEstimator):  # type: ignore[misc]
     """Tells nothing of what it was fitted on, and predicts text only."""
 
     def fit(self, X, y=None):  # noqa: N803, ARG002
@@ -218,7 +218,7 @@ class Opaque(BaseEstimator):
         return np.array([len(text) for text in X])
 
 
-class Picky(BaseEstimator):
+class Picky(BaseEstimator):  # type: ignore[misc]
     """Takes only rows like those that it was fitted on."""
 
     def fit(self, X, y=None):  # noqa: N803, ARG002
