@@ -143,7 +143,8 @@ def _fleet(client: redis.Redis) -> dict[str, Any]:
     names = {*(known.models if known else ()), *_models(found or ())}
     return {
         "catalog": known,
-        "waiting": _allowed(lambda: _waiting(client, sorted(names))),
+        # Without a name to ask for, nothing is known of any queue.
+        "waiting": None if known is found is None else _allowed(lambda: _waiting(client, sorted(names))),
         "reserved": _allowed(lambda: client.hlen("unacked")),
         "foreign": _allowed(lambda: _foreign(client)),
     }

@@ -147,12 +147,19 @@ def _common_length(columns: Mapping[str, Any]) -> int:
 
 
 def _not_json(raw: bytes, name: str, exc: Exception) -> str:
-    if raw == os.fsencode(name) and Path(name).is_file():
+    if raw == os.fsencode(name) and _is_file(name):
         return f"DATA {_short(name)} is a file: write @{name}"
     reason = str(exc).removeprefix("JSON is malformed: ")
     if any(word in raw for word in (b"NaN", b"Infinity")):
         reason += ": JSON has neither NaN nor Infinity, a .npy or .csv file has"
     return f"DATA {_short(name)} is not JSON ({reason}): {FORMS}"
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # longer than a path may be
+        return False
 
 
 def _short(text: str) -> str:
