@@ -177,7 +177,7 @@ class Client:
 
     def close(self) -> None:
         """Stop waiting, and close every connection."""
-        if self._waiter:
+        if self._waiter and self._waiter.pid == os.getpid():  # its thread did not follow into a fork
             self._waiter.close()
         self._redis.close()
 

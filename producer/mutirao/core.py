@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import math
 import os
 import socket
 import time
@@ -108,7 +109,7 @@ class Core:
         """
         keys = (queues.record_key(queues.job_id(id)), queues.payload_key(id, "in"))
         done = datetime.datetime.now(datetime.UTC).isoformat()
-        raw = yield Call(self._results, "settle", keys, (how, int(self.settings.result_ttl_s), done))
+        raw = yield Call(self._results, "settle", keys, (how, math.ceil(self.settings.result_ttl_s), done))
         if not raw:
             raise self.missing(id)
         return msgspec.json.decode(raw, type=JobRecord)
@@ -212,7 +213,10 @@ class Core:
             try:
                 yield Call("broker", "LPUSH", (one.queue_key,), (one.envelope,))
             except errors.BrokerUnavailable:
-                yield Call("results", "DEL", tuple(queues.record_key(left.id) for left in made[at:]))
+                left = [
+                    key for each in made[at:] for key in (queues.record_key(each.id), queues.payload_key(each.id, "in"))
+                ]
+                yield Call("results", "DEL", tuple(left))
                 raise
 
 

@@ -1,5 +1,5 @@
 -- Mark a job as started, unless it has already ended: it may have been cancelled, have expired, or be a second delivery.
--- KEYS[1]: its record.
+-- KEYS[1]: its record.  KEYS[2]: the payload of its request.
 -- ARGV[1]: its id.  ARGV[2]: the worker's name.  ARGV[3]: how long the record is kept from now, in seconds.
 -- ARGV[4]: the time of ending, as Celery writes it, should it be found expired.
 -- Reply: 1 to run it, 0 to drop it.
@@ -21,6 +21,7 @@ if record.status == "QUEUED" and job.expires_at and job.expires_at <= now then
   job.finished_at = now
   document = cjson.encode(record)
   redis.call("SETEX", KEYS[1], ARGV[3], document)
+  redis.call("DEL", KEYS[2])
   redis.call("PUBLISH", KEYS[1], document)
   return 0
 end

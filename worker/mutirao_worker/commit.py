@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from importlib.resources import files
 from typing import Any
 
@@ -26,7 +27,11 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
     def begin(self, id: str, worker: str) -> bool:
         """Mark a job as started; False where it has already ended and must not run."""
         now = datetime.datetime.now(datetime.UTC).isoformat()
-        return bool(self._retried("begin", [queues.record_key(id)], [id, worker, self._kept_s(), now]))
+        return bool(
+            self._retried(
+                "begin", [queues.record_key(id), queues.payload_key(id, "in")], [id, worker, self._kept_s(), now]
+            )
+        )
 
     def payload(self, id: str) -> bytes:
         """Read the tensors that are kept beside a request.
@@ -78,7 +83,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
         return self._scripts[name]
 
     def _kept_s(self) -> int:
-        return int(self.app.conf.mutirao.result_ttl_s)
+        return math.ceil(float(self.app.conf.mutirao.result_ttl_s))
 
 
 def _model_of(request: Any) -> str:

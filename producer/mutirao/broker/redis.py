@@ -57,7 +57,12 @@ class Redis:
         try:
             call = next(operation)
             while True:
-                call = operation.send(self._reply(call))
+                try:
+                    reply = self._reply(call)
+                except errors.BrokerUnavailable as exc:
+                    call = operation.throw(exc)  # an operation may take back what it has done
+                else:
+                    call = operation.send(reply)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -101,7 +106,12 @@ class AsyncRedis:
         try:
             call = next(operation)
             while True:
-                call = operation.send(await self._reply(call))
+                try:
+                    reply = await self._reply(call)
+                except errors.BrokerUnavailable as exc:
+                    call = operation.throw(exc)  # an operation may take back what it has done
+                else:
+                    call = operation.send(reply)
         except StopIteration as stop:
             result: T = stop.value
             return result

@@ -1,0 +1,368 @@
+"""One suite for Client and AsyncClient: the same verbs, the same answers, the same errors, against a real worker."""
+
+import concurrent.futures
+import threading
+import time
+
+import numpy as np
+import pytest
+import samples
+import waiting
+from redis_monitor import Monitor
+from servers import RedisServer
+
+from mutirao import (
+    BrokerUnavailable,
+    IdTaken,
+    InvalidRequest,
+    JobCancelled,
+    JobNotFound,
+    ModelFailed,
+    ResultExpired,
+    ResultTimeout,
+    queues,
+)
+
+ROW = [5.1, 3.5, 1.4, 0.2]
+
+
+@pytest.fixture
+def unserved(connect, redis_server):
+    """A client of a Redis where no worker is, that queues all the same."""
+    with connect(redis_server.url, check=False) as client:
+        yield client
+
+
+def test_predict_equals_the_model(client):
+    """predict() answers with the model's own outputs, bit for bit, by name."""
+    sample = samples.get("iris")
+    outputs = client.predict("iris", sample.data, timeout=20)
+    assert outputs.keys() == {"predict", "predict_proba"}
+    assert np.array_equal(outputs["predict"], sample.expected())
+    assert outputs["predict_proba"].tobytes() == sample.expected("predict_proba").tobytes()
+
+
+def test_chosen_outputs_and_parameters(client):
+    """`outputs` chooses what comes back."""
+    outputs = client.predict("iris", [ROW], outputs=["decision_function"], parameters={"note": "unused"}, timeout=20)
+    assert outputs.keys() == {"decision_function"}
+    assert outputs["decision_function"].shape == (1, 3)
+
+
+@pytest.mark.parametrize("form", ["frame", "columns", "rows"])
+def test_frame_columns_and_rows(client, form):
+    """A DataFrame, a mapping of named columns and rows that mix text and numbers are the same request."""
+    frame = samples.get("houses").data[:9]
+    data = {
+        "frame": frame,
+        "columns": {name: frame[name].to_list() for name in frame},
+        "rows": frame.to_numpy().tolist(),
+    }
+    labels = client.predict("houses", data[form], timeout=20)["predict"]
+    assert labels.tolist() == samples.get("houses").expected()[:9].tolist()
+
+
+def test_submit_many_is_one_round_trip(unserved, redis_server):
+    """submit_many sends one command, however many requests: all of them queued, each with its record."""
+    unserved.submit("iris", [ROW])  # loads the script
+    with Monitor(redis_server.url) as monitor:
+        jobs = unserved.submit_many("iris", np.ones((200, 4)))
+    assert monitor.names() == ["EVALSHA"]
+    assert redis_server.client().llen(queues.queue_key("iris", 3)) == 201
+    assert len({job.id for job in jobs}) == 200
+
+
+def test_submit_many_answers_each(client):
+    """Each row of an array is a request with its own answer."""
+    rows = samples.get("iris").data[:30]
+    jobs = client.submit_many("iris", rows)
+    labels = [job.result(20)["predict"] for job in jobs]
+    assert np.array_equal(np.concatenate(labels), samples.get("iris").expected()[:30])
+
+
+def test_submit_many_of_nothing(client):
+    """No requests are no jobs."""
+    assert client.submit_many("iris", []) == []
+
+
+def test_submit_many_of_frames(client):
+    """Each row of a DataFrame is a request."""
+    frame = samples.get("houses").data[:3]
+    labels = [job.result(20)["predict"].tolist() for job in client.submit_many("houses", frame)]
+    assert labels == [[label] for label in samples.get("houses").expected()[:3]]
+
+
+def test_job_by_id(connect, client, fleet):
+    """Anybody with the id has the job: its state, its times in order, its result."""
+    id = client.submit("slow", [[0.2, 0, 0]]).id
+    with connect(fleet.url) as other:
+        job = other.job(id)
+        assert job.result(20)["predict"].tolist() == [0.2]
+        assert (job.status, job.done()) == ("succeeded", True)
+        timings = job.timings
+        assert timings.queued_at <= timings.started_at <= timings.finished_at
+        assert 0 <= timings.queued_s < 20
+        assert 0.2 <= timings.computed_s < 20
+        record = job.record()
+        assert (record.job.attempts, record.job.worker, record.job.rows) == (1, fleet.worker.name, 1)
+
+
+def test_states_while_it_runs(client):
+    """A job is running, then succeeded."""
+    job = client.submit("slow", [[1.0, 0, 0]])
+    waiting.until(lambda: job.status == "running")
+    assert not job.done()
+    assert not job.cancel()
+    assert job.result(20)
+    assert job.status == "succeeded"
+
+
+def test_as_completed_is_the_order_of_ends(client):
+    """as_completed yields the quick ones first, the failed ones too, each once."""
+    slow, quick = client.submit("slow", [[1.5, 0, 0]]), client.submit("slow", [[0.0, 0, 0]])
+    waiting.until(lambda: quick.status == "succeeded")
+    failed = client.submit("raises", [[-1.0, 0, 0]])
+    order = [job.id for job in client.as_completed([slow, failed, quick], timeout=20)]
+    assert set(order) == {slow.id, quick.id, failed.id}
+    assert order[-1] == slow.id
+    with pytest.raises(ModelFailed):
+        failed.result(1)
+
+
+def test_as_completed_times_out(client):
+    """as_completed yields what ended in time, then says that the rest had not."""
+    slow, quick = client.submit("slow", [[2.0, 0, 0]]), client.submit("iris", [ROW])
+    seen = []
+    with pytest.raises(ResultTimeout, match=r"(they go|it goes) on"):
+        seen.extend(job.id for job in client.as_completed([slow, quick], timeout=1.0))
+    assert slow.result(20)
+
+
+def test_result_times_out_and_goes_on(client):
+    """A wait that ends early leaves the job alone."""
+    job = client.submit("slow", [[1.0, 0, 0]])
+    with pytest.raises(ResultTimeout, match=r"is still (queued|running) after 0\.2 s"):
+        job.result(0.2)
+    assert job.result(20)["predict"].tolist() == [1.0]
+
+
+def test_no_worker_alive(unserved):
+    """Where no live worker serves the model, the timeout says so, and how to start one."""
+    job = unserved.submit("iris", [ROW])
+    with pytest.raises(ResultTimeout, match=r"no live worker serves 'iris' \(start one with: mutirao worker\)"):
+        job.result(0.3)
+    assert job.status == "queued"
+
+
+def test_cancel_queued(connect, redis_server):
+    """A queued job that is cancelled ends at once, for its waiters too, and its payload is gone."""
+    with connect(redis_server.url, check=False, result_ttl_s=0.5) as client:
+        job = client.submit("iris", np.ones((4096, 4)))
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            wait = pool.submit(job.result, 20)
+            waiting.until(lambda: redis_server.client().pubsub_numsub(queues.record_key(job.id))[0][1] == 1)
+            assert job.cancel()
+            with pytest.raises(JobCancelled, match="was cancelled"):
+                wait.result(20)
+        assert job.status == "cancelled"
+        assert job.cancel()
+        assert redis_server.client().get(queues.payload_key(job.id, "in")) is None
+
+
+def test_cancelled_never_runs(client, fleet):
+    """A cancelled job is not run when its turn comes."""
+    blockers = client.submit_many("slow", [[1.0, 0, 0]] * 2)
+    waiting.until(lambda: all(job.status == "running" for job in blockers))
+    job = client.submit("slow", [[0.0, 0, 0]])
+    assert job.cancel()
+    last = client.submit("slow", [[0.0, 0, 0]])
+    assert last.result(20)
+    assert job.status == "cancelled"
+    assert job.timings.started_at is None
+
+
+def test_unknown_jobs(client):
+    """An id that was never submitted is not found, whatever is asked of it."""
+    job = client.job("never-seen")
+    for ask in (lambda: job.status, job.done, job.cancel, job.record, lambda: job.result(5), lambda: job.timings):
+        with pytest.raises(JobNotFound, match="job 'never-seen' is not known: no such id was submitted"):
+            ask()
+
+
+def test_expired_results(connect, fleet):
+    """Past the time for which results are kept, a job is said to have expired, not to be unknown."""
+    with connect(fleet.url, result_ttl_s=0.5) as client:
+        job = client.submit("iris", [ROW], expires_s=0.5)
+        job.result(20)
+        fleet.server.client().pexpire(queues.record_key(job.id), 1)
+        waiting.until(lambda: not fleet.server.client().exists(queues.record_key(job.id)))
+        waiting.until(lambda: time.time() > queues.made_at(job.id) + 1.0)
+        with pytest.raises(ResultExpired, match=r"has expired: results are kept for 0\.5 s"):
+            job.record()
+        with pytest.raises(ResultExpired):
+            job.result(5)
+
+
+def test_models(client, fleet):
+    """models() tells what each takes and gives, and how many live workers serve it."""
+    known = {info.name: info for info in client.models()}
+    assert known.keys() == set(fleet.repository.names())
+    assert [str(spec) for spec in known["iris"].signature.inputs] == ["X FP64[-1, 4]"]
+    assert [str(spec) for spec in known["houses"].signature.inputs] == [
+        "area FP64[-1]",
+        "city BYTES[-1]",
+        "rooms FP64[-1]",
+    ]
+    assert {info.workers for info in known.values()} == {1}
+    (worker,) = client.catalog().workers
+    assert (worker.name, worker.processes) == (fleet.worker.name, 2)
+
+
+def test_same_id_same_content_runs_once(client):
+    """The same id with the same content is the same job: one execution, one answer to both."""
+    id = f"mine-{queues.new_id()}"
+    first = client.submit("tellsprocess", [[1.0, 2, 3]], id=id)
+    second = client.submit("tellsprocess", [[1.0, 2, 3]], id=id)
+    assert np.array_equal(first.result(20)["predict"], second.result(20)["predict"])
+    third = client.submit("tellsprocess", [[1.0, 2, 3]], id=id)
+    assert third.record().job.attempts == 1
+    assert third.result(20)
+
+
+def test_same_id_other_content_is_taken(unserved, redis_server):
+    """The same id with other content is refused, and nothing of that call is queued, its other requests neither."""
+    unserved.submit("iris", [ROW], id="mine")
+    for other in ([[1.0, 1, 1, 1]], [ROW, ROW]):
+        with pytest.raises(IdTaken, match="id 'mine' belongs to a job with other content"):
+            unserved.submit("iris", other, id="mine")
+    with pytest.raises(IdTaken):
+        unserved.submit("forest", [ROW], id="mine")
+    with pytest.raises(IdTaken):
+        unserved.submit_many("iris", [ROW, [1.0, 1, 1, 1], ROW], ids=["first", "mine", "last"])
+    assert redis_server.client().keys("celery-task-meta-*") == [b"celery-task-meta-mine"]
+    assert redis_server.client().llen(queues.queue_key("iris", 3)) == 1
+
+
+def test_one_id_twice_in_a_call(unserved, redis_server):
+    """Within one call, the same id with the same content is one job, and with other content is taken."""
+    unserved.submit_many("iris", [ROW, ROW], ids=["twin", "twin"])
+    assert redis_server.client().llen(queues.queue_key("iris", 3)) == 1
+    with pytest.raises(IdTaken):
+        unserved.submit_many("iris", [ROW, [1.0, 1, 1, 1]], ids=["a", "a"])
+    with pytest.raises(InvalidRequest, match="1 ids were given for 2 requests"):
+        unserved.submit_many("iris", [ROW, ROW], ids=["b"])
+
+
+@pytest.mark.parametrize(("asked", "says"), [({"expires_s": 0}, "expires_s is 0"), ({"expires_s": float("nan")}, "expires_s is nan"), ({"priority": "urgent"}, "use high, normal or low")])  # fmt: skip
+def test_odd_deadlines_and_priorities(unserved, redis_server, asked, says):
+    """A deadline or priority that cannot be is refused, and nothing is queued."""
+    with pytest.raises(InvalidRequest, match=says):
+        unserved.submit("iris", [ROW], **asked)
+    assert redis_server.client().dbsize() == 0
+
+
+@pytest.mark.parametrize("rows", [4096, 60_000])
+def test_large_payloads_go_beside(client, fleet, rows):
+    """128 KiB and 1.8 MiB of tensors go beside the message and come back beside the record; the request's are gone after."""
+    data = np.random.default_rng(rows).normal(size=(rows, 4))
+    data[0, 0] = 5e-324
+    jobs = [client.submit("iris", part, outputs=["predict_proba"]) for part in np.array_split(data, -(-rows // 10_000))]
+    big = client.submit("slow", np.zeros((10_000, 3)))
+    redis = fleet.server.client()
+    found = np.concatenate([job.result(30)["predict_proba"] for job in jobs])
+    assert np.array_equal(found, samples.get("iris").model.predict_proba(data))
+    assert big.result(30)["predict"].shape == (10_000,)
+    for job in [*jobs, big]:
+        assert redis.get(queues.payload_key(job.id, "in")) is None
+        assert redis.strlen(queues.payload_key(job.id, "out")) >= 10_000 * 8 // 3
+        assert redis.strlen(queues.record_key(job.id)) < 2000
+
+
+def test_nan_and_infinities_travel(client):
+    """NaN, infinities and subnormals go in and come out bit for bit."""
+    data = np.array([[0.0, np.nan, 1.0], [0.0, np.inf, 0.0], [0.0, -np.inf, 1.0], [0.0, 5e-324, 0.0]])
+    found = client.predict("slow", data, timeout=20)["predict"]
+    assert np.array_equal(found, data.sum(axis=1), equal_nan=True)
+
+
+def test_waiting_does_not_poll(connect, redis_server):
+    """While a result is waited for, Redis is asked nothing, even past the time that one answer may take."""
+    with (
+        connect(redis_server.url, check=False, timeout_s=1.0) as client,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        job = client.submit("iris", [ROW])
+        wait = pool.submit(job.result, 3.0)
+        waiting.until(lambda: redis_server.client().pubsub_numsub(queues.record_key(job.id))[0][1] == 1)
+        began = redis_server.client().time()[0] + 1
+        with Monitor(redis_server.url) as monitor, pytest.raises(ResultTimeout):
+            wait.result()
+    assert [command for at, command in monitor.commands if at < began + 1.5] == []
+
+
+def test_a_thousand_waiters(unserved, redis_server):
+    """A thousand threads wait for a thousand jobs over one subscription; each hears the end of its own."""
+    jobs = unserved.submit_many("iris", np.ones((1000, 4)))
+    heard = []
+
+    def wait(job):
+        try:
+            job.result(60)
+        except JobCancelled as exc:
+            heard.append((job.id, exc.id))
+
+    threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    redis = redis_server.client()
+    waiting.until(lambda: len(redis.pubsub_channels(queues.record_key("*"))) == 1000)
+    assert (
+        sum(b"sub=1001" in line for line in redis.execute_command("CLIENT", "LIST", "TYPE", "pubsub").splitlines()) == 1
+    )
+    for job in jobs:
+        assert job.cancel()
+    for thread in threads:
+        thread.join()
+    assert sorted(heard) == sorted((job.id, job.id) for job in jobs)
+    waiting.until(lambda: redis.pubsub_channels(queues.record_key("*")) == [])
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """A worker whose requests come from one server and whose results go to another."""
+    from workers import WorkerProcess
+
+    root = samples.repository(tmp_path_factory.mktemp("split") / "models", "iris", "slow").root
+    with (
+        RedisServer() as broker,
+        RedisServer() as results,
+        WorkerProcess(broker.url, root, env={"MUTIRAO_RESULT_URL": results.url}),
+    ):
+        yield broker, results
+
+
+def test_split_results(connect, split):
+    """Results may be kept on another server than requests: every verb works, and each server holds only its own."""
+    broker, results = split
+    with connect(broker.url, result_url=results.url) as client:
+        assert client.predict("iris", np.tile(ROW, (4096, 1)), timeout=20)["predict"].shape == (4096,)
+        jobs = client.submit_many("iris", samples.get("iris").data[:9])
+        assert {job.id for job in client.as_completed(jobs, timeout=20)} == {job.id for job in jobs}
+        first, job = client.submit("slow", [[1.0, 0, 0]]), client.submit("slow", [[0.0, 0, 0]])
+        assert job.cancel()
+        assert first.result(20)
+        assert job.status == "cancelled"
+        assert broker.client().keys("celery-task-meta-*") == []
+        assert results.client().keys("mutirao.*") == []
+
+
+def test_split_results_away(connect, split):
+    """Where the queues' server is away, the records that were already written are taken back."""
+    _, results = split
+    with RedisServer() as away, connect(away.url, result_url=results.url, check=False, timeout_s=1.0) as client:
+        away.stop()
+        with pytest.raises(BrokerUnavailable, match=str(away.port)):
+            client.submit("iris", [ROW] * 3000, id="never-queued")
+        with pytest.raises(JobNotFound):
+            client.job("never-queued").record()
+        assert results.client().keys("*never-queued*") == []
