@@ -7,11 +7,10 @@ import os
 import click
 
 from mutirao import queues, settings
+from mutirao.cli.options import broker
 
 
-@click.command(
-    epilog="Example: mutirao worker --concurrency 4 --models iris,forest",
-)
+@click.command(epilog="Example: mutirao worker --concurrency 4 --models iris,forest")
 @click.option(
     "--concurrency", "-c", type=click.IntRange(1), help="Predictions at once; the number of cores by default."
 )
@@ -25,12 +24,14 @@ from mutirao import queues, settings
 )
 @click.option("--name", "-n", help="The worker's name; celery@HOST by default.")
 @click.option("--repository", metavar="DIR", help="The model repository; MUTIRAO_MODELS, or ./models by default.")
+@broker
 @click.option(
-    "--broker-url",
-    metavar="URL",
-    help="Redis; MUTIRAO_BROKER_URL by default. A password is better kept in the environment.",
+    "--loglevel",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="How much it logs.",
 )
-@click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def worker(
     concurrency: int | None,
     models: str | None,
