@@ -1,0 +1,22 @@
+"""One stack for all tests of this folder: it takes a minute to come up, and minutes to build the first time."""
+
+import pytest
+import samples
+from compose.stack import Stack, missing
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory):
+    if reason := missing():
+        pytest.skip(f"the containers cannot be run here: {reason}")
+    folder = tmp_path_factory.mktemp("compose")
+    samples.repository(folder / "models", *samples.GOOD, "slow")
+    with Stack(folder) as stack:
+        yield stack
+
+
+@pytest.fixture
+def two_workers(stack):
+    """The stack, all of it healthy, with two workers."""
+    stack.up(workers=2)
+    return stack
