@@ -68,8 +68,10 @@ def running(name: str, workload: Workload, place: Place) -> Iterator[Client]:
 
 
 def _serve(pipe: Connection, name: str, workload: Workload, place: Place) -> None:
-    # Ctrl-C reaches the whole process group; the end of the pipe tells this process to stop its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both may reach the whole process group; the end of the pipe tells this process to stop its workers. A handler, since
+    # the workers would inherit SIG_IGN.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     os.environ.update(place.env)
     contestant = contestants.find(name)(workload, place)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -86,6 +87,7 @@ def main(
     Example:  python benchmarks/run.py --quick
               python benchmarks/run.py --only burst --models forest --contestants mutirao,celery-solo
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are stopped and folders removed
     chosen = plan.Plan(only, models, names, processes=processes, output=output, aof=aof)
     chosen = chosen.quick() if quick else chosen
     chosen = dataclasses.replace(chosen, rounds=rounds or chosen.rounds)
