@@ -85,14 +85,15 @@ def _load(worker: Any) -> None:
     """Load, in the parent, the models whose queues this worker consumes."""
     app = worker.app
     repository = Repository(app.conf.mutirao.models)
-    names = [name for queue in app.amqp.queues.consume_from if (name := queues.model_of(queue))]
-    if not names:
+    known = repository.names()
+    if not known:
         raise errors.RepositoryError(
             f"no model in {app.conf.mutirao.models}: add one with mutirao models add NAME FILE, or set MUTIRAO_MODELS"
         )
-    if unknown := sorted(set(names) - set(repository.names())):
+    names = [_model(queue) for queue in app.amqp.queues.consume_from]
+    if unknown := sorted(set(names) - set(known)):
         raise errors.ModelNotFound(
-            f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(repository.names())}",
+            f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(known)}",
             model=unknown[0],
         )
     app.host.threads = threads_per_process(worker.concurrency)
@@ -102,6 +103,13 @@ def _load(worker: Any) -> None:
     strategy.keep_compressed()
     app.conf.broker_transport_options["visibility_timeout"] = max(120.0, 2 * app.host.longest_s() + 30)
     banner.show(worker, app.host.infos(), app.host.threads)
+
+
+def _model(queue: str) -> str:
+    name = queues.model_of(queue)
+    if name is None:
+        raise errors.InvalidRequest(f"queue {queue!r} is not allowed: a model's queue is called {queues.PREFIX}<model>")
+    return name
 
 
 def _prepare(**_: Any) -> None:
