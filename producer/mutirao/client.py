@@ -19,6 +19,7 @@ from mutirao.catalog import Catalog, ModelInfo
 from mutirao.core import Ask, Core
 from mutirao.job import Job
 from mutirao.messages import JobRecord
+from mutirao.replies import ended
 from mutirao.tensors import Array
 
 T = TypeVar("T")
@@ -217,10 +218,14 @@ class _Waiter:
     def close(self) -> None:
         if self.pid != os.getpid() or self._loop.is_closed():
             return
-        self._call(self._client.close()).result()
+        self._call(self._ended()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _ended(self) -> None:
+        await self._client.close()
+        await ended({task for task in asyncio.all_tasks() if task is not asyncio.current_task()})
 
     def _call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)

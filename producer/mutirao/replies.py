@@ -59,9 +59,7 @@ class Replies:
 
     async def close(self) -> None:
         """Stop listening; what is still waited for is cancelled."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(set(self._tasks))
         for future in self._waiting.values():
             future.cancel()
         self._waiting.clear()
@@ -166,3 +164,12 @@ class Replies:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def ended(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended: redis-py loses a cancellation that comes while it connects."""
+    while running := {task for task in tasks if not task.done()}:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -221,12 +221,14 @@ def test_what_runs_or_has_ended_is_not_cancelled(inside, fleet):
 def test_ctrl_c_is_quiet(shell, fleet):
     """Interrupting predict prints how to ask for the answer later, no traceback, and exits with 130; the job goes on."""
     process = shell.start("predict", "slow", "[[2, 0, 0]]", "--id", "slow-1")
+    channel = queues.record_key("slow-1")
+    with fleet.server.client() as redis:
+        waiting.until(lambda: redis.pubsub_numsub(channel) == [(channel.encode(), 1)])
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (Exit.INTERRUPTED, "")
+    assert err.strip() == "job slow-1 goes on; for its answer: mutirao result slow-1 --wait"
     with Client(fleet.url) as client:
-        waiting.until(lambda: _state(client, "slow-1") == "running")
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-        assert (process.returncode, out) == (Exit.INTERRUPTED, "")
-        assert err.strip() == "job slow-1 goes on; for its answer: mutirao result slow-1 --wait"
         assert client.job("slow-1").result(timeout=30)["predict"].tolist() == [2.0]
 
 
@@ -270,8 +272,3 @@ def test_doctor_without_a_broker_says_so(tmp_path):
     assert "redis://:***@127.0.0.1:1/0 does not answer" in out
     assert "-> start one with mutirao up" in out
     assert "lifetimes" in out
-
-
-def _state(client, id):
-    known = client._redis.run(client._core.records([id]))[0]
-    return known.state if known else ""
