@@ -6,6 +6,7 @@ with StockClient(url) as stock:
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any, Self
@@ -14,7 +15,7 @@ import msgspec
 
 # Reads one JSON string of code a line, runs it, writes {"answer": ...} or {"raised": ..., "text": ...} as one line.
 PROGRAM = """
-import json, sys, traceback
+import json, os, sys, traceback
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -25,8 +26,7 @@ sys.meta_path.insert(0, Blocker())
 from celery import Celery, group
 from celery.result import AsyncResult
 
-broker, results = sys.argv[1:]
-app = Celery("somebody-else", broker=broker, backend=results)
+app = Celery("somebody-else", broker=os.environ["BROKER"], backend=os.environ["RESULTS"])
 
 def ask(data, model="iris", **options):
     return app.send_task("mutirao.predict", args=[model, data], queue=f"mutirao.{model}", **options)
@@ -56,7 +56,8 @@ class StockClient:
 
     def __init__(self, broker: str, results: str | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, broker, results or broker],
+            [sys.executable, "-c", PROGRAM],
+            env={**os.environ, "BROKER": broker, "RESULTS": results or broker},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

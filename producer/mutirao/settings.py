@@ -49,6 +49,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Whether results are kept elsewhere than requests."""
         return self.result_url != self.broker_url
 
+    def __repr__(self) -> str:
+        """Show every setting, without passwords: `inspect conf` and Flower show this of a worker."""
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        urls = {name: without_password(url) for name, url in shown.items() if name.endswith("_url")}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in (shown | urls).items())})"
+
 
 def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
     """Read and check the settings.

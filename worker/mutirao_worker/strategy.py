@@ -57,7 +57,9 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 - Celery's signature
         """Answer a request for a task that is not ours."""
-        _refuse(self, message, NotRegistered(str(message.headers["task"])))
+        # Protocol 1 has the name in its body; it is the client's word, so no more of it is shown than a name may have.
+        name = message.headers.get("task") or message.payload["task"]
+        _refuse(self, message, NotRegistered(str(name)[:64]))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Answer a message that kombu could not unpack."""
