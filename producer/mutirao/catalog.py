@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -87,6 +87,15 @@ class Catalog(msgspec.Struct, frozen=True):
     def serving(self, name: str) -> tuple[WorkerInfo, ...]:
         """The live workers that serve a model."""
         return tuple(worker for worker in self.workers if name in worker.models)
+
+
+def redelivered_after_s(limits: Iterable[float]) -> float:
+    """How long a worker lets others hold a request before it gives it away: kombu's visibility timeout.
+
+    A request may wait in a worker for one other, and then run; so it is twice the longest time limit of the models that the
+    worker serves, and 30 s; at least 120 s.
+    """
+    return max(120.0, 2 * max(limits, default=0.0) + 30)
 
 
 def not_found(name: str, known: tuple[str, ...]) -> errors.ModelNotFound:

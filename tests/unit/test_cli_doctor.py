@@ -7,7 +7,7 @@ import pytest
 from servers import RedisServer
 
 from mutirao import settings
-from mutirao.catalog import Catalog, ModelInfo, WorkerInfo
+from mutirao.catalog import Catalog, ModelInfo, WorkerInfo, redelivered_after_s
 from mutirao.checkup import configuration, fleet, server, snapshot
 from mutirao.checkup.snapshot import Server, Snapshot
 
@@ -154,9 +154,9 @@ def test_the_nearest_setting_is_named():
 
 
 @pytest.mark.parametrize(("limits", "timeout_s"), [([], 120.0), ([10.0], 120.0), ([600.0, 5.0], 1230.0)])
-def test_the_visibility_timeout_is_the_worker_s_own(limits, timeout_s):
-    """Doctor computes what the worker sets: twice the longest limit and 30 s, and 120 s at least."""
-    assert fleet.visibility_s(limits) == timeout_s
+def test_the_visibility_timeout_follows_the_limits(limits, timeout_s):
+    """A worker gives requests away after twice the longest limit and 30 s, and 120 s at least."""
+    assert redelivered_after_s(limits) == timeout_s
 
 
 def test_a_snapshot_of_a_real_server(tmp_path):

@@ -11,6 +11,7 @@ from kombu import Exchange, Queue
 from kombu.serialization import register
 
 from mutirao import codec, errors, queues, settings
+from mutirao.catalog import redelivered_after_s
 from mutirao.settings import Settings
 from mutirao_worker import banner, strategy, tasks
 from mutirao_worker.health import Presence
@@ -60,8 +61,8 @@ def _transport() -> dict[str, Any]:
         "sep": queues.KOMBU_SEPARATOR,
         "queue_order_strategy": "round_robin",
         # Kombu gives a dead worker's requests to others after this long, and looks every 10 s. Running twice does no harm: the
-        # first result wins. It must be longer than a request may take, see `_load`.
-        "visibility_timeout": 120,
+        # first result wins. `_load` sets it anew once the models' time limits are known.
+        "visibility_timeout": redelivered_after_s([]),
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
         "socket_keepalive": True,
@@ -101,7 +102,7 @@ def _load(worker: Any) -> None:
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(app.host.threads)))
     app.host.load(repository, names)
     strategy.keep_compressed()
-    app.conf.broker_transport_options["visibility_timeout"] = max(120.0, 2 * app.host.longest_s() + 30)
+    app.conf.broker_transport_options["visibility_timeout"] = redelivered_after_s(app.host.hard_limits())
     banner.show(worker, app.host.infos(), app.host.threads)
 
 

@@ -66,9 +66,9 @@ class Host:
         """A model's hard and soft time limits in seconds, None for none."""
         return self._limits.get(name or "", (None, None))
 
-    def longest_s(self) -> float:
-        """The longest hard time limit, in seconds."""
-        return max((hard or 0.0 for hard, _ in self._limits.values()), default=0.0)
+    def hard_limits(self) -> tuple[float, ...]:
+        """Every model's hard time limit, in seconds."""
+        return tuple(hard for hard, _ in self._limits.values() if hard)
 
     def cap_threads(self) -> None:
         """Cap native thread pools and joblib in this process."""

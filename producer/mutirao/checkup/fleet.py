@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from mutirao.catalog import Catalog
+from mutirao.catalog import Catalog, redelivered_after_s
 from mutirao.checkup.finding import Finding, hidden, listed
 from mutirao.checkup.snapshot import Snapshot
 
@@ -123,7 +123,7 @@ def patience(seen: Snapshot) -> Finding:
             "redelivery", "ok", "not checked: the models' time limits are not known on this machine (MUTIRAO_MODELS)"
         )
     for worker in seen.catalog.workers:
-        timeout_s = visibility_s([seen.limits[model] for model in worker.models if model in seen.limits])
+        timeout_s = redelivered_after_s([seen.limits[model] for model in worker.models if model in seen.limits])
         if slower := [model for model, limit in seen.limits.items() if limit >= timeout_s]:
             text = f"{worker.name} gives requests away after {timeout_s:g} s, but {listed(slower)} may take longer, and would run twice"
             return Finding(
@@ -134,11 +134,6 @@ def patience(seen: Snapshot) -> Finding:
         "ok",
         f"time limits ({max(seen.limits.values()):g} s at most) fit the workers' visibility timeouts",
     )
-
-
-def visibility_s(limits: list[float]) -> float:
-    """Compute a worker's visibility timeout, as `mutirao_worker.app` does: a request may wait for one other, and then run."""
-    return max(120.0, 2 * max(limits, default=0.0) + 30)
 
 
 def foreign(seen: Snapshot) -> Finding:
