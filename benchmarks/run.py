@@ -54,6 +54,7 @@ CONTESTANTS, MODELS = tuple(contestants.TABLE), tuple(workload.WORKLOADS)
 @click.option("--models", type=Names(MODELS), default=",".join(MODELS), help="Which models.")
 @click.option("--contestants", "names", type=Names(CONTESTANTS), default=",".join(CONTESTANTS), help="Who takes part.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds; 5, or 2 with --quick.")
+@click.option("--rows", type=click.IntRange(1), help="Requests in a burst; 2,000 of iris and 600 of forest.")
 @click.option("--processes", type=click.IntRange(1), default=2, help="Processes that run the model, but for memory.")
 @click.option(
     "--output",
@@ -74,6 +75,7 @@ def main(
     models: tuple[str, ...],
     names: tuple[str, ...],
     rounds: int | None,
+    rows: int | None,
     processes: int,
     output: str,
     aof: bool,
@@ -90,7 +92,9 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are stopped and folders removed
     chosen = plan.Plan(only, models, names, processes=processes, output=output, aof=aof)
     chosen = chosen.quick() if quick else chosen
-    chosen = dataclasses.replace(chosen, rounds=rounds or chosen.rounds)
+    chosen = dataclasses.replace(
+        chosen, rounds=rounds or chosen.rounds, rows=dict.fromkeys(models, rows) if rows else chosen.rows
+    )
     sys.exit(measure(chosen, file or OUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json", _wide(), Console(stderr=True)))
 
 
