@@ -123,6 +123,8 @@ class WorkerProcess:
         self.wait_ended()
 
     def close(self) -> None:
+        """End it at once: a test that wants to see the warm shutdown calls stop()."""
+        self._processes.kill(below=1)
         self._processes.end()
         shutil.rmtree(self.folder)
 

@@ -117,6 +117,12 @@ answer = [response["outputs"][0]["data"] for response in group(sigs, app=app).ap
     assert answer == [[label] for label in samples.get("iris").model.predict(rows)]
 
 
+@pytest.mark.parametrize("priority", [0, 3, 5, 6, 9])
+def test_stock_priorities_are_served(stock, priority):
+    """Each of Celery's priorities reaches a list that workers consume."""
+    assert stock.run(f"answer = ask([[1, 2, 3, 4]], priority={priority}).get(timeout=20)['model_name']") == "iris"
+
+
 def test_stock_expires_drops(fleet, stock):
     """Celery's own `expires` is kept: the request is revoked, and to our client expired."""
     with pytest.raises(Raised, match="expired") as caught:

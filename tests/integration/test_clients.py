@@ -3,6 +3,7 @@
 import concurrent.futures
 import threading
 import time
+from typing import cast
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_as_completed_is_the_order_of_ends(client):
 def test_as_completed_times_out(client):
     """as_completed yields what ended in time, then says that the rest had not."""
     slow, quick = client.submit("slow", [[2.0, 0, 0]]), client.submit("iris", [ROW])
-    seen = []
+    seen: list[str] = []
     with pytest.raises(ResultTimeout, match=r"(they go|it goes) on"):
         seen.extend(job.id for job in client.as_completed([slow, quick], timeout=1.0))
     assert slow.result(20)
@@ -196,7 +197,7 @@ def test_expired_results(connect, fleet):
         job.result(20)
         fleet.server.client().pexpire(queues.record_key(job.id), 1)
         waiting.until(lambda: not fleet.server.client().exists(queues.record_key(job.id)))
-        waiting.until(lambda: time.time() > queues.made_at(job.id) + 1.0)
+        waiting.until(lambda: time.time() > cast("float", queues.made_at(job.id)) + 1.0)
         with pytest.raises(ResultExpired, match=r"has expired: results are kept for 0\.5 s"):
             job.record()
         with pytest.raises(ResultExpired):

@@ -1,6 +1,7 @@
 """What waits in the queue before a worker comes: priorities, deadlines, cancelled requests."""
 
 import time
+from typing import cast
 
 import pytest
 import samples
@@ -24,7 +25,9 @@ def queued(tmp_path_factory):
         jobs["expired"] = client.submit("iris", [[1.0] * 4] * 4096, expires_s=0.1)
         jobs["cancelled"] = client.submit("iris", [ROW])
         jobs["cancelled"].cancel()
-        waiting.until(lambda: client.catalog() and time.time() > queues.made_at(jobs["expired"].id) + 0.3)
+        waiting.until(
+            lambda: client.catalog() and time.time() > cast("float", queues.made_at(jobs["expired"].id)) + 0.3
+        )
         with WorkerProcess(server.url, root, concurrency=1):
             yield server, client, jobs
 

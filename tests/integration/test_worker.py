@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import bad_models
 import joblib
 import numpy as np
 import psutil
@@ -30,9 +31,9 @@ def special(tmp_path_factory):
     for kind in (worker_models.Large, worker_models.Notes, worker_models.Threads, worker_models.Jobs):
         _add(repository, folder, kind)
     _tamper(repository, "raises")
-    _add(repository, folder, worker_models.Summing, name="missing")
+    _add(repository, folder, bad_models.Summing, name="missing")
     (repository.root / "missing" / "1" / "model.joblib").unlink()
-    _add(repository, folder, worker_models.Summing, name="foreign")
+    _add(repository, folder, bad_models.Summing, name="foreign")
     manifest = repository.root / "foreign" / "model.toml"
     manifest.write_text(manifest.read_text().replace('runtime = "sklearn"', 'runtime = "onnx"'))
     with (
