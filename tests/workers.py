@@ -125,6 +125,7 @@ class WorkerProcess:
     def close(self) -> None:
         """End it at once: a test that wants to see the warm shutdown calls stop()."""
         self._processes.kill(below=1)
+        self.wait_ended()
         self._processes.end()
         shutil.rmtree(self.folder)
 
