@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 ARGS ?=
 # Tests are checked strictly too, but a test or a fixture need not say its own types; one that is strict may keep its marks.
-UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators --allow-subclassing-any \
-  --no-warn-unused-ignores
+UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
+  --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
 .PHONY: help install demo test test-compose lint format bench lock clean
 
