@@ -52,11 +52,12 @@ def decode_body(body: bytes | memoryview) -> list[Any]:
     view = memoryview(body)
     length = int.from_bytes(view[:4], "little")
     if length == 0 or len(view) < 4 + length:
-        raise errors.InvalidRequest(f"the message body is {len(view)} bytes long, but names a head of {length} bytes")
+        text = f"the message body is {len(view)} bytes long, but names a head of {length} bytes"
+        raise errors.InvalidRequest(text, reason="damaged body")
     try:
         (model, request), options, embed = msgspec.json.decode(view[4 : 4 + length], type=_Triple)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise errors.InvalidRequest(f"the message body's head is not a request: {exc}") from exc
+        raise errors.InvalidRequest(f"the message body's head is not a request: {exc}", reason="damaged body") from exc
     if isinstance(request, PredictRequest) and not is_beside(request):
         request = request_with(request, view[4 + length :])
     return [[model, request], options, embed]

@@ -46,9 +46,10 @@ class BrokerUnavailable(MutiraoError):
 
 
 class InvalidRequest(MutiraoError):
-    """The request is not one that any model could answer."""
+    """The request is not one that any model could answer; `reason` says why without quoting it, for logs and events."""
 
     status = 400
+    reason: str = ""
 
 
 class InvalidTensor(InvalidRequest):

@@ -184,7 +184,8 @@ def read_request(request: Any) -> PredictRequest:
     try:
         return msgspec.convert(request, PredictRequest)
     except msgspec.ValidationError as exc:
-        raise errors.InvalidRequest(f"this is neither a V2 inference request nor a nested list: {exc}") from exc
+        text = f"this is neither a V2 inference request nor a nested list: {exc}"
+        raise errors.InvalidRequest(text, reason="neither a V2 request nor a nested list") from exc
 
 
 def summary(model: str, request: PredictRequest) -> str:

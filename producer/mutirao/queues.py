@@ -96,5 +96,5 @@ def made_at(id: str) -> float | None:
 
 def _checked(pattern: re.Pattern[str], noun: str, value: str, rule: str) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise errors.InvalidRequest(f"{noun} {value!r} is not allowed: it must be {rule}")
+        raise errors.InvalidRequest(f"{noun} {value!r} is not allowed: it must be {rule}", reason=f"{noun} not allowed")
     return value

@@ -58,7 +58,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
             return tuple(output for output in self.outputs if output.default)
         known = {output.name: output for output in self.outputs}
         if missing := [name for name in names if name not in known]:
-            raise errors.InvalidRequest(f"output {missing[0]!r} is not one of {', '.join(known)}")
+            text = f"output {missing[0]!r} is not one of {', '.join(known)}"
+            raise errors.InvalidRequest(text, reason="unknown output")
         return tuple(known[name] for name in names)
 
 
@@ -108,7 +109,7 @@ def read(model: str, signature: Signature, request: PredictRequest) -> dict[str,
     """
     given = {tensor.name: _decoded(tensor) for tensor in request.inputs}
     if len(given) != len(request.inputs):
-        raise errors.InvalidRequest(f"model {model!r}: two inputs have the same name")
+        raise errors.InvalidRequest(f"model {model!r}: two inputs have the same name", reason="inputs of one name")
     return bind(model, signature, given)
 
 

@@ -41,7 +41,8 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
         """
         raw = self._ensure_retryable(self.client.get, queues.payload_key(id, "in"))
         if raw is None:
-            raise errors.InvalidRequest(f"the tensors of job {id!r} are gone: its payload key does not exist")
+            text = f"the tensors of job {id!r} are gone: its payload key does not exist"
+            raise errors.InvalidRequest(text, reason="payload gone")
         return bytes(raw)
 
     def store_result(

@@ -45,7 +45,7 @@ def receive(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             try:
                 handle(message, body, ack, reject, callbacks, **kwargs)
             except InvalidTaskError as exc:
-                error = errors.InvalidRequest(f"the message's headers cannot be used: {exc}")
+                error = errors.InvalidRequest(f"the message's headers cannot be used: {exc}", reason="unusable headers")
         if error is not None:
             _refuse(consumer, message, error)
 
@@ -71,7 +71,7 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002
         """Drop what is no task message at all."""
-        _refuse(self, message, errors.InvalidRequest(_TRIPLE))
+        _refuse(self, message, errors.InvalidRequest(_TRIPLE, reason="not Celery's triple"))
 
 
 class Watch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
@@ -119,25 +119,24 @@ def _refuse(consumer: Any, message: Any, error: Exception) -> None:
 def _undecodable(message: Any) -> errors.InvalidRequest | None:
     """Decode the body as Celery would; say what is wrong with it, without a word of it."""
     if message.headers.get("compression"):
-        return errors.InvalidRequest("compressed bodies are not accepted: send it plain")
+        return errors.InvalidRequest("compressed bodies are not accepted: send it plain", reason="compressed body")
     try:
         payload = message.payload
     except Exception as exc:  # noqa: BLE001 - whatever a client sent
         return _unreadable(message, exc)
     if not (isinstance(payload, list | tuple) and len(payload) == 3):
-        return errors.InvalidRequest(_TRIPLE)
+        return errors.InvalidRequest(_TRIPLE, reason="not Celery's triple")
     args, kwargs, embed = payload
     if not (isinstance(args, list | tuple) and isinstance(kwargs, dict) and isinstance(embed, dict | None)):
-        return errors.InvalidRequest(_TRIPLE)
+        return errors.InvalidRequest(_TRIPLE, reason="not Celery's triple")
     return None
 
 
 def _unreadable(message: Any, exc: Exception) -> errors.InvalidRequest:
     """Say why; kombu wraps what our own decoder says."""
     said = next((str(arg) for arg in exc.args if isinstance(arg, errors.MutiraoError)), type(exc).__name__)
-    return errors.InvalidRequest(
-        f"the body ({message.content_type}) cannot be read: {said}; send {codec.JSON} or {codec.BINARY}"
-    )
+    text = f"the body ({message.content_type}) cannot be read: {said}; send {codec.JSON} or {codec.BINARY}"
+    return errors.InvalidRequest(text, reason=f"unreadable body, {type(exc).__name__}")
 
 
 class PredictionRequest(Request):  # type: ignore[misc]  # Celery has no types

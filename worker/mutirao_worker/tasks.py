@@ -39,9 +39,8 @@ def predict(self: Task, *args: Any, **options: Any) -> messages.PredictResult:
     if not self.backend.begin(self.request.id, self.request.hostname or ""):
         raise Ignore
     if len(args) != 2 or options:
-        raise errors.InvalidRequest(
-            f"mutirao.predict takes (model, request), got {len(args)} arguments and options {sorted(options)}"
-        )
+        text = f"mutirao.predict takes (model, request), got {len(args)} arguments and options {sorted(options)}"
+        raise errors.InvalidRequest(text, reason="not (model, request)")
     model, request = queues.model_name(args[0]), messages.read_request(args[1])
     loaded = self.app.host.find(model)
     if codec.is_beside(request):
