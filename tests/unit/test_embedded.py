@@ -17,7 +17,7 @@ from servers import RedisServer
 
 from mutirao import errors, settings
 from mutirao.embedded import Embedded, Incident, binary, redis_server, watchdog
-from mutirao.embedded.processes import Processes
+from mutirao.embedded.processes import SCRIPT, Processes
 from mutirao.embedded.supervisor import backoff_s, ending
 
 # Announces itself as a worker does, starts a child of its own, and at SIGTERM needs a moment, and Redis, to end.
@@ -136,11 +136,12 @@ def test_redis_answers_only_here_and_only_with_the_password(embedded):
         ):
             stranger.ping()
         with redis.Redis.from_url(system.broker_url) as client:
-            assert client.config_get("appendonly", "appendfsync", "maxmemory-policy") == {
+            for option, value in {
                 "appendonly": "yes",
                 "appendfsync": "everysec",
                 "maxmemory-policy": "noeviction",
-            }
+            }.items():
+                assert client.config_get(option) == {option: value}
 
 
 def test_no_password_stands_on_a_command_line_or_in_a_readable_file(embedded, mark, tmp_path):
@@ -286,12 +287,26 @@ def test_a_dead_watchdog_stops_the_system(embedded, mark):
     assert not marked(mark)
 
 
+def test_a_child_whose_parent_died_before_it_began_does_not_begin(tmp_path):
+    """A child that was slow to start enrols, sees that its parent is gone, and does not become its command."""
+    reads, writes = os.pipe()
+    try:
+        command = [*SCRIPT, "enrol", str(os.getppid()), str(writes), "0", "1.0", "touch", str(tmp_path / "begun")]
+        done = subprocess.run(command, pass_fds=(writes,), capture_output=True, text=True, check=False)
+        assert (done.returncode, "is gone" in done.stderr, (tmp_path / "begun").exists()) == (1, True, False)
+        assert os.read(reads, 100).startswith(b"+ 0 1.0 ")
+    finally:
+        os.close(reads)
+        os.close(writes)
+
+
 def test_a_redis_left_by_two_killed_processes_does_not_share_its_data(parent, mark, embedded):
     """When parent and watchdog were both killed, the next system ends the Redis they left before it opens the data."""
     left = json.loads(parent.stdout.readline())["pids"]
     (dog,) = [process for process in marked(mark) if "watch" in process.cmdline()]
     dog.suspend()
     parent.kill()
+    parent.wait()
     dog.kill()
     waiting.until(lambda: not dog.is_running() or dog.status() == psutil.STATUS_ZOMBIE)
     try:

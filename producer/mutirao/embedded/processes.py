@@ -56,7 +56,7 @@ class Processes:
         """Start a child that ends at this stage, lower ones first, and has grace_s seconds for it."""
         with open_log(log) as out:
             process = subprocess.Popen(  # noqa: S603
-                [*SCRIPT, "enrol", str(self._pipe), str(stage), str(grace_s), *command],
+                [*SCRIPT, "enrol", str(os.getpid()), str(self._pipe), str(stage), str(grace_s), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,16 +104,27 @@ def _ask(pid: int) -> None:
 def _watched(parent: int) -> list[Member]:
     """Read what the parent tells until it is gone; a child that it forked may hold the pipe open, so its id is looked at too."""
     members: dict[int, Member] = {}
-    rest = b""
-    while os.getppid() == parent:
-        if not select.select([0], [], [], 1.0)[0]:
-            continue
-        if not (read := os.read(0, 65536)):
-            break
-        *lines, rest = (rest + read).split(b"\n")
-        for line in lines:
-            _learn(members, line.decode().split())
+    for line in _lines(parent):
+        _learn(members, line.decode().split())
     return list(members.values())
+
+
+def _lines(parent: int) -> Iterator[bytes]:
+    os.set_blocking(0, False)
+    rest = b""
+    while True:
+        gone = os.getppid() != parent
+        select.select([0], [], [], 0.0 if gone else 1.0)
+        try:
+            read = os.read(0, 65536)
+        except BlockingIOError:
+            if gone:  # and all that was written while it lived has been read
+                return
+            continue
+        if not read:
+            return
+        *lines, rest = (rest + read).split(b"\n")
+        yield from lines
 
 
 def _learn(members: dict[int, Member], words: list[str]) -> None:
@@ -134,9 +146,14 @@ def _watch(parent: int, state: str) -> None:
     _say("all ended")
 
 
-def _enrol(pipe: int, stage: str, grace_s: str, command: list[str]) -> None:
-    """Become the command, but be known to the watchdog first: so no moment is left in which a killed parent loses a child."""
+def _enrol(parent: int, pipe: int, stage: str, grace_s: str, command: list[str]) -> None:
+    """Become the command, but be known to the watchdog first: so no moment is left in which a killed parent loses a child.
+
+    If the parent lives after the line was written, the watchdog reads the line; if not, it may not, and there is no more to do.
+    """
     os.write(pipe, f"+ {stage} {grace_s} {os.getpid()}\n".encode())
+    if os.getppid() != parent:
+        sys.exit(f"process {parent} is gone: {command[0]} is not started")
     os.set_inheritable(pipe, False)
     os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
 
@@ -150,5 +167,5 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["watch", parent, state]:
             _watch(int(parent), state)
-        case ["enrol", pipe, stage, grace_s, *command]:
-            _enrol(int(pipe), stage, grace_s, command)
+        case ["enrol", parent, pipe, stage, grace_s, *command]:
+            _enrol(int(parent), int(pipe), stage, grace_s, command)
