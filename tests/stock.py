@@ -62,6 +62,7 @@ class StockClient:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.run("answer = None")  # what follows finds it started
 
     def run(self, code: str) -> Any:
         """Run code that may use app, ask(data, model=, **options), group, AsyncResult; return its `answer`.
