@@ -15,6 +15,7 @@ from contestant import Place
 from estimators import WITNESS
 
 MEASURES = ("burst", "alone", "memory")
+QUICK = ("mutirao", "celery-prefork", "in-process")
 WARM_UP_ROWS = 100
 
 
@@ -43,7 +44,7 @@ class Plan:
     def quick(self) -> Plan:
         """Return the plan that only shows that all of it works."""
         rows, requests = {"iris": 300, "forest": 100}, {"iris": 50, "forest": 30}
-        return replace(self, rounds=2, rows=rows, requests=requests, megabytes=100)
+        return replace(self, contestants=QUICK, rounds=1, rows=rows, requests=requests, megabytes=100)
 
     @property
     def redis(self) -> dict[str, str]:

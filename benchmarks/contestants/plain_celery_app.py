@@ -14,18 +14,25 @@ from celery import Celery
 # The client sets neither and never loads it.
 LOAD = os.environ.get("BENCH_LOAD", "")
 
-app = Celery("plain", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
-app.conf.update(
-    accept_content=["json"],
-    broker_connection_retry_on_startup=True,
-    result_expires=600,
-    task_acks_late=True,
-    task_serializer="json",
-    worker_disable_rate_limits=True,
-    worker_enable_remote_control=False,
-    worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
-    worker_send_task_events=False,
-)
+
+def configured() -> Celery:
+    """Make the app; a client makes more than one."""
+    app = Celery("plain", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
+    app.conf.update(
+        accept_content=["json"],
+        broker_connection_retry_on_startup=True,
+        result_expires=600,
+        task_acks_late=True,
+        task_serializer="json",
+        worker_disable_rate_limits=True,
+        worker_enable_remote_control=False,
+        worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
+        worker_send_task_events=False,
+    )
+    return app
+
+
+app = configured()
 
 
 @cache

@@ -12,6 +12,7 @@ import pytest
 import samples
 import waiting
 from servers import RedisServer
+from workers import WorkerProcess
 
 from mutirao import Client, queues
 from mutirao.cli import main
@@ -242,17 +243,16 @@ def test_model_names_complete(shell):
         assert (done.stdout.strip(), done.stderr) == (words, "")
 
 
-def test_doctor_finds_nothing_wrong_with_a_healthy_system(shell, fleet):
+def test_doctor_finds_nothing_wrong_with_a_healthy_system(tmp_path):
     """On a good Redis with a live worker doctor has no problem and exits with 0."""
-    shell.folder.joinpath("none").mkdir()
-    with fleet.server.client() as redis:
-        redis.delete(
-            queues.queue("nobody"), *redis.scan_iter(queues.PREFIX + "*")
-        )  # what other tests left in the shared fleet
-    code, out, err = shell.run("doctor", "--json")
-    assert [finding for finding in json.loads(out)["findings"] if finding["level"] != "ok"] == []
-    assert (code, err) == (0, "")
-    assert shell.says("doctor").endswith("no problems, no warnings\n")
+    root = samples.repository(tmp_path / "models", "iris").root
+    (tmp_path / "none").mkdir()
+    with RedisServer() as server, WorkerProcess(server.url, root):
+        shell = Shell(server.url, tmp_path)
+        code, out, err = shell.run("doctor", "--json")
+        assert [finding for finding in json.loads(out)["findings"] if finding["level"] != "ok"] == []
+        assert (code, err) == (0, "")
+        assert shell.says("doctor").endswith("no problems, no warnings\n")
 
 
 def test_doctor_names_what_is_wrong_and_the_remedy(tmp_path):
