@@ -48,12 +48,12 @@ CONTESTANTS, MODELS = tuple(contestants.TABLE), tuple(workload.WORKLOADS)
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
-    "--quick", is_flag=True, help="Two short rounds and a 100 MB model: shows that all works; not for figures."
+    "--quick", is_flag=True, help="One short round of three contestants: shows that all works; not for figures."
 )
 @click.option("--only", type=Names(plan.MEASURES), default=",".join(plan.MEASURES), help="What to measure.")
 @click.option("--models", type=Names(MODELS), default=",".join(MODELS), help="Which models.")
-@click.option("--contestants", "names", type=Names(CONTESTANTS), default=",".join(CONTESTANTS), help="Who takes part.")
-@click.option("--rounds", type=click.IntRange(1), help="Rounds; 5, or 2 with --quick.")
+@click.option("--contestants", "names", type=Names(CONTESTANTS), help=f"Who takes part: {', '.join(CONTESTANTS)}.")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds; 5, or 1 with --quick.")
 @click.option("--rows", type=click.IntRange(1), help="Requests in a burst; 2,000 of iris and 600 of forest.")
 @click.option("--processes", type=click.IntRange(1), default=2, help="Processes that run the model, but for memory.")
 @click.option(
@@ -73,7 +73,7 @@ def main(
     quick: bool,
     only: tuple[str, ...],
     models: tuple[str, ...],
-    names: tuple[str, ...],
+    names: tuple[str, ...] | None,
     rounds: int | None,
     rows: int | None,
     processes: int,
@@ -90,11 +90,10 @@ def main(
               python benchmarks/run.py --only burst --models forest --contestants mutirao,celery-solo
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are stopped and folders removed
-    chosen = plan.Plan(only, models, names, processes=processes, output=output, aof=aof)
+    chosen = plan.Plan(only, models, processes=processes, output=output, aof=aof)
     chosen = chosen.quick() if quick else chosen
-    chosen = dataclasses.replace(
-        chosen, rounds=rounds or chosen.rounds, rows=dict.fromkeys(models, rows) if rows else chosen.rows
-    )
+    given: dict[str, Any] = {"rounds": rounds, "contestants": names, "rows": rows and dict.fromkeys(models, rows)}
+    chosen = dataclasses.replace(chosen, **{name: value for name, value in given.items() if value})
     sys.exit(measure(chosen, file or OUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json", _wide(), Console(stderr=True)))
 
 
