@@ -90,11 +90,11 @@ def _show(outcomes: Iterable[Outcome]) -> None:
 
 def _next(models: Path) -> None:
     place = models.relative_to(Path.cwd()) if models.is_relative_to(Path.cwd()) else models
-    output.console.print("Try next:")
+    output.console.print("Try next (`source .venv/bin/activate` puts mutirao on the path):")
     for command in (
         f"mutirao up --models {shlex.quote(str(place))}",
-        "mutirao models list --models " + shlex.quote(str(place)),
-        "mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'       (in another terminal, while `mutirao up` runs)",
-        "mutirao submit wine @rows.json, mutirao status ID, mutirao result ID --wait",
+        "mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'                  (in another terminal, while that runs)",
+        "mutirao submit iris '[[6.7, 3.0, 5.2, 2.3]]' --id first",
+        "mutirao result first --wait",
     ):
-        output.console.print(f"  [cyan]{command}[/]")
+        output.console.print(f"  [cyan]{output.escape(command)}[/]")
