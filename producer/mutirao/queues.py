@@ -24,6 +24,12 @@ RESERVED = "unacked_index"
 PREFIX = "mutirao."
 MODELS = "mutirao:models"
 WORKERS = "mutirao:workers"
+# Until when each worker's reservations are its own, by Redis's clock; and how many of its pool's slots are free.
+LEASES = "mutirao:leases"
+SLOTS = "mutirao:slots"
+# What could not be served, by id; and when it was given up.
+DEAD = "mutirao:dead"
+DEAD_INDEX = "mutirao:dead:index"
 
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -66,6 +72,26 @@ def model_of(queue: str) -> str | None:
 def queue_key(model: str, step: int) -> str:
     """Name the Redis list where kombu keeps a model's messages of one priority step."""
     return f"{queue(model)}{KOMBU_SEPARATOR}{step}" if step else queue(model)
+
+
+def bell_key(queue: str) -> str:
+    """Name the short list of tokens that wakes the workers of a queue."""
+    return f"mutirao:bell:{queue}"
+
+
+def consumers_key(queue: str) -> str:
+    """Name the set of workers that consume a queue."""
+    return f"mutirao:consumers:{queue}"
+
+
+def reserved_key(worker: str) -> str:
+    """Name the hash of what a worker has taken and not yet answered: a tag of its own -> list key, newline, envelope."""
+    return f"mutirao:reserved:{worker}"
+
+
+def reply_channel(client: str) -> str:
+    """Name the channel on which a client process hears of all its finished jobs, in groups."""
+    return f"mutirao:reply:{client}"
 
 
 def record_key(id: str) -> str:
