@@ -13,7 +13,7 @@ ARGS ?=
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-compose lint format bench lock clean
+.PHONY: help install demo test test-compose test-faults lint format bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: install ## run the tests, in random order (ARGS="-k tensors -n 0" for some
 
 test-compose: install ## run the containers for real, scale them under load, take them down (needs Docker)
 	$(BIN)/pytest -n 0 -p no:randomly tests/compose $(ARGS)
+
+test-faults: install ## kill workers hundreds of times under load and account for every request (half an hour; MUTIRAO_FAULT_SEED=...)
+	$(BIN)/pytest -n 0 -p no:randomly -m long tests/faults $(ARGS)
 
 lint: install ## one definition of clean: ruff, format, mypy --strict, no registry host or machine path
 	$(BIN)/ruff check

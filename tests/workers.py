@@ -51,6 +51,7 @@ class WorkerProcess:
         command: mutirao, or celery for the plain `celery -A mutirao_worker.app worker`.
         env: over the test's own environment.
         wait: False returns at once, for workers that are not to start.
+        name: of an earlier worker, which this one takes the place of; one of its own by default.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class WorkerProcess:
         command: str = "mutirao",
         env: Mapping[str, str] | None = None,
         wait: bool = True,
+        name: str = "",
     ) -> None:
         self.url = url
-        self.name = f"w{next(_NUMBERS)}-{os.getpid()}@{socket.gethostname()}"
+        self.name = name or f"w{next(_NUMBERS)}-{os.getpid()}@{socket.gethostname()}"
         self.folder = Path(tempfile.mkdtemp(prefix="mutirao-worker-"))
         self._processes = Processes(self.folder / "watchdog.log")
         named = ["-n", self.name, f"--concurrency={concurrency}"]
