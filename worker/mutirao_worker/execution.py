@@ -1,19 +1,243 @@
-"""Answer one request: decode, check, predict, check again. Runs in a pool child."""
+"""Run a batch: stack the requests, predict, check, split. Runs in a pool child, and needs neither Redis nor Celery there.
+
+Each request has its own fate. Where a call fails, or returns what does not fit, its requests run again in halves until the guilty
+stand alone. What a model does to rows in the right number and of the right type cannot be seen: one that returns them in
+another order answers each request with a neighbour's row.
+"""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Mapping
-from typing import Any
+import os
+import threading
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import numpy as np
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from mutirao import errors, signature, tensors
-from mutirao.messages import PredictRequest, PredictResult, RequestedOutput, Tensor
+from mutirao import signature, tensors
+from mutirao.messages import PredictRequest, PredictResult
 from mutirao.signature import OutputSpec
 from mutirao.tensors import Array
+from mutirao_worker.answered import INTERRUPTED, Answered, failed, invalid_output, model_failed, responses, tensor
+from mutirao_worker.asked import Asked, Reader, Refused, Stack, wants_raw
 from mutirao_worker.loaded import Loaded
+
+__all__ = ["Answered", "Asked", "Ran", "answer", "run"]
+
+
+class Ran(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        answers: of each request, in the order in which they were asked.
+        rows: predicted in all calls.
+        predict_s: time in the model, all calls.
+    """
+
+    answers: list[Answered]
+    rows: int
+    predict_s: float
+
+
+def run(find: Callable[[str], Loaded], asked: Sequence[Asked], inline_bytes: int) -> Ran:
+    """Answer requests, with as few predict calls as the models' limits allow.
+
+    Nothing is raised, but what ends the process on purpose.
+
+    Args:
+        find: finds a loaded model, or raises ModelNotFound or ModelUnavailable.
+        asked: the requests, of any models.
+        inline_bytes: a response's raw tensors that are larger than this are not put into it.
+    """
+    batch = _Batch(find, asked, inline_bytes)
+    try:
+        batch.answer(range(len(asked)))
+    except SoftTimeLimitExceeded as exc:
+        batch.interrupt(exc)
+    return Ran(batch.answers, batch.rows, batch.predict_s)
+
+
+class _Batch:
+    def __init__(self, find: Callable[[str], Loaded], asked: Sequence[Asked], inline_bytes: int) -> None:
+        self.answers = [INTERRUPTED] * len(asked)
+        self.rows = 0
+        self.predict_s = 0.0
+        self._reader = Reader(find, asked)
+        self._inline_bytes = inline_bytes
+        self._began = time.perf_counter()
+        self._running: list[Stack] = []
+
+    def answer(self, members: Sequence[int]) -> None:
+        """Answer some of the requests, reading them anew: a model may have changed the arrays of its last call."""
+        kinds: defaultdict[tuple[Any, ...], list[Stack]] = defaultdict(list)
+        for found in self._reader.read(members):
+            if isinstance(found, Refused):
+                self._end([found.member], [failed(found.error, found.embed, 0)])
+            else:
+                kinds[found.kind].append(found)
+        for stacks in kinds.values():
+            limits = stacks[0].form.loaded.manifest
+            for call in calls(stacks, limits.max_batch_rows, limits.max_batch_bytes):
+                self._answer(call)
+
+    def interrupt(self, exc: SoftTimeLimitExceeded) -> None:
+        """Time is up: a request that ran alone has exceeded its limit; of several nobody knows which."""
+        unanswered = {at for at, one in enumerate(self.answers) if one is INTERRUPTED}
+        running = [(at, stack) for stack in self._running for at in unanswered.intersection(stack.members)]
+        if len(running) == 1:
+            ((at, stack),) = running
+            self._end([at], [failed(exc, stack.form.embed, stack.rows)])
+        elif not running and len(unanswered) == 1:  # in our own code: it must not come back for ever
+            self._end(list(unanswered), [failed(exc, None, 0)])
+
+    def _answer(self, call: list[Stack]) -> None:
+        """Answer the requests of one predict call; where it fails, in halves."""
+        form, members = call[0].form, [member for stack in call for member in stack.members]
+        self._running = call
+        try:
+            self._predict_and_split(call)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:  # noqa: BLE001 - of ours too: one request's rows must not cost the others
+            error = exc
+        else:
+            self._running = []
+            return
+        if len(members) == 1:
+            self._end(members, [failed(error, form.embed, call[0].rows)])
+        elif time.perf_counter() - self._began < form.loaded.manifest.time_limit_s / 2:
+            half = len(members) // 2
+            for part in (members[:half], members[half:]):
+                self.answer(part)
+        # Else they stay interrupted: halves of halves might take longer than the process is given.
+        self._running = []
+
+    def _predict_and_split(self, call: list[Stack]) -> None:
+        form, rows = call[0].form, sum(stack.rows * len(stack.members) for stack in call)
+        alone = len(call) == 1 and len(call[0].members) == 1
+        outputs = self._predict(call, rows, alone=alone)
+        _check(form.loaded, form.wanted, outputs, rows, alone=alone)
+        start = 0
+        for stack in call:
+            stop = start + stack.rows * len(stack.members)
+            own = {spec.name: outputs[spec.name][start:stop] for spec in form.wanted}
+            self._end(stack.members, responses(stack, own, self._inline_bytes))
+            start = stop
+
+    def _predict(self, call: list[Stack], rows: int, *, alone: bool) -> Mapping[str, Array]:
+        inputs, started = _stacked(call), time.perf_counter()
+        try:
+            return _predicted(call[0].form.loaded, inputs, call[0].form.wanted, alone=alone)
+        finally:
+            self.rows += rows
+            self.predict_s += time.perf_counter() - started
+
+    def _end(self, members: Sequence[int], answers: Sequence[Answered]) -> None:
+        for member, one in zip(members, answers, strict=True):
+            self.answers[member] = one
+
+
+def calls(stacks: Sequence[Stack], max_rows: int, max_bytes: int) -> Iterator[list[Stack]]:
+    """Share requests out to predict calls; one that is larger than a call may be goes alone, whole."""
+    call: list[Stack] = []
+    rows = size = 0
+    for stack in stacks:
+        start, count = 0, len(stack.members)
+        while start < count:
+            fits = min(count - start, (max_rows - rows) // stack.rows, (max_bytes - size) // stack.size)
+            if fits < 1 and call:
+                yield call
+                call, rows, size = [], 0, 0
+                continue
+            fits = max(fits, 1)
+            call.append(stack.cut(start, start + fits))
+            start, rows, size = start + fits, rows + fits * stack.rows, size + fits * stack.size
+    if call:
+        yield call
+
+
+def _stacked(call: list[Stack]) -> dict[str, Array]:
+    if len(call) == 1:
+        return call[0].inputs
+    return {name: np.concatenate([stack.inputs[name] for stack in call]) for name in call[0].inputs}
+
+
+def _predicted(
+    loaded: Loaded, inputs: dict[str, Array], wanted: tuple[OutputSpec, ...], *, alone: bool
+) -> Mapping[str, Array]:
+    process = os.getpid()
+    try:
+        with _kept_settings():
+            return loaded.predict(inputs, wanted)
+    except SoftTimeLimitExceeded:
+        raise
+    except BaseException as exc:  # sys.exit() in a model must not end the worker
+        if terminate_handler_fired():  # that is not the model: this process is being ended
+            raise
+        if not alone and (late := _time_was_up(exc)):
+            raise late from None
+        error = model_failed(loaded, exc)
+    finally:
+        if os.getpid() != process:  # the model forked, and this is the copy: it must not answer a second time
+            os._exit(os.EX_SOFTWARE)
+    # Raised outside the handler, so that nothing of the model's own exception, which may not pickle, hangs on to it.
+    raise error
+
+
+@contextmanager
+def _kept_settings() -> Iterator[None]:
+    """Put back what a model changes for all: how numpy takes a division by zero, and what becomes of a warning."""
+    # Threads share the warnings' filters: putting them back would undo what another thread has just set for itself.
+    filters = list(warnings.filters) if threading.current_thread() is threading.main_thread() else None
+    try:
+        with np.errstate():
+            yield
+    finally:
+        if filters is not None and warnings.filters != filters:
+            warnings.filters[:] = filters  # type: ignore[index]
+            warnings._filters_mutated()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _time_was_up(exc: BaseException) -> SoftTimeLimitExceeded | None:
+    """Find the time limit behind an exception that a model made of it."""
+    found: BaseException | None = exc
+    for _ in range(100):
+        if found is None or isinstance(found, SoftTimeLimitExceeded):
+            return found
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _check(
+    loaded: Loaded, wanted: tuple[OutputSpec, ...], outputs: Mapping[str, Array], rows: int, *, alone: bool
+) -> None:
+    """Hold outputs against the number of rows; those of several requests against the signature too.
+
+    A row of another type than the signature's changes the type of its neighbours (a text makes all of them texts): each
+    such request is answered alone, with what the model returns for it.
+    """
+    for spec in wanted:
+        array = outputs[spec.name]
+        if array.ndim == 0 or len(array) != rows:
+            returned = "a single value" if array.ndim == 0 else f"{len(array)} rows"
+            raise invalid_output(loaded, f"returned {returned} of {spec.name!r} for {rows} rows of input")
+        if not alone and not _as_announced(spec, array):
+            raise invalid_output(loaded, f"returned another type or shape of {spec.name!r} than it announced")
+
+
+def _as_announced(spec: OutputSpec, array: Array) -> bool:
+    shapes = zip(spec.shape[1:], array.shape[1:], strict=False)
+    return (
+        tensors.datatype_of(array) == spec.datatype
+        and len(spec.shape) == array.ndim
+        and all(want in (-1, got) for want, got in shapes)
+    )
 
 
 def answer(loaded: Loaded, request: PredictRequest) -> PredictResult:
@@ -28,59 +252,7 @@ def answer(loaded: Loaded, request: PredictRequest) -> PredictResult:
     asked = request.outputs
     wanted = takes.chosen(None if asked is None else [output.name for output in asked])
     inputs = signature.read(name, takes, request)
-    outputs = _predict(loaded, inputs, wanted)
-    count = signature.rows(inputs)
-    made = tuple(_tensor(loaded, spec, outputs, count, binary=_binary(request, spec.name)) for spec in wanted)
+    outputs = _predicted(loaded, inputs, wanted, alone=True)
+    _check(loaded, wanted, outputs, signature.rows(inputs), alone=True)
+    made = tuple(tensor(loaded, spec, outputs[spec.name], binary=wants_raw(request, spec.name)) for spec in wanted)
     return PredictResult(model_name=name, model_version=version, outputs=made, id=request.id)
-
-
-def _predict(loaded: Loaded, inputs: dict[str, Array], wanted: tuple[OutputSpec, ...]) -> Mapping[str, Array]:
-    error = None
-    try:
-        return loaded.predict(inputs, wanted)
-    except SoftTimeLimitExceeded:
-        raise
-    except BaseException as exc:  # sys.exit() in a model must not end the worker
-        if terminate_handler_fired():  # that is not the model: this process is being ended
-            raise
-        error = _failed(loaded, exc)
-    # Raised outside the handler, so that nothing of the model's own exception, which may not pickle, hangs on to it.
-    raise error
-
-
-def _failed(loaded: Loaded, exc: BaseException) -> errors.ModelFailed:
-    name, version, cause = loaded.info.name, loaded.info.version, type(exc).__name__
-    try:
-        text = str(exc)[:2000]
-    except Exception:  # noqa: BLE001 - a model's exception may fail to print
-        text = "(its text could not be read)"
-    error = errors.ModelFailed(
-        f"model {name!r} version {version} raised {cause}: {text}", model=name, version=version, cause=cause
-    )
-    error._traceback = "".join(traceback.format_exception(exc))[-8000:]  # type: ignore[attr-defined]  # noqa: SLF001 - for commit
-    return error
-
-
-def _tensor(loaded: Loaded, spec: OutputSpec, outputs: Mapping[str, Array], count: int, *, binary: bool) -> Tensor:
-    array = outputs[spec.name]
-    if array.ndim == 0 or len(array) != count:
-        returned = "a single value" if array.ndim == 0 else f"{len(array)} rows"
-        raise _invalid(loaded, f"returned {returned} of {spec.name!r} for {count} rows of input")
-    try:
-        return tensors.encode(spec.name, array, binary=binary)
-    except errors.InvalidTensor as exc:
-        raise _invalid(loaded, f"returned what cannot be sent: {exc}") from None
-
-
-def _invalid(loaded: Loaded, text: str) -> errors.InvalidOutput:
-    name, version = loaded.info.name, loaded.info.version
-    return errors.InvalidOutput(
-        f"model {name!r} version {version} {text}", model=name, version=version, cause="InvalidOutput"
-    )
-
-
-def _binary(request: PredictRequest, output: str) -> bool:
-    """Whether an output goes back as raw bytes: the output's own word, else the request's, else no (V2's rule)."""
-    asked: tuple[RequestedOutput, ...] = request.outputs or ()
-    own: dict[str, Any] = next((one.parameters or {} for one in asked if one.name == output), {})
-    return bool(own.get("binary_data", (request.parameters or {}).get("binary_data_output", False)))
