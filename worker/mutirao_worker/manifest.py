@@ -66,6 +66,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_rows: the most rows that one request may hold.
         time_limit_s: a prediction that runs for longer is stopped with its process.
         soft_time_limit_s: a prediction that runs for longer is interrupted by an exception; None for never.
+        max_batch_rows: the most rows of several requests in one prediction; a larger request is predicted alone, whole.
+        max_batch_bytes: the most bytes of their inputs, as for the rows.
+        max_wait_ms: how long a request may wait for others while a process is idle; 0 for not at all.
+        latency_target_ms: batches are kept so small that a prediction takes no longer than this; 0 for any size.
+        max_attempts: how often a request may be running when its process dies or is stopped; then it fails.
         strict_version: refuse to load with another version of the library than the one it was saved with.
         versions: by name.
     """
@@ -76,6 +81,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_rows: int = 10_000
     time_limit_s: float = 60.0
     soft_time_limit_s: float | None = None
+    max_batch_rows: int = 256
+    max_batch_bytes: int = 8 * 1024 * 1024
+    max_wait_ms: float = 0.0
+    latency_target_ms: float = 0.0
+    max_attempts: int = 3
     strict_version: bool = False
     versions: dict[str, Version]
 
@@ -164,8 +174,9 @@ def _broken_settings(manifest: Manifest, folder: str) -> Iterator[tuple[str, obj
         yield "name", manifest.name, f"it must be {folder!r}, as its folder"
     if manifest.active not in manifest.versions:
         yield "active", manifest.active, f"it must be one of the versions {', '.join(manifest.versions) or '(none)'}"
-    if manifest.max_rows < 1:
-        yield "max_rows", manifest.max_rows, "it must be at least 1"
+    for key in ("max_rows", "max_batch_rows", "max_batch_bytes", "max_attempts"):
+        if (count := getattr(manifest, key)) < 1:
+            yield key, count, "it must be at least 1"
     if not 0 < manifest.time_limit_s < float("inf"):
         yield "time_limit_s", manifest.time_limit_s, "it must be more than 0"
     if manifest.soft_time_limit_s is not None and not 0 < manifest.soft_time_limit_s < manifest.time_limit_s:
@@ -173,6 +184,16 @@ def _broken_settings(manifest: Manifest, folder: str) -> Iterator[tuple[str, obj
             "soft_time_limit_s",
             manifest.soft_time_limit_s,
             f"it must be more than 0 and less than time_limit_s, {manifest.time_limit_s}",
+        )
+    for key in ("max_wait_ms", "latency_target_ms"):
+        # NaN is refused too: it is neither less nor more.
+        if not 0 <= (wait := getattr(manifest, key)) / 1000 < manifest.time_limit_s:
+            yield key, wait, f"it must be 0 or more milliseconds, and less than time_limit_s, {manifest.time_limit_s} s"
+    if 0 < manifest.latency_target_ms <= manifest.max_wait_ms:
+        yield (
+            "max_wait_ms",
+            manifest.max_wait_ms,
+            f"it must be less than latency_target_ms, {manifest.latency_target_ms}",
         )
 
 

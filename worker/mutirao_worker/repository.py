@@ -142,7 +142,7 @@ class Repository:
             version: its name; one more than the highest number by default.
             example: rows as the model takes them: a DataFrame, an array, or the path of a .csv, .json or .npy file.
             runtime: what loads it.
-            settings: max_rows, time_limit_s, soft_time_limit_s, strict_version; those not given (or None) stay as they are.
+            settings: max_rows, time_limit_s, max_batch_rows, ..., as in `Manifest`; those not given (or None) stay as they are.
 
         Raises:
             InvalidRequest: the name or the version is not allowed.
