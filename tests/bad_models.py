@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import time
 import warnings
@@ -153,6 +154,102 @@ class ChangesInput(Summing):
         return sums
 
 
+class SpoilsInput(Summing):
+    """Writes into the array that it was given, then raises: whoever runs after it on that array gets sums of zeros."""
+
+    def misbehave(self, X):
+        X[:] = 0
+        raise ValueError("spoilt")
+
+
+class ChangesSettings(Summing):
+    """Makes errors of numpy's and Python's warnings for all that runs in its process, and seeds numpy."""
+
+    def misbehave(self, X):
+        np.seterr(all="raise")
+        np.random.seed(1)  # noqa: NPY002
+        warnings.simplefilter("error")
+        return X.sum(axis=1)
+
+
+class Forks(Summing):
+    """Forks, and returns in both processes; notes how the copy ended in the file that FORKS names."""
+
+    def misbehave(self, X):
+        if pid := os.fork():
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if path := os.environ.get("FORKS"):
+                with open(path, "a", encoding="ascii") as file:  # noqa: PTH123
+                    file.write(f"{code}\n")
+        return X.sum(axis=1)
+
+
+class RaisesSurrogates(Summing):
+    """Raises a text that UTF-8 cannot carry."""
+
+    def misbehave(self, X):
+        raise ValueError("half a pair: \ud83c")
+
+
+class MixesTypes(Summing):
+    """Gives text for its marked row: numpy makes texts of the numbers beside it."""
+
+    def misbehave(self, X):
+        return np.array(["marked" if row[0] == MARKER else row.sum() for row in X])
+
+
+class MixesObjects(Summing):
+    """Gives an object for its marked row alone."""
+
+    def misbehave(self, X):
+        return np.array([object() if row[0] == MARKER else row.sum() for row in X], dtype=object)
+
+
+class Unsayable:
+    def __repr__(self):
+        raise RuntimeError("no text")
+
+
+class UnsayableOutput(Summing):
+    """Gives objects that cannot even be shown."""
+
+    def misbehave(self, X):
+        return np.array([Unsayable()] * len(X), dtype=object)
+
+
+class Pads(Summing):
+    """Gives each row as many columns as the longest row of the call wants: as many as its first feature says."""
+
+    def predict(self, X):
+        return np.ones((len(X), max(1, int(X[:, 0].max()))))
+
+
+class Drops(Summing):
+    """Gives a row too few where there are several, and the right number for one."""
+
+    def misbehave(self, X):
+        return X.sum(axis=1)[: max(1, len(X) - 1)]
+
+
+class RunsOut(Summing):
+    """Has its soft time limit reached at once: sends itself billiard's signal."""
+
+    def misbehave(self, X):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while True:
+            time.sleep(0.05)
+
+
+class HidesTimeLimit(RunsOut):
+    """Makes an error of its own of the time limit."""
+
+    def misbehave(self, X):
+        try:
+            super().misbehave(X)
+        except Exception as exc:
+            raise ValueError("interrupted") from exc
+
+
 class Slow(Summing):
     """Sleeps for as many seconds as the first feature of the first row says."""
 
@@ -186,6 +283,17 @@ ALL = (
     Prints,
     Warns,
     ChangesInput,
+    ChangesSettings,
+    Drops,
+    Forks,
+    HidesTimeLimit,
+    MixesObjects,
+    MixesTypes,
+    Pads,
+    RaisesSurrogates,
+    RunsOut,
+    SpoilsInput,
+    UnsayableOutput,
     Slow,
     TellsProcess,
 )

@@ -1,0 +1,503 @@
+import base64
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import msgspec
+import numpy as np
+import pytest
+import samples
+from billiard.exceptions import SoftTimeLimitExceeded
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mutirao import codec, errors, messages, tensors
+from mutirao.messages import Failure, PredictRequest, PredictResult, RequestedOutput
+from mutirao_worker import execution
+from mutirao_worker.execution import Asked
+from mutirao_worker.hosting import Host
+
+IDS = (f"job-{number}" for number in itertools.count())
+MARKED, GOOD = [-1.0, 1.0, 2.0], [3.0, 4.0, 5.0]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """All samples, as a worker holds them."""
+    root = tmp_path_factory.mktemp("execution") / "models"
+    samples.repository(root)
+    repository = samples.repository(root, *samples.BAD, time_limit_s=600.0)
+    made = Host()
+    made.load(repository, repository.names())
+    return made
+
+
+@pytest.fixture
+def ran(host):
+    """Run a batch; return its answers."""
+
+    def run(*asked, inline_bytes=65536):
+        return execution.run(host.find, asked, inline_bytes).answers
+
+    return run
+
+
+def arrays_of(data):
+    if hasattr(data, "columns"):
+        return {name: data[name].to_numpy() for name in data.columns}
+    return {"X": np.asarray(data)}
+
+
+def ask(model, data, *, outputs=None, inline_bytes=65536, encoded=True, **arrays):
+    """A request as our own client writes it."""
+    given = arrays or arrays_of(data)
+    inputs = tuple(tensors.encode(name, array, binary=True) for name, array in given.items())
+    wanted = None if outputs is None else tuple(RequestedOutput(name) for name in outputs)
+    request = PredictRequest(inputs=inputs, outputs=wanted, parameters={"binary_data_output": True})
+    body, beside = codec.encode_body(model, request, {}, inline_bytes)
+    return Asked(next(IDS), base64.b64encode(body).decode() if encoded else body, codec.BINARY, encoded, beside)
+
+
+def ask_json(model, data, *, embed=codec.EMBED, outputs=None):
+    """A request as a stock client writes it."""
+    if hasattr(data, "columns"):
+        inputs = [tensors.encode(name, array, binary=False) for name, array in arrays_of(data).items()]
+        data = {"inputs": msgspec.to_builtins(inputs)}
+    elif outputs is not None:
+        data = np.asarray(data)
+        data = {"inputs": [{"name": "X", "datatype": "FP64", "shape": data.shape, "data": data.tolist()}]}
+    elif isinstance(data, np.ndarray):
+        data = data.tolist()
+    if outputs is not None:
+        data["outputs"] = [{"name": name} for name in outputs]
+    body = json.dumps([[model, data], {}, embed]).encode()
+    return Asked(next(IDS), base64.b64encode(body).decode(), codec.JSON, True, None)
+
+
+def outputs_of(answer):
+    """The arrays of a response, as a client reads them."""
+    assert answer.kind == "ok", answer
+    packed = codec.unpack_result(msgspec.json.decode(answer.result, type=PredictResult), answer.payload)
+    return {tensor.name: tensors.decode(tensor) for tensor in packed.outputs}
+
+
+def error_of(answer):
+    """The error of a failure, as a client reads it."""
+    assert answer.kind == "failed", answer
+    return messages.JobRecord(status="FAILURE", task_id="job", result=msgspec.Raw(answer.result)).error()
+
+
+def same(got, expected):
+    if expected.dtype.kind == "f":
+        return got.shape == expected.shape and np.allclose(got, expected, rtol=1e-9, atol=1e-9, equal_nan=True)
+    return got.tolist() == expected.tolist()
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.sampled_from(sorted(samples.GOOD)),
+        st.integers(0, 60),
+        st.sampled_from([1, 1, 1, 2, 5, 30]),
+        st.sampled_from([None, ["predict"], ["predict_proba", "predict"]]),
+        st.sampled_from(["binary", "binary", "json", "beside"]),
+    ),
+    max_size=40,
+)
+
+
+@given(REQUESTS, st.sampled_from([0, 40, 65536]))
+@example([("iris", at, 1, None, "binary") for at in range(60)], 65536)
+@example([("iris", at, 1, None, "binary") for at in range(60)], 0)
+@example([("houses", at, 1, None, "binary") for at in range(60)], 65536)
+def test_each_answer_is_that_of_its_own_rows(host, requests, inline_bytes):
+    """However requests are mixed, each gets what its model says of its own rows alone, and the very document that it gets alone."""
+    asked, expected = [], []
+    for name, start, rows, outputs, form in requests:
+        sample = samples.get(name)
+        data = sample.data[start : start + rows]
+        asked.append(
+            ask_json(name, data, outputs=outputs)
+            if form == "json"
+            else ask(name, data, outputs=outputs, inline_bytes=0 if form == "beside" else 65536)
+        )
+        expected.append({out: getattr(sample.model, out)(data) for out in outputs or ["predict", "predict_proba"]})
+    ran = execution.run(host.find, asked, inline_bytes)
+    assert [answer.rows for answer in ran.answers] == [rows for _, _, rows, _, _ in requests]
+    assert ran.rows == sum(rows for _, _, rows, _, _ in requests)
+    for one, answer, own in zip(asked, ran.answers, expected, strict=True):
+        got = outputs_of(answer)
+        assert list(got) == list(own)
+        assert all(same(got[name], own[name]) for name in own)
+        (alone,) = execution.run(host.find, [one], inline_bytes).answers
+        assert [answer.shown, answer.embed] == [alone.shown, alone.embed]
+        assert structure(answer) == structure(alone)
+
+
+def structure(answer):
+    """All of a document but the values in it."""
+    packed = msgspec.json.decode(answer.result, type=PredictResult)
+    parameters = {key: value if key != codec.INLINE else len(value) for key, value in (packed.parameters or {}).items()}
+    heads = [msgspec.structs.replace(tensor, data=None) for tensor in packed.outputs]
+    return packed.model_name, packed.model_version, heads, packed.id, parameters, len(answer.payload or b"")
+
+
+NUMBERS = st.sampled_from(["<f8", "<f4", "<f2", "<i8", "<i4", "|u1", "|b1", "<u8"])
+
+
+@given(
+    st.lists(
+        st.tuples(NUMBERS, st.lists(st.sampled_from([0, 1, 7, 100]), min_size=4, max_size=4), st.booleans()),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_datatypes_may_be_mixed(host, rows):
+    """Numbers of any datatype reach the model as the numbers that they are, and NaN costs only the request that has it."""
+    asked = []
+    for dtype, values, nan in rows:
+        array = np.array([values]).astype(dtype)
+        if nan and array.dtype.kind == "f":
+            array[0, 0] = np.nan
+        asked.append((array, ask("iris", array)))
+    model = samples.get("iris").model
+    for (array, _), answer in zip(
+        asked, execution.run(host.find, [one for _, one in asked], 65536).answers, strict=True
+    ):
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            assert "raised ValueError: Input X contains NaN" in str(error_of(answer))
+        else:
+            assert same(outputs_of(answer)["predict_proba"], model.predict_proba(array.astype(float)))
+
+
+def test_requests_of_one_kind_are_one_call(host):
+    """Requests of different sizes and encodings, and of one model and outputs, share a call; its limits cut it, not a request."""
+    iris = samples.get("iris").data
+    asked = [ask("iris", iris[:1])] * 100 + [ask("iris", iris[:3])] * 50 + [ask_json("iris", iris[:2])] * 5
+    loaded, sizes = host.find("iris"), []
+    spy = Spy(loaded, sizes)
+    execution.run(lambda _: spy, asked, 65536)
+    assert sum(sizes) == 260
+    assert len(sizes) == 2
+    assert max(sizes) <= 256
+    sizes.clear()
+    answers = execution.run(lambda _: spy, [*asked[:3], ask("iris", np.tile(iris, (4, 1))), *asked[:3]], 65536).answers
+    assert sorted(sizes) == [6, 300]
+    assert [answer.kind for answer in answers] == ["ok"] * 7
+
+
+class Spy:
+    """A loaded model that notes the rows of each call."""
+
+    def __init__(self, loaded, sizes):
+        self.info, self.manifest, self._loaded, self._sizes = loaded.info, loaded.manifest, loaded, sizes
+
+    def predict(self, inputs, outputs):
+        self._sizes.append(len(next(iter(inputs.values()))))
+        return self._loaded.predict(inputs, outputs)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "max_rows", "max_bytes", "expected"),
+    [
+        ([(5, 1, 10)], 256, 1000, [5]),
+        ([(5, 1, 10)], 2, 1000, [2, 2, 1]),
+        ([(5, 1, 10)], 256, 25, [2, 2, 1]),
+        ([(3, 2, 10), (2, 1, 10)], 5, 1000, [4, 4]),
+        ([(1, 9, 10), (2, 1, 10)], 5, 1000, [9, 2]),
+        ([(1, 1, 10), (2, 1, 5000), (1, 1, 10)], 5, 1000, [1, 1, 1, 1]),
+        ([], 5, 1000, []),
+    ],
+)
+def test_calls_keep_to_their_limits(sizes, max_rows, max_bytes, expected):
+    """A call has at most so many rows and bytes; a request that has more is a call of its own, and no request is cut."""
+    stacks = [
+        execution.Stack(None, list(range(count)), rows, size, {"X": np.zeros((count * rows, 1))})
+        for count, rows, size in sizes
+    ]
+    made = [sum(len(stack.inputs["X"]) for stack in call) for call in execution.calls(stacks, max_rows, max_bytes)]
+    assert made == expected
+
+
+def test_a_result_that_is_too_large_goes_beside(ran):
+    """Raw tensors over the limit come as a payload, and the document says so; those at the limit stay inside."""
+    data = samples.get("iris").data[:3]
+    inside = ran(*[ask("iris", data)] * 2, inline_bytes=96)
+    beside = ran(*[ask("iris", data)] * 2, inline_bytes=95)
+    assert [answer.payload for answer in inside] == [None, None]
+    for one, other in zip(inside, beside, strict=True):
+        assert len(other.payload) == 96
+        assert json.loads(other.result)["parameters"] == {codec.BESIDE: True}
+        assert outputs_of(one)["predict_proba"].tolist() == outputs_of(other)["predict_proba"].tolist()
+
+
+def test_a_callback_is_handed_back(ran):
+    """Celery's embed comes back where there is something in it, with a failure too."""
+    after = {"callbacks": [{"task": "x"}], "errbacks": None, "chain": None, "chord": None}
+    iris = samples.get("iris").data[:1]
+    answers = ran(ask_json("iris", iris, embed=after), ask_json("iris", iris), ask_json("iris", [[1.0]], embed=after))
+    assert [answer.embed for answer in answers] == [after, None, after]
+
+
+def binary(head, raw=b"", length=None):
+    encoded = head if isinstance(head, bytes) else json.dumps(head).encode()
+    return (len(encoded) if length is None else length).to_bytes(4, "little") + encoded + raw
+
+
+def body(*inputs, model="iris", **rest):
+    return [[model, {"inputs": list(inputs)} | rest], {}, {}]
+
+
+def raw_tensor(size, shape=(1, 4), datatype="FP64"):
+    return {"name": "X", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+
+
+WRONG = [
+    (codec.BINARY, b"", "the body must be Celery's triple"),
+    (codec.BINARY, b"\x01\x02", "2 bytes long"),
+    (codec.BINARY, binary(body(raw_tensor(32)), bytes(32), length=2**31), "names a head of 2147483648 bytes"),
+    (codec.BINARY, binary(body(raw_tensor(32)), bytes(32), length=0), "names a head of 0 bytes"),
+    (codec.BINARY, binary(b"{not json"), "head is not a request"),
+    (codec.BINARY, binary(b"[" * 100_000), "head is not a request"),
+    (codec.BINARY, binary(body(raw_tensor(64)), bytes(32)), "names 64 raw bytes, but 32 are left"),
+    (codec.BINARY, binary(body(raw_tensor(-8)), bytes(32)), "names -8 raw bytes"),
+    (codec.BINARY, binary(body(raw_tensor(32)), bytes(40)), "8 raw bytes belong to no tensor"),
+    (codec.BINARY, binary(body(raw_tensor(32), raw_tensor(32)), bytes(64)), "two inputs have the same name"),
+    (codec.BINARY, binary(body(raw_tensor(32, (2, 4))), bytes(32)), "is 64 bytes, got 32"),
+    (codec.BINARY, binary(body(raw_tensor(32, (4,))), bytes(32)), "one row is written [[...]]"),
+    (codec.BINARY, binary(body(raw_tensor(0, (0, 4)))), "takes at least one row, got none"),
+    (codec.BINARY, binary(body(raw_tensor(32, (-1, -4))), bytes(32)), "negative size"),
+    (codec.BINARY, binary(body(raw_tensor(32, (1, 4), "BYTES")), b"\xff\xff\xff\xff" + bytes(28)), "names 4294967295 bytes, but 28 are left"),
+    (codec.BINARY, binary(body(raw_tensor(4, (1, 4), "BOOL")), b"\x02\x00\x00\x00"), "a BOOL byte must be 0 or 1"),
+    (codec.BINARY, binary(body(raw_tensor(32), parameters={codec.BESIDE: True})), "its payload key does not exist"),
+    (codec.BINARY, binary(body(raw_tensor(32), model="../x"), bytes(32)), "model name '../x' is not allowed"),
+    (codec.BINARY, binary(body(raw_tensor(32), model="rose"), bytes(32)), "model 'rose' is not served"),
+    (codec.BINARY, binary(body(raw_tensor(32), outputs=[{"name": "fit"}]), bytes(32)), "output 'fit' is not one of"),
+    (codec.BINARY, binary(body(raw_tensor(32 * 10_001, (10_001, 4))), bytes(32 * 10_001)), "at most 10000 rows"),
+    (codec.BINARY, binary([["iris", {"inputs": []}], {"fast": True}, {}]), "options ['fast']"),
+    (codec.JSON, b"{not json", "the body (application/json) cannot be read: DecodeError; send application/json or"),
+    (codec.JSON, b"\xff\xfe", "cannot be read: DecodeError"),
+    (codec.JSON, b"[" * 100_000, "cannot be read: DecodeError"),
+    (codec.JSON, b"[1,2,3]", "the body must be Celery's triple"),
+    (codec.JSON, b'[["iris",[[1]]],{},"x"]', "the body must be Celery's triple"),
+    (codec.JSON, b'[["iris"],{},{}]', "takes (model, request), got 1 arguments"),
+    (codec.JSON, b'[["iris",[[1,2,3,NaN]]],{},{}]', "has NaN at [0, 3]: JSON cannot carry it"),
+    (codec.JSON, b'[["iris",7],{},{}]', "neither a V2 inference request nor a nested list"),
+    (codec.JSON, b'[["iris",{"inputs":3}],{},{}]', "$.inputs"),
+    (codec.JSON, b'[["iris",[[1,2,3]]],{},{}]', "model 'iris' takes X FP64[-1, 4], got shape [1, 3]"),
+    ("application/x-yaml", b"a: 1", "application/x-yaml"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content_type", "wrong", "says"), WRONG, ids=[says for *_, says in WRONG])
+def test_a_request_that_is_wrong_is_refused_alone(ran, content_type, wrong, says):
+    """What cannot be read, or does not fit, is refused with its reason, twice in one batch too; its neighbours are answered."""
+    iris = samples.get("iris").data
+    bad = Asked("bad", wrong, content_type, False, None)
+    encoded = Asked("bad", base64.b64encode(wrong).decode(), content_type, True, None)
+    answers = ran(ask("iris", iris[:1]), bad, ask_json("iris", iris[1:2]), encoded, ask("iris", iris[2:3]))
+    assert [answer.kind for answer in answers] == ["ok", "failed", "ok", "failed", "ok"]
+    assert answers[1].result == answers[3].result
+    assert says in str(error_of(answers[1]))
+    assert isinstance(error_of(answers[1]), errors.InvalidRequest | errors.ModelNotFound)
+    assert answers[1].traceback is None
+
+
+def test_like_requests_of_which_one_is_wrong(ran):
+    """Of requests that are alike to the byte but in their values, only the one with a value that cannot be is refused."""
+    heads = binary(body(raw_tensor(4, (1, 4), "BOOL")))
+    asked = [Asked(str(at), heads + bytes([0, 1, at, 0]), codec.BINARY, False, None) for at in range(4)]
+    answers = ran(*asked)
+    assert [answer.kind for answer in answers] == ["ok", "ok", "failed", "failed"]
+    assert "a BOOL byte must be 0 or 1" in str(error_of(answers[2]))
+
+
+def test_like_texts_of_which_one_lies(ran):
+    """A text whose bytes are not as long as it says cannot take from its neighbour's."""
+    city = samples.get("houses").data["city"][0].encode()
+    row = {"area": np.array([50.0]), "city": np.array([city.decode()], dtype=object), "rooms": np.array([3.0])}
+    good = ask("houses", None, encoded=False, **row)
+    lying = [good.body.replace(len(city).to_bytes(4, "little") + city, (len(city) + by).to_bytes(4, "little") + city) for by in (1, -1, 12)]  # fmt: skip
+    answers = ran(good, *(Asked("lies", each, codec.BINARY, False, None) for each in lying), good)
+    assert [answer.kind for answer in answers] == ["ok", "failed", "failed", "failed", "ok"]
+    assert outputs_of(answers[0])["predict"] == outputs_of(answers[-1])["predict"]
+
+
+def test_tensors_beside_that_are_gone(ran):
+    """A request whose tensors were kept beside, and are no more, fails by name; one whose are there is answered."""
+    one = ask("iris", samples.get("iris").data[:2], inline_bytes=0)
+    answers = ran(one, one._replace(id="gone", beside=None))
+    assert answers[0].kind == "ok"
+    assert str(error_of(answers[1])) == "the tensors of job 'gone' are gone: its payload key does not exist"
+
+
+GUILTY = [
+    ("raises", errors.ModelFailed, "model 'raises' version 1 raised ValueError: the sky is falling"),
+    ("raisesunpicklable", errors.ModelFailed, "raised Unpicklable: a lambda hangs on to me"),
+    ("raisesunprintable", errors.ModelFailed, "raised Unprintable: (its text could not be read)"),
+    ("raisessurrogates", errors.ModelFailed, r"raised ValueError: half a pair: \ud83c"),
+    ("exits", errors.ModelFailed, "raised SystemExit: 3"),
+    ("warns", errors.ModelFailed, "raised UserWarning: something is odd"),
+    ("toofewrows", errors.InvalidOutput, "returned 0 rows of 'predict' for 1 rows of input"),
+    ("toomanyrows", errors.InvalidOutput, "returned 2 rows of 'predict' for 1 rows of input"),
+    ("norows", errors.InvalidOutput, "returned a single value of 'predict' for 1 rows of input"),
+    ("objectoutput", errors.InvalidOutput, "returned what cannot be sent: tensor 'predict' is text, but element 0 is object"),
+    ("unsayableoutput", errors.InvalidOutput, "returned what cannot be sent: RuntimeError"),
+    ("mixesobjects", errors.InvalidOutput, "returned what cannot be sent"),
+    ("spoilsinput", errors.ModelFailed, "raised ValueError: spoilt"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [ask, ask_json])
+@pytest.mark.parametrize("guilty", [(0,), (2, 3), (1, 5, 6), range(7)])
+@pytest.mark.parametrize(("model", "kind", "says"), GUILTY, ids=[model for model, *_ in GUILTY])
+def test_only_the_guilty_fail(ran, model, kind, says, guilty, form):
+    """Where a model fails for some rows of a batch, in whatever way, those requests fail by name, and all others are answered."""
+    answers = ran(*(form(model, [MARKED if at in guilty else [at, 4.0, 5.0]]) for at in range(7)))
+    for at, answer in enumerate(answers):
+        if at in guilty:
+            error = error_of(answer)
+            assert type(error) is kind
+            assert says in str(error)
+            assert says not in answer.shown
+            json.dumps(answer.traceback).encode()
+        else:
+            assert outputs_of(answer)["predict"].tolist() == [at + 9.0]
+
+
+def test_a_traceback_is_the_models_own(ran):
+    """What a model raised comes with its traceback, of 8,000 characters at most."""
+    (answer,) = ran(ask("raises", [MARKED]))
+    assert "in misbehave" in answer.traceback
+    assert "the sky is falling" in answer.traceback
+    assert len(answer.traceback) <= 8000
+    assert answer.shown == "ModelFailed(model='raises', version='1', cause='ValueError')"
+
+
+@pytest.mark.parametrize("model", ["mixestypes", "othertype"])
+def test_a_row_of_another_type_leaves_its_neighbours_theirs(ran, model):
+    """A row for which a model gives text does not make texts of its neighbours' numbers."""
+    answers = ran(*(ask(model, [row]) for row in (GOOD, MARKED, GOOD)))
+    found = [outputs_of(answer)["predict"].tolist() for answer in answers]
+    assert found == [[12.0], ["marked" if model == "mixestypes" else "text"], [12.0]]
+
+
+def test_a_row_of_another_shape_leaves_its_neighbours_theirs(ran):
+    """A model that gives all rows of a call the shape of the longest answers each request as if it were alone."""
+    answers = ran(*(ask("pads", [[size, 0.0, 0.0]]) for size in (3, 6, 2)))
+    assert [outputs_of(answer)["predict"].shape for answer in answers] == [(1, 3), (1, 6), (1, 2)]
+
+
+def test_rows_that_are_lost_among_several_are_not_lost(ran):
+    """A model that returns too few rows only for several still answers each."""
+    answers = ran(*(ask("drops", [row]) for row in (GOOD, MARKED, MARKED, GOOD)))
+    assert [outputs_of(answer)["predict"].tolist() for answer in answers] == [[12.0], [2.0], [2.0], [12.0]]
+
+
+def test_nan_for_json_costs_its_own_request(host):
+    """NaN reaches who asked for raw tensors, and fails who asked for JSON, without a second call."""
+    sizes = []
+    spy = Spy(host.find("nanoutput"), sizes)
+    asked = [ask("nanoutput", [MARKED]), ask_json("nanoutput", [MARKED]), ask_json("nanoutput", [GOOD])]
+    answers = execution.run(lambda _: spy, asked, 65536).answers
+    assert np.isnan(outputs_of(answers[0])["predict"]).all()
+    assert "tensor 'predict' has NaN at [0]: JSON cannot carry it" in str(error_of(answers[1]))
+    assert outputs_of(answers[2])["predict"].tolist() == [12.0]
+    assert sizes == [3]
+
+
+@pytest.mark.parametrize("model", ["prints", "changesinput", "changessettings"])
+def test_models_that_are_merely_rude(ran, model):
+    """A model that prints, writes into its input, or changes numpy's and Python's settings for all, answers; the settings stay."""
+    errstate, filters = np.geterr(), list(warnings.filters)
+    answers = ran(*(ask(model, [row]) for row in (GOOD, MARKED, GOOD)))
+    assert [outputs_of(answer)["predict"].tolist() for answer in answers] == [[12.0], [2.0], [12.0]]
+    assert (np.geterr(), list(warnings.filters)) == (errstate, filters)
+
+
+FORKING = """
+import sys
+sys.path[:0] = sys.argv[1:2]
+import test_execution as tests
+from mutirao_worker.hosting import Host
+from mutirao_worker.repository import Repository
+host = Host()
+host.load(Repository(sys.argv[2]), ["forks"])
+asked = [tests.ask("forks", [row]) for row in (tests.GOOD, tests.MARKED)]
+print([tests.outputs_of(answer)["predict"].tolist() for answer in tests.execution.run(host.find, asked, 9).answers])
+"""
+
+
+def test_a_model_that_forks_answers_once(tmp_path):
+    """Of a model that returns in two processes, the copy ends without a word."""
+    root, note = samples.repository(tmp_path / "models", "forks").root, tmp_path / "note"
+    env = os.environ | {"PYTHONPATH": samples.PYTHONPATH, "FORKS": str(note)}
+    command = [sys.executable, "-c", FORKING, os.path.dirname(__file__), str(root)]  # noqa: PTH120
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[[12.0], [2.0]]\n"
+    assert note.read_text(encoding="ascii") == f"{os.EX_SOFTWARE}\n"
+
+
+@pytest.fixture
+def _soft_limit():
+    """Billiard's own handler of a soft time limit."""
+
+    def handler(signum, frame):
+        raise SoftTimeLimitExceeded
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("_soft_limit")
+def test_a_soft_limit_fails_who_ran_alone(ran):
+    """A request that ran alone when time was up fails as with Celery, with its callbacks; those answered before keep their answers."""
+    after = {"errbacks": [{"task": "x"}]}
+    answers = ran(ask_json("iris", samples.get("iris").data[:1]), ask_json("runsout", [MARKED], embed=after))
+    assert answers[0].kind == "ok"
+    failure = msgspec.json.decode(answers[1].result, type=Failure)
+    assert (failure.exc_type, failure.exc_message, failure.exc_module) == (
+        "SoftTimeLimitExceeded",
+        [],
+        "billiard.exceptions",
+    )
+    assert isinstance(error_of(answers[1]), errors.TimeLimitExceeded)
+    assert (answers[1].embed, answers[1].rows, answers[1].shown) == (after, 1, "SoftTimeLimitExceeded()")
+    assert "in misbehave" in answers[1].traceback
+
+
+@pytest.mark.usefixtures("_soft_limit")
+@pytest.mark.parametrize("model", ["runsout", "hidestimelimit"])
+def test_a_soft_limit_interrupts_several(ran, model):
+    """Of several that ran when time was up, and those that did not yet run, nobody has failed: they are to run again."""
+    rows = [GOOD, MARKED, GOOD]
+    first = ask("iris", samples.get("iris").data[:1])
+    answers = ran(first, *(ask(model, [row]) for row in rows), ask("houses", samples.get("houses").data[:1]))
+    assert [answer.kind for answer in answers] == ["ok", *["interrupted"] * 4]
+
+
+@pytest.mark.usefixtures("_soft_limit")
+def test_a_soft_limit_that_a_lone_model_hides_is_its_failure(ran):
+    """A model that makes an error of its own of the time limit, alone, has raised that error."""
+    (answer,) = ran(ask("hidestimelimit", [MARKED]))
+    assert "raised ValueError: interrupted" in str(error_of(answer))
+
+
+def test_halving_stops_before_the_process_is_stopped(host):
+    """Once a failing batch has had half its model's time, what is left of it is to run again in smaller groups."""
+    loaded = host.find("raises")
+    spy = Spy(loaded, [])
+    spy.manifest = msgspec.structs.replace(loaded.manifest, time_limit_s=1e-6)
+    answers = execution.run(lambda _: spy, [ask("raises", [row]) for row in (MARKED, GOOD)], 65536).answers
+    assert [answer.kind for answer in answers] == ["interrupted", "interrupted"]
+    (alone,) = execution.run(lambda _: spy, [ask("raises", [MARKED])], 65536).answers
+    assert alone.kind == "failed"
+
+
+def test_nothing_is_asked(ran):
+    """An empty batch has no answers."""
+    assert ran() == []
