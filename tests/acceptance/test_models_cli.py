@@ -75,6 +75,24 @@ def test_a_newcomer_adds_a_model_and_sees_it(shell):
     assert "limits   9 rows in a request, stopped after 2.5 s\n" in shown
 
 
+def test_limits_of_batches_are_set_and_shown(shell):
+    """Each setting of batches has its option; show says them, the next add keeps them, and a wait longer than the target is refused."""
+    batches = ("--max-batch-rows", 64, "--max-batch-bytes", 4096, "--max-wait", 2.5, "--latency-target", 40)
+    shell.says("add", "iris", samples.saved("iris"), *batches, "--max-attempts", 2)
+    shell.says("add", "iris", samples.saved("iris"))
+    shown = shell.says("show", "iris")
+    assert (
+        "batches  up to 64 rows or 4096 bytes of several requests, waiting 2.5 ms for them, done within 40 ms\n"
+        in shown
+    )
+    assert "attempts 2, where the process dies or is stopped\n" in shown
+    code, line = shell.refused("add", "iris", samples.saved("iris"), "--max-wait", 50)
+    assert (code, line.endswith("max_wait_ms is 50.0: it must be less than latency_target_ms, 40.0")) == (
+        Exit.FAILED,
+        True,
+    )
+
+
 def test_versions_are_added_activated_and_removed(filled):
     """A second version is the active one, and says so; the first can be taken back; remove asks before it removes."""
     assert "added iris version 2, now the active one of 2\n" in filled.says("add", "iris", samples.saved("iris"))

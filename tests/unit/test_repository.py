@@ -400,6 +400,27 @@ def test_a_manifest_survives_being_written(tmp_path):
             "soft_time_limit_s = 60.0",
             "soft_time_limit_s is 60.0: it must be more than 0 and less than time_limit_s",
         ),
+        ("max_batch_rows = 256", "max_batch_rows = 0", "max_batch_rows is 0: it must be at least 1"),
+        ("max_batch_bytes = 8388608", "max_batch_bytes = -1", "max_batch_bytes is -1: it must be at least 1"),
+        ("max_batch_rows = 256", "max_batch_rows = 2.5", "max_batch_rows is 2.5: expected a whole number"),
+        ("max_attempts = 3", "max_attempts = 0", "max_attempts is 0: it must be at least 1"),
+        ("max_wait_ms = 0.0", "max_wait_ms = -1", "max_wait_ms is -1.0: it must be 0 or more milliseconds"),
+        ("max_wait_ms = 0.0", "max_wait_ms = nan", "max_wait_ms is nan: it must be 0 or more milliseconds"),
+        (
+            "max_wait_ms = 0.0",
+            "max_wait_ms = 60000",
+            "max_wait_ms is 60000.0: it must be 0 or more milliseconds, and less than time_limit_s, 60.0 s",
+        ),
+        (
+            "latency_target_ms = 0.0",
+            "latency_target_ms = 1e9",
+            "latency_target_ms is 1000000000.0: it must be 0 or more milliseconds, and less than time_limit_s, 60.0 s",
+        ),
+        (
+            "max_wait_ms = 0.0\nlatency_target_ms = 0.0",
+            "max_wait_ms = 20\nlatency_target_ms = 20",
+            "max_wait_ms is 20.0: it must be less than latency_target_ms, 20.0",
+        ),
         ("strict_version = false", 'strict_version = "no"', "strict_version is 'no': expected true or false, got text"),
         (
             'datatype = "INT64"',

@@ -14,6 +14,7 @@ from mutirao import settings
 from mutirao.catalog import ModelInfo
 from mutirao.cli import output
 from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao_worker.manifest import Manifest
 from mutirao_worker.repository import Finding, Repository
 
 _SHOWN = 4
@@ -70,19 +71,58 @@ def models() -> None:
     help="Seconds after which a prediction is stopped; as before, or 60.",
 )
 @click.option(
+    "--max-batch-rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The most rows of several requests in one prediction; as before, or 256.",
+)
+@click.option(
+    "--max-batch-bytes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The most bytes of their inputs; as before, or 8 MiB.",
+)
+@click.option(
+    "--max-wait",
+    type=click.FloatRange(0),
+    metavar="MS",
+    help="Milliseconds that a request may wait for others while a process is idle; as before, or 0.",
+)
+@click.option(
+    "--latency-target",
+    type=click.FloatRange(0),
+    metavar="MS",
+    help="Milliseconds within which a prediction should be done: its batches are kept that small; as before, or 0, any size.",
+)
+@click.option(
+    "--max-attempts",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How often a request may be running when its process dies or is stopped; as before, or 3.",
+)
+@click.option(
     "--strict-version/--no-strict-version",
     default=None,
     help="Refuse to load with another version of scikit-learn than the one that saved it.",
 )
 @_common
 def add(
-    name: str, file: Path, repository: Repository, *, as_json: bool, time_limit: float | None, **given: Any
+    name: str,
+    file: Path,
+    repository: Repository,
+    *,
+    as_json: bool,
+    time_limit: float | None,
+    max_wait: float | None,
+    latency_target: float | None,
+    **given: Any,
 ) -> None:
     """Add a fitted estimator, saved with joblib or pickle, as a new version of model NAME.
 
     FILE is loaded for that, which runs what is in it: add only files that you trust.
     """
-    info = repository.add(name, file, time_limit_s=time_limit, **given)
+    given |= {"time_limit_s": time_limit, "max_wait_ms": max_wait, "latency_target_ms": latency_target}
+    info = repository.add(name, file, **given)
     if as_json:
         output.emit_json(_document(info))
         return
@@ -205,10 +245,18 @@ def _print_settings(repository: Repository, info: ModelInfo) -> None:
         "runtime": f"{info.runtime}, saved with {found.version.saved_with}"
         + (", no other accepted" if found.strict_version else ""),
         "limits": f"{found.max_rows} rows in a request, stopped after {found.time_limit_s:g} s{soft}",
+        "batches": _batches(found),
+        "attempts": f"{found.max_attempts}, where the process dies or is stopped",
         "folder": str(repository.root / info.name),
     }
     for key, value in lines.items():
         output.console.print(f"{key:<8} {value}", markup=False)
+
+
+def _batches(found: Manifest) -> str:
+    waits = f", waiting {found.max_wait_ms:g} ms for them" if found.max_wait_ms else ""
+    target = f", done within {found.latency_target_ms:g} ms" if found.latency_target_ms else ""
+    return f"up to {found.max_batch_rows} rows or {found.max_batch_bytes} bytes of several requests{waits}{target}"
 
 
 def _print_signature(signature: Signature) -> None:
