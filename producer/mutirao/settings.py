@@ -31,7 +31,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         result_ttl_s: how long a finished job's record is kept, in seconds.
         inline_bytes: tensors larger than this go beside the message, under a key of their own.
         max_request_bytes: a request larger than this is refused before it is queued.
+        queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused.
         timeout_s: how long a single answer of Redis may take before it counts as away.
+        engine: workers reserve requests under a lease (the default); False for kombu's own transport, which can lose requests.
+        lease_s: a worker that Redis has not heard of for this long has lost what it had reserved to the others.
+        max_deliveries: a request is given up when so many workers that had it were lost.
+        grace_s: how long a worker that is told to stop lets running predictions go on before it gives them back.
     """
 
     broker_url: str = "redis://127.0.0.1:6379/0"
@@ -42,7 +47,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl_s: float = 86_400.0
     inline_bytes: int = 65_536
     max_request_bytes: int = 64 * 1024 * 1024
+    queue_limit: int = 1_000_000
     timeout_s: float = 5.0
+    engine: bool = True
+    lease_s: float = 6.0
+    max_deliveries: int = 10
+    grace_s: float = 30.0
 
     @property
     def split(self) -> bool:
@@ -114,7 +124,7 @@ def _checked(settings: Settings) -> Settings:
         parts = urlsplit(getattr(settings, name))
         if parts.scheme not in SCHEMES or not parts.hostname:
             raise _refused(name, getattr(settings, name), "it must look like redis://127.0.0.1:6379/0 or rediss://...")
-    for name in ("expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes"):
+    for name in ("expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit"):
         if not getattr(settings, name) > 0:
             raise _refused(name, getattr(settings, name), "it must be more than 0")
     if settings.inline_bytes > settings.max_request_bytes:

@@ -79,8 +79,9 @@ def test_second_delivery_is_not_run(redis_server, root):
             record = redis.get(queues.record_key(job.id))
             redis.lpush(queues.queue_key("tellsprocess", 3), envelope)
             client.predict("iris", [ROW], timeout=20)
-            waiting.until(lambda: worker.log.count(f"[{job.id}] received") == 2)
-            waiting.until(lambda: not redis.exists("unacked"))
+            waiting.until(lambda: not redis.exists(queues.queue_key("tellsprocess", 3)))
+            waiting.until(lambda: not redis.keys(queues.reserved_key("*")))
+            assert worker.log.count(f"{job.id} first") == 1
         assert redis.get(queues.record_key(job.id)) == record
         assert worker.name == job.record().job.worker
 

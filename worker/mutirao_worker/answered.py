@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import json
 import traceback
 from collections.abc import Mapping
 from itertools import repeat
@@ -85,7 +86,7 @@ def failed(error: BaseException, embed: dict[str, Any] | None, rows: int) -> Ans
         shown, told = repr(error), getattr(error, "_traceback", None)
     else:
         shown, told = f"{kind.__name__}()", _traceback(error)
-    return Answered("failed", msgspec.json.encode(failure, enc_hook=str), None, shown, told, embed, rows)
+    return Answered("failed", _encoded(failure), None, shown, told, embed, rows)
 
 
 def model_failed(loaded: Loaded, exc: BaseException) -> errors.ModelFailed:
@@ -161,6 +162,13 @@ def _raws(stack: Stack, outputs: Mapping[str, Array]) -> list[bytes] | None:
     table = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     raw, size = table.tobytes(), table.shape[1]
     return [raw[start : start + size] for start in range(0, len(raw), size)]
+
+
+def _encoded(failure: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(failure, enc_hook=str)
+    except UnicodeEncodeError:  # a name in the request was half of a surrogate pair
+        return json.dumps(failure, ensure_ascii=False, default=str).encode(errors="replace")
 
 
 def _traceback(exc: BaseException) -> str:

@@ -13,12 +13,12 @@ from kombu.serialization import register
 from mutirao import codec, errors, queues, settings
 from mutirao.catalog import redelivered_after_s
 from mutirao.settings import Settings
-from mutirao_worker import banner, strategy, tasks
+from mutirao_worker import banner, strategy, tasks, transport
 from mutirao_worker.health import Presence
 from mutirao_worker.hosting import THREAD_VARIABLES, Host, threads_per_process
 from mutirao_worker.repository import Repository
 
-RESULTS = "mutirao_worker.commit:ResultBackend"
+RESULTS = "mutirao_worker.backend:ResultBackend"
 
 
 def _encode(_: Any) -> bytes:
@@ -27,6 +27,7 @@ def _encode(_: Any) -> bytes:
 
 def make(given: Settings) -> Celery:
     """Build the app; nothing is loaded and nothing connects."""
+    transport.channel.install(engine=given.engine)
     app = Celery("mutirao", broker=given.broker_url, backend=f"{RESULTS}+{given.result_url}")
     app.host = Host()
     app.conf.mutirao = given
@@ -46,11 +47,11 @@ def make(given: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         # A child is alive once it has warmed its models up.
         worker_proc_alive_timeout=120.0,
-        # A process holds one request; the next waits in Redis, where any worker can take it.
-        worker_prefetch_multiplier=1,
+        # Where kombu delivers, the engine sets the prefetch count by what the models take; this is what it begins with.
+        worker_prefetch_multiplier=2,
         worker_send_task_events=True,
     )
-    app.steps["consumer"].update({Presence, strategy.Watch})
+    app.steps["consumer"].update({Presence, strategy.Engine})
     app.task(**tasks.OPTIONS)(tasks.predict)
     return app
 

@@ -1,92 +1,238 @@
-"""Results: Celery's Redis backend, with one script for what must be one step."""
+"""Ending requests: each result and its acknowledgement, for a whole batch at once.
+
+Where requests are reserved and results are kept on the same Redis, both are one step, fenced by the reservation. Elsewhere
+(another broker, or a result store of its own) results come first and acknowledgements after: what is lost in between runs again,
+and the first result stays.
+"""
 
 from __future__ import annotations
 
-import datetime
+import base64
+import hashlib
 import math
-from importlib.resources import files
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from celery import states
-from celery.backends.redis import RedisBackend
 
-from mutirao import codec, errors, queues
-from mutirao.messages import PredictResult
+from mutirao import queues
+from mutirao.settings import Settings
+from mutirao_worker.transport.reservations import Reservations, iso_now
+from mutirao_worker.transport.scripts import Call, Scripts, connect
+
+if TYPE_CHECKING:
+    from mutirao_worker.request import Request
+
+NULL = b"null"
 
 
-class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
-    """Keeps Celery's documents under Celery's keys, where a stock client finds them. A job ends once: the first end wins."""
+class Ending(NamedTuple):
+    """How a request ended.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what Celery gives every backend."""
-        super().__init__(*args, **kwargs)
-        self._inline_bytes = self.app.conf.mutirao.inline_bytes
-        self._scripts: dict[str, Any] = {}
+    Attributes:
+        request: the request.
+        status: SUCCESS, FAILURE or REVOKED.
+        result: the record's result, as JSON.
+        shown: what events say of it.
+        payload: the raw tensors of a result that are too large to stand in the record.
+        traceback: of the model's own code.
+        embed: what a stock client wants to be run next.
+        reason: why it goes to the dead letters; "" for not at all.
+    """
 
-    def begin(self, id: str, worker: str) -> bool:
-        """Mark a job as started; False where it has already ended and must not run."""
-        now = datetime.datetime.now(datetime.UTC).isoformat()
-        return bool(
-            self._retried(
-                "begin", [queues.record_key(id), queues.payload_key(id, "in")], [id, worker, self._kept_s(), now]
-            )
+    request: Request
+    status: str
+    result: bytes
+    shown: str = ""
+    payload: bytes | None = None
+    traceback: str | None = None
+    embed: dict[str, Any] | None = None
+    reason: str = ""
+
+
+class Run(NamedTuple):
+    """The run of a batch, as records tell of it; times by Redis's clock."""
+
+    model: str
+    version: str
+    worker: str
+    started_at: float
+    finished_at: float
+    batch: int
+
+
+class Commit:
+    """Ends requests, wherever they and their results are kept.
+
+    Attributes:
+        fenced: results and acknowledgements are one step.
+    """
+
+    def __init__(self, settings: Settings, reservations: Reservations | None) -> None:
+        """Take what this worker has reserved; None where kombu delivers and acknowledges."""
+        self.fenced = reservations is not None and not settings.split
+        self._reservations = reservations
+        self._kept = math.ceil(settings.result_ttl_s)
+        self.results = (
+            reservations.scripts
+            if reservations is not None and self.fenced
+            else Scripts(connect(settings.result_url, settings))
         )
 
-    def payload(self, id: str) -> bytes:
-        """Read the tensors that are kept beside a request.
+    def end(self, run: Run, endings: Sequence[Ending], then: Call | None = None) -> tuple[list[str], Any]:
+        """End requests, and call another script of the broker's in the same round trip.
+
+        Returns:
+            For each "1" where it was committed, "0" where this worker held it no more, or the status in which it had already
+            ended; and the other script's reply.
 
         Raises:
-            InvalidRequest: they are gone.
+            redis.RedisError: Redis did not answer; trying again does no harm.
         """
-        raw = self._ensure_retryable(self.client.get, queues.payload_key(id, "in"))
-        if raw is None:
-            text = f"the tensors of job {id!r} are gone: its payload key does not exist"
-            raise errors.InvalidRequest(text, reason="payload gone")
-        return bytes(raw)
+        call = self._call(run, endings)
+        if self.fenced:
+            replies = self.results.call_all([call] if then is None else [call, then])
+            return [said.decode() for said in replies[0]], replies[-1] if then is not None else None
+        said = [each.decode() for each in self.results.call(*call)]
+        self._acknowledge([ending.request for ending in endings])
+        return said, self._reservations.scripts.call(*then) if then is not None and self._reservations else None
 
-    def store_result(
-        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
-    ) -> Any:
-        """Store a state, as Celery's own method does; the traceback of our own errors is the model's, or none."""
-        if isinstance(result, errors.MutiraoError):
-            traceback = getattr(result, "_traceback", None)
-        return super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
+    def vet(self, requests: Sequence[Request]) -> list[str]:
+        """Look at records a last time: for each "" to run it, or why not (expired, or the status in which it has ended).
 
-    def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
-        """Write an exception in Celery's form, with the data of one of ours beside it."""
-        prepared = super().prepare_exception(exc, serializer)
-        if isinstance(exc, errors.MutiraoError) and isinstance(prepared, dict):
-            prepared["exc_data"] = exc.data
-        return prepared
+        Raises:
+            redis.RedisError: Redis did not answer.
+        """
+        asked = [part for request in requests for part in (request.id, request.reply)]
+        return [why.decode() for why in self.results.call("vet", (), (self._kept, iso_now(), *asked))[1:]]
 
-    def _store_result(
-        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
-    ) -> Any:
-        answer = result if isinstance(result, PredictResult) else None
-        result, payload = codec.pack_result(answer, self._inline_bytes) if answer else (result, None)
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
-        document = msgspec.json.encode({**meta, "task_id": task_id}, enc_hook=str)[:-1]
-        keys = [queues.record_key(task_id), queues.payload_key(task_id, "in"), queues.payload_key(task_id, "out")]
-        who = (answer.model_name, answer.model_version) if answer else (_model_of(request), "")
-        terminal = int(state in states.READY_STATES)
-        self._script("store")(
-            keys, [document, self._kept_s(), terminal, payload or b"", *who, getattr(request, "hostname", None) or ""]
+    def started(self, run: Run, requests: Sequence[Request]) -> None:
+        """Say of requests that they run.
+
+        Raises:
+            redis.RedisError: Redis did not answer.
+        """
+        ids = [request.id for request in requests]
+        fields = f',"started_at":{run.started_at:.4f},"worker":{_text(run.worker)},"batch":{run.batch}'
+        self.results.call("started", (), (self._kept, run.model, fields, *ids))
+
+    def payloads(self, requests: Sequence[Request]) -> dict[str, bytes | None]:
+        """Read the tensors that lie beside requests, by id; None for those that are gone.
+
+        Raises:
+            redis.RedisError: Redis did not answer.
+        """
+        ids = [request.id for request in requests if request.beside]
+        found: Any = self.results.client.mget([queues.payload_key(id, "in") for id in ids]) if ids else []
+        return dict(zip(ids, found, strict=True))
+
+    def discard(self, requests: Sequence[Request]) -> None:
+        """Acknowledge requests that ended before they could run.
+
+        Raises:
+            redis.RedisError: Redis did not answer.
+        """
+        self._acknowledge(requests)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.results.client.close()
+
+    def _call(self, run: Run, endings: Sequence[Ending]) -> Call:
+        keys = (self._reservations.key if self._reservations else "", queues.DEAD, queues.DEAD_INDEX)
+        fields = (
+            f',"started_at":{run.started_at:.4f},"finished_at":{run.finished_at:.4f},"worker":{_text(run.worker)}'
+            f',"version":{_text(run.version)},"batch":{run.batch}'
         )
-        return result
+        tail = b',"date_done":"' + iso_now().encode() + b'","children":[],"job":'
+        args: list[Any] = [int(self.fenced), self._kept, run.model, fields]
+        for place, ending in enumerate(endings, 1):
+            request, (trace, letter) = ending.request, _rarely(ending, run)
+            args += (
+                request.tag,
+                request.id,
+                b"" if request.headers.ignore_result else b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b%b'
+                % (ending.status.encode(), request.id.encode(), ending.result, trace, tail),
+                f',"attempts":{request.deliveries},"reserved_at":{request.reserved_at:.4f},"place":{place}',
+                ending.payload or b"",
+                request.reply,
+                letter,
+            )  # fmt: skip
+        return "commit", keys, args
 
-    def _retried(self, script: str, keys: list[str], args: list[Any]) -> Any:
-        return self._ensure_retryable(self._script(script), keys, args)
-
-    def _script(self, name: str) -> Any:
-        if name not in self._scripts:
-            self._scripts[name] = self.client.register_script(files(__package__).joinpath(f"{name}.lua").read_text())
-        return self._scripts[name]
-
-    def _kept_s(self) -> int:
-        return math.ceil(float(self.app.conf.mutirao.result_ttl_s))
+    def _acknowledge(self, requests: Sequence[Request]) -> None:
+        if self._reservations is not None:
+            self._reservations.drop(request.tag for request in requests)
+            return
+        for request in requests:
+            if not request.acknowledged:
+                request.acknowledged = True
+                request.message.ack()
 
 
-def _model_of(request: Any) -> str:
-    info = getattr(request, "delivery_info", None) or {}
-    return queues.model_of(info.get("routing_key") or "") or ""
+class Letter(msgspec.Struct, frozen=True):
+    """A request that could not be served, as it is kept for people to look at and to send again."""
+
+    id: str
+    task_id: str
+    model: str
+    queue: str
+    reason: str
+    message: str
+    at: float
+    worker: str
+    attempts: int
+    envelope: str
+    envelope_base64: bool = False
+
+
+def letter(
+    id: str, key: str, raw: bytes, *, reason: str, message: str, at: float, worker: str, attempts: int
+) -> Letter:
+    """Make a dead letter of an envelope; one without an id of its own is named by its content."""
+    try:
+        envelope, packed = raw.decode(), False
+    except UnicodeDecodeError:
+        envelope, packed = base64.b64encode(raw).decode(), True
+    return Letter(
+        id=id or "x-" + _digest(raw),
+        task_id=id,
+        model=queues.model_of(key.partition(queues.KOMBU_SEPARATOR)[0]) or "",
+        queue=key,
+        reason=reason,
+        message=message,
+        at=at,
+        worker=worker,
+        attempts=attempts,
+        envelope=envelope,
+        envelope_base64=packed,
+    )
+
+
+def _rarely(ending: Ending, run: Run) -> tuple[bytes, bytes]:
+    """What few endings have: the model's traceback, and a dead letter."""
+    if ending.traceback is None and not ending.reason:
+        return NULL, b""
+    trace = msgspec.json.encode(ending.traceback)
+    if not ending.reason:
+        return trace, b""
+    request = ending.request
+    dead = letter(
+        request.id,
+        request.key.decode(),
+        request.envelope(),
+        reason=ending.reason,
+        message=ending.shown,
+        at=run.finished_at,
+        worker=run.worker,
+        attempts=request.deliveries,
+    )
+    return trace, msgspec.json.encode(dead)
+
+
+def _text(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def _digest(raw: bytes) -> str:
+    return hashlib.blake2b(raw, digest_size=16).hexdigest()

@@ -70,7 +70,7 @@ class _Batch:
         self.predict_s = 0.0
         self._reader = Reader(find, asked)
         self._inline_bytes = inline_bytes
-        self._began = time.perf_counter()
+        self._began = self._called = time.perf_counter()
         self._running: list[Stack] = []
 
     def answer(self, members: Sequence[int]) -> None:
@@ -87,19 +87,20 @@ class _Batch:
                 self._answer(call)
 
     def interrupt(self, exc: SoftTimeLimitExceeded) -> None:
-        """Time is up: a request that ran alone has exceeded its limit; of several nobody knows which."""
+        """Time is up: a request that ran alone for most of it has exceeded its limit; of several nobody knows which."""
         unanswered = {at for at, one in enumerate(self.answers) if one is INTERRUPTED}
         running = [(at, stack) for stack in self._running for at in unanswered.intersection(stack.members)]
-        if len(running) == 1:
+        lone = len(self.answers) == 1
+        if len(running) == 1 and (lone or time.perf_counter() - self._called > self._called - self._began):
             ((at, stack),) = running
             self._end([at], [failed(exc, stack.form.embed, stack.rows)])
-        elif not running and len(unanswered) == 1:  # in our own code: it must not come back for ever
-            self._end(list(unanswered), [failed(exc, None, 0)])
+        elif lone and unanswered:  # in our own code: it must not come back for ever
+            self._end([0], [failed(exc, None, 0)])
 
     def _answer(self, call: list[Stack]) -> None:
         """Answer the requests of one predict call; where it fails, in halves."""
         form, members = call[0].form, [member for stack in call for member in stack.members]
-        self._running = call
+        self._running, self._called = call, time.perf_counter()
         try:
             self._predict_and_split(call)
         except SoftTimeLimitExceeded:
@@ -107,16 +108,15 @@ class _Batch:
         except Exception as exc:  # noqa: BLE001 - of ours too: one request's rows must not cost the others
             error = exc
         else:
-            self._running = []
             return
         if len(members) == 1:
             self._end(members, [failed(error, form.embed, call[0].rows)])
-        elif time.perf_counter() - self._began < form.loaded.manifest.time_limit_s / 2:
-            half = len(members) // 2
-            for part in (members[:half], members[half:]):
+            return
+        half = len(members) // 2
+        for part in (members[:half], members[half:]):
+            # Else they stay interrupted: halves of halves might take longer than the process is given.
+            if time.perf_counter() - self._began < form.loaded.manifest.time_limit_s / 2:
                 self.answer(part)
-        # Else they stay interrupted: halves of halves might take longer than the process is given.
-        self._running = []
 
     def _predict_and_split(self, call: list[Stack]) -> None:
         form, rows = call[0].form, sum(stack.rows * len(stack.members) for stack in call)

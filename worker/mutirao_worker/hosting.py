@@ -11,6 +11,7 @@ import threadpoolctl
 
 from mutirao import catalog, errors
 from mutirao.catalog import ModelInfo
+from mutirao_worker.batching import Limits
 from mutirao_worker.loaded import Loaded
 from mutirao_worker.repository import Repository
 
@@ -65,6 +66,26 @@ class Host:
     def time_limits(self, name: str | None) -> tuple[float | None, float | None]:
         """A model's hard and soft time limits in seconds, None for none."""
         return self._limits.get(name or "", (None, None))
+
+    def batching(self, name: str) -> Limits:
+        """A model's limits for batches."""
+        manifest = self._loaded[name].manifest if name in self._loaded else None
+        if manifest is None:
+            return Limits()
+        return Limits(
+            max_rows=manifest.max_batch_rows,
+            max_bytes=manifest.max_batch_bytes,
+            max_wait_s=manifest.max_wait_ms / 1000,
+            latency_s=manifest.latency_target_ms / 1000,
+        )
+
+    def max_attempts(self, name: str) -> int:
+        """How often a request of a model may be running when its process dies."""
+        return self._loaded[name].manifest.max_attempts if name in self._loaded else 1
+
+    def version(self, name: str) -> str:
+        """The version of a model that is served; "" where it is not."""
+        return self._infos[name].version if name in self._infos else ""
 
     def hard_limits(self) -> tuple[float, ...]:
         """Every model's hard time limit, in seconds."""

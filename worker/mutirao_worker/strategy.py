@@ -1,69 +1,132 @@
-"""The glue to Celery's consumer: the one module that touches Celery's internals.
-
-A request that cannot be decoded ends with its reason instead of vanishing, a model's own time limits apply, and what Celery
-shows of a request (log, events, `inspect`, Flower) is its shape, never its payload.
-"""
+"""The glue to Celery's consumer and pool: the one module that touches Celery's internals."""
 
 from __future__ import annotations
 
+import collections
 import logging
+import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
-from celery import bootsteps
-from celery.exceptions import Ignore, InvalidTaskError, NotRegistered
+import msgspec
+import redis
+from billiard.common import TERM_SIGNAL
+from billiard.exceptions import Terminated, TimeLimitExceeded
+from celery import Celery, bootsteps, current_app, signals, states
+from celery.canvas import maybe_signature
+from celery.exceptions import NotRegistered
 from celery.worker import consumer as stock_consumer
-from celery.worker import strategy as stock
-from celery.worker.request import Request
+from celery.worker import state as worker_state
 from kombu import compression
 
-from mutirao import codec, errors, messages
+from mutirao import errors, queues
+from mutirao.settings import Settings
+from mutirao_worker import execution
+from mutirao_worker.asked import TRIPLE, Asked
+from mutirao_worker.commit import Commit, Ending
+from mutirao_worker.dispatch import Batch, Dispatcher
+from mutirao_worker.events import Events
+from mutirao_worker.execution import Ran
+from mutirao_worker.hold import Delivered, Reserved
+from mutirao_worker.request import Request, of_message
+from mutirao_worker.transport.channel import Channel
+from mutirao_worker.transport.reservations import Reservations
 
 logger = logging.getLogger(__name__)
 
 NAME = f"{__name__}:receive"
-REQUEST = f"{__name__}:PredictionRequest"
 CONSUMER = f"{__name__}:Consumer"
 
-_TRIPLE = "the body must be Celery's triple [[model, request], {options}, embed], message protocol 2"
 
-# Billiard's wrapper of an error tells nothing of it, and its repr is what Celery's event says of a process that died or ran too
-# long: Flower would show no reason.
-ExceptionWithTraceback.__repr__ = lambda self: repr(self.exc)
+def receive(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:  # noqa: ARG001 - Celery's signature
+    """Make the strategy of messages that kombu delivers: they wait for a batch like those that were reserved."""
 
-
-def receive(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
-    """Wrap Celery's own strategy: what it could not decode is answered here."""
-    handle = stock.default(task, app, consumer)
-
-    def on_message(
-        message: Any, body: Any, ack: Callable[..., None], reject: Callable[..., None], callbacks: Any, **kwargs: Any
-    ) -> None:
-        error = _undecodable(message)
-        if error is None:
-            try:
-                handle(message, body, ack, reject, callbacks, **kwargs)
-            except InvalidTaskError as exc:
-                error = errors.InvalidRequest(f"the message's headers cannot be used: {exc}", reason="unusable headers")
-        if error is not None:
-            _refuse(consumer, message, error)
+    def on_message(message: Any, body: Any, *_: Any, **__: Any) -> None:
+        engine: Engine = consumer.engine
+        try:
+            request = of_message(
+                engine.dispatcher, message, message.headers if body is None else {**body, "argsrepr": None}
+            )
+        except msgspec.ValidationError as exc:
+            text = f"the message's headers cannot be used: {exc}"
+            _refuse(consumer, message, errors.InvalidRequest(text, reason="unusable headers"))
+            return
+        if body is not None:  # message protocol 1
+            request.body = msgspec.json.encode([body.get("args") or [], body.get("kwargs") or {}, {}])
+        engine.dispatcher.received(request)
+        consumer.admit(request)
+        engine.dispatch_soon()
 
     return on_message
 
 
 class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer; what it cannot hand to a task is answered too, and its log quotes no message."""
+    """Celery's consumer; what it cannot hand to a task is answered too, and its log quotes no message.
+
+    Attributes:
+        engine: the step that runs batches.
+    """
+
+    engine: Engine
+
+    def admit(self, request: Request) -> None:
+        """Let a request in: at once, at its time, or by the task's rate limit; refuse what cannot be run at all."""
+        headers = request.headers
+        if headers.task != queues.TASK:
+            # It is the client's word, so no more of it is shown than a name may have.
+            self.engine.dispatcher.refuse(request, NotRegistered(headers.task[:64]), "unknown task")
+            return
+        if headers.compression:
+            text = "compressed bodies are not accepted: send it plain"
+            self.engine.dispatcher.refuse(
+                request, errors.InvalidRequest(text, reason="compressed body"), "not decodable"
+            )
+            return
+        if signals.task_received.receivers:
+            signals.task_received.send(sender=self, request=request)
+        try:
+            eta = request.eta
+        except (TypeError, ValueError):
+            text = f"eta {headers.eta!r} is no time: send it as ISO 8601"
+            self.engine.dispatcher.refuse(request, errors.InvalidRequest(text, reason="eta is no time"))
+            return
+        bucket = self.task_buckets[queues.TASK]
+        if eta is not None and eta > time.time():
+            request._eta_timer_entry = self.timer.call_at(eta, self._due, (request,))  # noqa: SLF001 - Celery's name
+            worker_state.task_scheduled(request)
+        elif bucket:
+            self._limit_task(request, bucket, 1)
+        else:
+            self.engine.dispatcher.offer(request)
+
+    def process(self, request: Request) -> None:
+        """Let a request wait for its batch; Celery calls this for those that its rate limit let pass."""
+        self.engine.dispatcher.offer(request)
+        self.engine.dispatch_soon()
+
+    def on_close(self) -> None:
+        """Let go of a broken connection: what is reserved stays so, and what runs goes on."""
+        if self.pool and self.pool.flush:
+            self.pool.flush()
+        self.engine.disconnected()
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 - Celery's signature
         """Answer a request for a task that is not ours."""
-        # Protocol 1 has the name in its body; it is the client's word, so no more of it is shown than a name may have.
         name = message.headers.get("task") or message.payload["task"]
         _refuse(self, message, NotRegistered(str(name)[:64]))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Answer a message that kombu could not unpack."""
-        _refuse(self, message, _undecodable(message) or _unreadable(message, exc))
+        if message.headers.get("compression"):
+            _refuse(
+                self,
+                message,
+                errors.InvalidRequest("compressed bodies are not accepted: send it plain", reason="compressed body"),
+            )
+        else:
+            _refuse(self, message, _unreadable(message, exc))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
         """Answer a message that Celery could not make a request of."""
@@ -71,39 +134,358 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002
         """Drop what is no task message at all."""
-        _refuse(self, message, errors.InvalidRequest(_TRIPLE, reason="not Celery's triple"))
+        _refuse(self, message, errors.InvalidRequest(TRIPLE, reason="not Celery's triple"))
+
+    def _due(self, request: Request) -> None:
+        worker_state.scheduled_requests.discard(request)
+        self.process(request)
 
 
-class Watch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """Looks for dead pool processes twice a second.
-
-    Celery is told of a death by a pipe that closes a moment before the process can be reaped; when it looks in that moment it
-    sees nobody dead, and looks again only 5 s later.
-    """
+class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs batches while the consumer consumes; kept over reconnections, so that what runs is not lost with a connection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         """Take Celery's consumer."""
         super().__init__(consumer, **kwargs)
-        self._timer: Any = None
+        consumer.engine = self
+        self._app: Celery = consumer.app
+        self._consumer = consumer
+        self._settings: Settings = consumer.app.conf.mutirao
+        self._timers: list[Any] = []
+        self._channel: Channel | None = None
+        self._names: list[str] = []
+        self._soon = False
+        self._thread: threading.Thread | None = None
+        self.dispatcher: Dispatcher
+        self.hold: Reserved | Delivered
+        self.reservations: Reservations | None = None
 
     def start(self, consumer: Any) -> None:
-        """Look from now on."""
-        self._timer = consumer.timer.call_repeatedly(0.5, consumer.pool.maintain_pool)
+        """Begin, or go on with another connection."""
+        channel = consumer.task_consumer.channel
+        if not hasattr(self, "dispatcher"):
+            self._build(consumer, engine=isinstance(channel, Channel))
+        self.dispatcher.events = Events(consumer.event_dispatcher)
+        self.dispatcher.closing = False
+        self._timers = (
+            [consumer.timer.call_repeatedly(0.5, consumer.pool.maintain_pool)]
+            if hasattr(consumer.pool, "maintain_pool")
+            else []
+        )
+        if isinstance(self.hold, Reserved):
+            self._channel = channel
+            self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.tend))
+            self.hold.unsure()
+            self.tend()
+            channel.bells = self.hold
+        else:
+            self._timers.append(consumer.timer.call_repeatedly(1.0, self.tend))
+        self.dispatcher.keep()
+        self.dispatcher.dispatch()
 
-    def stop(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+    def stop(self, consumer: Any) -> None:
+        """Give back what has not begun; what runs goes on, and is kept when it ends."""
+        if not hasattr(self, "dispatcher") or self.dispatcher.closing:
+            return
+        self.dispatcher.closing = True
+        self._names = self._queues()
+        if self._channel is not None:
+            self._channel.bells = _Deaf()
+        _attempt(self.dispatcher.give_back)
+        self._give_back_unsent()
+        if consumer.blueprint.state != bootsteps.RUN and self.dispatcher.running:
+            timer = threading.Timer(self._settings.grace_s, self._out_of_grace)
+            timer.daemon = True
+            timer.start()
 
-    terminate = stop
+    def terminate(self, consumer: Any) -> None:
+        """Give back everything: the cold shutdown."""
+        self.stop(consumer)
+        if hasattr(self, "dispatcher"):
+            _attempt(self.dispatcher.stop)
+
+    def shutdown(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Keep what has ended, and leave."""
+        for timer in self._timers:
+            timer.cancel()
+        if not hasattr(self, "dispatcher"):
+            return
+        _attempt(self.dispatcher.keep)
+        _attempt(self.dispatcher.events.flush)
+        if self.reservations is not None:
+            _attempt(
+                lambda: self.reservations.give_back([request.tag for request in self.dispatcher.held], all_but=True)
+            )
+            _attempt(lambda: self.reservations.leave(self._names))
+            self.reservations.close()
+        self.dispatcher.commit.close()
+
+    def disconnected(self) -> None:
+        """Let go of the connection: reserved requests stay reserved; delivered ones are the broker's again."""
+        for timer in self._timers:
+            timer.cancel()
+        if not hasattr(self, "dispatcher"):
+            return
+        self._names, self._channel = self._queues(), None
+        if isinstance(self.hold, Delivered):
+            self.dispatcher.forget_waiting()
+        self._give_back_unsent()
+
+    def tend(self) -> None:
+        """What is done every few seconds: the lease, other workers' lapsed leases, results that could not be kept."""
+        if isinstance(self.hold, Reserved) and self._alive():
+            if _attempt(self.hold.tend) and self.dispatcher.free and not self.dispatcher.closing:
+                _attempt(self.hold.pull)
+        elif isinstance(self.hold, Delivered) and not self.dispatcher.closing:
+            self.hold.pull()
+        self.dispatcher.keep()
+        self.dispatcher.dispatch()
+
+    def dispatch_soon(self) -> None:
+        """Fill free slots once the loop has taken in what has come."""
+        if not self._soon:
+            self._soon = True
+            self._consumer.call_soon(self._dispatch)
+
+    def info(self, consumer: Any) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        """Describe the batches for `celery inspect stats`."""
+        return {"batching": self.dispatcher.describe()} if hasattr(self, "dispatcher") else {}
+
+    def _build(self, consumer: Any, *, engine: bool) -> None:
+        slots = _Slots(self, consumer.pool, consumer.hub)
+        self.reservations = Reservations(self._settings, consumer.hostname) if engine else None
+        self.dispatcher = Dispatcher(
+            self._app,
+            consumer.hostname,
+            pool=slots,
+            commit=Commit(self._settings, self.reservations),
+            events=Events(consumer.event_dispatcher),
+            now=self.reservations.now if self.reservations else time.time,
+            later=lambda seconds, function, *args: consumer.timer.call_after(seconds, function, args),
+            follow=self._follow,
+        )
+        self.dispatcher.connection_errors = consumer.connection_errors
+        if self.reservations is not None:
+            self.hold = Reserved(self.dispatcher, self.reservations, lambda: slots.slots, consumer.admit, self._queues)
+        else:
+            self.hold = Delivered(self.dispatcher, lambda: slots.slots, self._prefetch)
+        self.dispatcher.hold = self.hold
+        consumer.on_task_request = consumer.process
+        if slots.inline and self.reservations is not None:
+            self._thread = threading.Thread(target=self._tend_while_inline, name="mutirao-lease", daemon=True)
+            self._thread.start()
+
+    def _prefetch(self, count: int) -> None:
+        qos = self._consumer.qos
+        if qos is not None and abs(count - qos.value) > qos.value / 4:
+            qos.value = count
+
+    def _queues(self) -> list[str]:
+        return list(self._channel.active_queues) if self._channel is not None else []
+
+    def _alive(self) -> bool:
+        """Whether this worker still does its work: one that is connected, but neither listens nor runs anything, must lose its lease."""
+        if self._channel is None or self.dispatcher.closing:
+            return bool(self.dispatcher.running)
+        return bool(self.dispatcher.running) or time.monotonic() - self._channel.heard_at < self._settings.lease_s
+
+    def _tend_while_inline(self) -> None:
+        """Renew the lease from a thread while a prediction runs in the loop's own: that is long work, not a loop that hangs."""
+        while True:
+            time.sleep(self._settings.lease_s / 3)
+            batch = next(iter(self.dispatcher.running.values()), None)
+            limit = (batch.limits[0] if batch else None) or 3600.0
+            if batch and time.monotonic() - batch.began < limit and isinstance(self.hold, Reserved):
+                _attempt(lambda: self.reservations.tend(self._queues()))
+
+    def _dispatch(self) -> None:
+        self._soon = False
+        self.dispatcher.dispatch()
+
+    def _give_back_unsent(self) -> None:
+        """Take batches back that no process has begun to read."""
+        unsent = self.dispatcher.unsent()
+        if unsent and self.dispatcher.hold is not None:
+            _attempt(lambda: self.dispatcher.hold.give_back(unsent))
+
+    def _out_of_grace(self) -> None:
+        """Give back what still runs, and end its processes: the time that a stop may take is over."""
+        running = list(self.dispatcher.running.values())
+        if running:
+            logger.warning("%d batches still ran after %g s: they are given back", len(running), self._settings.grace_s)
+        for batch in running:
+            for request in batch.requests:
+                self.dispatcher.stop_running(request, None)
+
+    def _follow(self, ending: Ending) -> None:
+        """Run what a stock client wants to be run after a request: callbacks, the rest of a chain, a chord's body."""
+        request, embed = ending.request, ending.embed or {}
+        context = _Context(request, embed)
+        result = msgspec.json.decode(ending.result)
+        try:
+            if ending.status == "SUCCESS":
+                for each in embed.get("callbacks") or ():
+                    maybe_signature(each, app=self._app).apply_async(
+                        (result,), parent_id=request.id, root_id=context.root_id
+                    )
+                if chain := list(embed.get("chain") or ()):
+                    maybe_signature(chain.pop(), app=self._app).apply_async(
+                        (result,), chain=chain, parent_id=request.id, root_id=context.root_id
+                    )
+                if context.chord:
+                    self._app.backend.on_chord_part_return(context, states.SUCCESS, result)
+            else:
+                error = self._app.backend.exception_to_python(result)
+                self._app.backend.mark_as_failure(request.id, error, request=context, store_result=False)
+        except Exception:
+            logger.exception("could not run what follows %s", request.id)
+
+
+def compute(asked: list[tuple[str, Any, str, bool, bytes | None]], inline_bytes: int) -> Ran:
+    """Run a batch; called in a process of the pool."""
+    return execution.run(current_app.host.find, [Asked(*each) for each in asked], inline_bytes)
+
+
+class _Context:
+    """What Celery's backend asks of a task's request to run what follows it."""
+
+    def __init__(self, request: Request, embed: dict[str, Any]) -> None:
+        headers = request.headers
+        self.id = self.task_id = request.id
+        self.task = self.name = queues.TASK
+        self.root_id = headers.root_id or request.id
+        self.parent_id = headers.parent_id
+        self.group = headers.group
+        self.group_index = headers.group_index
+        self.chord = embed.get("chord")
+        self.chain = embed.get("chain")
+        self.errbacks = embed.get("errbacks")
+        self.callbacks = embed.get("callbacks")
+        self.delivery_info = {"priority": request.priority}
+        self.args, self.kwargs, self.retries = [], {}, headers.retries or 0
+        self.hostname = self.correlation_id = self.reply_to = None
+        self.stamped_headers = self.stamps = None
+        self.ignore_result = bool(headers.ignore_result)
+        self.is_eager = False
+
+
+class _Deaf:
+    """Listens to no bell: the worker is stopping."""
+
+    def wants(self) -> bool:
+        return False
+
+    def woken(self, queue: str | None) -> None:
+        """Nothing is taken any more."""
+
+
+class _Slots:
+    """Celery's pool as the dispatcher sees it. What comes back does so on the loop's own thread, whatever the pool is made of."""
+
+    def __init__(self, engine: Engine, pool: Any, hub: Any) -> None:
+        self._engine = engine
+        self._pool = pool
+        self._jobs: dict[int, Any] = {}
+        self.inline = pool.__class__.__module__.endswith("solo")
+        self._threads = pool.__class__.__module__.endswith("thread")
+        if self._threads:
+            self._done: collections.deque[Callable[[], None]] = collections.deque()
+            self._ear, self._mouth = os.pipe()
+            os.set_blocking(self._ear, False)
+            self._hub = hub
+
+    @property
+    def slots(self) -> int:
+        return int(getattr(self._pool, "num_processes", None) or self._pool.limit or 1)
+
+    def send(self, batch: Batch, asked: list[Asked]) -> None:
+        hard, soft = batch.limits
+        if self._threads:
+            self._hub.add_reader(self._ear, self._heard)
+        if self._threads and hard:
+            self._engine.dispatcher.later(hard, self._overdue, batch, hard)
+        self._jobs[batch.number] = self._pool.apply_async(
+            compute,
+            args=([tuple(each) for each in asked], self._engine._settings.inline_bytes),  # noqa: SLF001
+            accept_callback=lambda pid, _: setattr(batch, "pid", pid),
+            callback=lambda ran: self._home(lambda: self._finished(batch, ran)),
+            error_callback=lambda info: self._home(lambda: self._lost(batch, info.exception)),
+            timeout=hard,
+            soft_timeout=soft,
+        )
+        if self.inline:
+            self._jobs.pop(batch.number, None)
+
+    def terminate(self, batch: Batch, signal: Any) -> None:
+        if batch.pid and batch.pid != os.getpid():
+            self._pool.terminate_job(batch.pid, signal or TERM_SIGNAL)
+
+    def unsent(self, batches: list[Batch]) -> list[Batch]:
+        """Take batches out of the pool that no process has begun to read, or whose result will not be heard."""
+        pool = getattr(self._pool, "_pool", None)
+        outbound = getattr(pool, "outbound_buffer", None)
+        if outbound is None:
+            return []
+        found = []
+        for batch in batches:
+            job = self._jobs.get(batch.number)
+            if job is not None and (job in outbound or job._job not in pool._cache):  # noqa: SLF001 - billiard's only way
+                if job in outbound:
+                    outbound.remove(job)
+                job.discard()
+                self._jobs.pop(batch.number, None)
+                found.append(batch)
+        return found
+
+    def _finished(self, batch: Batch, ran: Ran) -> None:
+        self._jobs.pop(batch.number, None)
+        self._engine.dispatcher.finished(batch, ran)
+
+    def _lost(self, batch: Batch, error: BaseException) -> None:
+        self._jobs.pop(batch.number, None)
+        error = getattr(error, "exc", error)  # billiard's wrapper
+        reason = (
+            "time limit"
+            if isinstance(error, TimeLimitExceeded)
+            else "terminated"
+            if isinstance(error, Terminated)
+            else "process died"
+        )
+        self._engine.dispatcher.lost(batch, error, reason)
+
+    def _overdue(self, batch: Batch, hard: float) -> None:
+        """A thread cannot be ended: its requests are, and what it still returns is discarded."""
+        self._engine.dispatcher.lost(batch, TimeLimitExceeded(hard), "time limit")
+
+    def _home(self, work: Callable[[], None]) -> None:
+        if not self._threads:
+            work()
+            return
+        self._done.append(work)
+        os.write(self._mouth, b"1")
+
+    def _heard(self) -> None:
+        os.read(self._ear, 4096)
+        while self._done:
+            self._done.popleft()()
 
 
 def keep_compressed() -> None:
     """Have kombu leave compressed bodies as they are: it would unpack them, without any bound, before they can be refused."""
     for content_type in compression.encoders():
         compression.register(compression.get_encoder(content_type)[0], lambda body: body, content_type)
+
+
+def _attempt(work: Callable[[], Any]) -> bool:
+    """Do what another time will do where Redis is away."""
+    try:
+        work()
+    except redis.RedisError as exc:
+        logger.warning("Redis is away: %s", " ".join(str(exc).split()))
+        return False
+    return True
 
 
 def _refuse(consumer: Any, message: Any, error: Exception) -> None:
@@ -116,72 +498,8 @@ def _refuse(consumer: Any, message: Any, error: Exception) -> None:
     message.ack_log_error(logger, consumer.connection_errors)
 
 
-def _undecodable(message: Any) -> errors.InvalidRequest | None:
-    """Decode the body as Celery would; say what is wrong with it, without a word of it."""
-    if message.headers.get("compression"):
-        return errors.InvalidRequest("compressed bodies are not accepted: send it plain", reason="compressed body")
-    try:
-        payload = message.payload
-    except Exception as exc:  # noqa: BLE001 - whatever a client sent
-        return _unreadable(message, exc)
-    if not (isinstance(payload, list | tuple) and len(payload) == 3):
-        return errors.InvalidRequest(_TRIPLE, reason="not Celery's triple")
-    args, kwargs, embed = payload
-    if not (isinstance(args, list | tuple) and isinstance(kwargs, dict) and isinstance(embed, dict | None)):
-        return errors.InvalidRequest(_TRIPLE, reason="not Celery's triple")
-    return None
-
-
 def _unreadable(message: Any, exc: Exception) -> errors.InvalidRequest:
     """Say why; kombu wraps what our own decoder says."""
     said = next((str(arg) for arg in exc.args if isinstance(arg, errors.MutiraoError)), type(exc).__name__)
-    text = f"the body ({message.content_type}) cannot be read: {said}; send {codec.JSON} or {codec.BINARY}"
+    text = f"the body ({message.content_type}) cannot be read: {said}; send application/json or application/x-mutirao"
     return errors.InvalidRequest(text, reason=f"unreadable body, {type(exc).__name__}")
-
-
-class PredictionRequest(Request):  # type: ignore[misc]  # Celery has no types
-    """Celery's request, with its payload out of sight and its model's time limits."""
-
-    _args: Any
-    _kwargs: Any
-    time_limits: Any
-
-    def __init__(self, message: Any, **kwargs: Any) -> None:
-        """Take what Celery's strategy gives."""
-        super().__init__(message, **kwargs)
-        model = str(next(iter(self._args), ""))
-        self._argsrepr, self._kwargsrepr = _summary(self._args), ""
-        # The child decodes the body itself; Celery would send it the decoded arguments a second time.
-        self._args, self._kwargs = (self._argsrepr,), {}
-        self._request_dict.update(args=[], kwargs={}, argsrepr=self._argsrepr, kwargsrepr="")
-        self.time_limits = self._limits(model, self.time_limits)
-
-    def send_event(self, type: str, **fields: Any) -> None:
-        """Send an event without the traceback, which may quote the payload."""
-        fields.pop("traceback", None)
-        super().send_event(type, **fields)
-
-    def on_failure(self, exc_info: Any, **kwargs: Any) -> None:
-        """Say of a request that was dropped before it ran that it was revoked."""
-        if isinstance(exc_info.exception, Ignore):
-            self.send_event("task-revoked", terminated=False, signum=None, expired=False)
-        super().on_failure(exc_info, **kwargs)
-
-    def _limits(self, model: str, asked: Any) -> tuple[float | None, float | None]:
-        """The model's limits; a client may ask for tighter ones, not for wider."""
-        own = self._app.host.time_limits(model)
-        wanted = asked if isinstance(asked, list | tuple) and len(asked) == 2 else (None, None)
-        return _tighter(own[0], wanted[0]), _tighter(own[1], wanted[1])
-
-
-def _tighter(own: float | None, wanted: Any) -> float | None:
-    valid = isinstance(wanted, int | float) and wanted > 0
-    return min((limit for limit in (own, wanted if valid else None) if limit), default=None)
-
-
-def _summary(args: Any) -> str:
-    try:
-        model, request = args
-        return messages.summary(str(model)[:64], messages.read_request(request))
-    except (errors.InvalidRequest, TypeError, ValueError):
-        return "(not a request)"

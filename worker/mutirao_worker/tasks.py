@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from celery import Task
-from celery.exceptions import Ignore
 
-from mutirao import codec, errors, messages, queues
-from mutirao_worker import execution, strategy
+from mutirao import codec, errors, queues
+from mutirao_worker import strategy
+from mutirao_worker.answered import Answered
 
 OPTIONS: dict[str, Any] = {
     "name": queues.TASK,
     "bind": True,
-    # A request is acknowledged once its result is kept; one whose process died is answered, not run for ever.
+    # A request is acknowledged once its result is kept.
     "acks_late": True,
-    "reject_on_worker_lost": False,
-    # Arguments are checked here, where the answer can say what is wrong with them.
-    "typing": False,
-    # Errors of ours are expected: Celery logs them in one line, by their payload-free repr.
+    # Errors of ours are expected.
     "throws": (errors.MutiraoError,),
+    # Arguments are checked where the answer can say what is wrong with them.
+    "typing": False,
     "Strategy": strategy.NAME,
-    "Request": strategy.REQUEST,
 }
 
 
-def predict(self: Task, *args: Any, **options: Any) -> messages.PredictResult:
-    """Answer one prediction request.
+def predict(self: Task, *args: Any, **options: Any) -> Any:
+    """Answer one prediction request where it is called; workers answer those of a queue in batches, without this.
 
     Args:
         self: the task, bound by Celery.
@@ -34,15 +33,15 @@ def predict(self: Task, *args: Any, **options: Any) -> messages.PredictResult:
         options: none are defined.
 
     Raises:
-        MutiraoError: the request, the model or its output is at fault; the class says which.
+        MutiraoError: the request, the model or its output is at fault.
     """
-    if not self.backend.begin(self.request.id, self.request.hostname or ""):
-        raise Ignore
-    if len(args) != 2 or options:
-        text = f"mutirao.predict takes (model, request), got {len(args)} arguments and options {sorted(options)}"
-        raise errors.InvalidRequest(text, reason="not (model, request)")
-    model, request = queues.model_name(args[0]), messages.read_request(args[1])
-    loaded = self.app.host.find(model)
-    if codec.is_beside(request):
-        request = codec.request_with(request, self.backend.payload(self.request.id))
-    return execution.answer(loaded, request)
+    body = msgspec.json.encode([args, options, None])
+    answered: Answered = strategy.compute(
+        [("", body, codec.JSON, False, None)], self.app.conf.mutirao.inline_bytes
+    ).answers[0]
+    found = msgspec.json.decode(answered.result)
+    if answered.kind != "ok":
+        raise (errors.named(found["exc_type"]) or errors.JobError)(
+            *found["exc_message"], **(found.get("exc_data") or {})
+        )
+    return found

@@ -63,8 +63,11 @@ def predict(
 ) -> dict[str, Array]:
     """Call each method that an output needs, once."""
     data = _frame(inputs) if frame else next(iter(inputs.values()))
-    methods = dict.fromkeys(output.name.partition(".")[0] for output in outputs)
-    found = {name: array for method in methods for name, array in _call(model, method, data)}
+    methods = list(dict.fromkeys(output.name.partition(".")[0] for output in outputs))
+    found: dict[str, Array] = {}
+    for method in methods:
+        # A method may write into what it is given; the next one must not see that.
+        found.update(_call(model, method, data if method == methods[-1] else data.copy()))
     return {output.name: found[output.name] for output in outputs}
 
 

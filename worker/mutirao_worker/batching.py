@@ -1,0 +1,260 @@
+"""What goes into the next batch, and when: a pure policy, its clock injected, that knows neither Celery nor Redis.
+
+It is work-conserving: when a slot of the pool is free, what waits is taken at once; while all are busy, it grows. So it adds
+no latency at low load, and makes large batches under load, without a timer. `max_wait_ms` asks for one all the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+# No more than about this much work is taken ahead by one worker, so that a burst spreads over the fleet.
+AHEAD_S = 1.0
+# Splitting a batch over free slots pays only where it saves more than a process's hand-over costs.
+SPLIT_S = 0.004
+# A request of a lower step that has waited in the worker for this long goes before those of higher ones.
+PATIENCE_S = 1.0
+_FORGET = 0.9
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's own limits.
+
+    Attributes:
+        max_rows: the most rows of one batch.
+        max_bytes: the most bytes of one batch, as its requests came.
+        max_wait_s: how long the first of a batch may wait for others while a slot is free.
+        latency_s: what a batch may take by the fitted times; 0 for no such target.
+    """
+
+    max_rows: int = 256
+    max_bytes: int = 8 * 1024 * 1024
+    max_wait_s: float = 0.0
+    latency_s: float = 0.0
+
+
+class Fit:
+    """Service time of a batch of n rows as a·n + b, fitted to live timings by least squares; older ones count less."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._weight = self._n = self._s = self._nn = self._ns = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether any batch has been timed."""
+        return self._weight > 0
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """The seconds a row costs, and the seconds a batch costs beside. From one size alone all of it is put on the rows."""
+        if not self.known:
+            return 0.0, 0.0
+        n, s = self._n / self._weight, self._s / self._weight
+        spread = self._nn / self._weight - n * n
+        if spread < 0.01 * n * n:
+            return s / n, 0.0
+        per_row = min(max(0.0, (self._ns / self._weight - n * s) / spread), s / n)
+        return per_row, s - per_row * n
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Learn from a batch."""
+        for name, value in (
+            ("_weight", 1.0),
+            ("_n", rows),
+            ("_s", seconds),
+            ("_nn", rows * rows),
+            ("_ns", rows * seconds),
+        ):
+            setattr(self, name, _FORGET * getattr(self, name) + value)
+
+    def seconds(self, rows: int) -> float:
+        """Foretell how long a batch takes; 0 where nothing is known."""
+        per_row, per_batch = self.line
+        return per_row * rows + per_batch
+
+    def rows_within(self, seconds: float) -> int:
+        """Foretell how many rows a batch of this length holds: at least one."""
+        per_row, per_batch = self.line
+        if per_row <= 0:
+            return 1_000_000_000
+        return max(1, math.floor((seconds - per_batch) / per_row))
+
+
+class Line:
+    """One model's requests that wait in this worker."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Start with nobody waiting."""
+        self.limits = limits
+        self.fit = Fit()
+        self.steps: dict[int, deque[Any]] = {}
+        self.again: deque[list[Any]] = deque()
+        self.count = self.rows = self.size = 0
+        self.running = 0
+        self.rows_per_request = 1.0
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self.count or self.again)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the requests that wait."""
+        yield from itertools.chain(*self.again, *self.steps.values())
+
+    def add(self, request: Any) -> None:
+        """Let a request wait."""
+        step = request.priority
+        if step not in self.steps:
+            self.steps[step] = deque()
+            self.steps = dict(sorted(self.steps.items()))
+        self.steps[step].append(request)
+        self.count += 1
+        self.rows += request.rows
+        self.size += request.size
+        self.rows_per_request += 0.05 * (request.rows - self.rows_per_request)
+
+    def oldest(self) -> float:
+        """When the one that has waited longest came."""
+        return min((waiting[0].received for waiting in self.steps.values() if waiting), default=math.inf)
+
+    def take(self, rows: int, now: float) -> list[Any]:
+        """Take the next ones, urgent first, to at most so many rows; one that has more goes alone."""
+        batch: list[Any] = []
+        held = size = 0
+        while self.count:
+            waiting = self._next(now)
+            first = waiting[0]
+            if batch and (held + first.rows > rows or size + first.size > self.limits.max_bytes or first.limits):
+                break
+            batch.append(waiting.popleft())
+            held, size = held + first.rows, size + first.size
+            self.count -= 1
+            self.rows -= first.rows
+            self.size -= first.size
+            if first.limits:  # its client's own time limits are its own alone
+                break
+        return batch
+
+    def clear(self) -> list[Any]:
+        """Take out everybody."""
+        left = list(self)
+        self.steps, self.again = {}, deque()
+        self.count = self.rows = self.size = 0
+        return left
+
+    def _next(self, now: float) -> deque[Any]:
+        waiting = [each for each in self.steps.values() if each]
+        if len(waiting) > 1:
+            oldest = min(waiting, key=lambda each: each[0].received)
+            if now - oldest[0].received > PATIENCE_S:
+                return oldest
+        return waiting[0]
+
+
+class Batcher:
+    """The policy for one worker: its models, and the slots of its pool."""
+
+    def __init__(self, limits: Callable[[str], Limits]) -> None:
+        """Take the way to find a model's limits."""
+        self._limits = limits
+        self.lines: dict[str, Line] = {}
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the requests that wait."""
+        return (request for line in self.lines.values() for request in line)
+
+    def line(self, model: str) -> Line:
+        """Find a model's line; the first request of a model makes it."""
+        if model not in self.lines:
+            self.lines[model] = Line(self._limits(model))
+        return self.lines[model]
+
+    def add(self, request: Any) -> None:
+        """Let a request wait."""
+        self.line(request.model).add(request)
+
+    def add_again(self, model: str, groups: Iterable[list[Any]]) -> None:
+        """Let groups that are to stay apart go before everybody else."""
+        self.line(model).again.extend(groups)
+
+    def next(self, now: float, free: int, slots: int) -> list[Any]:
+        """Choose the next batch for a free slot; empty where nothing is ready."""
+        line = self._chosen(now, slots)
+        if line is None:
+            return []
+        if line.again:
+            return line.again.popleft()
+        return line.take(self.size(line, free), now)
+
+    def size(self, line: Line, free: int) -> int:
+        """Choose how many rows the next batch of a model holds, with so many slots free."""
+        rows = line.limits.max_rows
+        if line.limits.latency_s and line.fit.known:
+            rows = min(rows, line.fit.rows_within(line.limits.latency_s))
+        if not line.fit.known:  # one slot's worth of a model that nobody has timed: the others may be quicker elsewhere
+            return min(rows, math.ceil(line.rows / max(1, free)))
+        rows = min(rows, max(1, line.fit.rows_within(AHEAD_S)))
+        per_row, _ = line.fit.line
+        if free > 1 and per_row * line.rows > SPLIT_S:
+            rows = min(rows, math.ceil(line.rows / free))
+        return max(1, rows)
+
+    def wake_at(self, now: float) -> float | None:
+        """Tell when a batch that still waits for others is to go; None where none does."""
+        times = [
+            line.oldest() + line.limits.max_wait_s
+            for line in self.lines.values()
+            if line.count and line.limits.max_wait_s
+        ]
+        return max(now, min(times)) if times else None
+
+    def room(self, model: str, slots: int) -> tuple[int, int]:
+        """Tell how many requests a free slot may get from the queue, and how many to hold for slots that are busy.
+
+        Nothing is wanted ahead while half of what may be held is there: taking few at a time costs as much as taking many.
+        """
+        line = self.line(model)
+        if not line.fit.known:
+            return max(0, 1 - line.count), 0
+        rows = min(
+            line.limits.max_rows, line.fit.rows_within(line.limits.latency_s or AHEAD_S), line.fit.rows_within(AHEAD_S)
+        )
+        batches = min(2 * slots, math.floor(slots * AHEAD_S / max(1e-6, line.fit.seconds(rows))))
+        per_request = max(1.0, line.rows_per_request)
+        ahead = batches * rows - line.rows
+        return max(0, math.ceil((rows - line.rows) / per_request)), math.floor(
+            ahead / per_request
+        ) if line.rows <= batches * rows / 2 else 0
+
+    def _chosen(self, now: float, slots: int) -> Line | None:
+        """Choose a model: one within its share of the slots before one beyond it, then who has waited longest."""
+        ready = [line for line in self.lines.values() if line and self._ready(line, now)]
+        if len(ready) < 2:
+            return ready[0] if ready else None
+        active = sum(1 for line in self.lines.values() if line or line.running)
+        share = max(1, slots // active)
+        return min(
+            ready, key=lambda line: (line.running >= share, line.running if line.running >= share else 0, line.oldest())
+        )
+
+    def _ready(self, line: Line, now: float) -> bool:
+        wait = line.limits.max_wait_s
+        return not wait or bool(line.again) or line.rows >= line.limits.max_rows or now - line.oldest() >= wait
+
+
+def pieces(batch: list[Any], runs_left: int) -> list[list[Any]]:
+    """Split a batch of which one request, nobody knows which, ended its process, so that it stands alone in its last run.
+
+    With r runs left, groups of n^((r-1)/r) find it in r runs at the least number of groups: 256 are 16 groups of 16, then 16 alone.
+    """
+    if runs_left <= 1 or len(batch) <= 1:
+        return [[request] for request in batch]
+    size = max(1, math.floor(len(batch) ** ((runs_left - 1) / runs_left)))
+    return [batch[at : at + size] for at in range(0, len(batch), size)]

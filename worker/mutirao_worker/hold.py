@@ -1,0 +1,191 @@
+"""Where a worker's requests come from: reserved under a lease (the engine), or delivered by kombu (any other broker)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import redis
+from billiard.exceptions import WorkerLostError
+
+from mutirao import errors, queues
+from mutirao_worker.request import Request, of_envelope, of_old_envelope, unreadable
+from mutirao_worker.transport.reservations import Reservations, Room
+from mutirao_worker.transport.scripts import Call
+
+if TYPE_CHECKING:
+    from mutirao_worker.dispatch import Dispatcher
+
+logger = logging.getLogger(__name__)
+
+
+class Reserved:
+    """Requests that this worker has reserved in Redis."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        reservations: Reservations,
+        slots: Callable[[], int],
+        admit: Callable[[Request], None],
+        queues_of: Callable[[], list[str]],
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            dispatcher: whom to offer requests to.
+            reservations: the hold on them.
+            slots: the pool's size.
+            admit: what each request passes on its way in.
+            queues_of: which queues are consumed now.
+        """
+        self.queues = queues_of
+        self._first: str | None = None
+        self._admit = admit
+        self._dispatcher = dispatcher
+        self._reservations = reservations
+        self._slots = slots
+        self._unsure = False
+
+    def wants(self) -> bool:
+        """Whether a request could be put to use now."""
+        return bool(self._rooms())
+
+    def reserving(self) -> Call | None:
+        """Make the call that takes more requests; None where none are wanted."""
+        rooms = self._rooms()
+        return self._reservations.reserving(rooms, self._dispatcher.free) if rooms else None
+
+    def pull(self) -> None:
+        """Take more requests, if more are wanted."""
+        if (call := self.reserving()) is None:
+            return
+        try:
+            reply = self._reservations.scripts.call(*call)
+        except redis.RedisError:
+            self.unsure()
+            raise
+        self.arrived(reply)
+
+    def arrived(self, reply: Any) -> None:
+        """Offer what a reserve brought."""
+        taken = self._reservations.taken(reply)
+        if taken.lapsed:
+            self.lapsed()
+        dispatcher, now = self._dispatcher, self._reservations.now()
+        for key, envelope, why in taken.gone:
+            if (request := self._read(0, key, envelope)) is not None:
+                dispatcher.received(request)
+                dispatcher.ended(request, why)
+        for tag, key, envelope in taken.requests:
+            if (request := self._read(tag, key, envelope)) is not None:
+                request.reserved_at = now
+                dispatcher.received(request)
+                self._admit(request)
+
+    def woken(self, queue: str | None) -> None:
+        """Take requests because a bell rang, or, where none did, because something waits all the same."""
+        if queue is None and not self._reservations.waiting(self.queues()):
+            return
+        self._first = queue
+        self.pull()
+        self._dispatcher.dispatch()
+
+    def tend(self) -> None:
+        """Renew the lease, adopt what lost workers held, and settle what could not be settled while Redis was away."""
+        found = self._reservations.tend(self.queues())
+        if found.lapsed:
+            self.lapsed()
+        if found.adopted:
+            logger.warning("adopted %d requests of workers that were lost", found.adopted)
+        for key, envelope, worker in found.given_up:
+            self._give_up(key, envelope, worker)
+        if self._unsure:
+            self._unsure = False
+            back = self._reservations.give_back([request.tag for request in self._dispatcher.held], all_but=True)
+            logger.info("gave back %d requests that were reserved unheard", back)
+
+    def lapsed(self) -> None:
+        """Drop what has not begun: the lease lapsed, so others have it."""
+        logger.warning("this worker's lease had lapsed: what it had reserved is taken by others")
+        self._dispatcher.forget_waiting()
+
+    def unsure(self) -> None:
+        """Note that something may have been reserved unheard; `tend` gives it back."""
+        self._unsure = True
+
+    def give_back(self, requests: Iterable[Request]) -> None:
+        """Put requests back to the head of their queues."""
+        self._reservations.give_back([request.tag for request in requests])
+
+    def _rooms(self) -> dict[str, Room]:
+        dispatcher = self._dispatcher
+        if dispatcher.closing:
+            return {}
+        slots, free, rooms = self._slots(), dispatcher.free, {}
+        for queue in sorted(self.queues(), key=lambda queue: queue != self._first):
+            cap, ahead = dispatcher.batcher.room(queues.model_of(queue) or queue, slots)
+            if (free and cap) or ahead:
+                rooms[queue] = Room(cap, ahead)
+        return rooms
+
+    def _read(self, tag: int, key: bytes, envelope: bytes) -> Request | None:
+        try:
+            return of_envelope(self._dispatcher, tag, key, envelope)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            try:
+                return of_old_envelope(self._dispatcher, tag, key, envelope)
+            except errors.InvalidRequest as exc:
+                if tag:
+                    self._bury(tag, key, envelope, exc)
+                return None
+
+    def _bury(self, tag: int, key: bytes, envelope: bytes, error: errors.InvalidRequest) -> None:
+        """Take what is no request out of the way, and keep it; where it has an id, whoever waits for it is told."""
+        logger.warning("no request: %r; it is in the dead letters", error)
+        self._dispatcher.refuse(unreadable(self._dispatcher, tag, key, envelope), error, error.reason)
+
+    def _give_up(self, key: bytes, envelope: bytes, worker: str) -> None:
+        """End a request that had been delivered too often, where the script that found it could not: records are elsewhere."""
+        logger.error("a request of %s was delivered too often; it is in the dead letters", worker)
+        if self._dispatcher.commit.fenced:
+            return
+        request = self._read(0, key, envelope) or unreadable(self._dispatcher, 0, key, envelope)
+        text = f"gave up after {request.deliveries} deliveries: each worker that took it was lost"
+        self._dispatcher.refuse(request, WorkerLostError(text), "worker lost")
+
+
+class Delivered:
+    """Requests that kombu delivers and acknowledges: it takes them by itself, as many as the prefetch count allows."""
+
+    def __init__(self, dispatcher: Dispatcher, slots: Callable[[], int], prefetch: Callable[[int], None]) -> None:
+        """Take whose room counts, and the way to set the prefetch count."""
+        self._dispatcher = dispatcher
+        self._prefetch = prefetch
+        self._slots = slots
+
+    def reserving(self) -> None:
+        """Nothing is called: kombu takes them by itself."""
+
+    def arrived(self, reply: Any) -> None:
+        """Nothing came."""
+
+    def unsure(self) -> None:
+        """Nothing is reserved unheard: the broker gives back what is not acknowledged."""
+
+    def pull(self) -> None:
+        """Let as many come as there is room for: the next batch of each slot, and no more than about a second of work."""
+        slots, batcher = self._slots(), self._dispatcher.batcher
+        room = sum(
+            sum(batcher.room(model, slots)) * (1 if line.fit.known else slots) for model, line in batcher.lines.items()
+        )
+        self._prefetch(max(2 * slots, room + len(self._dispatcher.held)))
+
+    def give_back(self, requests: Iterable[Request]) -> None:
+        """Put requests back into their queues."""
+        for request in requests:
+            if not request.acknowledged:
+                request.acknowledged = True
+                request.message.reject_log_error(logger, self._dispatcher.connection_errors, requeue=True)

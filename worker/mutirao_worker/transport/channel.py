@@ -1,0 +1,143 @@
+"""kombu's Redis transport with its way of taking requests replaced: the one module that touches kombu's internals.
+
+A channel is kombu's own until the worker's consumer sets `bells`: from then on it blocks on the queues' bells, short lists of
+tokens, and never on the queues. So nothing of value is ever in flight in a reply that a dying worker has popped. Fanout (events,
+remote control), publishing, reconnection and everything else stay kombu's.
+"""
+
+from __future__ import annotations
+
+import time
+from queue import Empty
+from typing import Any, Protocol
+
+from kombu.transport import TRANSPORT_ALIASES, _transport_cache
+from kombu.transport import redis as stock
+
+from mutirao import queues
+
+# Producers that ring no bell are found after this long; it is also what an idle worker's loop costs: two commands a turn.
+LISTEN_S = 0.25
+BELL_MAX = 8
+
+
+class Bells(Protocol):
+    """Who takes requests when a bell has rung."""
+
+    def wants(self) -> bool:
+        """Whether a request could be put to use now."""
+
+    def woken(self, queue: str | None) -> None:
+        """A queue's bell has rung; None where none has for a while."""
+
+
+class Channel(stock.Channel):  # type: ignore[misc]  # kombu has no types
+    """kombu's channel, listening for bells once it is told whom to wake.
+
+    Attributes:
+        bells: whom to wake; None for kombu's own way.
+        heard_at: when it last listened or heard, by the monotonic clock: a channel that falls silent serves nobody.
+    """
+
+    bells: Bells | None = None
+    heard_at = 0.0
+
+    def ring(self, queue: str) -> None:
+        """Wake a worker of a queue."""
+        with self.conn_or_acquire() as client:
+            pipe = client.pipeline(transaction=False)
+            pipe.lpush(queues.bell_key(queue), "1")
+            pipe.ltrim(queues.bell_key(queue), 0, BELL_MAX - 1)
+            pipe.execute()
+
+    def close(self) -> None:
+        """Close; a token that is on its way is nothing to wait for."""
+        if self.bells is not None and self._in_poll:
+            self._in_poll.disconnect()
+            self._in_poll = None
+        super().close()
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if self.bells is None:
+            super()._brpop_start(timeout)
+            return
+        self.heard_at = time.monotonic()
+        if not self.bells.wants():
+            return
+        names = self._queue_cycle.consume(len(self.active_queues))
+        if not names:
+            return
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = self.heard_at
+        self.client.connection.send_command("BRPOP", *map(queues.bell_key, names), LISTEN_S)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        if self.bells is None:
+            return bool(super()._brpop_read(**options))
+        try:
+            token = self.client.parse_response(self.client.connection, "BRPOP", **options)
+        except self.connection_errors:
+            self.client.connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        self.heard_at = time.monotonic()
+        queue = token[0].decode().removeprefix(queues.bell_key("")) if token else None
+        if queue is not None and not self.bells.wants():
+            self.ring(queue)  # it is for somebody who has room
+            raise Empty
+        if queue is not None:
+            self._queue_cycle.rotate(queue)
+        self.bells.woken(queue)
+        return True
+
+    def _put(self, queue: str, message: Any, **options: Any) -> None:
+        super()._put(queue, message, **options)
+        if queues.model_of(queue):
+            self.ring(queue)
+
+
+class QoS(stock.QoS):  # type: ignore[misc]
+    """kombu's bookkeeping, idle while the engine does its own: requests are held in Redis, by reservation."""
+
+    def can_consume(self) -> bool:
+        """Always listen: whether to take requests is decided when a bell has rung."""
+        return self.channel.bells is not None or bool(super().can_consume())
+
+    def restore_visible(self, *args: Any, **options: Any) -> None:
+        """Leave requests where they are: a lease that lapses says whose they are, not the time since they were taken."""
+
+
+Channel.QoS = QoS
+
+
+class Transport(stock.Transport):  # type: ignore[misc]
+    """The engine's transport."""
+
+    Channel = Channel
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]
+    """The same, its master found by Sentinel."""
+
+
+class SentinelTransport(stock.SentinelTransport):  # type: ignore[misc]
+    """The engine's transport over Sentinel."""
+
+    Channel = SentinelChannel
+
+
+STOCK = {name: TRANSPORT_ALIASES[name] for name in ("redis", "rediss", "sentinel")}
+ENGINE = {
+    "redis": f"{__package__}:Transport",
+    "rediss": f"{__package__}:Transport",
+    "sentinel": f"{__package__}:SentinelTransport",
+}
+
+
+def install(*, engine: bool) -> None:
+    """Have Redis URLs use the engine's transport in this process, or kombu's own."""
+    TRANSPORT_ALIASES.update(ENGINE if engine else STOCK)
+    for name in STOCK:
+        _transport_cache.pop(name, None)

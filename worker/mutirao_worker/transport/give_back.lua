@@ -1,0 +1,31 @@
+-- Put reserved requests back to the head of their queues, the oldest first in line.
+-- KEYS[1]: a worker's reservations.
+-- ARGV[1]: "these" or "all but".  ARGV[2]: the worker's name.  ARGV[3]: "1" where records are on this server.
+-- ARGV, 1 a request from ARGV[4]: its tag.
+-- Reply: how many were put back.
+-- Invariant: what is put back is no longer reserved, in the same step.
+local named, tags = {}, {}
+for i = 4, #ARGV do
+  named[ARGV[i]] = true
+end
+for _, tag in ipairs(redis.call("HKEYS", KEYS[1])) do
+  if (named[tag] or false) == (ARGV[1] == "these") then
+    tags[#tags + 1] = tag
+  end
+end
+table.sort(tags, function(a, b) return tonumber(a) > tonumber(b) end)
+local rung, now = {}, seconds()
+for _, tag in ipairs(tags) do
+  local key, envelope = string.match(redis.call("HGET", KEYS[1], tag), "^([^\n]*)\n(.*)$")
+  redis.call("RPUSH", key, envelope)
+  redis.call("HDEL", KEYS[1], tag)
+  if ARGV[3] == "1" then
+    requeued(string.match(envelope, '"id":%s*"([^"]*)"') or "", ARGV[2], "given back", now)
+  end
+  rung[string.match(key, "^([^\6]*)")] = true
+end
+for queue in pairs(rung) do
+  redis.call("LPUSH", "mutirao:bell:" .. queue, "1")
+  redis.call("LTRIM", "mutirao:bell:" .. queue, 0, 7)
+end
+return #tags

@@ -1,0 +1,73 @@
+-- Prelude of the scripts that read or end records: the text layout of a record (see mutirao.messages.JobRecord).
+-- A record begins with its status and ends with its job; inside `job` what only a run tells comes last, from "started_at" on.
+-- Editing the text costs a tenth of decoding it, and keeps every other field as it was written.
+local function status_of(document)
+  return string.match(document, '^{"status":"(%u+)"') or cjson.decode(document).status
+end
+
+local function ended(status)
+  return status == "SUCCESS" or status == "FAILURE" or status == "REVOKED"
+end
+
+-- The base part of a record's job, without its closing brace; of a model's name where there is no record yet.
+local function job_of(document, model)
+  local job = document and string.match(document, '"job":({.*)}}$')
+  if not job then
+    return '{"model":"' .. model .. '"'
+  end
+  local run = string.find(job, ',"started_at":', 1, true)
+  return run and string.sub(job, 1, run - 1) or job
+end
+
+local function expired(document, now)
+  local deadline = string.match(document, '"expires_at":([%d%.]+)')
+  return deadline and tonumber(deadline) <= now
+end
+
+local function revoked(document, id, why, done, now)
+  return '{"status":"REVOKED","task_id":"' .. id
+    .. '","result":{"exc_type":"TaskRevokedError","exc_message":["' .. why
+    .. '"],"exc_module":"celery.exceptions"},"traceback":null,"date_done":"' .. done
+    .. '","children":null,"job":' .. job_of(document, "")
+    .. string.format(',"started_at":null,"finished_at":%.4f}}', now)
+end
+
+-- Keep a record, announce it to whoever waits for this job alone, and add it to its client's group.
+local function announce(key, document, ttl, reply, groups)
+  redis.call("SETEX", key, ttl, document)
+  redis.call("PUBLISH", key, document)
+  if reply and reply ~= "" then
+    local group = groups[reply]
+    if group then
+      group[#group + 1] = document
+    else
+      groups[reply] = {document}
+    end
+  end
+end
+
+local function tell(groups)
+  for reply, documents in pairs(groups) do
+    redis.call("PUBLISH", "mutirao:reply:" .. reply, "[" .. table.concat(documents, ",") .. "]")
+  end
+end
+
+local function seconds()
+  local time = redis.call("TIME")
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+
+-- A record that said running says queued again, and how it came to that.
+local function requeued(id, worker, how, now)
+  local key = "celery-task-meta-" .. id
+  local document = redis.call("GET", key)
+  if not document or ended(status_of(document)) or not string.match(document, '"job":{.*}}$') then
+    return
+  end
+  local entry = string.format('{"worker":"%s","at":%.4f,"how":"%s"}', worker, now, how)
+  local job = job_of(document, "")
+  local before = string.match(job, '^(.*"history":%[.*)%]$')
+  job = before and before .. "," .. entry .. "]" or job .. ',"history":[' .. entry .. "]"
+  redis.call("SET", key, '{"status":"QUEUED","task_id":"' .. id
+    .. '","result":null,"traceback":null,"date_done":null,"children":null,"job":' .. job .. "}}", "KEEPTTL")
+end

@@ -1,0 +1,150 @@
+"""What this worker has reserved in Redis: taking it, keeping the lease on it, giving it back."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mutirao import queues
+from mutirao.settings import Settings
+from mutirao_worker.transport.scripts import Call, Scripts, connect
+
+# A call that failed may have run: the tags that it could have given are never given again.
+_TAGS_PER_CALL = 1_000_000
+
+
+class Room(NamedTuple):
+    """How many requests of a queue are wanted: by each free slot, and ahead for slots that are busy."""
+
+    cap: int
+    ahead: int
+
+
+class Taken(NamedTuple):
+    """What a reserve gave.
+
+    Attributes:
+        requests: tag, list key, envelope of each.
+        gone: list key, envelope, why of each that had ended already: SUCCESS, FAILURE, REVOKED or expired.
+        left: whether something is left in the queues.
+        lapsed: whether the lease had lapsed before, so that all that was held may be another worker's now.
+    """
+
+    requests: list[tuple[int, bytes, bytes]]
+    gone: list[tuple[bytes, bytes, str]]
+    left: bool
+    lapsed: bool
+
+
+class Tended(NamedTuple):
+    """What a look at the leases found.
+
+    Attributes:
+        lapsed: as in `Taken`.
+        adopted: how many requests of lost workers were put back.
+        given_up: list key, envelope and lost worker of each that had been delivered too often.
+    """
+
+    lapsed: bool
+    adopted: int
+    given_up: list[tuple[bytes, bytes, str]]
+
+
+class Reservations:
+    """One worker process's hold on requests.
+
+    Attributes:
+        identity: the host's name in Celery, the process, and a word of its own: no other process ever holds by this name.
+    """
+
+    def __init__(self, settings: Settings, hostname: str) -> None:
+        """Take the settings; nothing is sent yet."""
+        self.identity = f"{hostname}#{os.getpid()}.{secrets.token_hex(4)}"
+        self.key = queues.reserved_key(self.identity)
+        self.scripts = Scripts(connect(settings.broker_url, settings))
+        self._host = hostname
+        self._settings = settings
+        self._tag = 0
+        self._turns = itertools.count()
+        self._ahead_s = 0.0  # of Redis's clock before this machine's monotonic one
+
+    def now(self) -> float:
+        """Redis's clock, as far as this worker has seen it: seconds since the epoch."""
+        return time.monotonic() + self._ahead_s
+
+    def waiting(self, names: Iterable[str]) -> bool:
+        """Tell whether anything waits in these queues: one small command."""
+        keys = [
+            f"{name}{queues.KOMBU_SEPARATOR}{step}" if step else name for name in names for step in queues.KOMBU_STEPS
+        ]
+        return bool(keys and self.scripts.client.exists(*keys))
+
+    def reserving(self, rooms: Mapping[str, Room], free: int) -> Call:
+        """Make the call that takes requests, the first queue first; its reply goes to `taken`."""
+        asked = [part for name, room in rooms.items() for part in (name, room.cap, room.ahead)]
+        own = (self.identity, self._settings.lease_s, free, self._tag, next(self._turns))
+        self._tag += _TAGS_PER_CALL
+        records = (self._recorded(), math.ceil(self._settings.result_ttl_s), iso_now(), queues.KOMBU_SEPARATOR)
+        return "reserve", (queues.LEASES, queues.SLOTS, self.key), (*own, *records, *asked)
+
+    def taken(self, reply: Sequence[Any]) -> Taken:
+        """Read the reply of a reserve."""
+        self._heard(reply[0])
+        found, gone = reply[3], reply[4]
+        first = self._tag - _TAGS_PER_CALL + 1
+        requests = list(zip(itertools.count(first), found[::2], found[1::2], strict=False))
+        ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
+        return Taken(requests, ended, bool(reply[2]), bool(reply[1]))
+
+    def tend(self, names: Iterable[str]) -> Tended:
+        """Renew the lease, and adopt what lost workers held."""
+        args = (
+            self.identity, self._settings.lease_s, self._settings.max_deliveries, self._recorded(),
+            math.ceil(self._settings.result_ttl_s), iso_now(), *names,
+        )  # fmt: skip
+        keys = (queues.LEASES, queues.SLOTS, queues.DEAD, queues.DEAD_INDEX)
+        now, lapsed, adopted, given_up = self.scripts.call("tend", keys, args)
+        self._heard(now)
+        letters = [
+            (key, envelope, worker.decode()) for key, envelope, worker in zip(*[iter(given_up)] * 3, strict=True)
+        ]
+        return Tended(bool(lapsed), int(adopted), letters)
+
+    def give_back(self, tags: Iterable[int], *, all_but: bool = False) -> int:
+        """Put requests back to the head of their queues: these, or all but these. Returns how many."""
+        mode = "all but" if all_but else "these"
+        return int(self.scripts.call("give_back", (self.key,), (mode, self._host, self._recorded(), *tags)))
+
+    def drop(self, tags: Iterable[int]) -> None:
+        """Forget requests that have been answered elsewhere than in the step that drops them."""
+        self.scripts.client.hdel(self.key, *map(str, tags))
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Take this worker's name off every list: others need not wait for its lease."""
+        pipe = self.scripts.client.pipeline(transaction=False)
+        pipe.zrem(queues.LEASES, self.identity)
+        pipe.hdel(queues.SLOTS, self.identity)
+        for name in names:
+            pipe.srem(queues.consumers_key(name), self.identity)
+        pipe.execute()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.scripts.client.close()
+
+    def _recorded(self) -> int:
+        return 0 if self._settings.split else 1
+
+    def _heard(self, now: bytes) -> None:
+        self._ahead_s = float(now) - time.monotonic()
+
+
+def iso_now() -> str:
+    """The time as Celery writes it into records."""
+    return datetime.datetime.now(datetime.UTC).isoformat()

@@ -1,0 +1,148 @@
+-- Take requests out of their queues into the hash of what this worker has reserved, in one step.
+-- KEYS[1]: the leases.  KEYS[2]: the workers' free slots.  KEYS[3]: this worker's reservations.
+-- ARGV[1]: the worker.  ARGV[2]: its lease in seconds.  ARGV[3]: its free slots.  ARGV[4]: the last tag it gave.
+-- ARGV[5]: how many times it has reserved.  ARGV[6]: "1" where records are on this server.  ARGV[7]: how long an ended record is
+--   kept.  ARGV[8]: the time of ending, as Celery writes it.  ARGV[9]: the separator of kombu's priority steps.
+-- ARGV, 3 a queue from ARGV[10]: its name, the most requests that a free slot may get, the most to hold for slots that are busy.
+-- Reply: {now, 1 if the lease had lapsed, 1 if something is left, {list key, envelope, ...} taken, in the order of their tags,
+--   {list key, envelope, why, ...} ended before they could be taken}.
+-- Invariant: an envelope is always in exactly one place: a queue's list, one worker's reservations, or ended.
+local worker, free, tag = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local turn, recorded = tonumber(ARGV[5]), ARGV[6] == "1"
+local now = seconds()
+local lapsed = 0
+if redis.call("ZADD", KEYS[1], "XX", "CH", now + tonumber(ARGV[2]), worker) == 0 then
+  lapsed = redis.call("ZADD", KEYS[1], now + tonumber(ARGV[2]), worker)
+end
+
+-- How many slots of other live workers could serve this queue right now, and how many such workers there are.
+local function others(queue)
+  local members = redis.call("SMEMBERS", "mutirao:consumers:" .. queue)
+  if #members < 2 then
+    return 0, 0
+  end
+  local leases, slots = redis.call("ZMSCORE", KEYS[1], unpack(members)), redis.call("HMGET", KEYS[2], unpack(members))
+  local idle, count = 0, 0
+  for i, member in ipairs(members) do
+    if not leases[i] then
+      redis.call("SREM", "mutirao:consumers:" .. queue, member)
+    elseif member ~= worker and tonumber(leases[i]) > now then
+      idle, count = idle + tonumber(slots[i] or 0), count + 1
+    end
+  end
+  return idle, count
+end
+
+-- A share, not a grab: what others could start at once is left to them; more than that is taken ahead only where they are full.
+local function wanted(queue, waiting, cap, ahead)
+  local idle, count = others(queue)
+  local share = free > 0 and math.min(math.ceil(waiting * free / (free + idle)), free * cap) or 0
+  local rest = waiting - share - idle * cap
+  if rest > 0 and ahead > 0 then
+    share = share + math.min(ahead, math.ceil(rest / (count + 1)))
+  end
+  return math.min(share, waiting)
+end
+
+local STEPS = {0, 3, 6, 9}
+local taken, gone, left = {}, {}, 0
+local entries, ids, keys = {}, {}, {}
+
+local function pop(key, count)
+  if count < 1 then
+    return 0
+  end
+  local popped = redis.call("RPOP", key, count)
+  if not popped then
+    return 0
+  end
+  for _, envelope in ipairs(popped) do
+    entries[#entries + 1] = {key, envelope}
+    local id = string.match(envelope, '"id":%s*"([^"]*)"') or ""
+    ids[#ids + 1] = id
+    keys[#keys + 1] = "celery-task-meta-" .. id
+  end
+  return #popped
+end
+
+for at = 10, #ARGV, 3 do
+  local queue, lists, lengths, waiting = ARGV[at], {}, {}, 0
+  for i, step in ipairs(STEPS) do
+    lists[i] = step == 0 and queue or queue .. ARGV[9] .. step
+    lengths[i] = redis.call("LLEN", lists[i])
+    waiting = waiting + lengths[i]
+  end
+  if waiting > 0 then
+    local count = wanted(queue, waiting, tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]))
+    local before = #entries
+    -- Urgent first, but an eighth for each lower step that waits, and every eighth time the other way round: nobody starves.
+    local first, last, by = 1, #STEPS, 1
+    if turn % 8 == 7 then
+      first, last, by = #STEPS, 1, -1
+    end
+    local rest = count
+    for i = first, last, by do
+      if lengths[i] > 0 and rest > 0 then
+        local kept = 0
+        for j = i + by, last, by do
+          kept = kept + math.min(lengths[j], math.floor(count / 8))
+        end
+        rest = rest - pop(lists[i], math.min(lengths[i], math.max(1, rest - kept)))
+      end
+    end
+    for i = first, last, by do
+      if rest > 0 then
+        rest = rest - pop(lists[i], rest)
+      end
+    end
+    local got = #entries - before
+    free = math.max(0, free - got)
+    if waiting > got then
+      left = 1
+      if redis.call("LLEN", "mutirao:bell:" .. queue) < 8 then
+        redis.call("LPUSH", "mutirao:bell:" .. queue, "1")
+      end
+    else
+      redis.call("DEL", "mutirao:bell:" .. queue)
+    end
+  end
+end
+redis.call("HSET", KEYS[2], worker, free)
+
+if #entries > 0 then
+  local documents = {}
+  if recorded then
+    for from = 1, #keys, 1000 do
+      for _, document in ipairs(redis.call("MGET", unpack(keys, from, math.min(from + 999, #keys)))) do
+        documents[#documents + 1] = document
+      end
+    end
+  end
+  local fields, groups = {}, {}
+  for i, entry in ipairs(entries) do
+    local document, why = documents[i], nil
+    if document then
+      local status = status_of(document)
+      if ended(status) then
+        why = status
+      elseif status == "QUEUED" and expired(document, now) then
+        why = "expired"
+        local reply = string.match(entry[2], '"reply":%s*"([^"]*)"')
+        announce(keys[i], revoked(document, ids[i], why, ARGV[8], now), ARGV[7], reply, groups)
+        redis.call("DEL", "mutirao:payload:" .. ids[i] .. ":in")
+      end
+    end
+    if why then
+      gone[#gone + 1], gone[#gone + 2], gone[#gone + 3] = entry[1], entry[2], why
+    else
+      tag = tag + 1
+      taken[#taken + 1], taken[#taken + 2] = entry[1], entry[2]
+      fields[#fields + 1], fields[#fields + 2] = tag, entry[1] .. "\n" .. entry[2]
+    end
+  end
+  for from = 1, #fields, 1000 do
+    redis.call("HSET", KEYS[3], unpack(fields, from, math.min(from + 999, #fields)))
+  end
+  tell(groups)
+end
+return {string.format("%.6f", now), lapsed, left, taken, gone}

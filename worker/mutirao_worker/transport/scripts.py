@@ -1,0 +1,74 @@
+"""The engine's Lua scripts, each loaded once per connection pool and called by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from mutirao.settings import Settings
+
+_RECORD = files(__package__).joinpath("record.lua").read_text()
+Call = tuple[str, Sequence[Any], Sequence[Any]]
+NAMES = ("commit", "give_back", "reserve", "started", "tend", "vet")
+
+
+def connect(url: str, settings: Settings) -> redis.Redis:
+    """Make a client that never sends a call twice by itself: what is unsure is settled by whoever knows what it means."""
+    return redis.Redis.from_url(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=settings.timeout_s,
+        socket_keepalive=True,
+        socket_timeout=settings.timeout_s,
+    )
+
+
+class Scripts:
+    """Calls scripts on one Redis."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Take the client; nothing is sent yet."""
+        self.client = client
+        self._texts = {name: _RECORD + files(__package__).joinpath(f"{name}.lua").read_text() for name in NAMES}
+        self._digests = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324 - Redis's own name for a script
+
+    def call(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """Run one script.
+
+        Raises:
+            redis.RedisError: Redis did not answer, or refused.
+        """
+        (reply,) = self.call_all([(name, keys, args)])
+        return reply
+
+    def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts one after another, in one round trip.
+
+        Raises:
+            redis.RedisError: Redis did not answer, or refused one; those before it have run.
+        """
+        found = self._send(calls)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
+            for text in self._texts.values():
+                self.client.script_load(text)
+            found = [self._again(call, reply) for call, reply in zip(calls, found, strict=True)]
+        for reply in found:
+            if isinstance(reply, Exception):
+                raise reply
+        return found
+
+    def _send(self, calls: Sequence[Call]) -> list[Any]:
+        pipe = self.client.pipeline(transaction=False)
+        for name, keys, args in calls:
+            pipe.execute_command("EVALSHA", self._digests[name], len(keys), *keys, *args)
+        return list(pipe.execute(raise_on_error=False))
+
+    def _again(self, call: Call, reply: Any) -> Any:
+        """Send again what Redis did not know: it has not run."""
+        return self._send([call])[0] if isinstance(reply, redis.exceptions.NoScriptError) else reply

@@ -1,0 +1,95 @@
+-- Renew this worker's lease; adopt what a worker whose lease has lapsed had reserved.
+-- KEYS[1]: the leases.  KEYS[2]: the workers' free slots.  KEYS[3]: the dead letters.  KEYS[4]: their index.
+-- ARGV[1]: the worker.  ARGV[2]: its lease in seconds.  ARGV[3]: how many deliveries a request gets.
+-- ARGV[4]: "1" where records are on this server; else the caller ends and buries what is given up.  ARGV[5]: how long an ended record is kept.
+-- ARGV[6]: the time of ending, as Celery writes it.  ARGV, 1 a queue from ARGV[7]: what the worker consumes.
+-- Reply: {now, 1 if the lease had lapsed, how many were adopted, {list key, envelope, worker, ...} given up}.
+-- Invariant: a lease lapses by this server's clock alone; a live worker's reservations are never touched.
+local now, lease = seconds(), tonumber(ARGV[2])
+local lapsed = 0
+local own = redis.call("ZSCORE", KEYS[1], ARGV[1])
+if not own or tonumber(own) <= now then
+  lapsed = 1
+end
+redis.call("ZADD", KEYS[1], now + lease, ARGV[1])
+for i = 7, #ARGV do
+  redis.call("SADD", "mutirao:consumers:" .. ARGV[i], ARGV[1])
+end
+
+local function counted(envelope)
+  local before, head, rest = string.match(envelope, '^(.-"headers":%s*{)(.*)$')
+  if not before then
+    return envelope, 0
+  end
+  head = tonumber(string.match(head, '^"attempts":(%d+),')) or 0
+  if head > 0 then
+    rest = string.match(envelope, '^.-"headers":%s*{"attempts":%d+,(.*)$')
+  else
+    rest = string.sub(envelope, #before + 1)
+  end
+  return before .. '"attempts":' .. (head + 1) .. "," .. rest, head + 1
+end
+
+local function bury(id, key, envelope, worker, deliveries)
+  local message = "gave up after " .. deliveries .. " deliveries: each worker that took it was lost"
+  local letter = id ~= "" and id or "x-" .. redis.sha1hex(envelope)
+  redis.call("HSET", KEYS[3], letter, cjson.encode({
+    id = letter, task_id = id, model = string.match(key, "^mutirao%.([^\6]*)") or "", queue = key, reason = "worker lost",
+    message = message, at = now, worker = worker, attempts = deliveries, envelope = envelope,
+  }))
+  redis.call("ZADD", KEYS[4], now, letter)
+  if id ~= "" then
+    local record = "celery-task-meta-" .. id
+    local document = redis.call("GET", record)
+    if not document or not ended(status_of(document)) then
+      local groups = {}
+      announce(record, '{"status":"FAILURE","task_id":"' .. id
+        .. '","result":{"exc_type":"WorkerLostError","exc_message":["' .. message
+        .. '"],"exc_module":"billiard.exceptions"},"traceback":null,"date_done":"' .. ARGV[6] .. '","children":[],"job":'
+        .. job_of(document, string.match(key, "^mutirao%.([^\6]*)") or "")
+        .. string.format(',"started_at":null,"finished_at":%.4f,"worker":"%s","attempts":%d}}', now, worker, deliveries),
+        ARGV[5], string.match(envelope, '"reply":%s*"([^"]*)"'), groups)
+      tell(groups)
+      redis.call("DEL", "mutirao:payload:" .. id .. ":in")
+    end
+  end
+end
+
+local adopted, given_up, rung = 0, {}, {}
+for _, worker in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, 4)) do
+  local reserved = "mutirao:reserved:" .. worker
+  local tags = redis.call("HKEYS", reserved)
+  table.sort(tags, function(a, b) return tonumber(a) > tonumber(b) end)
+  for at, tag in ipairs(tags) do
+    if adopted >= 5000 then
+      break
+    end
+    local key, envelope = string.match(redis.call("HGET", reserved, tag), "^([^\n]*)\n(.*)$")
+    local id = string.match(envelope, '"id":%s*"([^"]*)"') or ""
+    local changed, deliveries = counted(envelope)
+    local host = string.match(worker, "^(.*)#") or worker
+    if deliveries >= tonumber(ARGV[3]) then
+      if ARGV[4] == "1" then
+        bury(id, key, envelope, host, deliveries)
+      end
+      given_up[#given_up + 1], given_up[#given_up + 2], given_up[#given_up + 3] = key, envelope, host
+    else
+      redis.call("RPUSH", key, changed)
+      rung[string.match(key, "^([^\6]*)")] = true
+      if ARGV[4] == "1" then
+        requeued(id, host, "worker lost", now)
+      end
+    end
+    redis.call("HDEL", reserved, tag)
+    adopted = adopted + 1
+  end
+  if redis.call("EXISTS", reserved) == 0 then
+    redis.call("ZREM", KEYS[1], worker)
+    redis.call("HDEL", KEYS[2], worker)
+  end
+end
+for queue in pairs(rung) do
+  redis.call("LPUSH", "mutirao:bell:" .. queue, "1", "1")
+  redis.call("LTRIM", "mutirao:bell:" .. queue, 0, 7)
+end
+return {string.format("%.6f", now), lapsed, adopted, given_up}
