@@ -44,6 +44,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         pid: its main process.
         processes: how many predictions it runs at once.
         models: the active version of each model it serves, by name.
+        rates: requests a second of each model that it answered lately.
         memory_bytes: resident memory of its main process.
         started_at: by its own clock.
         seen_at: when it last announced itself, by Redis's clock.
@@ -53,6 +54,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pid: int
     processes: int
     models: dict[str, str]
+    rates: dict[str, float] = {}
     memory_bytes: int = 0
     started_at: float = 0.0
     seen_at: float = 0.0
@@ -87,6 +89,10 @@ class Catalog(msgspec.Struct, frozen=True):
     def serving(self, name: str) -> tuple[WorkerInfo, ...]:
         """The live workers that serve a model."""
         return tuple(worker for worker in self.workers if name in worker.models)
+
+    def rate(self, name: str) -> float:
+        """Requests a second that the live workers answer of a model; 0 where none has said."""
+        return sum(worker.rates.get(name, 0.0) for worker in self.workers)
 
 
 def redelivered_after_s(limits: Iterable[float]) -> float:

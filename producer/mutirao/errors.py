@@ -110,6 +110,17 @@ class IdTaken(MutiraoError):
     id: str = ""
 
 
+class QueueFull(MutiraoError):
+    """As many requests of the model wait as may; `retry_after_s` is None where no live worker's rate is known."""
+
+    status = 429
+    retryable = True
+    model: str = ""
+    depth: int = 0
+    limit: int = 0
+    retry_after_s: float | None = None
+
+
 class ResultTimeout(MutiraoError, TimeoutError):
     """The result did not come within the time that the caller would wait; the job goes on."""
 

@@ -65,20 +65,49 @@ class PredictResult(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.to_builtins(self)
 
 
+class History(msgspec.Struct, frozen=True):
+    """An earlier delivery that came to nothing: who had the request, until when, and how it ended.
+
+    Attributes:
+        worker: who had it.
+        at: when it was taken from that worker, by Redis's clock.
+        how: worker lost, given back, process died, time limit, or replayed.
+    """
+
+    worker: str
+    at: float
+    how: str
+
+
 class JobInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What the record knows of a job beside Celery's own fields. Times are seconds since the epoch by Redis's clock."""
+    """What the record knows of a job beside Celery's own fields. Times are seconds since the epoch by Redis's clock.
+
+    Scripts edit records as text: the fields from `started_at` on are written together, and replaced together.
+
+    Attributes:
+        digest: of the request's content: what an id that is sent again must have.
+        history: earlier deliveries.
+        attempts: deliveries, this one included.
+        reserved_at: when the worker took it from the queue.
+        batch: how many requests the model was given together.
+        place: its own place among them, from 1.
+    """
 
     model: str = ""
-    version: str = ""
     rows: int = 0
     priority: str = ""
     digest: str = ""
-    attempts: int = 0
-    worker: str = ""
     queued_at: float | None = None
     expires_at: float | None = None
+    history: tuple[History, ...] = ()
     started_at: float | None = None
     finished_at: float | None = None
+    worker: str = ""
+    version: str = ""
+    attempts: int = 0
+    reserved_at: float | None = None
+    batch: int = 0
+    place: int = 0
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,7 +221,7 @@ def summary(model: str, request: PredictRequest) -> str:
     """Describe a request by its shape, never by its values: what Flower, logs and events show of it."""
     inputs = request.inputs
     if len(inputs) > _SHOWN:
-        return f"{model}: {_rows(inputs[0])} rows x {len(inputs)} inputs"
+        return f"{model}: {rows(inputs[0])} rows x {len(inputs)} inputs"
     return f"{model}: " + ", ".join(f"{tensor.name} {shape(tensor)} {tensor.datatype}".strip() for tensor in inputs)
 
 
@@ -204,7 +233,8 @@ def shape(tensor: Tensor) -> str:
 _SHOWN = 3
 
 
-def _rows(tensor: Tensor) -> int:
+def rows(tensor: Tensor) -> int:
+    """Count a tensor's rows as it says itself."""
     return (tensor.shape or _nested(tensor.data) or (0,))[0]
 
 

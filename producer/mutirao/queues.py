@@ -31,6 +31,9 @@ SLOTS = "mutirao:slots"
 DEAD = "mutirao:dead"
 DEAD_INDEX = "mutirao:dead:index"
 
+# RFC 9562's variant: the digit's two upper bits are 10.
+_VARIANTS = {digit: "89ab"[at % 4] for at, digit in enumerate("0123456789abcdef")}
+
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
@@ -106,9 +109,16 @@ def payload_key(id: str, side: Literal["in", "out"]) -> str:
 
 def new_id() -> str:
     """Make a UUID of version 7 (RFC 9562): unique, and it tells when it was made."""
-    millis = time.time_ns() // 1_000_000
-    number = millis << 80 | 0x7 << 76 | int.from_bytes(os.urandom(10)) & ~(0xF << 76)
-    return str(uuid.UUID(int=number & ~(0x3 << 62) | 0x2 << 62))
+    return new_ids(1)[0]
+
+
+def new_ids(count: int) -> list[str]:
+    """Make many such ids at once."""
+    millis = f"{time.time_ns() // 1_000_000:012x}"
+    head = f"{millis[:8]}-{millis[8:]}-7"
+    random = os.urandom(10 * count).hex()
+    parts = (random[at : at + 19] for at in range(0, 20 * count, 20))
+    return [f"{head}{part[:3]}-{_VARIANTS[part[3]]}{part[4:7]}-{part[7:]}" for part in parts]
 
 
 def made_at(id: str) -> float | None:

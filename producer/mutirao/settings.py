@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         inline_bytes: tensors larger than this go beside the message, under a key of their own.
         max_request_bytes: a request larger than this is refused before it is queued.
         queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused.
+        queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused.
         timeout_s: how long a single answer of Redis may take before it counts as away.
         engine: workers reserve requests under a lease (the default); False for kombu's own transport, which can lose requests.
         lease_s: a worker that Redis has not heard of for this long has lost what it had reserved to the others.
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl_s: float = 86_400.0
     inline_bytes: int = 65_536
     max_request_bytes: int = 64 * 1024 * 1024
+    queue_limit: int = 1_000_000
     queue_limit: int = 1_000_000
     timeout_s: float = 5.0
     engine: bool = True
@@ -124,7 +126,7 @@ def _checked(settings: Settings) -> Settings:
         parts = urlsplit(getattr(settings, name))
         if parts.scheme not in SCHEMES or not parts.hostname:
             raise _refused(name, getattr(settings, name), "it must look like redis://127.0.0.1:6379/0 or rediss://...")
-    for name in ("expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit"):
+    for name in ("expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit", "queue_limit"):
         if not getattr(settings, name) > 0:
             raise _refused(name, getattr(settings, name), "it must be more than 0")
     if settings.inline_bytes > settings.max_request_bytes:
