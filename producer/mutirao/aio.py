@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from mutirao import errors, settings
 from mutirao.broker.redis import AsyncRedis
 from mutirao.catalog import Catalog, ModelInfo
-from mutirao.core import Ask, Core
-from mutirao.job import AsyncJob
+from mutirao.core import Core
+from mutirao.job import AsyncJob, Origin
 from mutirao.messages import JobRecord
-from mutirao.replies import Replies
+from mutirao.replies import Ended, Replies, Wait
+from mutirao.submission import Ask
 from mutirao.tensors import Array
 
 
@@ -28,7 +30,7 @@ class AsyncClient:
         self.settings = settings.load(broker_url=broker_url, **given)
         self._core = Core(self.settings, check=check)
         self._redis = AsyncRedis(self.settings)
-        self._replies = Replies(self._redis.subscription, self._read, self._core.missing)
+        self._replies = Replies(self._core, self._redis)
 
     async def submit(
         self,
@@ -43,8 +45,7 @@ class AsyncClient:
     ) -> AsyncJob:
         """Queue one request."""
         ask = Ask(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
-        (made,) = await self._redis.run(self._core.submit(ask, [data], None if id is None else [id]))
-        return self._handle(made, expires_s)
+        return (await self._submitted(ask, [data], None if id is None else [id]))[0]
 
     async def submit_many(
         self,
@@ -59,8 +60,7 @@ class AsyncClient:
     ) -> list[AsyncJob]:
         """Queue many requests in one round trip."""
         ask = Ask(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
-        made = await self._redis.run(self._core.submit(ask, each(many), ids, rows=True))
-        return [self._handle(id, expires_s) for id in made]
+        return await self._submitted(ask, many, ids, rows=True)
 
     async def predict(self, model: str, data: Any, *, timeout: float | None = None, **asked: Any) -> dict[str, Array]:  # noqa: ASYNC109
         """Submit one request and wait for its outputs."""
@@ -76,7 +76,7 @@ class AsyncClient:
 
     async def cancel(self, id: str) -> bool:
         """Cancel a job if it still waits; False where it runs or has ended."""
-        return (await self._redis.run(self._core.settle(id, "revoked"))).state == "cancelled"
+        return await self._redis.run(self._core.cancel(id))
 
     async def models(self) -> list[ModelInfo]:
         """List the models that workers have announced."""
@@ -88,29 +88,27 @@ class AsyncClient:
 
     async def wait(self, job: AsyncJob, timeout: float | None = None) -> dict[str, Array]:  # noqa: ASYNC109
         """Wait for a job's outputs; see `Job.result`."""
-        return await self._redis.run(self._core.outputs(await self.finished(job.id, job.expiring(), timeout)))
+        return await self._redis.run(self._core.outputs(await self.finished(job, timeout)))
 
-    async def finished(self, id: str, expiring: float | None, timeout: float | None) -> JobRecord:  # noqa: ASYNC109
-        """Wait for a job's finished record, ending the job where its deadline passes first.
+    async def finished(self, job: AsyncJob, timeout: float | None = None) -> JobRecord:  # noqa: ASYNC109
+        """Wait for a job's finished record, however it ended.
 
         Raises:
             ResultTimeout: the time passed; the job goes on.
         """
-        until = None if timeout is None else time.monotonic() + timeout
-        if expiring is None:
-            expiring = await self._expiring(id)
-        if expiring is not None and (until is None or time.monotonic() + expiring < until):
-            if record := await self._within(id, max(0.0, expiring)):
-                return record
-            record = await self._redis.run(self._core.settle(id, "expired"))
-            if record.done:
-                return record
-        if record := await self._within(id, None if until is None else until - time.monotonic()):
-            return record
-        record = await self.record(id)
-        if record.done:
-            return record
-        raise await self._late(record, timeout)
+        if job.finished is None:
+            with self._waiting([job]) as ended:
+                try:
+                    async with asyncio.timeout(timeout):
+                        ((_, found),) = await ended.get()
+                except TimeoutError:
+                    found = await self.record(job.id)
+            if isinstance(found, Exception):
+                raise found
+            if not found.done:
+                raise await self._redis.run(self._core.late(found, timeout))
+            job.finished = found
+        return job.finished
 
     async def as_completed(self, jobs: Iterable[AsyncJob], timeout: float | None = None) -> AsyncIterator[AsyncJob]:  # noqa: ASYNC109
         """Yield jobs in the order in which they end.
@@ -118,18 +116,24 @@ class AsyncClient:
         Raises:
             ResultTimeout: the time passed before all had ended.
         """
-        waits = {asyncio.ensure_future(self.finished(job.id, job.expiring(), timeout)): job for job in jobs}
-        pending = set(waits)
-        try:
+        pending: dict[str, list[AsyncJob]] = {}
+        for job in jobs:
+            if job.finished is not None:
+                yield job
+            else:
+                pending.setdefault(job.id, []).append(job)
+        count, until = len(pending), None if timeout is None else asyncio.get_running_loop().time() + timeout
+        with self._waiting([same[0] for same in pending.values()]) as ended:
             while pending:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for wait in done:
-                    if isinstance(wait.exception(), errors.ResultTimeout | errors.BrokerUnavailable):
-                        wait.result()
-                    yield waits[wait]
-        finally:
-            for wait in pending:
-                wait.cancel()
+                try:
+                    async with asyncio.timeout_at(until):
+                        group = await ended.get()
+                except TimeoutError:
+                    text = f"{len(pending)} of {count} jobs had not ended after {timeout:g} s; they go on"
+                    raise errors.ResultTimeout(text) from None
+                for id, found in group:
+                    for job in pending.pop(id):
+                        yield job.told(found)
 
     async def close(self) -> None:
         """Stop waiting, and close every connection."""
@@ -144,35 +148,18 @@ class AsyncClient:
         """Close it."""
         await self.close()
 
-    def _handle(self, id: str, expires_s: float | None) -> AsyncJob:
-        return AsyncJob(self, id, expires_s=self.settings.expires_s if expires_s is None else expires_s)
+    async def _submitted(self, ask: Ask, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[AsyncJob]:
+        heard = self._replies.heard
+        made = await self._redis.run(self._core.submit(ask, many, ids, rows=rows))
+        origin = Origin(self._core.client, heard, time.monotonic() + made.expires_s)
+        return [AsyncJob(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
 
-    async def _read(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        return await self._redis.run(self._core.records(ids))
-
-    async def _within(self, id: str, timeout: float | None) -> JobRecord | None:  # noqa: ASYNC109
+    @contextlib.contextmanager
+    def _waiting(self, jobs: Sequence[AsyncJob]) -> Iterator[asyncio.Queue[Ended]]:
+        ended: asyncio.Queue[Ended] = asyncio.Queue()
+        wait = Wait(jobs, ended.put_nowait)
+        self._replies.watch(wait)
         try:
-            return await asyncio.wait_for(asyncio.shield(self._replies.future(id)), timeout)
-        except TimeoutError:
-            return None
-
-    async def _expiring(self, id: str) -> float | None:
-        record = await self.record(id)
-        return (
-            None if record.job.expires_at is None or record.done else max(0.0, record.job.expires_at - self._core.now())
-        )
-
-    async def _late(self, record: JobRecord, timeout: float | None) -> errors.ResultTimeout:  # noqa: ASYNC109
-        why, model = "", record.job.model
-        if record.state == "queued" and model and not (await self.catalog()).serving(model):
-            why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
-        text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
-        return errors.ResultTimeout(text, id=record.task_id)
-
-
-def each(many: Iterable[Any]) -> Iterable[Any]:
-    """Take the requests of a call: the items of an iterable, the rows of an array or DataFrame."""
-    if hasattr(many, "columns") and hasattr(many, "iloc"):
-        frame: Any = many
-        return (frame.iloc[at : at + 1] for at in range(len(frame)))
-    return many
+            yield ended
+        finally:
+            self._replies.leave(wait)

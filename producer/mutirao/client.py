@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 from mutirao import errors, settings
-from mutirao.aio import AsyncClient, each
-from mutirao.broker.redis import Redis
+from mutirao.broker.redis import AsyncRedis, Redis
 from mutirao.catalog import Catalog, ModelInfo
-from mutirao.core import Ask, Core
-from mutirao.job import Job
+from mutirao.core import Core
+from mutirao.job import Job, Origin
 from mutirao.messages import JobRecord
-from mutirao.replies import ended
+from mutirao.replies import Ended, Replies, Wait, closed, ended
+from mutirao.submission import Ask
 from mutirao.tensors import Array
-
-T = TypeVar("T")
 
 
 class Client:
@@ -74,8 +72,7 @@ class Client:
             BrokerUnavailable: Redis did not answer in time.
         """
         ask = Ask(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
-        (made,) = self._redis.run(self._core.submit(ask, [data], None if id is None else [id]))
-        return self._handle(made, expires_s)
+        return self._submitted(ask, [data], None if id is None else [id])[0]
 
     def submit_many(
         self,
@@ -103,8 +100,7 @@ class Client:
             As `submit`.
         """
         ask = Ask(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
-        made = self._redis.run(self._core.submit(ask, each(many), ids, rows=True))
-        return [self._handle(id, expires_s) for id in made]
+        return self._submitted(ask, many, ids, rows=True)
 
     def predict(self, model: str, data: Any, *, timeout: float | None = None, **asked: Any) -> dict[str, Array]:
         """Submit one request and wait for its outputs: `submit` and `Job.result` in one."""
@@ -120,25 +116,23 @@ class Client:
         Raises:
             ResultTimeout: the time passed before all had ended.
         """
-        ended: queue.SimpleQueue[Future[JobRecord]] = queue.SimpleQueue()
-        until = None if timeout is None else time.monotonic() + timeout
-        waits = {self._wait(job, None): job for job in jobs}
-        for wait in waits:
-            wait.add_done_callback(ended.put)
-        try:
-            for _ in range(len(waits)):
-                wait = ended.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
-                if isinstance(wait.exception(), errors.BrokerUnavailable):
-                    wait.result()
-                yield waits[wait]
-        except queue.Empty:
-            left = sum(not wait.done() for wait in waits)
-            raise errors.ResultTimeout(
-                f"{left} of {len(waits)} jobs had not ended after {timeout:g} s; they go on"
-            ) from None
-        finally:
-            for wait in waits:
-                wait.cancel()
+        pending: dict[str, list[Job]] = {}
+        for job in jobs:
+            if job.finished is not None:
+                yield job
+            else:
+                pending.setdefault(job.id, []).append(job)
+        count, until = len(pending), None if timeout is None else time.monotonic() + timeout
+        with self._waiting([same[0] for same in pending.values()]) as ended:
+            while pending:
+                try:
+                    group = ended.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+                except queue.Empty:
+                    text = f"{len(pending)} of {count} jobs had not ended after {timeout:g} s; they go on"
+                    raise errors.ResultTimeout(text) from None
+                for id, found in group:
+                    for job in pending.pop(id):
+                        yield job.told(found)
 
     def record(self, id: str) -> JobRecord:
         """Read a job's record."""
@@ -146,7 +140,7 @@ class Client:
 
     def cancel(self, id: str) -> bool:
         """Cancel a job if it still waits; False where it runs or has ended."""
-        return self._redis.run(self._core.settle(id, "revoked")).state == "cancelled"
+        return self._redis.run(self._core.cancel(id))
 
     def models(self) -> list[ModelInfo]:
         """List the models that workers have announced, each with how many live workers serve it now."""
@@ -166,7 +160,18 @@ class Client:
         Raises:
             ResultTimeout: the time passed; the job goes on.
         """
-        return self._wait(job, timeout).result()
+        if job.finished is None:
+            with self._waiting([job]) as ended:
+                try:
+                    ((_, found),) = ended.get(timeout=timeout if timeout is None else max(0.0, timeout))
+                except queue.Empty:
+                    found = self.record(job.id)
+            if isinstance(found, Exception):
+                raise found
+            if not found.done:
+                raise self._redis.run(self._core.late(found, timeout))
+            job.finished = found
+        return job.finished
 
     def outputs(self, record: JobRecord) -> dict[str, Array]:
         """Read the outputs of a finished record.
@@ -178,8 +183,10 @@ class Client:
 
     def close(self) -> None:
         """Stop waiting, and close every connection."""
-        if self._waiter and self._waiter.pid == os.getpid():  # its thread did not follow into a fork
-            self._waiter.close()
+        with self._lock:
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.close()
         self._redis.close()
 
     def __enter__(self) -> Self:
@@ -190,52 +197,68 @@ class Client:
         """Close it."""
         self.close()
 
-    def _handle(self, id: str, expires_s: float | None) -> Job:
-        return Job(self, id, expires_s=self.settings.expires_s if expires_s is None else expires_s)
+    def _submitted(self, ask: Ask, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[Job]:
+        waiter = self._waiter
+        heard = waiter.heard if waiter is not None and waiter.pid == os.getpid() else None
+        made = self._redis.run(self._core.submit(ask, many, ids, rows=rows))
+        origin = Origin(self._core.client, heard, time.monotonic() + made.expires_s)
+        return [Job(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
 
-    def _wait(self, job: Job, timeout: float | None) -> Future[JobRecord]:
+    @contextlib.contextmanager
+    def _waiting(self, jobs: Sequence[Job]) -> Iterator[queue.SimpleQueue[Ended]]:
+        ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        waiter, wait = self._waits(), Wait(jobs, ended.put)
+        waiter.watch(wait)
+        try:
+            yield ended
+        finally:
+            waiter.leave(wait)
+
+    def _waits(self) -> _Waiter:
         with self._lock:
             if self._waiter is None or self._waiter.pid != os.getpid():
-                self._waiter = _Waiter(self.settings)
+                self._waiter = _Waiter(self.settings, self._core)
                 # A client that nobody closes ends with the process, or with its last reference, without a word.
                 weakref.finalize(self, self._waiter.close)
-            return self._waiter.finished(job, timeout)
+            return self._waiter
 
 
 class _Waiter:
-    """An asyncio client on a thread of its own: there is one way to wait, and it is `replies`."""
+    """`replies` on a thread of its own: there is one way to wait."""
 
-    def __init__(self, given: settings.Settings) -> None:
+    def __init__(self, given: settings.Settings, core: Core) -> None:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mutirao-replies", daemon=True)
         self._thread.start()
-        self._client = self._call(_opened(given)).result()
+        self._redis = AsyncRedis(given)
+        self._replies = Replies(core, self._redis)
 
-    def finished(self, job: Job, timeout: float | None) -> Future[JobRecord]:
-        return self._call(self._client.finished(job.id, job.expiring(), timeout))
+    @property
+    def heard(self) -> object | None:
+        return self._replies.heard
+
+    def watch(self, wait: Wait) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._replies.watch, wait)
+        except RuntimeError:  # the loop is closed
+            raise closed() from None
+
+    def leave(self, wait: Wait) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._replies.leave, wait)
 
     def close(self) -> None:
-        if self.pid != os.getpid() or self._loop.is_closed():
+        # Its thread did not follow into a fork; and the last reference may go anywhere, on that thread too.
+        if self.pid != os.getpid() or self._loop.is_closed() or threading.current_thread() is self._thread:
             return
-        self._call(self._ended()).result()
+        asyncio.run_coroutine_threadsafe(self._ended(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.run_until_complete(asyncio.sleep(0))  # whoever began to wait in between is told
         self._loop.close()
 
     async def _ended(self) -> None:
-        await self._client.close()
+        await self._replies.close()
+        await self._redis.close()
         await ended({task for task in asyncio.all_tasks() if task is not asyncio.current_task()})
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-
-async def _opened(given: settings.Settings) -> AsyncClient:
-    return AsyncClient(
-        given.broker_url,
-        check=False,
-        result_url=given.result_url,
-        result_ttl_s=given.result_ttl_s,
-        timeout_s=given.timeout_s,
-    )

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from mutirao import errors
+from mutirao import errors, tensors
 from mutirao.messages import PredictRequest, PredictResult, Tensor
+from mutirao.tensors import Array
 
 JSON = "application/json"
 BINARY = "application/x-mutirao"
@@ -23,6 +27,8 @@ EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 SIZE = "binary_data_size"
 INLINE = "binary_data"
 BESIDE = "binary_data_beside"
+
+_INLINE = b'"binary_data":"'
 
 _Triple = tuple[tuple[str, PredictRequest | list[Any]], dict[str, Any], Any]
 
@@ -35,10 +41,10 @@ def encode_body(
     Returns:
         The body, and the raw tensors that go beside it where they are more than `inline_bytes`, else None.
     """
-    tensors, raw = _taken_out(request.inputs)
+    heads, raw = _taken_out(request.inputs)
     beside = len(raw) > inline_bytes
     parameters = {**(request.parameters or {}), BESIDE: True} if beside else request.parameters
-    request = msgspec.structs.replace(request, inputs=tensors, parameters=parameters)
+    request = msgspec.structs.replace(request, inputs=heads, parameters=parameters)
     head = msgspec.json.encode([[model, request], options, EMBED])
     return len(head).to_bytes(4, "little") + head + (b"" if beside else raw), raw if beside else None
 
@@ -80,12 +86,12 @@ def pack_result(result: PredictResult, inline_bytes: int) -> tuple[PredictResult
         The result, its raw tensors as base64 in its parameters, and the raw tensors that go beside it where they are more
         than `inline_bytes`, else None.
     """
-    tensors, raw = _taken_out(result.outputs)
-    if tensors == result.outputs:  # none is raw; one of no element is, and has no bytes
+    heads, raw = _taken_out(result.outputs)
+    if heads == result.outputs:  # none is raw; one of no element is, and has no bytes
         return result, None
     beside = len(raw) > inline_bytes
     where = {BESIDE: True} if beside else {INLINE: base64.b64encode(raw).decode()}
-    packed = msgspec.structs.replace(result, outputs=tensors, parameters={**(result.parameters or {}), **where})
+    packed = msgspec.structs.replace(result, outputs=heads, parameters={**(result.parameters or {}), **where})
     return packed, raw if beside else None
 
 
@@ -105,9 +111,64 @@ def unpack_result(result: PredictResult, raw: bytes | None = None) -> PredictRes
     return msgspec.structs.replace(result, outputs=_put_back(result.outputs, found), parameters=parameters or None)
 
 
-def _taken_out(tensors: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
+def inline_outputs(document: msgspec.Raw) -> dict[str, Array] | None:
+    """Decode a result's outputs where all of them are numbers that stand inline as raw bytes, and nothing is odd about them.
+
+    Results of one call differ in these bytes only, so what stands around them is read once.
+
+    Returns:
+        The arrays by name; None for every other result: `unpack_result` reads all of them, and says what is wrong.
+    """
+    head, found, rest = bytes(document).partition(_INLINE)
+    inline, _, tail = rest.partition(b'"')
+    if not found:
+        return None
+    layout = _layout(head, tail)
+    try:
+        raw = bytearray(binascii.a2b_base64(inline, strict_mode=True))
+    except binascii.Error:
+        return None
+    if layout is None or len(raw) != layout.size:
+        return None
+    return {
+        name: np.frombuffer(raw, dtype, count, start).reshape(shape)
+        for name, dtype, shape, count, start in layout.outputs
+    }
+
+
+class _Layout(NamedTuple):
+    """Where each output's bytes are: name, dtype, shape, number of elements, first byte."""
+
+    size: int
+    outputs: tuple[tuple[str, np.dtype[Any], tuple[int, ...], int, int], ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(head: bytes, tail: bytes) -> _Layout | None:
+    """Read what stands around the inline bytes; None where they need a look at their values, or at their place in memory."""
+    try:
+        result = msgspec.json.decode(head + _INLINE + b'"' + tail, type=PredictResult)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    outputs, at = [], 0
+    if (result.parameters or {}).get(INLINE) != "":
+        return None
+    for tensor in result.outputs:
+        dtype = tensors.DTYPES.get(tensor.datatype)
+        size = (tensor.parameters or {}).get(SIZE)
+        if dtype is None or dtype.kind not in "iuf" or not dtype.isnative or not tensor.shape or min(tensor.shape) < 1:
+            return None
+        count = math.prod(tensor.shape)
+        if tensor.data is not None or size != count * dtype.itemsize or at % dtype.itemsize:
+            return None
+        outputs.append((tensor.name, dtype.newbyteorder("="), tensor.shape, count, at))
+        at += size
+    return _Layout(at, tuple(outputs))
+
+
+def _taken_out(whole: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
     heads, raws = [], []
-    for tensor in tensors:
+    for tensor in whole:
         if isinstance(tensor.data, bytes | memoryview):
             raws.append(bytes(tensor.data))
             sized = {**(tensor.parameters or {}), SIZE: len(tensor.data)}
@@ -117,9 +178,9 @@ def _taken_out(tensors: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
     return tuple(heads), b"".join(raws)
 
 
-def _put_back(tensors: Iterable[Tensor], raw: bytes | memoryview) -> tuple[Tensor, ...]:
+def _put_back(heads: Iterable[Tensor], raw: bytes | memoryview) -> tuple[Tensor, ...]:
     view, filled = memoryview(raw), []
-    for tensor in tensors:
+    for tensor in heads:
         size = (tensor.parameters or {}).get(SIZE)
         if size is None:
             filled.append(tensor)

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
-import hashlib
 import math
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from mutirao import catalog, codec, errors, messages, queues, signature, tensors
+from mutirao import catalog, codec, errors, queues, submission, tensors
 from mutirao.broker.redis import Call, Operation, Side
 from mutirao.catalog import Catalog, ModelInfo
-from mutirao.messages import JobRecord, PredictRequest, RequestedOutput
+from mutirao.messages import JobRecord
 from mutirao.settings import Settings
+from mutirao.submission import Ask, Bound, Maker, Run
 from mutirao.tensors import Array
 
 CATALOG_AGE_S = 5.0
+READ_MAX = 1_000  # keys in one command
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, the same for each request of a call."""
+class Submitted(NamedTuple):
+    """What became of a call: the id of each request, and the places of those not queued, since they were known already."""
 
-    model: str
-    outputs: Sequence[str] | None = None
-    parameters: Mapping[str, Any] | None = None
-    expires_s: float | None = None
-    priority: str = "normal"
-
-
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """One request, ready for the wire."""
-
-    id: str
-    queue_key: str
-    record: bytes
-    digest: str
-    envelope: bytes
-    payload: bytes | None
+    ids: list[str]
+    known: frozenset[int]
+    expires_s: float
 
 
 class Core:
@@ -55,12 +42,20 @@ class Core:
         self._catalog: Catalog | None = None
         self._catalog_until = 0.0
         self._ahead_s = 0.0  # of Redis's clock before ours
-        self._origin = f"{os.getpid()}@{socket.gethostname()}"
+        self._client = _client()
         self._results: Side = "results" if settings.split else "broker"
+
+    @property
+    def client(self) -> str:
+        """The name by which workers answer this process; a fork has its own."""
+        process, name = self._client
+        if process != os.getpid():
+            self._client = _, name = _client()
+        return name
 
     def submit(
         self, ask: Ask, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
-    ) -> Operation[list[str]]:
+    ) -> Operation[Submitted]:
         """Check, encode and queue requests, in one round trip.
 
         Args:
@@ -69,19 +64,22 @@ class Core:
             ids: an id for each; made here where not given.
             rows: each item is a row, so a flat one stands for one row.
 
-        Returns:
-            The ids. One that was already known by the same content is not queued again.
+        Raises:
+            IdTaken, QueueFull: nothing of the call is queued.
         """
-        many, step = list(many), queues.step(ask.priority)
-        ids = [queues.job_id(id) for id in ids] if ids is not None else [queues.new_id() for _ in many]
-        if len(ids) != len(many):
-            raise errors.InvalidRequest(f"{len(ids)} ids were given for {len(many)} requests")
+        many = many if hasattr(many, "__len__") else list(many)
+        queues.step(ask.priority)
         expires_s = self._deadline(ask)
+        count = submission.count(many)
+        made = [queues.job_id(id) for id in ids] if ids is not None else queues.new_ids(count)
+        if len(made) != count:
+            raise errors.InvalidRequest(f"{len(made)} ids were given for {count} requests")
         bound = yield from self._bound(ask, many, rows=rows)
-        made = [self._submission(ask, id, arrays, step) for id, arrays in zip(ids, bound, strict=True)]
-        if made:
-            yield from self._queue(made, expires_s)
-        return ids
+        if not count:
+            return Submitted(made, frozenset(), expires_s)
+        runs = submission.runs(ask, bound, made, self._maker())
+        known = yield from self._queue(ask, made, runs, expires_s)
+        return Submitted(made, known, expires_s)
 
     def record(self, id: str) -> Operation[JobRecord]:
         """Read a job's record; a queued one whose deadline has passed is ended by whoever looks at it.
@@ -93,7 +91,7 @@ class Core:
         if record is None:
             raise self.missing(id)
         if record.status == "QUEUED" and record.job.expires_at is not None and record.job.expires_at < self.now():
-            record = yield from self.settle(id, "expired")
+            record = (yield from self.settle([id], "expired"))[0] or record
         return record
 
     def records(self, ids: Sequence[str]) -> Operation[list[JobRecord | None]]:
@@ -101,18 +99,28 @@ class Core:
         raws = yield Call(self._results, "MGET", tuple(queues.record_key(id) for id in ids))
         return [msgspec.json.decode(raw, type=JobRecord) if raw else None for raw in raws]
 
-    def settle(self, id: str, how: str) -> Operation[JobRecord]:
-        """End a job that still waits: "revoked" cancels it, "expired" ends it only if its deadline has passed.
+    def settle(self, ids: Sequence[str], how: str) -> Operation[list[JobRecord | None]]:
+        """End jobs that still wait: "revoked" cancels them, "expired" ends those only whose deadlines have passed.
 
         Returns:
-            The record as it is afterwards: unchanged where the job was running or done.
+            The records as they are afterwards, unchanged where a job was running or done; None for each that is not there.
         """
-        keys = (queues.record_key(queues.job_id(id)), queues.payload_key(id, "in"))
+        keys = [key for id in ids for key in (queues.record_key(queues.job_id(id)), queues.payload_key(id, "in"))]
         done = datetime.datetime.now(datetime.UTC).isoformat()
-        raw = yield Call(self._results, "settle", keys, (how, math.ceil(self.settings.result_ttl_s), done))
-        if not raw:
+        args = (how, math.ceil(self.settings.result_ttl_s), done, queues.reply_channel(self.client))
+        raws = yield Call(self._results, "settle", tuple(keys), args)
+        return [msgspec.json.decode(raw, type=JobRecord) if raw else None for raw in raws]
+
+    def cancel(self, id: str) -> Operation[bool]:
+        """Cancel a job if it still waits; False where it runs or has ended.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        (record,) = yield from self.settle([id], "revoked")
+        if record is None:
             raise self.missing(id)
-        return msgspec.json.decode(raw, type=JobRecord)
+        return record.state == "cancelled"
 
     def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
         """Read a finished job's outputs.
@@ -122,12 +130,23 @@ class Core:
         """
         if record.status != "SUCCESS":
             raise record.error()
+        inline = codec.inline_outputs(record.result)
+        if inline is not None:
+            return inline
         response, raw = record.response(), None
         if codec.is_beside(response):
             raw = yield Call(self._results, "GET", (queues.payload_key(record.task_id, "out"),))
             if raw is None:
                 raise _gone(record.task_id, self.settings)
         return {tensor.name: tensors.decode(tensor) for tensor in codec.unpack_result(response, raw).outputs}
+
+    def late(self, record: JobRecord, timeout: float | None) -> Operation[errors.ResultTimeout]:
+        """Build the error for a job that has not ended in time, with the reason where there is one to see."""
+        why, model = "", record.job.model
+        if record.state == "queued" and model and not (yield from self.catalog()).serving(model):
+            why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
+        text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
+        return errors.ResultTimeout(text, id=record.task_id)
 
     def catalog(self) -> Operation[Catalog]:
         """Read which models are served and which workers live."""
@@ -157,10 +176,14 @@ class Core:
             raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
         return expires_s
 
-    def _bound(self, ask: Ask, many: Sequence[Any], *, rows: bool) -> Operation[list[dict[str, Array]]]:
+    def _maker(self) -> Maker:
+        origin = f"{os.getpid()}@{socket.gethostname()}"
+        return Maker(origin, self.client, self.settings.inline_bytes, self.settings.max_request_bytes)
+
+    def _bound(self, ask: Ask, many: Any, *, rows: bool) -> Operation[Bound]:
         queues.model_name(ask.model)
         if not self._check:
-            return [_arrays(data, rows=rows, frame=True) for data in many]
+            return submission.bind(ask, None, many, rows=rows)
         fresh = self._catalog is None or time.monotonic() > self._catalog_until
         known = (yield from self.catalog()) if fresh or self._catalog is None else self._catalog
         try:
@@ -171,103 +194,79 @@ class Core:
         # The model may have been added or replaced since the copy was read.
         return _checked((yield from self.catalog()), ask, many, rows=rows)
 
-    def _submission(self, ask: Ask, id: str, arrays: dict[str, Array], step: int) -> Submission:
-        outputs = tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs is not None else None
-        parameters = {**(ask.parameters or {}), "binary_data_output": True}
-        inputs = tuple(tensors.encode(name, array, binary=True) for name, array in arrays.items())
-        request = PredictRequest(inputs=inputs, outputs=outputs, parameters=parameters)
-        body, payload = codec.encode_body(ask.model, request, {}, self.settings.inline_bytes)
-        self._check_size(len(body) + len(payload or b""))
-        digest = hashlib.blake2b(body + (payload or b""), digest_size=16).hexdigest()
-        return Submission(
-            id=id,
-            queue_key=queues.queue_key(ask.model, step),
-            record=_record(id, ask, signature.rows(arrays), digest),
-            digest=digest,
-            envelope=_envelope(id, ask.model, body, step, messages.summary(ask.model, request), self._origin),
-            payload=payload,
+    def _queue(self, ask: Ask, ids: Sequence[str], runs: Sequence[Run], expires_s: float) -> Operation[frozenset[int]]:
+        """Queue a call's requests; where the queue is on another server than the records, these are written first."""
+        split = self.settings.split
+        call = self._call("records" if split else "all", ask, runs, expires_s)
+        reply = yield call
+        if reply[0] == b"taken":
+            id = ids[int(reply[1]) - 1]
+            raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
+        if reply[0] == b"full":
+            raise (yield from self._full(ask.model, int(reply[1]), int(reply[2])))
+        self._ahead_s = float(reply[1]) - time.time()
+        known = frozenset(place - 1 for place in reply[2:])
+        if split and len(known) < len(ids):
+            yield from self._push(ask, submission.without(runs, known) if known else runs, expires_s)
+        return known
+
+    def _push(self, ask: Ask, runs: Sequence[Run], expires_s: float) -> Operation[None]:
+        """Push where the queue is on another server than the records; records of what could not be pushed are taken back."""
+        try:
+            reply = yield self._call("push", ask, runs, expires_s)
+        except errors.BrokerUnavailable:
+            yield from self._take_back(runs)
+            raise
+        if reply[0] == b"full":
+            yield from self._take_back(runs)
+            raise (yield from self._full(ask.model, int(reply[1]), int(reply[2])))
+
+    def _call(self, mode: str, ask: Ask, runs: Sequence[Run], expires_s: float) -> Call:
+        queue = queues.queue(ask.model)
+        lists = tuple(queues.queue_key(ask.model, step) for step in queues.KOMBU_STEPS)
+        keys = (queues.queue_key(ask.model, queues.step(ask.priority)), queues.bell_key(queue), *lists)
+        limits = (self.settings.result_ttl_s, expires_s, self.settings.queue_limit)
+        names = (queues.record_key(""), *queues.payload_key("|", "in").split("|"))
+        args = [arg for run in runs for arg in run.args()]
+        return Call("broker" if mode == "push" else self._results, "submit", keys, (mode, *limits, *names, *args))
+
+    def _take_back(self, runs: Sequence[Run]) -> Operation[None]:
+        ids = [id for run in runs for id in run.ids()]
+        for first in range(0, len(ids), READ_MAX):
+            some = ids[first : first + READ_MAX]
+            keys = [key for id in some for key in (queues.record_key(id), queues.payload_key(id, "in"))]
+            yield Call("results", "DEL", tuple(keys))
+
+    def _full(self, model: str, depth: int, asked: int) -> Operation[errors.QueueFull]:
+        limit = self.settings.queue_limit
+        known = yield from self.catalog()
+        rate = known.rate(model)
+        after_s = (depth + asked - limit) / rate if rate and asked <= limit else None
+        if asked > limit:
+            remedy = f"{asked:,} in one call can never fit, split it"
+        elif not known.serving(model):
+            remedy = "no live worker serves it (start one with: mutirao worker)"
+        elif after_s is None:
+            remedy = "try again later"
+        else:
+            remedy = f"try again in about {math.ceil(after_s):,} s"
+        return errors.QueueFull(
+            f"queue of model {model!r} is full: {depth:,} of {limit:,} requests wait; {remedy}",
+            model=model,
+            depth=depth,
+            limit=limit,
+            retry_after_s=after_s,
         )
 
-    def _check_size(self, size: int) -> None:
-        limit = self.settings.max_request_bytes
-        if size > limit:
-            text = f"the request is {size} bytes, the limit is {limit}: send fewer rows, or raise MUTIRAO_MAX_REQUEST_BYTES"
-            raise errors.PayloadTooLarge(text, limit=limit, size=size)
 
-    def _queue(self, made: Sequence[Submission], expires_s: float) -> Operation[None]:
-        keys = [
-            key for one in made for key in (queues.record_key(one.id), one.queue_key, queues.payload_key(one.id, "in"))
-        ]
-        args = [arg for one in made for arg in (one.record, one.digest, expires_s, one.envelope, one.payload or b"")]
-        push = "0" if self.settings.split else "1"
-        reply = yield Call(self._results, "submit", tuple(keys), (self.settings.result_ttl_s, push, *args))
-        if reply[0] == b"taken":
-            id = made[int(reply[1]) - 1].id
-            raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
-        if self.settings.split:
-            yield from self._push([one for one, new in zip(made, reply[2:], strict=True) if new])
-
-    def _push(self, made: Sequence[Submission]) -> Operation[None]:
-        """Push where the queue is on another server than the records; records of what could not be pushed are taken back."""
-        for at, one in enumerate(made):
-            try:
-                yield Call("broker", "LPUSH", (one.queue_key,), (one.envelope,))
-            except errors.BrokerUnavailable:
-                left = [
-                    key for each in made[at:] for key in (queues.record_key(each.id), queues.payload_key(each.id, "in"))
-                ]
-                yield Call("results", "DEL", tuple(left))
-                raise
-
-
-def _checked(known: Catalog, ask: Ask, many: Sequence[Any], *, rows: bool) -> list[dict[str, Array]]:
+def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:
     info: ModelInfo = known.find(ask.model)
     info.signature.chosen(ask.outputs)
-    given = (_arrays(data, rows=rows, frame=info.signature.frame) for data in many)
-    return [signature.bind(ask.model, info.signature, arrays) for arrays in given]
+    return submission.bind(ask, info.signature, many, rows=rows)
 
 
-def _arrays(data: Any, *, rows: bool, frame: bool) -> dict[str, Array]:
-    return signature.arrays([data] if rows and _flat(data) else data, frame=frame)
-
-
-def _flat(data: Any) -> bool:
-    if hasattr(data, "ndim"):
-        return bool(data.ndim == 1)
-    return (
-        isinstance(data, list | tuple)
-        and bool(data)
-        and not isinstance(data[0], list | tuple)
-        and not hasattr(data[0], "ndim")
-    )
-
-
-def _record(id: str, ask: Ask, rows: int, digest: str) -> bytes:
-    """Make the QUEUED record without its last two braces: the script adds the times by Redis's clock."""
-    job = messages.JobInfo(model=ask.model, rows=rows, priority=ask.priority, digest=digest)
-    return msgspec.json.encode(JobRecord(status="QUEUED", task_id=id, job=job))[:-2]
-
-
-def _envelope(id: str, model: str, body: bytes, step: int, summary: str, origin: str) -> bytes:
-    """Make a message as kombu writes it. Its deadline is in the record alone, by Redis's clock: workers' clocks may differ."""
-    headers = {
-        "lang": "py", "task": queues.TASK, "id": id, "shadow": None, "eta": None, "expires": None, "group": None,
-        "group_index": None, "retries": 0, "timelimit": [None, None], "root_id": id, "parent_id": None, "argsrepr": summary,
-        "kwargsrepr": "", "origin": origin, "ignore_result": False,
-    }  # fmt: skip
-    properties = {
-        "correlation_id": id, "reply_to": None, "delivery_mode": 2, "priority": step, "body_encoding": "base64",
-        "delivery_info": {"exchange": "", "routing_key": queues.queue(model)}, "delivery_tag": id,
-    }  # fmt: skip
-    return msgspec.json.encode(
-        {
-            "body": base64.b64encode(body).decode(),
-            "content-encoding": "binary",
-            "content-type": codec.BINARY,
-            "headers": headers,
-            "properties": properties,
-        }
-    )
+def _client() -> tuple[int, str]:
+    return os.getpid(), os.urandom(12).hex()
 
 
 def _gone(id: str, settings: Settings) -> errors.ResultExpired:

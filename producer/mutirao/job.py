@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 
+from mutirao.errors import JobNotFound
 from mutirao.messages import JobRecord
 from mutirao.tensors import Array
 
@@ -33,13 +33,28 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         return _between(self.started_at, self.finished_at)
 
 
-class Handle:
-    """An id, and when its deadline passes."""
+class Origin(NamedTuple):
+    """What a call knows of the jobs that it has submitted.
 
-    def __init__(self, id: str, *, expires_s: float | None = None) -> None:
-        """Take the id; `expires_s` counts from now, None where it is not known."""
+    Attributes:
+        client: the process on whose reply channel they are announced.
+        heard: what `Replies.heard` was before they were submitted.
+        deadline: when they expire, by the process's own monotonic clock.
+    """
+
+    client: str
+    heard: object | None
+    deadline: float
+
+
+class Handle:
+    """An id, what its submitter knows of it, and, once somebody has waited for it, its finished record."""
+
+    def __init__(self, id: str, origin: Origin | None = None) -> None:
+        """Take the id; `origin` is None for a job that was submitted elsewhere or before."""
         self.id = id
-        self._deadline = None if expires_s is None else time.monotonic() + expires_s
+        self.origin = origin
+        self.finished: JobRecord | None = None
 
     def __repr__(self) -> str:
         """Show the id."""
@@ -53,17 +68,24 @@ class Handle:
         """Two handles of one id are equal."""
         return isinstance(other, type(self)) and self.id == other.id
 
-    def expiring(self) -> float | None:
-        """Seconds until the deadline passes; None where it is not known."""
-        return None if self._deadline is None else self._deadline - time.monotonic()
+    def told(self, how: JobRecord | Exception) -> Self:
+        """Keep the finished record that a wait found; an error that is not about this job alone is raised.
+
+        A job that does not exist says so to whoever asks for its result.
+        """
+        if isinstance(how, JobRecord):
+            self.finished = how
+        elif not isinstance(how, JobNotFound):
+            raise how
+        return self
 
 
 class Job(Handle):
     """A job of a blocking client. Every method may raise BrokerUnavailable, and JobNotFound or ResultExpired."""
 
-    def __init__(self, client: Client, id: str, *, expires_s: float | None = None) -> None:
+    def __init__(self, client: Client, id: str, origin: Origin | None = None) -> None:
         """Take the client that the job is read through."""
-        super().__init__(id, expires_s=expires_s)
+        super().__init__(id, origin)
         self._client = client
 
     @property
@@ -87,6 +109,8 @@ class Job(Handle):
     def result(self, timeout: float | None = None) -> dict[str, Array]:
         """Wait for the outputs, by name; each has one element or row for each row of the request.
 
+        A job that was waited for keeps its end, so this asks nothing more, however long ago that was.
+
         Args:
             timeout: the longest wait in seconds; None waits until the job ends or expires.
 
@@ -105,9 +129,9 @@ class Job(Handle):
 class AsyncJob(Handle):
     """A job of an asyncio client; the same verbs as `Job`, awaited."""
 
-    def __init__(self, client: AsyncClient, id: str, *, expires_s: float | None = None) -> None:
+    def __init__(self, client: AsyncClient, id: str, origin: Origin | None = None) -> None:
         """Take the client that the job is read through."""
-        super().__init__(id, expires_s=expires_s)
+        super().__init__(id, origin)
         self._client = client
 
     async def status(self) -> str:

@@ -27,10 +27,10 @@ def client(redis_server):
     [("high", "mutirao.iris"), ("normal", "mutirao.iris\x06\x163"), ("low", "mutirao.iris\x06\x166")],
 )
 def test_names_in_redis(redis_server, client, priority, key):
-    """A request is one element of its model's list at its priority's step, and one record under Celery's result key."""
+    """A request is one element of its model's list at its priority's step, one record under Celery's result key, and a token."""
     job = client.submit("iris", X, priority=priority)
     found = {name.decode() for name in redis_server.client().keys("*")}
-    assert found == {key, f"celery-task-meta-{job.id}"}
+    assert found == {key, f"celery-task-meta-{job.id}", "mutirao:bell:mutirao.iris"}
     assert redis_server.client().llen(key) == 1
 
 
@@ -47,11 +47,15 @@ def test_payload_key(redis_server, client):
 def test_message_protocol(redis_server, client):
     """The message is kombu's envelope with Celery's message protocol 2: headers, properties and body."""
     job = client.submit("iris", X, outputs=["predict"], parameters={"n": 1}, priority="low")
-    envelope = json.loads(redis_server.client().lindex("mutirao.iris\x06\x166", 0))
+    raw = redis_server.client().lindex("mutirao.iris\x06\x166", 0)
+    assert raw.startswith(f'{{"headers":{{"id":"{job.id}","task":"mutirao.predict",'.encode())
+    envelope = json.loads(raw)
     assert envelope.keys() == {"body", "content-encoding", "content-type", "headers", "properties"}
     assert (envelope["content-type"], envelope["content-encoding"]) == ("application/x-mutirao", "binary")
     headers, properties = envelope["headers"], envelope["properties"]
     assert re.fullmatch(r"\d+@.+", headers.pop("origin"))
+    assert headers["mutirao"].keys() == {"rows", "reply"}
+    assert (headers["mutirao"].pop("rows"), len(headers.pop("mutirao")["reply"])) == (2, 24)
     assert headers == {
         "lang": "py",
         "task": "mutirao.predict",
@@ -106,7 +110,12 @@ def test_stock_kombu_consumes_it(redis_server, client):
 def test_queued_record(redis_server, client):
     """The record of a queued job is Celery's document with the state QUEUED, and ours beside; Redis's clock gives the times."""
     job = client.submit("iris", X, expires_s=60.0)
-    record = json.loads(redis_server.client().get(f"celery-task-meta-{job.id}"))
+    raw = redis_server.client().get(f"celery-task-meta-{job.id}")
+    assert raw.startswith(b'{"status":"QUEUED","task_id":')
+    assert raw.endswith(b"}}")
+    record = json.loads(raw)
+    assert list(record)[-1] == "job"
+    assert list(record["job"]) == ["model", "rows", "priority", "digest", "queued_at", "expires_at"]
     own = record.pop("job")
     assert record == {
         "status": "QUEUED",

@@ -161,7 +161,7 @@ def test_cancel_queued(connect, redis_server):
         job = client.submit("iris", np.ones((4096, 4)))
         with concurrent.futures.ThreadPoolExecutor() as pool:
             wait = pool.submit(job.result, 20)
-            waiting.until(lambda: redis_server.client().pubsub_numsub(queues.record_key(job.id))[0][1] == 1)
+            waiting.until(lambda: _subscribed(redis_server) == 1)
             assert job.cancel()
             with pytest.raises(JobCancelled, match="was cancelled"):
                 wait.result(20)
@@ -201,7 +201,7 @@ def test_expired_results(connect, fleet):
         with pytest.raises(ResultExpired, match=r"has expired: results are kept for 0\.5 s"):
             job.record()
         with pytest.raises(ResultExpired):
-            job.result(5)
+            client.job(job.id).result(5)
 
 
 def test_models(client, fleet):
@@ -286,19 +286,26 @@ def test_nan_and_infinities_travel(client):
     assert np.array_equal(found, data.sum(axis=1), equal_nan=True)
 
 
-def test_waiting_does_not_poll(connect, redis_server):
-    """While a result is waited for, Redis is asked nothing, even past the time that one answer may take."""
+def _subscribed(server):
+    return len(server.client().pubsub_channels(queues.reply_channel("*")))
+
+
+def test_waiting_hardly_polls(connect, redis_server):
+    """While results are waited for, Redis is asked for all their records once a second, and nothing more."""
     with (
         connect(redis_server.url, check=False, timeout_s=1.0) as client,
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
-        job = client.submit("iris", [ROW])
-        wait = pool.submit(job.result, 3.0)
-        waiting.until(lambda: redis_server.client().pubsub_numsub(queues.record_key(job.id))[0][1] == 1)
+        jobs = client.submit_many("iris", [ROW, ROW])
+        waits = [pool.submit(job.result, 4.0) for job in jobs]
+        waiting.until(lambda: _subscribed(redis_server) == 1)
         began = redis_server.client().time()[0] + 1
-        with Monitor(redis_server.url) as monitor, pytest.raises(ResultTimeout):
-            wait.result()
-    assert [command for at, command in monitor.commands if at < began + 1.5] == []
+        with Monitor(redis_server.url) as monitor:
+            for wait in waits:
+                assert isinstance(wait.exception(), ResultTimeout)
+    asked = [command.split(" ") for at, command in monitor.commands if began <= at < began + 2]
+    assert [len(command) for command in asked] in ([3], [3] * 2, [3] * 3)
+    assert {command[0] for command in asked} == {"MGET"}
 
 
 def test_a_thousand_waiters(unserved, redis_server):
@@ -316,16 +323,15 @@ def test_a_thousand_waiters(unserved, redis_server):
     for thread in threads:
         thread.start()
     redis = redis_server.client()
-    waiting.until(lambda: len(redis.pubsub_channels(queues.record_key("*"))) == 1000)
+    waiting.until(lambda: _subscribed(redis_server) == 1)
     assert (
-        sum(b"sub=1001" in line for line in redis.execute_command("CLIENT", "LIST", "TYPE", "pubsub").splitlines()) == 1
+        sum(b"sub=1 " in line for line in redis.execute_command("CLIENT", "LIST", "TYPE", "pubsub").splitlines()) == 1
     )
     for job in jobs:
         assert job.cancel()
     for thread in threads:
         thread.join()
     assert sorted(heard) == sorted((job.id, job.id) for job in jobs)
-    waiting.until(lambda: redis.pubsub_channels(queues.record_key("*")) == [])
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ def test_a_client_can_be_closed_while_it_begins_to_wait(redis_server, capfd):
         id = other.submit("iris", [[1.0]]).id
     for at in range(ROUNDS):
         client = Client(redis_server.url, check=False)
-        client._wait(client.job(id), None)
+        begun = client._waiting([client.job(id)])
+        begun.__enter__()
         time.sleep(at * STEP_S)  # the moment is what is tested
         closing = threading.Thread(target=client.close, daemon=True)
         closing.start()

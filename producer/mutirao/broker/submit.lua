@@ -1,43 +1,108 @@
 -- Write the QUEUED records of a call and push its envelopes: all of it, or nothing.
--- KEYS, 3 a request: its record, its queue's list, its payload.
--- ARGV[1]: how long a finished record is kept, in seconds.  ARGV[2]: "1" to push, "0" where the queue is on another server.
--- ARGV, 5 a request: the record's JSON without its last two braces, the digest of its content, its deadline in seconds from
---   now, the envelope, the payload ("" for none).
--- Reply: {"queued", now, flag a request: 1 new, 0 already known by this very content}, or {"taken", index} and nothing written.
+-- KEYS[1]: the queue's list to push to.  KEYS[2]: the queue's bell.  KEYS[3] and on: all lists of the queue, KEYS[1] among them.
+-- ARGV[1]: "all", or one half of it where the queue is on another server than the records: "records", "push".
+-- ARGV[2]: how long a finished record is kept, in seconds.  ARGV[3]: the deadline, in seconds from now.
+-- ARGV[4]: how many requests may wait in the queue.
+-- ARGV[5]: what a record's key begins with.  ARGV[6], ARGV[7]: what stands before and after the id in a payload's key.
+-- From ARGV[8], one run after another, each of requests that differ in no more than id, digest and values:
+--   3 texts of the record: before the id, before the digest, after it (without the last two braces);
+--   6 texts of the envelope: before the id four times, before the values, after them;
+--   "1" where the values go beside the message;  how many requests;
+--   3 a request: its id, the digest of its content, its values (base64 in the message, raw beside it).
+-- Reply: {"queued", now, places of requests already known by this very content}, or, with nothing written,
+--   {"taken", place} for an id of other content, or {"full", how many wait, how many are new}.
 -- Invariant: a record's key is written once by this script, so a call that is sent again queues nothing twice.
+local RUN, CHUNK = 11, 1000
+local mode, prefix = ARGV[1], ARGV[5]
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-local seen, reply = {}, {"queued", string.format("%.4f", now)}
+local reply = {"queued", string.format("%.4f", now)}
 
-for i = 1, #KEYS / 3 do
-  local record, digest = KEYS[3 * i - 2], ARGV[5 * i - 1]
-  local known = seen[record]
-  if not known then
-    local document = redis.call("GET", record)
-    if document then
-      local ok, decoded = pcall(cjson.decode, document)
-      known = ok and type(decoded.job) == "table" and decoded.job.digest or "of another client"
+local function requests(visit)
+  local run = 8
+  while run <= #ARGV do
+    local last = run + RUN + 3 * (tonumber(ARGV[run + RUN - 1]) - 1)
+    for at = run + RUN, last, 3 do
+      visit(at, run)
     end
+    run = last + 3
   end
-  if known and known ~= digest then
-    return {"taken", i}
-  end
-  reply[i + 2] = known and 0 or 1
-  seen[record] = digest
 end
 
-for i = 1, #KEYS / 3 do
-  if reply[i + 2] == 1 then
-    local expires = tonumber(ARGV[5 * i])
-    local ttl = math.ceil(expires + tonumber(ARGV[1]))
-    local times = string.format(',"queued_at":%.4f,"expires_at":%.4f}}', now, now + expires)
-    redis.call("SETEX", KEYS[3 * i - 2], ttl, ARGV[5 * i - 2] .. times)
-    if ARGV[5 * i + 2] ~= "" then
-      redis.call("SETEX", KEYS[3 * i], ttl, ARGV[5 * i + 2])
-    end
-    if ARGV[2] == "1" then
-      redis.call("LPUSH", KEYS[3 * i - 1], ARGV[5 * i + 1])
+local keys, stored = {}, 0
+requests(function(at)
+  keys[#keys + 1] = prefix .. ARGV[at]
+end)
+if mode ~= "push" then
+  for first = 1, #keys, CHUNK do
+    stored = stored + redis.call("EXISTS", unpack(keys, first, math.min(first + CHUNK - 1, #keys)))
+  end
+end
+
+local seen, new, taken, place = {}, 0, nil, 0
+requests(function(at)
+  place = place + 1
+  local id, digest = ARGV[at], ARGV[at + 1]
+  local known = seen[id]
+  if not known and stored > 0 then
+    local document = redis.call("GET", keys[place])
+    -- `job` is the last field of a record, and a result before it may hold anything.
+    known = document and (string.match(document, '.*"job":{.-"digest":"(%x+)"') or "of another client")
+  end
+  if known and known ~= digest then
+    taken = taken or place
+  elseif known then
+    reply[#reply + 1] = place
+    keys[place] = false
+  else
+    new = new + 1
+  end
+  seen[id] = digest
+end)
+if taken then
+  return {"taken", taken}
+end
+
+if mode ~= "records" and new > 0 then
+  local depth = 0
+  for at = 3, #KEYS do
+    depth = depth + redis.call("LLEN", KEYS[at])
+  end
+  if depth + new > tonumber(ARGV[4]) then
+    return {"full", depth, new}
+  end
+end
+
+local kept = math.ceil(tonumber(ARGV[2]) + tonumber(ARGV[3]))
+local times = string.format(',"queued_at":%.4f,"expires_at":%.4f}}', now, now + tonumber(ARGV[3]))
+local envelopes = {}
+place = 0
+requests(function(at, run)
+  place = place + 1
+  if not keys[place] then
+    return
+  end
+  local id, values = ARGV[at], ARGV[at + 2]
+  local beside = ARGV[run + 9] == "1"
+  if mode ~= "push" then
+    redis.call("SETEX", keys[place], kept, ARGV[run] .. id .. ARGV[run + 1] .. ARGV[at + 1] .. ARGV[run + 2] .. times)
+    if beside then
+      redis.call("SETEX", ARGV[6] .. id .. ARGV[7], kept, values)
     end
   end
+  if mode ~= "records" then
+    envelopes[#envelopes + 1] = ARGV[run + 3] .. id .. ARGV[run + 4] .. id .. ARGV[run + 5] .. id .. ARGV[run + 6] .. id
+      .. ARGV[run + 7] .. (beside and "" or values) .. ARGV[run + 8]
+    if #envelopes == CHUNK then
+      redis.call("LPUSH", KEYS[1], unpack(envelopes))
+      envelopes = {}
+    end
+  end
+end)
+if #envelopes > 0 then
+  redis.call("LPUSH", KEYS[1], unpack(envelopes))
+end
+if mode ~= "records" and new > 0 and redis.call("LLEN", KEYS[2]) < 8 then
+  redis.call("LPUSH", KEYS[2], "1")
 end
 return reply
