@@ -287,6 +287,7 @@ WRONG = [
     (codec.JSON, b'[["iris",7],{},{}]', "neither a V2 inference request nor a nested list"),
     (codec.JSON, b'[["iris",{"inputs":3}],{},{}]', "$.inputs"),
     (codec.JSON, b'[["iris",[[1,2,3]]],{},{}]', "model 'iris' takes X FP64[-1, 4], got shape [1, 3]"),
+    (codec.JSON, b'[["iris",{"inputs":[{"name":"\\ud800","datatype":"FP12","shape":[1],"data":[1]}]}],{},{}]', "'FP12' is not one of"),
     ("application/x-yaml", b"a: 1", "application/x-yaml"),
 ]  # fmt: skip
 
@@ -421,6 +422,12 @@ def test_models_that_are_merely_rude(ran, model):
     assert [outputs_of(answer)["predict"].tolist() for answer in answers] == [[12.0], [2.0], [12.0]]
 
 
+def test_what_a_method_writes_the_next_does_not_see(ran):
+    """A model whose predict spoils its input does not spoil what its other methods make of it."""
+    answers = ran(*(ask("changesinput", [row], outputs=["predict", "score_samples"]) for row in (GOOD, MARKED)))
+    assert [outputs_of(answer)["score_samples"].tolist() for answer in answers] == [[12.0], [2.0]]
+
+
 FORKING = """
 import sys
 sys.path[:0] = sys.argv[1:2]
@@ -458,19 +465,25 @@ def _soft_limit():
 
 @pytest.mark.usefixtures("_soft_limit")
 def test_a_soft_limit_fails_who_ran_alone(ran):
-    """A request that ran alone when time was up fails as with Celery, with its callbacks; those answered before keep their answers."""
+    """A request that ran alone when time was up fails as with Celery, with its callbacks."""
     after = {"errbacks": [{"task": "x"}]}
-    answers = ran(ask_json("iris", samples.get("iris").data[:1]), ask_json("runsout", [MARKED], embed=after))
-    assert answers[0].kind == "ok"
-    failure = msgspec.json.decode(answers[1].result, type=Failure)
+    (answer,) = ran(ask_json("runsout", [MARKED], embed=after))
+    failure = msgspec.json.decode(answer.result, type=Failure)
     assert (failure.exc_type, failure.exc_message, failure.exc_module) == (
         "SoftTimeLimitExceeded",
         [],
         "billiard.exceptions",
     )
-    assert isinstance(error_of(answers[1]), errors.TimeLimitExceeded)
-    assert (answers[1].embed, answers[1].rows, answers[1].shown) == (after, 1, "SoftTimeLimitExceeded()")
-    assert "in misbehave" in answers[1].traceback
+    assert isinstance(error_of(answer), errors.TimeLimitExceeded)
+    assert (answer.embed, answer.rows, answer.shown) == (after, 1, "SoftTimeLimitExceeded()")
+    assert "in misbehave" in answer.traceback
+
+
+@pytest.mark.usefixtures("_soft_limit")
+def test_a_soft_limit_does_not_fail_who_came_last(ran):
+    """A request that ran alone, but after others that had taken the time, is to run again; those answered before keep their answers."""
+    answers = ran(ask_json("slow", [[0.3, 0.0, 0.0]]), ask_json("runsout", [MARKED]))
+    assert [answer.kind for answer in answers] == ["ok", "interrupted"]
 
 
 @pytest.mark.usefixtures("_soft_limit")
