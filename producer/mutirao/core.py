@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import socket
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -42,16 +41,13 @@ class Core:
         self._catalog: Catalog | None = None
         self._catalog_until = 0.0
         self._ahead_s = 0.0  # of Redis's clock before ours
-        self._client = _client()
+        self._maker, self._process = _maker(settings), os.getpid()
         self._results: Side = "results" if settings.split else "broker"
 
     @property
     def client(self) -> str:
         """The name by which workers answer this process; a fork has its own."""
-        process, name = self._client
-        if process != os.getpid():
-            self._client = _, name = _client()
-        return name
+        return self._named().reply
 
     def submit(
         self, ask: Ask, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
@@ -77,7 +73,7 @@ class Core:
         bound = yield from self._bound(ask, many, rows=rows)
         if not count:
             return Submitted(made, frozenset(), expires_s)
-        runs = submission.runs(ask, bound, made, self._maker())
+        runs = submission.runs(ask, bound, made, self._named())
         known = yield from self._queue(ask, made, runs, expires_s)
         return Submitted(made, known, expires_s)
 
@@ -170,15 +166,16 @@ class Core:
             return _gone(id, self.settings)
         return errors.JobNotFound(f"job {id!r} is not known: no such id was submitted", id=id)
 
+    def _named(self) -> Maker:
+        if self._process != os.getpid():
+            self._maker, self._process = _maker(self.settings), os.getpid()
+        return self._maker
+
     def _deadline(self, ask: Ask) -> float:
         expires_s = self.settings.expires_s if ask.expires_s is None else ask.expires_s
         if not 0 < expires_s < 1e9:
             raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
         return expires_s
-
-    def _maker(self) -> Maker:
-        origin = f"{os.getpid()}@{socket.gethostname()}"
-        return Maker(origin, self.client, self.settings.inline_bytes, self.settings.max_request_bytes)
 
     def _bound(self, ask: Ask, many: Any, *, rows: bool) -> Operation[Bound]:
         queues.model_name(ask.model)
@@ -243,15 +240,16 @@ class Core:
         rate = known.rate(model)
         after_s = (depth + asked - limit) / rate if rate and asked <= limit else None
         if asked > limit:
-            remedy = f"{asked:,} in one call can never fit, split it"
+            remedy = f"{asked:,} in one call can never fit: split it"
         elif not known.serving(model):
             remedy = "no live worker serves it (start one with: mutirao worker)"
         elif after_s is None:
             remedy = "try again later"
         else:
             remedy = f"try again in about {math.ceil(after_s):,} s"
+        more = f", {asked:,} more do not fit" if depth < limit else ""
         return errors.QueueFull(
-            f"queue of model {model!r} is full: {depth:,} of {limit:,} requests wait; {remedy}",
+            f"queue of model {model!r} is full: {depth:,} of {limit:,} requests wait{more}; {remedy}",
             model=model,
             depth=depth,
             limit=limit,
@@ -265,8 +263,8 @@ def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:
     return submission.bind(ask, info.signature, many, rows=rows)
 
 
-def _client() -> tuple[int, str]:
-    return os.getpid(), os.urandom(12).hex()
+def _maker(settings: Settings) -> Maker:
+    return Maker(os.urandom(12).hex(), settings)
 
 
 def _gone(id: str, settings: Settings) -> errors.ResultExpired:

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import itertools
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,12 +16,14 @@ import numpy as np
 
 from mutirao import codec, errors, messages, queues, signature, tensors
 from mutirao.messages import JobInfo, JobRecord, PredictRequest, RequestedOutput, Tensor
+from mutirao.settings import Settings
 from mutirao.signature import Signature
 from mutirao.tensors import Array
 
 # Redis runs nothing else while a call is queued, and takes no command of more than 1 GiB.
 REQUESTS_MAX = 100_000
 BYTES_MAX = 512 * 1024 * 1024
+FORMS_MAX = 256
 
 # Stands for what differs between requests of one form; by chance it stands in no text of a user's.
 _MARK = os.urandom(16).hex()
@@ -35,15 +38,6 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     parameters: Mapping[str, Any] | None = None
     expires_s: float | None = None
     priority: str = "normal"
-
-
-class Maker(NamedTuple):
-    """Who submits: the process, the channel's name on which it hears of its jobs, and its limits."""
-
-    origin: str
-    reply: str
-    inline_bytes: int
-    max_request_bytes: int
 
 
 class Table(NamedTuple):
@@ -64,7 +58,7 @@ class Form:
     """What requests of the same shapes have in common: their record, their envelope and their body's head."""
 
     def __init__(self, ask: Ask, inputs: Sequence[Tensor], maker: Maker) -> None:
-        """Take one such request's raw tensors."""
+        """Take one such request's raw tensors, and who submits it."""
         request = PredictRequest(
             inputs=tuple(inputs),
             outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs is not None else None,
@@ -93,6 +87,32 @@ class Form:
         digest.update(raw)
         values = raw if self._beside else binascii.b2a_base64(self._rest + raw, newline=False)
         return id, digest.hexdigest(), values
+
+
+class Maker:
+    """Who submits, within which limits; remembers the forms of its requests."""
+
+    def __init__(self, reply: str, settings: Settings) -> None:
+        """Take the name of the reply channel's client, and the settings."""
+        self.origin = f"{os.getpid()}@{socket.gethostname()}"
+        self.reply = reply
+        self.inline_bytes = settings.inline_bytes
+        self.max_request_bytes = settings.max_request_bytes
+        self._forms: dict[Any, Form] = {}
+
+    def form(self, ask: Ask, inputs: Sequence[Tensor]) -> Form:
+        """Find or make the form of a request with these raw tensors."""
+        shapes = tuple((tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in inputs)
+        outputs = None if ask.outputs is None else tuple(ask.outputs)
+        # As JSON 1, 1.0 and True differ, but not as parts of a key.
+        parameters = msgspec.json.encode(ask.parameters) if ask.parameters else b""
+        key = (ask.model, ask.priority, outputs, parameters, shapes)
+        form = self._forms.get(key)
+        if form is None:
+            if len(self._forms) >= FORMS_MAX:
+                self._forms.clear()
+            form = self._forms[key] = Form(ask, inputs, self)
+        return form
 
 
 class Run(NamedTuple):
@@ -240,7 +260,7 @@ def _of_table(ask: Ask, table: Table, ids: Sequence[str], maker: Maker) -> list[
     inputs = [tensors.encode(name, array[:1], binary=True) for name, array in table.arrays.items()]
     if not all(tensor.data and tensor.datatype != "BYTES" for tensor in inputs):
         return None
-    form, size = Form(ask, inputs, maker), sum(len(tensor.data) for tensor in inputs)
+    form, size = maker.form(ask, inputs), sum(len(tensor.data) for tensor in inputs)
     raw = _raw(table, inputs)
     items: list[str | bytes] = []
     for id, at in zip(ids, range(0, size * table.rows, size), strict=True):
@@ -257,14 +277,10 @@ def _raw(table: Table, inputs: Sequence[Tensor]) -> bytes:
 
 
 def _of_each(ask: Ask, bound: Iterable[dict[str, Array]], ids: Sequence[str], maker: Maker) -> list[Run]:
-    forms: dict[Any, Form] = {}
     made: list[Run] = []
     for id, arrays in zip(ids, bound, strict=True):
         inputs = [tensors.encode(name, array, binary=True) for name, array in arrays.items()]
-        shapes = tuple((tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in inputs)
-        form = forms.get(shapes)
-        if form is None:
-            form = forms[shapes] = Form(ask, inputs, maker)
+        form = maker.form(ask, inputs)
         if not made or made[-1].form is not form:
             made.append(Run(form, []))
         made[-1].items.extend(form.filled(id, b"".join(tensor.data for tensor in inputs)))

@@ -126,3 +126,41 @@ def test_damaged_raw_bytes_of_a_result_are_refused(inline):
     output = Tensor("predict", "FP64", (1,), parameters={codec.SIZE: 8})
     with pytest.raises(errors.InvalidTensor):
         codec.unpack_result(PredictResult("iris", "1", (output,), parameters={codec.INLINE: inline}))
+
+
+@given(encoded())
+def test_the_quick_way_to_outputs_is_the_long_one(outputs):
+    """Where the inline outputs of a result are read at once, they are those that reading it tensor by tensor gives, and writable."""
+    packed, _ = codec.pack_result(PredictResult("iris", "1", outputs), 1 << 20)
+    document = msgspec.json.encode(packed)
+    quick = codec.inline_outputs(msgspec.Raw(document))
+    if quick is not None:
+        back = codec.unpack_result(msgspec.json.decode(document, type=PredictResult))
+        long = {tensor.name: tensors.decode(tensor) for tensor in back.outputs}
+        assert list(quick) == list(long)
+        for name, array in long.items():
+            assert (quick[name].dtype, quick[name].shape) == (array.dtype, array.shape)
+            assert quick[name].tobytes() == array.tobytes()
+            assert quick[name].flags.writeable
+            assert quick[name].flags.aligned
+
+
+def test_the_quick_way_takes_what_models_answer():
+    """Labels and probabilities of one row are read the quick way; text, bools and damaged base64 are not."""
+    made = [
+        tensors.encode("predict", np.array([1]), binary=True),
+        tensors.encode("p", np.array([[0.2, 0.8]]), binary=True),
+    ]
+    document = msgspec.json.encode(codec.pack_result(PredictResult("iris", "1", tuple(made)), 1 << 20)[0])
+    found = codec.inline_outputs(msgspec.Raw(document))
+    assert found is not None
+    assert (found["predict"].tolist(), found["p"].tolist()) == ([1], [[0.2, 0.8]])
+    for damaged in (
+        document.replace(b"AAAA", b"A$AA", 1),
+        document.replace(b'"binary_data_size":8', b'"binary_data_size":9'),
+    ):
+        assert codec.inline_outputs(msgspec.Raw(damaged)) is None
+    for odd in (np.array(["a"]), np.array([True])):
+        output = tensors.encode("predict", odd, binary=True)
+        document = msgspec.json.encode(codec.pack_result(PredictResult("iris", "1", (output,)), 1 << 20)[0])
+        assert codec.inline_outputs(msgspec.Raw(document)) is None
