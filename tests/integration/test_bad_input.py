@@ -465,5 +465,5 @@ def test_failure_is_terminal(own):
         job.result(20)
     assert not job.cancel()
     record = job.record()
-    assert (record.state, record.job.model, record.job.version) == ("failed", "raises", "")
+    assert (record.state, record.job.model, record.job.version) == ("failed", "raises", "1")
     assert queues.made_at(job.id) == pytest.approx(record.job.queued_at, abs=5)

@@ -492,7 +492,7 @@ def _revoked(request: Request, why: str = "revoked") -> Ending:
 
 
 def _given_up(request: Request, error: BaseException, reason: str) -> Ending:
-    said = [str(error)] if reason == "time limit" else [f"{error} gave up after {request.attempts} attempts"]
+    said = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts} attempts"]
     result = {"exc_type": type(error).__name__, "exc_message": said, "exc_module": type(error).__module__}
     return Ending(
         request, "FAILURE", msgspec.json.encode(result), f"{type(error).__name__}({said[0]!r})", reason=reason

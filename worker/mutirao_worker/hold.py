@@ -10,8 +10,8 @@ import msgspec
 import redis
 from billiard.exceptions import WorkerLostError
 
-from mutirao import errors, queues
-from mutirao_worker.request import Request, of_envelope, of_old_envelope, unreadable
+from mutirao import queues
+from mutirao_worker.request import Request, of_envelope, unreadable
 from mutirao_worker.transport.reservations import Reservations, Room
 from mutirao_worker.transport.scripts import Call
 
@@ -132,27 +132,21 @@ class Reserved:
         return rooms
 
     def _read(self, tag: int, key: bytes, envelope: bytes) -> Request | None:
+        """Make a request of an envelope; what is none goes to the dead letters, and where it has an id, its client is told."""
         try:
             return of_envelope(self._dispatcher, tag, key, envelope)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            try:
-                return of_old_envelope(self._dispatcher, tag, key, envelope)
-            except errors.InvalidRequest as exc:
-                if tag:
-                    self._bury(tag, key, envelope, exc)
-                return None
-
-    def _bury(self, tag: int, key: bytes, envelope: bytes, error: errors.InvalidRequest) -> None:
-        """Take what is no request out of the way, and keep it; where it has an id, whoever waits for it is told."""
-        logger.warning("no request: %r; it is in the dead letters", error)
-        self._dispatcher.refuse(unreadable(self._dispatcher, tag, key, envelope), error, error.reason)
+            if tag:
+                request, error = unreadable(self._dispatcher, tag, key, envelope)
+                self._dispatcher.refuse(request, error, error.reason)
+            return None
 
     def _give_up(self, key: bytes, envelope: bytes, worker: str) -> None:
         """End a request that had been delivered too often, where the script that found it could not: records are elsewhere."""
         logger.error("a request of %s was delivered too often; it is in the dead letters", worker)
         if self._dispatcher.commit.fenced:
             return
-        request = self._read(0, key, envelope) or unreadable(self._dispatcher, 0, key, envelope)
+        request = self._read(0, key, envelope) or unreadable(self._dispatcher, 0, key, envelope)[0]
         text = f"gave up after {request.deliveries} deliveries: each worker that took it was lost"
         self._dispatcher.refuse(request, WorkerLostError(text), "worker lost")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mutirao import codec, errors, messages, queues
+from mutirao_worker.asked import TRIPLE
 
 if TYPE_CHECKING:
     from mutirao_worker.dispatch import Batch, Dispatcher
@@ -265,48 +266,28 @@ def of_envelope(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Req
     return request
 
 
-def of_old_envelope(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Request:
-    """Make a request of an envelope of message protocol 1, whose body says what protocol 2 says in headers.
-
-    Raises:
-        InvalidRequest: it is none of that either; the reason is what its dead letter says.
-    """
-    found = _parsed(raw)
-    headers = found.get("headers")
-    if isinstance(headers, dict) and headers:
-        given = "id" in headers and "task" in headers
-        text = "the message's headers cannot be used" if given else "the message's headers name no id and task"
-        raise errors.InvalidRequest(text, reason="not a task message" if given else "no id")
-    try:
-        body = msgspec.json.decode(base64.b64decode(found["body"]))
-        triple = [list(body.get("args") or ()), dict(body.get("kwargs") or {}), {"callbacks": body.get("callbacks")}]
-        made = msgspec.convert({**body, "argsrepr": None}, Headers)
-    except (msgspec.MsgspecError, binascii.Error, TypeError, ValueError, LookupError, AttributeError) as exc:
-        raise errors.InvalidRequest("the message is no task message", reason="not a task message") from exc
-    request = Request(
-        dispatcher,
-        made,
-        msgspec.json.encode(triple),
-        content_type=codec.JSON,
-        base64=False,
-        queue=key.decode(errors="replace"),
-    )
-    request.tag, request.key, request.raw = tag, key, raw
-    request.look()
-    return request
-
-
-def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Request:
-    """Stand in for a request where an envelope is none; its id is what can be found of one, or ""."""
+def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> tuple[Request, errors.InvalidRequest]:
+    """Stand in for a request where an envelope is none, and say why; its id is what can be found of one, or ""."""
+    id = ""
     try:
         found = _parsed(raw)
-        id = found["headers"]["id"]
-    except (errors.InvalidRequest, KeyError, TypeError):
-        id = ""
-    headers = Headers(id=id if isinstance(id, str) and _is_id(id) else "", task="")
-    request = Request(dispatcher, headers, b"", content_type=None, base64=False, queue=key.decode(errors="replace"))
+        headers = found.get("headers")
+        if isinstance(headers, dict) and headers:
+            id = headers.get("id")
+            given = id is not None and "task" in headers
+            reason, text = ("not a task message", "cannot be used") if given else ("no id", "name no id and task")
+            error = errors.InvalidRequest(f"the message's headers {text}", reason=reason)
+        else:  # message protocol 1 has its id in the body
+            id = msgspec.json.decode(base64.b64decode(found["body"]))["id"]
+            error = errors.InvalidRequest(TRIPLE, reason="not a task message")
+    except errors.InvalidRequest as exc:
+        error = exc
+    except (msgspec.DecodeError, binascii.Error, TypeError, ValueError, LookupError):
+        error = errors.InvalidRequest(TRIPLE, reason="not a task message")
+    named = Headers(id=id if isinstance(id, str) and _is_id(id) else "", task="")
+    request = Request(dispatcher, named, b"", content_type=None, base64=False, queue=key.decode(errors="replace"))
     request.tag, request.key, request.raw = tag, key, raw
-    return request
+    return request, error
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:

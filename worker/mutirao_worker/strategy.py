@@ -87,10 +87,10 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
         if signals.task_received.receivers:
             signals.task_received.send(sender=self, request=request)
         try:
-            eta = request.eta
+            eta, _ = request.eta, request.expires
         except (TypeError, ValueError):
-            text = f"eta {headers.eta!r} is no time: send it as ISO 8601"
-            self.engine.dispatcher.refuse(request, errors.InvalidRequest(text, reason="eta is no time"))
+            error = errors.InvalidRequest("eta or expires is no time: send it as ISO 8601", reason="unusable headers")
+            self.engine.dispatcher.refuse(request, error)
             return
         bucket = self.task_buckets[queues.TASK]
         if eta is not None and eta > time.time():
