@@ -72,24 +72,25 @@ class Crew:
     def __init__(self, system: Contender, size: int) -> None:
         self._system = system
         self._names = [f"crew{place}-{os.getpid()}@{socket.gethostname()}" for place in range(size)]
-        self._members: list[Member] = []
+        self.members: list[Member] = []
         self.kills: list[Kill] = []
+        self.gone: list[str] = []  # the last words of those that were replaced
         self.slow: Counter[str] = Counter()  # asked to end, and did not in time
 
     def wait_ready(self, *, all_of_them: bool = True) -> None:
         """Wait for the whole crew, or for any of it."""
-        waiting.until(lambda: self._ready(len(self._members) if all_of_them else 1), timeout_s=90, what=self.logs)
+        waiting.until(lambda: self._ready(len(self.members) if all_of_them else 1), timeout_s=90, what=self.logs)
 
     def kill(self, kind: str, choice: float) -> None:
         """Do this to one of those that are ready; choice, from 0 to 1, says to which."""
         self.wait_ready(all_of_them=False)
-        ready = [member for member in self._members if member.ready]
+        ready = [member for member in self.members if member.ready]
         place = choice * len(ready)
         DEEDS[kind](self, kind, ready[int(place)], place % 1)
 
     def tend(self) -> None:
         """Let those that were stopped go on, and start those again that ended."""
-        for place, member in enumerate(self._members):
+        for place, member in enumerate(self.members):
             if member.resume_at and time.monotonic() > member.resume_at:
                 member.signal(signal.SIGCONT, group=True)
                 member.resume_at = 0.0
@@ -97,31 +98,33 @@ class Crew:
                 self.slow[f"{member.worker.name} {member.worker.pid}"] += 1
                 member.signal(signal.SIGKILL, group=True)
             if not member.alive:
-                self._members[place] = self._replaced(member)
+                self.members[place] = self._replaced(member)
 
     def logs(self) -> str:
-        return "\n".join(f"--- {member.worker.name}\n{member.worker.log[-3000:]}" for member in self._members)
+        """The last words of all workers, those that were replaced first."""
+        return "\n".join([*self.gone, *(_last_words(member.worker) for member in self.members)])
 
     def rest(self) -> None:
         """Undo what lasts, and wait until the whole crew serves."""
-        for member in self._members:
+        for member in self.members:
             member.resume_at = min(member.resume_at, time.monotonic()) if member.resume_at else 0.0
         self.wait_ready()
 
     def __enter__(self) -> Self:
-        self._members = [Member(self._system.worker(name)) for name in self._names]
+        self.members = [Member(self._system.worker(name)) for name in self._names]
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for member in self._members:
+        for member in self.members:
             member.signal(signal.SIGCONT, group=True)
             member.worker.close()
 
     def _ready(self, count: int) -> bool:
         self.tend()
-        return sum(member.ready for member in self._members) >= count
+        return sum(member.ready for member in self.members) >= count
 
     def _replaced(self, member: Member) -> Member:
+        self.gone.append(_last_words(member.worker))
         member.worker.close()
         return Member(self._system.worker(member.worker.name))
 
@@ -153,6 +156,10 @@ class Crew:
         self._note(kind, pids, lasts_s=STOPPED_S + 2)
         member.signal(signal.SIGSTOP, group=choice < 0.5)
         member.resume_at = time.monotonic() + STOPPED_S
+
+
+def _last_words(worker: WorkerProcess) -> str:
+    return f"--- {worker.name}, process {worker.pid}, exit code {worker.process.poll()}\n{worker.log[-4000:]}"
 
 
 DEEDS: dict[str, Callable[[Crew, str, Member, float], None]] = {

@@ -56,6 +56,9 @@ class Load:
         self._models = tuple(models)
         self._numbers = itertools.count(counted_models.FIRST)
         self._stopped = threading.Event()
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._idle = threading.Lock()  # held while a call is made
         self._deadly = 0
         self._thread = threading.Thread(target=self._run)
         self.asked: dict[str, Asked] = {}
@@ -67,9 +70,20 @@ class Load:
         """Have one of the next rows kill the process that predicts it, once."""
         self._deadly += 1
 
+    def pause(self) -> None:
+        """Submit nothing until proceed(); no call is under way any more."""
+        self._flowing.clear()
+        with self._idle:
+            return
+
+    def proceed(self) -> None:
+        """Submit again."""
+        self._flowing.set()
+
     def stop(self) -> None:
         """Submit no more."""
         self._stopped.set()
+        self._flowing.set()
         self._thread.join(120)
         if self.broken:
             raise self.broken
@@ -86,7 +100,9 @@ class Load:
         try:
             while not self._stopped.is_set():
                 count = self._random.randint(1, 12)
-                self._submit(count)
+                with self._idle:
+                    if self._flowing.is_set():
+                        self._submit(count)
                 self._stopped.wait(count / self._per_s)
         except BaseException as exc:  # noqa: BLE001 - told by stop(), in the test's own thread
             self.broken = exc

@@ -5,13 +5,14 @@ verdict = trial.run(Mutirao, folder, seed=1, kills=10)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import ledger
 import verdict
@@ -19,7 +20,7 @@ from commits import Commits
 from contenders import Contender, Mutirao
 from crew import Crew, Kill
 from ledger import Ledger
-from load import Asked, Load
+from load import Load
 from servers import RedisServer
 from verdict import Verdict
 
@@ -39,11 +40,11 @@ class Step(NamedTuple):
     choice: float
 
 
-def plan(seed: int, kills: int, every_s: float) -> Iterator[Step]:
+def plan(seed: int, kills: int, every_s: float, kinds: Mapping[str, int] = KINDS) -> Iterator[Step]:
     """Plan kills: each kind once as long as there is room, then by their weights."""
     chance = random.Random(seed)
-    first = chance.sample(sorted(KINDS), len(KINDS))
-    rest = chance.choices(list(KINDS), list(KINDS.values()), k=max(0, kills - len(first)))
+    first = chance.sample(sorted(kinds), len(kinds))
+    rest = chance.choices(list(kinds), list(kinds.values()), k=max(0, kills - len(first)))
     for kind in (first + rest)[:kills]:
         yield Step(chance.uniform(0.5, 1.5) * every_s, kind, chance.random())
 
@@ -56,82 +57,120 @@ def run(
     kills: int,
     every_s: float = 1.5,
     workers: int = 2,
-    per_s: float = 60.0,
+    kinds: Mapping[str, int] = KINDS,
 ) -> Verdict:
     """Put a system under load, kill as planned, and wait until every request has ended or nothing moves any more."""
-    root = ledger.repository(folder / "models")
     with (
-        Ledger() as book,
         RedisServer(options={"appendfsync": "always"}) as server,
-        Commits(server.url) as commits,
+        Trial(contender, folder, server.url, seed=seed, workers=workers) as trial,
     ):
-        models = root if contender is Mutirao else folder
-        system = contender(server.url, models, book.env)
-        try:
-            with Crew(system, workers) as crew:
-                crew.wait_ready()
-                began = time.monotonic()
-                with Load(system, seed=seed, per_s=per_s) as load:
-                    for step in plan(seed, kills, every_s):
-                        _pause(crew, step.pause_s)
-                        load.deadly() if step.kind == "memory" else crew.kill(step.kind, step.choice)
-                    load.stop()
-                crew.rest()
-                drained(system, commits, crew, load.asked)
-                return judged(system, book, commits, crew, load.asked, seed=seed, took_s=time.monotonic() - began)
-        finally:
-            system.close()
+        for step in plan(seed, kills, every_s, kinds):
+            trial.last(step.pause_s)
+            trial.load.deadly() if step.kind == "memory" else trial.crew.kill(step.kind, step.choice)
+        return trial.verdict()
 
 
-def drained(system: Contender, commits: Commits, crew: Crew, asked: Mapping[str, Asked]) -> None:
-    """Wait until every request has ended, and its keys are empty, or nothing has moved for a minute."""
-    left, moved_at = len(asked) + 1, time.monotonic()
-    while time.monotonic() < moved_at + PATIENCE_S:
-        crew.tend()
-        now = len(unfinished(system, commits, asked)) + len(system.leftovers())
-        if not now:
-            return
-        if now < left:
-            left, moved_at = now, time.monotonic()
-        time.sleep(0.2)
+class Trial:
+    """A crew that serves and a load that is submitted, from the start of a `with` block to verdict().
 
+    Args:
+        contender: the system.
+        folder: an empty one, for the models.
+        url: the broker, as the submitting side sees it.
+        seed: of the load.
+        workers: how many, of two processes each.
+        per_s: about how many requests a second.
+        worker_url: the broker, as the workers see it; the same by default.
+        models: beside those that the load asks for; by name, seconds a row.
+    """
 
-def unfinished(system: Contender, commits: Commits, asked: Mapping[str, Asked]) -> list[str]:
-    """The requests without an end: those not announced as ended are looked at."""
-    return system.unfinished(id for id in asked if not commits.ended[id])
+    def __init__(
+        self,
+        contender: type[Contender],
+        folder: Path,
+        url: str,
+        *,
+        seed: int,
+        workers: int = 2,
+        per_s: float = 60.0,
+        worker_url: str = "",
+        models: Mapping[str, float] | None = None,
+    ) -> None:
+        self.seed = seed
+        self._stack = contextlib.ExitStack()
+        self._starting = (contender, folder, url, workers, per_s, worker_url, models)
 
+    def last(self, time_s: float, what: Callable[[], object] = lambda: None) -> None:
+        """Let it go on for a time, as the plan has it, looking after the crew."""
+        deadline = time.monotonic() + time_s
+        while time.monotonic() < deadline:
+            self.crew.tend()
+            what()
+            time.sleep(0.05)
 
-def judged(
-    system: Contender,
-    book: Ledger,
-    commits: Commits,
-    crew: Crew,
-    asked: Mapping[str, Asked],
-    *,
-    seed: int,
-    took_s: float,
-) -> Verdict:
-    """Look at every request."""
-    commits.settle()
-    rows = book.by_row()
-    lost = system.unfinished(asked)
-    answers = {id: system.answer(id) for id in asked.keys() - set(lost)}
-    kills = [*crew.kills, *_of_memory(book)]
-    return Verdict(
-        system=system.name,
-        seed=seed,
-        kills=Counter(kill.kind for kill in kills),
-        accepted=len(asked),
-        lost=sorted(lost),
-        failed=Counter(_reason(said) for said in answers.values() if isinstance(said, Exception)),
-        wrong=[id for id, said in answers.items() if not isinstance(said, Exception) and said != asked[id].answer],
-        doubles=commits.doubles(),
-        again=verdict.again(rows, kills),
-        recovered_s=verdict.recovered_s(rows, kills, {id: asked[id].numbers[0] for id in asked}),
-        leftovers=system.leftovers(),
-        slow=crew.slow,
-        took_s=took_s,
-    )
+    def verdict(self) -> Verdict:
+        """Submit no more, wait until every request has ended or nothing has moved for a minute, and look at each."""
+        self.load.stop()
+        self.crew.rest()
+        self._drain()
+        took_s = time.monotonic() - self._began
+        asked = self.load.asked
+        self.commits.settle()
+        rows = self.book.by_row()
+        lost = self.system.unfinished(asked)
+        answers = {id: self.system.answer(id) for id in asked.keys() - set(lost)}
+        kills = [*self.crew.kills, *_of_memory(self.book)]
+        return Verdict(
+            system=self.system.name,
+            seed=self.seed,
+            kills=Counter(kill.kind for kill in kills),
+            accepted=len(asked),
+            lost=sorted(lost),
+            failed=Counter(_reason(said) for said in answers.values() if isinstance(said, Exception)),
+            wrong=[id for id, said in answers.items() if not isinstance(said, Exception) and said != asked[id].answer],
+            doubles=self.commits.doubles(),
+            again=verdict.again(rows, kills),
+            recovered_s=verdict.recovered_s(rows, kills, {id: asked[id].numbers[0] for id in asked}),
+            leftovers=self.system.leftovers(),
+            slow=self.crew.slow,
+            took_s=took_s,
+        )
+
+    def unfinished(self) -> list[str]:
+        """The requests without an end: those not announced as ended are looked at."""
+        return self.system.unfinished(id for id in tuple(self.load.asked) if not self.commits.ended[id])
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        contender, folder, url, workers, per_s, worker_url, models = self._starting
+        root = ledger.repository(folder / "models", {**ledger.MODELS, **(models or {})})
+        self.book = stack.enter_context(Ledger())
+        self.commits = stack.enter_context(Commits(url))
+        self.system = contender(url, root if contender is Mutirao else folder, self.book.env, worker_url=worker_url)
+        stack.callback(self.system.close)
+        self.crew = stack.enter_context(Crew(self.system, workers))
+        self.crew.wait_ready()
+        self._began = time.monotonic()
+        self.load = stack.enter_context(Load(self.system, seed=self.seed, per_s=per_s))
+
+    def _drain(self) -> None:
+        left, moved_at = len(self.load.asked) + 1, time.monotonic()
+        while time.monotonic() < moved_at + PATIENCE_S:
+            self.crew.tend()
+            now = len(self.unfinished()) + len(self.system.leftovers())
+            if not now:
+                return
+            if now < left:
+                left, moved_at = now, time.monotonic()
+            time.sleep(0.2)
 
 
 def _reason(said: Exception) -> str:
@@ -141,10 +180,3 @@ def _reason(said: Exception) -> str:
 def _of_memory(book: Ledger) -> list[Kill]:
     """The children that rows have killed."""
     return [Kill("memory", death.at, death.at, frozenset({death.pid}), frozenset()) for death in book.deaths()]
-
-
-def _pause(crew: Crew, pause_s: float) -> None:
-    deadline = time.monotonic() + pause_s
-    while time.monotonic() < deadline:
-        crew.tend()
-        time.sleep(0.05)  # the plan's pace

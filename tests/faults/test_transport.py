@@ -1,0 +1,278 @@
+"""Between queue and model: nothing is lost in fetching, and no message, full Redis or deadly request takes the worker with it."""
+
+import base64
+import contextlib
+import gzip
+import json
+import os
+import pickle
+import signal
+import time
+import uuid
+from pathlib import Path
+
+import counted_models
+import ledger
+import numpy as np
+import pytest
+import redis
+import waiting
+from commits import Commits
+from ledger import Ledger
+from servers import RedisServer
+from workers import WorkerProcess
+
+from mutirao import BrokerUnavailable, Client, TimeLimitExceeded, WorkerLost, queues
+
+SECRET = "payload-of-7391"  # nothing that is shown of a message may have it
+SECRETS = (SECRET, base64.b64encode(SECRET.encode()).decode().rstrip("="))
+ROW = [[0.0, 1.0, 2.0]]
+QUEUE = queues.queue("quick")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return ledger.repository(tmp_path_factory.mktemp("transport") / "models", time_limit_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def hardy(root):
+    """A worker that ought to live through all of these tests: where one killed it, the next gets another."""
+    with RedisServer() as server, contextlib.ExitStack() as stack:
+        alive: list[WorkerProcess] = []
+
+        def living():
+            if not alive or alive[-1].process.poll() is not None:
+                server.client().flushall()
+                alive.append(stack.enter_context(WorkerProcess(server.url, root)))
+            return alive[-1]
+
+        yield server, living
+
+
+def test_stopped_while_it_waits(redis_server, root):
+    """A worker that is stopped while it waits for work, and then killed, takes no request with it."""
+    with Client(redis_server.url) as client, WorkerProcess(redis_server.url, root) as worker:
+        assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]
+        os.killpg(worker.pid, signal.SIGSTOP)
+        job = client.submit("quick", ROW)
+        os.killpg(worker.pid, signal.SIGKILL)
+        with WorkerProcess(redis_server.url, root):
+            assert job.result(10)["predict"].tolist() == [5.0]
+
+
+def test_killed_with_requests_in_hand(redis_server, root):
+    """What a killed worker had taken is answered by one that was there already, in seconds."""
+    rows = np.array([[0.0, number, 0] for number in range(100)])
+    with (
+        Client(redis_server.url) as client,
+        WorkerProcess(redis_server.url, root) as worker,
+        WorkerProcess(redis_server.url, root),
+    ):
+        jobs = client.submit_many("dear", rows)
+        waiting.until(lambda: any(job.done() for job in jobs))
+        worker.kill()
+        deadline = time.monotonic() + 20
+        for number, job in enumerate(jobs):
+            assert job.result(deadline - time.monotonic())["predict"].tolist() == [3.0 * number]
+
+
+def test_full_redis(root):
+    """A full Redis refuses what is submitted, in a sentence; what waits is kept, the worker lives, and all is answered after."""
+    rows = np.array([[0.0, number, 0] for number in range(60)])
+    with (
+        RedisServer() as server,
+        Client(server.url) as client,
+        Commits(server.url) as commits,
+        WorkerProcess(server.url, root) as worker,
+    ):
+        admin = server.client()
+        jobs = client.submit_many("dear", rows)
+        waiting.until(jobs[0].done)
+        admin.config_set("maxmemory", admin.info("memory")["used_memory"] - 100_000)
+        with pytest.raises(BrokerUnavailable, match=r"maxmemory"):
+            client.submit("quick", ROW)
+        time.sleep(3)  # the fault itself: the worker finishes what it has, and cannot put it anywhere
+        assert worker.process.poll() is None
+        admin.config_set("maxmemory", 0)
+        for number, job in enumerate(jobs):
+            assert job.result(60)["predict"].tolist() == [3.0 * number]
+        assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]
+        assert worker.process.poll() is None
+        assert not commits.doubles()
+
+
+class Canary:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def _envelope(body=b"[[]]", *, text=None, encoding="base64", content_type="application/json", without=(), **headers):
+    """An envelope as kombu has it, around any body."""
+    id = str(uuid.uuid4())
+    head = {
+        "lang": "py",
+        "task": "mutirao.predict",
+        "id": id,
+        "root_id": id,
+        "argsrepr": "",
+        "kwargsrepr": "",
+    } | headers
+    document = {
+        "body": base64.b64encode(body).decode() if text is None else text,
+        "content-encoding": "utf-8",
+        "content-type": content_type,
+        "headers": {key: value for key, value in head.items() if key not in without},
+        "properties": {
+            "correlation_id": id,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": QUEUE},
+            "priority": 0,
+            "body_encoding": encoding,
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+    return json.dumps({key: value for key, value in document.items() if key not in without}).encode()
+
+
+TRIPLE = json.dumps([["quick", [[0, 1, 2]]], {}, {}]).encode()
+UNREADABLE, NO_TASK, NO_ID = "not decodable", "not a task message", "no id"
+BODIES = {
+    "garbage": (f"\x00\x01{SECRET}".encode() + b"\xff\xfe", {UNREADABLE}),
+    "nothing": (b"", {UNREADABLE}),
+    "half an envelope": (_envelope(TRIPLE)[:-40], {UNREADABLE}),
+    "a list": (json.dumps([SECRET]).encode(), {UNREADABLE, NO_TASK}),
+    "a number": (b"42", {UNREADABLE, NO_TASK}),
+    "an empty object": (b"{}", {UNREADABLE, NO_TASK, NO_ID}),
+    "deep nesting": (b"[" * 100_000, {UNREADABLE}),
+    "deep nesting that is closed": (b"[" * 100_000 + b"]" * 100_000, {UNREADABLE, NO_TASK}),
+    "headers that are a list": (
+        _envelope(TRIPLE).replace(b'"headers": {', b'"headers": [{', 1).replace(b'"}, "prop', b'"}], "prop'),
+        {UNREADABLE, NO_TASK, NO_ID},
+    ),
+    "no headers": (_envelope(TRIPLE, without=("headers",)), {UNREADABLE, NO_TASK, NO_ID}),
+    "no properties": (_envelope(TRIPLE, without=("properties",)), {UNREADABLE, NO_TASK}),
+    "no body": (_envelope(without=("body",)), {UNREADABLE, NO_TASK}),
+    "no id": (_envelope(TRIPLE, without=("id",)), {NO_ID}),
+    "an id that is a number": (_envelope(TRIPLE, id=7), {NO_ID, NO_TASK}),
+    "no task": (_envelope(TRIPLE, without=("task",)), {NO_TASK, "unknown task"}),
+    "another task": (_envelope(TRIPLE, task="mutirao.train"), {"unknown task"}),
+    "@@@ for a body": (_envelope(text="@@@"), {UNREADABLE, NO_TASK}),
+    "base64 that is cut": (_envelope(text=base64.b64encode(TRIPLE).decode()[:-3]), {UNREADABLE, NO_TASK}),
+    "an encoding nobody knows": (_envelope(text=SECRET, encoding="rot13"), {UNREADABLE, NO_TASK}),
+    "a body that is no triple": (_envelope(json.dumps({"data": SECRET}).encode()), {UNREADABLE, NO_TASK}),
+    "a body that is no JSON": (_envelope(SECRET.encode()), {UNREADABLE, NO_TASK}),
+    "a body of deep nesting": (_envelope(b"[" * 100_000), {UNREADABLE, NO_TASK}),
+    "yaml": (_envelope(f"- {SECRET}".encode(), content_type="application/x-yaml"), {UNREADABLE, NO_TASK}),
+    "a bomb": (
+        _envelope(gzip.compress(bytes(200 * 2**20)), compression="application/x-gzip"),
+        {UNREADABLE, NO_TASK},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_message_that_is_none(hardy, name):
+    """A message that is damaged, or none at all, becomes a dead letter with its reason; the worker serves on and tells no payload."""
+    server, living = hardy
+    _is_put_aside(server, living(), *BODIES[name])
+
+
+def test_pickle_is_put_aside(hardy, tmp_path):
+    """A pickled body is never opened, wherever it goes."""
+    server, living = hardy
+    canary = tmp_path / "canary"
+    body = pickle.dumps([["quick", Canary(canary)], {}, {}])
+    _is_put_aside(
+        server, living(), _envelope(body, content_type="application/x-python-serialize"), {UNREADABLE, NO_TASK}
+    )
+    assert not canary.exists()
+
+
+def _is_put_aside(server, worker, message, reasons):
+    admin = server.client()
+    before = _letters(admin)
+    pid, memory = worker.pid, _peak(worker.pid)
+    admin.lpush(QUEUE, message)
+    with Client(server.url) as client:
+        assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]
+    letters = waiting.until(
+        lambda: [letter for id, letter in _letters(admin).items() if id not in before],
+        timeout_s=10,
+        what=lambda: worker.log,
+    )
+    assert worker.process.poll() is None
+    assert (worker.pid, admin.llen(QUEUE)) == (pid, 0)
+    (letter,) = letters
+    assert letter["reason"] in reasons, letter
+    assert letter["queue"] == QUEUE
+    kept = letter["envelope"]
+    assert (base64.b64decode(kept) if letter.get("envelope_base64") else kept.encode()) == message
+    told = worker.log + letter["message"]
+    assert not [secret for secret in SECRETS if secret in told]
+    assert _peak(worker.pid) - memory < 100 * 2**20  # nothing was unpacked
+    assert not admin.exists(*admin.keys(queues.reserved_key("*")), "unacked", "unacked_index")
+
+
+def _letters(admin: redis.Redis):
+    return {id: json.loads(letter) for id, letter in admin.hgetall(queues.DEAD).items()}
+
+
+def _peak(pid):
+    """The most memory that a process ever had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def test_only_the_anonymous_exchange(hardy):
+    """No queue depends on a binding that an eviction or a flush could take away, and its messages with it."""
+    server, living = hardy
+    living()
+    with Client(server.url) as client:
+        client.predict("quick", ROW, timeout=20)
+        assert [key for key in server.client().keys("_kombu.binding.*") if b"mutirao" in key] == []
+
+
+@pytest.fixture(scope="module")
+def deadly(root):
+    """A worker of two processes whose executions are counted; a prediction may take a second."""
+    with (
+        Ledger() as book,
+        RedisServer() as server,
+        WorkerProcess(server.url, root, concurrency=2, env=book.env) as worker,
+    ):
+        yield book, server, worker
+
+
+@pytest.mark.parametrize(
+    ("does", "first", "error", "says", "reason"),
+    [
+        (counted_models.DIES, 5000, WorkerLost, "gave up after 3 attempts", "process died"),
+        (counted_models.HANGS, 6000, TimeLimitExceeded, "ran past its time limit", "time limit"),
+    ],
+    ids=["dies", "hangs"],
+)
+def test_deadly_request(deadly, does, first, error, says, reason):
+    """A request that kills, or hangs, each process that runs it ends after three runs at most; those beside it all succeed."""
+    book, server, worker = deadly
+    rows = np.array([[0.0, first + place, 1.0] for place in range(31)])
+    rows[15, 0] = does
+    with Client(server.url) as client, Commits(server.url) as commits:
+        jobs = client.submit_many("quick", rows)
+        with pytest.raises(error, match=says):
+            jobs[15].result(60)
+        for place, job in enumerate(jobs):
+            if place != 15:
+                assert job.result(30)["predict"].tolist() == [3.0 * (first + place) + 1]
+        assert 1 <= len(book.by_row()[first + 15]) <= 3
+        letter = _letters(server.client())[jobs[15].id.encode()]
+        assert (letter["task_id"], letter["model"], letter["reason"]) == (jobs[15].id, "quick", reason)
+        assert jobs[15].id in letter["envelope"]
+        assert not commits.doubles()
+        assert worker.process.poll() is None
+        assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]

@@ -1,0 +1,62 @@
+"""Work spreads over the fleet: no process is idle while another has a pile of what it could serve."""
+
+import contextlib
+from collections import Counter
+
+import ledger
+import numpy as np
+import pytest
+from counted_models import FIRST
+from ledger import Ledger
+from servers import RedisServer
+from workers import WorkerProcess
+
+from mutirao import Client
+
+WORKERS, PROCESSES = 4, 2
+
+
+@pytest.fixture(scope="module")
+def fleet_of_four(tmp_path_factory):
+    """Four workers of two processes each, one model of a second a row and one of 50 ms, and the ledger of who ran what."""
+    root = ledger.repository(tmp_path_factory.mktemp("spread") / "models", {"second": 1.0, "fiftieth": 0.05})
+    with contextlib.ExitStack() as stack:
+        book = stack.enter_context(Ledger())
+        server = stack.enter_context(RedisServer())
+        fleet = [
+            WorkerProcess(server.url, root, concurrency=PROCESSES, env=book.env, wait=False) for _ in range(WORKERS)
+        ]
+        for worker in fleet:
+            stack.enter_context(worker)
+        for worker in fleet:
+            worker.wait_ready()
+        client = stack.enter_context(Client(server.url))
+        yield book, client
+
+
+def _rows(first, count):
+    return np.array([[0.0, first + place, 1.0] for place in range(count)])
+
+
+def test_as_many_requests_as_processes(fleet_of_four):
+    """Eight requests of a second each on four workers of two processes: each process runs one of them, all at the same time."""
+    book, client = fleet_of_four
+    jobs = client.submit_many("second", _rows(FIRST, 8))
+    for job in jobs:
+        job.result(30)
+    runs = [run for row in range(FIRST, FIRST + 8) for run in book.by_row()[row]]
+    assert sorted(Counter(run.pid for run in runs).values()) == [1] * 8
+    assert max(run.at for run in runs) - min(run.at for run in runs) < 1.0
+
+
+def test_burst_uses_every_process(fleet_of_four):
+    """A burst of 64 rows of a model that takes 50 ms a row is shared by all eight processes, none of which has a quarter of it."""
+    book, client = fleet_of_four
+    jobs = client.submit_many("fiftieth", _rows(FIRST + 100, 64))
+    for job in jobs:
+        job.result(30)
+    runs = [run for row in range(FIRST + 100, FIRST + 164) for run in book.by_row()[row]]
+    shares = Counter(run.pid for run in runs)
+    assert len(runs) == 64
+    assert len(shares) == WORKERS * PROCESSES, shares
+    assert max(shares.values()) <= 16, shares

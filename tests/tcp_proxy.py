@@ -1,0 +1,142 @@
+"""A TCP proxy that fails as networks do: it keeps data back, slows it down, resets connections, and cuts a reply in half.
+
+with TcpProxy(server.port) as proxy:
+    worker = WorkerProcess(proxy.url, ...)
+    proxy.blackhole()
+    proxy.heal()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+HOST = "127.0.0.1"
+DELAY_S = 0.05
+
+
+class TcpProxy:
+    """Listens from the constructor on; use it as a context manager.
+
+    Args:
+        target: the port of the server, on this machine.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._open: set[asyncio.StreamWriter] = set()
+        self._flows: set[asyncio.Task[None]] = set()
+        self._delay_s = 0.0
+        self._to_cut = 0
+        self.cuts = 0
+        self._server, self._flowing = self._run(self._start())
+        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    def blackhole(self) -> None:
+        """Accept everything and pass nothing on, in neither direction, until heal()."""
+        self._call(self._flowing.clear)
+
+    def delay(self) -> None:
+        """Pass everything on 50 ms late, until heal()."""
+        self._delay_s = DELAY_S
+
+    def heal(self) -> None:
+        """Pass on again, what was kept back first."""
+        self._delay_s = 0.0
+        self._call(self._flowing.set)
+
+    def reset(self) -> None:
+        """Reset every connection; new ones are welcome."""
+        self._call(self._reset_all)
+
+    def cut(self, replies: int = 1) -> None:
+        """Of the next replies, pass on the first half, and then reset their connection."""
+        self._to_cut = replies
+
+    def close(self) -> None:
+        self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def _start(self) -> tuple[asyncio.Server, asyncio.Event]:
+        flowing = asyncio.Event()
+        flowing.set()
+        return await asyncio.start_server(self._connected, HOST, 0), flowing
+
+    async def _end(self) -> None:
+        self._server.close()
+        for flow in self._flows:
+            flow.cancel()
+        await asyncio.gather(*self._flows, return_exceptions=True)
+        for writer in tuple(self._open):
+            writer.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            there, away = await asyncio.open_connection(HOST, self._target)
+        except OSError:
+            _reset(writer)
+            self._open.discard(writer)
+            return
+        self._open.add(away)
+        for source, sink, replies in ((reader, away, False), (there, writer, True)):
+            flow = self._loop.create_task(self._pass_on(source, sink, replies=replies))
+            self._flows.add(flow)
+            flow.add_done_callback(self._flows.discard)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
+        with contextlib.suppress(OSError, RuntimeError):
+            while data := await source.read(65536):
+                await self._flowing.wait()
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
+                if replies and self._to_cut and len(data) > 1:
+                    self._to_cut -= 1
+                    self.cuts += 1
+                    sink.write(data[: len(data) // 2])
+                    await sink.drain()
+                    break
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+        self._open.discard(sink)
+
+    def _reset_all(self) -> None:
+        for writer in tuple(self._open):
+            _reset(writer)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    def _call(self, what: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(what)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close with RST instead of FIN."""
+    connection = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
