@@ -24,7 +24,7 @@ def unserved(connect, redis_server):
 
 def _documents(redis, count):
     """Take requests from the queue and answer each with its own last value, as a worker's commit would; nothing is announced."""
-    found = []
+    found: list[tuple[str, bytes]] = []
     for _ in range(count):
         headers = json.loads(redis.rpop(queues.queue_key("iris", 3)))["headers"]
         id = headers["id"]

@@ -12,7 +12,7 @@
 -- Reply: {"queued", now, places of requests already known by this very content}, or, with nothing written,
 --   {"taken", place} for an id of other content, or {"full", how many wait, how many are new}.
 -- Invariant: a record's key is written once by this script, so a call that is sent again queues nothing twice.
-local RUN, CHUNK = 11, 1000
+local RUN, CHUNK = 11, 100
 local mode, prefix = ARGV[1], ARGV[5]
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
