@@ -1,6 +1,7 @@
 """Processes that die at the wrong moment: a pool child, a whole worker, Redis. Every accepted request ends, once."""
 
 import concurrent.futures
+import os
 import signal
 import subprocess
 import sys
@@ -30,37 +31,35 @@ def root(tmp_path_factory):
 
 
 def test_child_killed_while_it_predicts(fleet):
-    """kill -9 of a pool child: its request fails as WorkerLost within seconds, a new child takes its place and serves."""
+    """kill -9 of a pool child, again and again: its request runs again, and fails as WorkerLost when it has run three times."""
     with fleet.client() as client:
         job = client.submit("slow", [[60.0, 0, 0]])
-        waiting.until(lambda: job.status == "running")
-        before = {child.pid for child in fleet.worker.children}
-        began = time.monotonic()
-        _busy(fleet.worker, client).kill()
-        with pytest.raises(WorkerLost, match=r"the process that ran the model died: .*SIGKILL"):
+        killed: set[int] = set()
+        while len(killed) < 3:
+            busy = _busy(fleet.worker, client) - killed
+            if len(busy) == 1:
+                os.kill(*busy, signal.SIGKILL)
+                killed |= busy
+                waiting.until(lambda: len({child.pid for child in fleet.worker.children} - killed) == 2)
+        with pytest.raises(WorkerLost, match=r"the process that ran the model died: .*SIGKILL.* gave up after 3 attempts"):
             job.result(20)
-        assert time.monotonic() - began < 10
-        waiting.until(lambda: len({child.pid for child in fleet.worker.children} - before) == 1)
         assert all(job.result(20) for job in client.submit_many("iris", [ROW] * 20))
 
 
 def _busy(worker, client):
-    """Find the child that predicts: the other one answers who it is."""
+    """Find the process that predicts: the other one answers who it is."""
     idle = int(client.predict("tellsprocess", [[0.0, 0, 0]], timeout=20)["predict"][0])
-    return next(child for child in worker.children if child.pid != idle)
+    return {child.pid for child in worker.children} - {idle}
 
 
 def test_whole_worker_killed(redis_server, root):
-    """kill -9 of the whole worker while it predicts: another answers the request once it is given back, and loses none."""
+    """kill -9 of the whole worker while it predicts: another answers the request once it has lapsed its lease, and loses none."""
     with Client(redis_server.url) as client, WorkerProcess(redis_server.url, root) as worker:
         jobs = [client.submit("slow", [[3.0, 0, 0]]), *client.submit_many("slow", [[0.0, 1, 0]] * 5)]
         waiting.until(lambda: jobs[0].status == "running")
         worker.kill()
         redis = redis_server.client()
-        assert redis.zcard("unacked_index") >= 1
-        assert redis.zcard("unacked_index") + redis.llen(queues.queue_key("slow", 3)) == 6
-        for tag in redis.zrange("unacked_index", 0, -1):
-            redis.zadd("unacked_index", {tag: 1.0})  # as if the visibility timeout had passed
+        assert sum(map(redis.hlen, redis.keys(queues.reserved_key("*")))) >= 1
         with WorkerProcess(redis_server.url, root, concurrency=2):
             for job in jobs[1:]:
                 assert job.result(30)["predict"].tolist() == [1.0]

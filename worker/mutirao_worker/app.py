@@ -10,9 +10,9 @@ from celery import Celery, signals
 from kombu import Exchange, Queue
 from kombu.serialization import register
 
-from mutirao import codec, errors, queues, settings
+from mutirao import address, codec, errors, queues, settings
 from mutirao.catalog import redelivered_after_s
-from mutirao.settings import Settings
+from mutirao.settings import Settings, without_password
 from mutirao_worker import banner, strategy, tasks, transport
 from mutirao_worker.health import Presence
 from mutirao_worker.hosting import THREAD_VARIABLES, Host, threads_per_process
@@ -28,13 +28,13 @@ def _encode(_: Any) -> bytes:
 def make(given: Settings) -> Celery:
     """Build the app; nothing is loaded and nothing connects."""
     transport.channel.install(engine=given.engine)
-    app = Celery("mutirao", broker=given.broker_url, backend=f"{RESULTS}+{given.result_url}")
+    app = Celery("mutirao", broker=_broker(given), backend=f"{RESULTS}+{without_password(given.result_url)}")
     app.host = Host()
     app.conf.mutirao = given
     app.conf.update(
         accept_content=["json", "mutirao"],
         broker_connection_retry_on_startup=True,
-        broker_transport_options=_transport(),
+        broker_transport_options=_rabbitmq() if given.foreign else _redis(given),
         event_serializer="json",
         result_accept_content=["json"],
         result_backend_always_retry=True,
@@ -56,8 +56,18 @@ def make(given: Settings) -> Celery:
     return app
 
 
-def _transport() -> dict[str, Any]:
+def _broker(given: Settings) -> str:
+    return given.broker_url if given.foreign else address.read(given.broker_url).url
+
+
+def _rabbitmq() -> dict[str, Any]:
+    # What is published has been accepted by the broker, or raises.
+    return {"confirm_publish": True}
+
+
+def _redis(given: Settings) -> dict[str, Any]:
     return {
+        "master_name": given.sentinel_master,
         "priority_steps": list(queues.KOMBU_STEPS),
         "sep": queues.KOMBU_SEPARATOR,
         "queue_order_strategy": "round_robin",

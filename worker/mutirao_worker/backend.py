@@ -6,10 +6,13 @@ import math
 from typing import Any
 
 import msgspec
+import redis
 from celery import states
 from celery.backends.redis import RedisBackend
 
 from mutirao import errors
+from mutirao.broker.redis import options
+from mutirao.broker.server import connect
 from mutirao_worker.transport.scripts import Scripts
 
 
@@ -24,6 +27,14 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
         if isinstance(exc, errors.MutiraoError) and isinstance(prepared, dict):
             prepared["exc_data"] = exc.data
         return prepared
+
+    def _create_client(self, **_: Any) -> redis.Redis:
+        given = self.app.conf.mutirao
+        return connect(given.result_url, given, **options(given))
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        """Celery need not read the URL, and is not told its password: `_create_client` knows it."""
+        return defaults
 
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any

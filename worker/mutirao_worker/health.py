@@ -20,6 +20,7 @@ from celery import bootsteps
 
 from mutirao import errors, queues, settings
 from mutirao.broker.redis import Redis
+from mutirao.broker.server import connect
 from mutirao.catalog import WorkerInfo
 from mutirao.core import Core
 
@@ -44,7 +45,9 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
     def start(self, consumer: Any) -> None:
         """Announce now, and go on."""
         given = consumer.app.conf.mutirao
-        self._client = redis.Redis.from_url(given.broker_url, socket_timeout=2.0, socket_connect_timeout=2.0)
+        # Beside a broker that is no Redis, the fleet's announcements are where results are.
+        url = given.result_url if given.foreign else given.broker_url
+        self._client = connect(url, given, socket_timeout=2.0, socket_connect_timeout=2.0)
         self._script = self._client.register_script(files(__package__).joinpath("announce.lua").read_text())
         self._announce(consumer)
         self._timer = consumer.timer.call_repeatedly(EVERY_S, self._announce, (consumer,))

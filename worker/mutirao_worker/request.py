@@ -83,7 +83,8 @@ class Request:
 
     __slots__ = (
         "__weakref__", "_dispatcher", "_eta_timer_entry", "_summary", "acknowledged", "attempts", "base64", "batch", "body",
-        "content_type", "ended", "headers", "id", "key", "message", "model", "priority", "raw", "received", "reserved_at", "rows", "size", "tag",
+        "content_type", "ended", "eventer", "headers", "id", "key", "message", "model", "priority", "raw", "received",
+        "reserved_at", "rows", "size", "tag",
     )  # fmt: skip
 
     name = queues.TASK
@@ -110,6 +111,7 @@ class Request:
         self.body = body
         self.content_type = content_type
         self.ended = False
+        self.eventer: Any = None  # Celery sets it anew after a reconnection
         self.headers = headers
         self.id = headers.id
         self.key: bytes = b""
@@ -268,7 +270,7 @@ def of_envelope(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Req
 
 def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> tuple[Request, errors.InvalidRequest]:
     """Stand in for a request where an envelope is none, and say why; its id is what can be found of one, or ""."""
-    id = ""
+    id: Any = ""
     try:
         found = _parsed(raw)
         headers = found.get("headers")

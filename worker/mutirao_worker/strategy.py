@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +10,7 @@ from typing import Any
 
 import msgspec
 import redis
-from billiard.common import TERM_SIGNAL
-from billiard.exceptions import Terminated, TimeLimitExceeded
-from celery import Celery, bootsteps, current_app, signals, states
-from celery.canvas import maybe_signature
+from celery import Celery, bootsteps, signals
 from celery.exceptions import NotRegistered
 from celery.worker import consumer as stock_consumer
 from celery.worker import state as worker_state
@@ -23,13 +18,13 @@ from kombu import compression
 
 from mutirao import errors, queues
 from mutirao.settings import Settings
-from mutirao_worker import execution
-from mutirao_worker.asked import TRIPLE, Asked
-from mutirao_worker.commit import Commit, Ending
-from mutirao_worker.dispatch import Batch, Dispatcher
+from mutirao_worker import canvas
+from mutirao_worker.asked import TRIPLE
+from mutirao_worker.commit import Commit
+from mutirao_worker.dispatch import Dispatcher
 from mutirao_worker.events import Events
-from mutirao_worker.execution import Ran
 from mutirao_worker.hold import Delivered, Reserved
+from mutirao_worker.pool import Slots
 from mutirao_worker.request import Request, of_message
 from mutirao_worker.transport.channel import Channel
 from mutirao_worker.transport.reservations import Reservations
@@ -214,12 +209,11 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             return
         _attempt(self.dispatcher.keep)
         _attempt(self.dispatcher.events.flush)
-        if self.reservations is not None:
-            _attempt(
-                lambda: self.reservations.give_back([request.tag for request in self.dispatcher.held], all_but=True)
-            )
-            _attempt(lambda: self.reservations.leave(self._names))
-            self.reservations.close()
+        if (reservations := self.reservations) is not None:
+            # The lease must outlive what is reserved: without it nobody would adopt that.
+            if _attempt(lambda: reservations.give_back([], all_but=True)):
+                _attempt(lambda: reservations.leave(self._names))
+            reservations.close()
         self.dispatcher.commit.close()
 
     def disconnected(self) -> None:
@@ -254,7 +248,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         return {"batching": self.dispatcher.describe()} if hasattr(self, "dispatcher") else {}
 
     def _build(self, consumer: Any, *, engine: bool) -> None:
-        slots = _Slots(self, consumer.pool, consumer.hub)
+        slots = Slots(consumer.pool, consumer.hub, self._settings.inline_bytes, lambda: self.dispatcher)
         self.reservations = Reservations(self._settings, consumer.hostname) if engine else None
         self.dispatcher = Dispatcher(
             self._app,
@@ -264,7 +258,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             events=Events(consumer.event_dispatcher),
             now=self.reservations.now if self.reservations else time.time,
             later=lambda seconds, function, *args: consumer.timer.call_after(seconds, function, args),
-            follow=self._follow,
+            follow=lambda ending: canvas.follow(self._app, ending),
         )
         self.dispatcher.connection_errors = consumer.connection_errors
         if self.reservations is not None:
@@ -274,7 +268,9 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self.dispatcher.hold = self.hold
         consumer.on_task_request = consumer.process
         if slots.inline and self.reservations is not None:
-            self._thread = threading.Thread(target=self._tend_while_inline, name="mutirao-lease", daemon=True)
+            self._thread = threading.Thread(
+                target=self._tend_while_inline, args=(self.reservations,), name="mutirao-lease", daemon=True
+            )
             self._thread.start()
 
     def _prefetch(self, count: int) -> None:
@@ -291,14 +287,14 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             return bool(self.dispatcher.running)
         return bool(self.dispatcher.running) or time.monotonic() - self._channel.heard_at < self._settings.lease_s
 
-    def _tend_while_inline(self) -> None:
+    def _tend_while_inline(self, reservations: Reservations) -> None:
         """Renew the lease from a thread while a prediction runs in the loop's own: that is long work, not a loop that hangs."""
         while True:
             time.sleep(self._settings.lease_s / 3)
             batch = next(iter(self.dispatcher.running.values()), None)
             limit = (batch.limits[0] if batch else None) or 3600.0
-            if batch and time.monotonic() - batch.began < limit and isinstance(self.hold, Reserved):
-                _attempt(lambda: self.reservations.tend(self._queues()))
+            if batch and time.monotonic() - batch.began < limit:
+                _attempt(lambda: reservations.tend(self._queues()))
 
     def _dispatch(self) -> None:
         self._soon = False
@@ -306,9 +302,8 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _give_back_unsent(self) -> None:
         """Take batches back that no process has begun to read."""
-        unsent = self.dispatcher.unsent()
-        if unsent and self.dispatcher.hold is not None:
-            _attempt(lambda: self.dispatcher.hold.give_back(unsent))
+        if unsent := self.dispatcher.unsent():
+            _attempt(lambda: self.hold.give_back(unsent))
 
     def _out_of_grace(self) -> None:
         """Give back what still runs, and end its processes: the time that a stop may take is over."""
@@ -319,57 +314,6 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             for request in batch.requests:
                 self.dispatcher.stop_running(request, None)
 
-    def _follow(self, ending: Ending) -> None:
-        """Run what a stock client wants to be run after a request: callbacks, the rest of a chain, a chord's body."""
-        request, embed = ending.request, ending.embed or {}
-        context = _Context(request, embed)
-        result = msgspec.json.decode(ending.result)
-        try:
-            if ending.status == "SUCCESS":
-                for each in embed.get("callbacks") or ():
-                    maybe_signature(each, app=self._app).apply_async(
-                        (result,), parent_id=request.id, root_id=context.root_id
-                    )
-                if chain := list(embed.get("chain") or ()):
-                    maybe_signature(chain.pop(), app=self._app).apply_async(
-                        (result,), chain=chain, parent_id=request.id, root_id=context.root_id
-                    )
-                if context.chord:
-                    self._app.backend.on_chord_part_return(context, states.SUCCESS, result)
-            else:
-                error = self._app.backend.exception_to_python(result)
-                self._app.backend.mark_as_failure(request.id, error, request=context, store_result=False)
-        except Exception:
-            logger.exception("could not run what follows %s", request.id)
-
-
-def compute(asked: list[tuple[str, Any, str, bool, bytes | None]], inline_bytes: int) -> Ran:
-    """Run a batch; called in a process of the pool."""
-    return execution.run(current_app.host.find, [Asked(*each) for each in asked], inline_bytes)
-
-
-class _Context:
-    """What Celery's backend asks of a task's request to run what follows it."""
-
-    def __init__(self, request: Request, embed: dict[str, Any]) -> None:
-        headers = request.headers
-        self.id = self.task_id = request.id
-        self.task = self.name = queues.TASK
-        self.root_id = headers.root_id or request.id
-        self.parent_id = headers.parent_id
-        self.group = headers.group
-        self.group_index = headers.group_index
-        self.chord = embed.get("chord")
-        self.chain = embed.get("chain")
-        self.errbacks = embed.get("errbacks")
-        self.callbacks = embed.get("callbacks")
-        self.delivery_info = {"priority": request.priority}
-        self.args, self.kwargs, self.retries = [], {}, headers.retries or 0
-        self.hostname = self.correlation_id = self.reply_to = None
-        self.stamped_headers = self.stamps = None
-        self.ignore_result = bool(headers.ignore_result)
-        self.is_eager = False
-
 
 class _Deaf:
     """Listens to no bell: the worker is stopping."""
@@ -379,97 +323,6 @@ class _Deaf:
 
     def woken(self, queue: str | None) -> None:
         """Nothing is taken any more."""
-
-
-class _Slots:
-    """Celery's pool as the dispatcher sees it. What comes back does so on the loop's own thread, whatever the pool is made of."""
-
-    def __init__(self, engine: Engine, pool: Any, hub: Any) -> None:
-        self._engine = engine
-        self._pool = pool
-        self._jobs: dict[int, Any] = {}
-        self.inline = pool.__class__.__module__.endswith("solo")
-        self._threads = pool.__class__.__module__.endswith("thread")
-        if self._threads:
-            self._done: collections.deque[Callable[[], None]] = collections.deque()
-            self._ear, self._mouth = os.pipe()
-            os.set_blocking(self._ear, False)
-            self._hub = hub
-
-    @property
-    def slots(self) -> int:
-        return int(getattr(self._pool, "num_processes", None) or self._pool.limit or 1)
-
-    def send(self, batch: Batch, asked: list[Asked]) -> None:
-        hard, soft = batch.limits
-        if self._threads:
-            self._hub.add_reader(self._ear, self._heard)
-        if self._threads and hard:
-            self._engine.dispatcher.later(hard, self._overdue, batch, hard)
-        self._jobs[batch.number] = self._pool.apply_async(
-            compute,
-            args=([tuple(each) for each in asked], self._engine._settings.inline_bytes),  # noqa: SLF001
-            accept_callback=lambda pid, _: setattr(batch, "pid", pid),
-            callback=lambda ran: self._home(lambda: self._finished(batch, ran)),
-            error_callback=lambda info: self._home(lambda: self._lost(batch, info.exception)),
-            timeout=hard,
-            soft_timeout=soft,
-        )
-        if self.inline:
-            self._jobs.pop(batch.number, None)
-
-    def terminate(self, batch: Batch, signal: Any) -> None:
-        if batch.pid and batch.pid != os.getpid():
-            self._pool.terminate_job(batch.pid, signal or TERM_SIGNAL)
-
-    def unsent(self, batches: list[Batch]) -> list[Batch]:
-        """Take batches out of the pool that no process has begun to read, or whose result will not be heard."""
-        pool = getattr(self._pool, "_pool", None)
-        outbound = getattr(pool, "outbound_buffer", None)
-        if outbound is None:
-            return []
-        found = []
-        for batch in batches:
-            job = self._jobs.get(batch.number)
-            if job is not None and (job in outbound or job._job not in pool._cache):  # noqa: SLF001 - billiard's only way
-                if job in outbound:
-                    outbound.remove(job)
-                job.discard()
-                self._jobs.pop(batch.number, None)
-                found.append(batch)
-        return found
-
-    def _finished(self, batch: Batch, ran: Ran) -> None:
-        self._jobs.pop(batch.number, None)
-        self._engine.dispatcher.finished(batch, ran)
-
-    def _lost(self, batch: Batch, error: BaseException) -> None:
-        self._jobs.pop(batch.number, None)
-        error = getattr(error, "exc", error)  # billiard's wrapper
-        reason = (
-            "time limit"
-            if isinstance(error, TimeLimitExceeded)
-            else "terminated"
-            if isinstance(error, Terminated)
-            else "process died"
-        )
-        self._engine.dispatcher.lost(batch, error, reason)
-
-    def _overdue(self, batch: Batch, hard: float) -> None:
-        """A thread cannot be ended: its requests are, and what it still returns is discarded."""
-        self._engine.dispatcher.lost(batch, TimeLimitExceeded(hard), "time limit")
-
-    def _home(self, work: Callable[[], None]) -> None:
-        if not self._threads:
-            work()
-            return
-        self._done.append(work)
-        os.write(self._mouth, b"1")
-
-    def _heard(self) -> None:
-        os.read(self._ear, 4096)
-        while self._done:
-            self._done.popleft()()
 
 
 def keep_compressed() -> None:

@@ -8,7 +8,7 @@ import msgspec
 from celery import Task
 
 from mutirao import codec, errors, queues
-from mutirao_worker import strategy
+from mutirao_worker import pool, strategy
 from mutirao_worker.answered import Answered
 
 OPTIONS: dict[str, Any] = {
@@ -36,7 +36,7 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
         MutiraoError: the request, the model or its output is at fault.
     """
     body = msgspec.json.encode([args, options, None])
-    answered: Answered = strategy.compute(
+    answered: Answered = pool.compute(
         [("", body, codec.JSON, False, None)], self.app.conf.mutirao.inline_bytes
     ).answers[0]
     found = msgspec.json.decode(answered.result)

@@ -21,6 +21,11 @@ LISTEN_S = 0.25
 BELL_MAX = 8
 
 
+# kombu's own types are those of its initial values.
+_Channel: Any = stock.Channel
+_QoS: Any = stock.QoS
+
+
 class Bells(Protocol):
     """Who takes requests when a bell has rung."""
 
@@ -31,7 +36,7 @@ class Bells(Protocol):
         """A queue's bell has rung; None where none has for a while."""
 
 
-class Channel(stock.Channel):  # type: ignore[misc]  # kombu has no types
+class Channel(_Channel):
     """kombu's channel, listening for bells once it is told whom to wake.
 
     Attributes:
@@ -98,7 +103,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu has no types
             self.ring(queue)
 
 
-class QoS(stock.QoS):  # type: ignore[misc]
+class QoS(_QoS):
     """kombu's bookkeeping, idle while the engine does its own: requests are held in Redis, by reservation."""
 
     def can_consume(self) -> bool:
@@ -112,17 +117,17 @@ class QoS(stock.QoS):  # type: ignore[misc]
 Channel.QoS = QoS
 
 
-class Transport(stock.Transport):  # type: ignore[misc]
+class Transport(stock.Transport):
     """The engine's transport."""
 
     Channel = Channel
 
 
-class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(Channel, stock.SentinelChannel):
     """The same, its master found by Sentinel."""
 
 
-class SentinelTransport(stock.SentinelTransport):  # type: ignore[misc]
+class SentinelTransport(stock.SentinelTransport):
     """The engine's transport over Sentinel."""
 
     Channel = SentinelChannel

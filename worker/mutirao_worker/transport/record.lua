@@ -71,3 +71,22 @@ local function requeued(id, worker, how, now)
   redis.call("SET", key, '{"status":"QUEUED","task_id":"' .. id
     .. '","result":null,"traceback":null,"date_done":null,"children":null,"job":' .. job .. "}}", "KEEPTTL")
 end
+
+-- Keep a dead letter, and the tensors beside its request for as long as somebody may look; the oldest make room.
+local function keep_letter(dead, index, id, letter, now)
+  redis.call("HSET", dead, id, letter)
+  redis.call("ZADD", index, now, id)
+  redis.call("EXPIRE", "mutirao:payload:" .. id .. ":in", DEAD_PAYLOAD_S)
+  local over = redis.call("ZCARD", index) - DEAD_MAX
+  if over <= 0 then
+    return
+  end
+  for _, oldest in ipairs(redis.call("ZRANGE", index, 0, over - 1)) do
+    local document = redis.call("GET", "celery-task-meta-" .. oldest)
+    if not document or ended(status_of(document)) then
+      redis.call("DEL", "mutirao:payload:" .. oldest .. ":in")
+    end
+    redis.call("HDEL", dead, oldest)
+    redis.call("ZREM", index, oldest)
+  end
+end

@@ -72,6 +72,7 @@ class Reservations:
         self._settings = settings
         self._tag = 0
         self._turns = itertools.count()
+        self._leased = False
         self._ahead_s = 0.0  # of Redis's clock before this machine's monotonic one
 
     def now(self) -> float:
@@ -114,7 +115,8 @@ class Reservations:
         letters = [
             (key, envelope, worker.decode()) for key, envelope, worker in zip(*[iter(given_up)] * 3, strict=True)
         ]
-        return Tended(bool(lapsed), int(adopted), letters)
+        had, self._leased = self._leased, True
+        return Tended(had and bool(lapsed), int(adopted), letters)
 
     def give_back(self, tags: Iterable[int], *, all_but: bool = False) -> int:
         """Put requests back to the head of their queues: these, or all but these. Returns how many."""

@@ -11,17 +11,23 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from mutirao import queues
+from mutirao.broker import server
 from mutirao.settings import Settings
 
-_RECORD = files(__package__).joinpath("record.lua").read_text()
+_RECORD = (
+    f"local DEAD_MAX, DEAD_PAYLOAD_S = {queues.DEAD_MAX}, {queues.DEAD_PAYLOAD_S}\n"
+    + files(__package__).joinpath("record.lua").read_text()
+)
 Call = tuple[str, Sequence[Any], Sequence[Any]]
 NAMES = ("commit", "give_back", "reserve", "started", "tend", "vet")
 
 
 def connect(url: str, settings: Settings) -> redis.Redis:
     """Make a client that never sends a call twice by itself: what is unsure is settled by whoever knows what it means."""
-    return redis.Redis.from_url(
+    return server.connect(
         url,
+        settings,
         retry=Retry(NoBackoff(), 0),
         socket_connect_timeout=settings.timeout_s,
         socket_keepalive=True,

@@ -33,11 +33,10 @@ end
 local function bury(id, key, envelope, worker, deliveries)
   local message = "gave up after " .. deliveries .. " deliveries: each worker that took it was lost"
   local letter = id ~= "" and id or "x-" .. redis.sha1hex(envelope)
-  redis.call("HSET", KEYS[3], letter, cjson.encode({
+  keep_letter(KEYS[3], KEYS[4], letter, cjson.encode({
     id = letter, task_id = id, model = string.match(key, "^mutirao%.([^\6]*)") or "", queue = key, reason = "worker lost",
     message = message, at = now, worker = worker, attempts = deliveries, envelope = envelope,
-  }))
-  redis.call("ZADD", KEYS[4], now, letter)
+  }), now)
   if id ~= "" then
     local record = "celery-task-meta-" .. id
     local document = redis.call("GET", record)
@@ -50,7 +49,6 @@ local function bury(id, key, envelope, worker, deliveries)
         .. string.format(',"started_at":null,"finished_at":%.4f,"worker":"%s","attempts":%d}}', now, worker, deliveries),
         ARGV[5], string.match(envelope, '"reply":%s*"([^"]*)"'), groups)
       tell(groups)
-      redis.call("DEL", "mutirao:payload:" .. id .. ":in")
     end
   end
 end

@@ -1,0 +1,117 @@
+"""Celery's pool as the dispatcher sees it: slots, each of which runs one batch at a time."""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from billiard.common import TERM_SIGNAL
+from billiard.exceptions import Terminated, TimeLimitExceeded
+from celery import current_app
+
+from mutirao_worker import execution
+from mutirao_worker.asked import Asked
+from mutirao_worker.execution import Ran
+
+if TYPE_CHECKING:
+    from mutirao_worker.dispatch import Batch, Dispatcher
+
+
+def compute(asked: list[tuple[str, Any, str, bool, bytes | None]], inline_bytes: int) -> Ran:
+    """Run a batch; called in a process of the pool."""
+    return execution.run(current_app.host.find, [Asked(*each) for each in asked], inline_bytes)
+
+
+class Slots:
+    """Celery's pool as the dispatcher sees it. What comes back does so on the loop's own thread, whatever the pool is made of."""
+
+    def __init__(self, pool: Any, hub: Any, inline_bytes: int, dispatcher: Callable[[], Dispatcher]) -> None:
+        """Take Celery's pool and loop, the size up to which results travel in their record, and who hears what comes back."""
+        self._dispatcher = dispatcher
+        self._inline_bytes = inline_bytes
+        self._pool = pool
+        self._jobs: dict[int, Any] = {}
+        self.inline = pool.__class__.__module__.endswith("solo")
+        self._threads = pool.__class__.__module__.endswith("thread")
+        if self._threads:
+            self._done: collections.deque[Callable[[], None]] = collections.deque()
+            self._ear, self._mouth = os.pipe()
+            os.set_blocking(self._ear, False)
+            self._hub = hub
+
+    @property
+    def slots(self) -> int:
+        return int(getattr(self._pool, "num_processes", None) or self._pool.limit or 1)
+
+    def send(self, batch: Batch, asked: list[Asked]) -> None:
+        hard, soft = batch.limits
+        if self._threads:
+            self._hub.add_reader(self._ear, self._heard)
+        if self._threads and hard:
+            self._dispatcher().later(hard, self._overdue, batch, hard)
+        self._jobs[batch.number] = self._pool.apply_async(
+            compute,
+            args=([tuple(each) for each in asked], self._inline_bytes),
+            accept_callback=lambda pid, _: setattr(batch, "pid", pid),
+            callback=lambda ran: self._home(lambda: self._finished(batch, ran)),
+            error_callback=lambda info: self._home(lambda: self._lost(batch, info.exception)),
+            timeout=hard,
+            soft_timeout=soft,
+        )
+        if self.inline:
+            self._jobs.pop(batch.number, None)
+
+    def terminate(self, batch: Batch, signal: Any) -> None:
+        if batch.pid and batch.pid != os.getpid():
+            self._pool.terminate_job(batch.pid, signal or TERM_SIGNAL)
+
+    def unsent(self, batches: list[Batch]) -> list[Batch]:
+        """Take batches out of the pool that no process has begun to read, or whose result will not be heard."""
+        pool: Any = getattr(self._pool, "_pool", None)
+        outbound = getattr(pool, "outbound_buffer", None)
+        if outbound is None:
+            return []
+        found = []
+        for batch in batches:
+            job = self._jobs.get(batch.number)
+            if job is not None and (job in outbound or job._job not in pool._cache):  # noqa: SLF001 - billiard's only way
+                if job in outbound:
+                    outbound.remove(job)
+                job.discard()
+                self._jobs.pop(batch.number, None)
+                found.append(batch)
+        return found
+
+    def _finished(self, batch: Batch, ran: Ran) -> None:
+        self._jobs.pop(batch.number, None)
+        self._dispatcher().finished(batch, ran)
+
+    def _lost(self, batch: Batch, error: BaseException) -> None:
+        self._jobs.pop(batch.number, None)
+        error = getattr(error, "exc", error)  # billiard's wrapper
+        reason = (
+            "time limit"
+            if isinstance(error, TimeLimitExceeded)
+            else "terminated"
+            if isinstance(error, Terminated)
+            else "process died"
+        )
+        self._dispatcher().lost(batch, error, reason)
+
+    def _overdue(self, batch: Batch, hard: float) -> None:
+        """A thread cannot be ended: its requests are, and what it still returns is discarded."""
+        self._dispatcher().lost(batch, TimeLimitExceeded(hard), "time limit")
+
+    def _home(self, work: Callable[[], None]) -> None:
+        if not self._threads:
+            work()
+            return
+        self._done.append(work)
+        os.write(self._mouth, b"1")
+
+    def _heard(self) -> None:
+        os.read(self._ear, 4096)
+        while self._done:
+            self._done.popleft()()
