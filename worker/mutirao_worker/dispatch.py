@@ -223,11 +223,12 @@ class Dispatcher:
         endings = [_revoked(request, "terminated") for request in batch.requests if request.id in batch.terminated]
         left = [request for request in batch.requests if request.id not in batch.terminated]
         if left and reason != "terminated":
-            for request in left:
-                request.attempts += 1
-            if len(left) == 1 and (reason == "time limit" or left[0].attempts >= self._host.max_attempts(batch.model)):
+            most = self._host.max_attempts(batch.model)
+            if len(left) == 1 and (reason == "time limit" or left[0].attempts + 1 >= most):
                 endings.append(_given_up(left[0], error, reason))
                 left = []
+            for request in left:
+                request.attempts += 1
         if left:
             self._again(batch.model, left, repr(error))
         self._end(self._run(batch), endings, 0.0, pull=True)
@@ -492,7 +493,7 @@ def _revoked(request: Request, why: str = "revoked") -> Ending:
 
 
 def _given_up(request: Request, error: BaseException, reason: str) -> Ending:
-    said = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts} attempts"]
+    said = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts + 1} attempts"]
     result = {"exc_type": type(error).__name__, "exc_message": said, "exc_module": type(error).__module__}
     return Ending(
         request, "FAILURE", msgspec.json.encode(result), f"{type(error).__name__}({said[0]!r})", reason=reason
