@@ -172,6 +172,13 @@ class WorkerLost(JobError):
     retryable = True
 
 
+class NotReplayable(MutiraoError):
+    """The dead letter cannot be sent again as things are."""
+
+    status = 409
+    id: str = ""
+
+
 class RepositoryError(MutiraoError):
     """The model repository could not be read or changed."""
 

@@ -30,6 +30,9 @@ SLOTS = "mutirao:slots"
 # What could not be served, by id; and when it was given up.
 DEAD = "mutirao:dead"
 DEAD_INDEX = "mutirao:dead:index"
+# The oldest dead letters go when there are more; and how long the tensors beside one are kept, so that it can be replayed.
+DEAD_MAX = 100_000
+DEAD_PAYLOAD_S = 7 * 86_400
 
 # RFC 9562's variant: the digit's two upper bits are 10.
 _VARIANTS = {digit: "89ab"[at % 4] for at, digit in enumerate("0123456789abcdef")}

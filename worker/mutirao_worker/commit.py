@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from mutirao import queues
+from mutirao.dead import Letter
 from mutirao.settings import Settings
 from mutirao_worker.transport.reservations import Reservations, iso_now
 from mutirao_worker.transport.scripts import Call, Scripts, connect
@@ -168,22 +169,6 @@ class Commit:
             if not request.acknowledged:
                 request.acknowledged = True
                 request.message.ack()
-
-
-class Letter(msgspec.Struct, frozen=True):
-    """A request that could not be served, as it is kept for people to look at and to send again."""
-
-    id: str
-    task_id: str
-    model: str
-    queue: str
-    reason: str
-    message: str
-    at: float
-    worker: str
-    attempts: int
-    envelope: str
-    envelope_base64: bool = False
 
 
 def letter(

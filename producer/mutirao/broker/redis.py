@@ -32,7 +32,8 @@ class Call(msgspec.Struct, frozen=True):
 
 Operation = Generator[Call, Any, T]
 
-SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_text() for name in ("submit", "settle")}
+_NAMES = ("purge", "replay", "seek", "settle", "submit")
+SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_text() for name in _NAMES}
 
 
 class Redis:

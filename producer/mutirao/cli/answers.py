@@ -19,14 +19,22 @@ VALUES = 10
 def document(record: JobRecord, outputs: dict[str, Array]) -> dict[str, Any]:
     """Make the JSON document of a result.
 
+    Raises:
+        InvalidTensor: an output holds bytes that are not text.
+    """
+    return {"id": record.task_id, "model": record.job.model, "version": record.job.version, "outputs": plain(outputs)}
+
+
+def plain(arrays: dict[str, Array]) -> dict[str, Any]:
+    """Make nested lists of arrays.
+
     NaN and infinities, which JSON lacks, become "NaN", "Infinity" and "-Infinity": float() of Python and Number() of JavaScript
     read them back.
 
     Raises:
-        InvalidTensor: an output holds bytes that are not text.
+        InvalidTensor: one holds bytes that are not text.
     """
-    nested = {name: _nested(name, array) for name, array in outputs.items()}
-    return {"id": record.task_id, "model": record.job.model, "version": record.job.version, "outputs": nested}
+    return {name: _nested(name, array) for name, array in arrays.items()}
 
 
 def show(outputs: dict[str, Array]) -> None:

@@ -63,7 +63,7 @@ def status(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> in
     """Say where jobs are: queued, running, succeeded, failed, cancelled or expired."""
     found: list[JobRecord] = []
     with Client(broker_url) as client:
-        code = _each(ids, lambda name: found.append(client.record(name)))
+        code = each(ids, lambda name: found.append(client.record(name)))
     if as_json:
         for record in found:
             output.emit_json(records.facts(record))
@@ -95,7 +95,7 @@ def result(ids: tuple[str, ...], broker_url: str | None, *, wait: bool, timeout:
                 click.echo(f"job {id}")
             return _answer(client, record, as_json=as_json)
 
-        return _each(ids, answer)
+        return each(ids, answer)
 
 
 @click.command(epilog="Example: mutirao cancel 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11")
@@ -105,7 +105,13 @@ def result(ids: tuple[str, ...], broker_url: str | None, *, wait: bool, timeout:
 def cancel(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> int:
     """Cancel jobs that still wait; one that runs or has ended stays as it is, and the exit code is 1."""
     with Client(broker_url) as client:
-        return _each(ids, lambda name: _cancelled(client, name, as_json=as_json))
+        return each(ids, lambda name: _cancelled(client, name, as_json=as_json))
+
+
+def each(ids: Iterable[str], act: Callable[[str], output.Exit | None]) -> output.Exit:
+    """Do it for each id; one that goes wrong does not keep the others from it. The first code that is not 0 counts."""
+    codes = [_tried(id, act) for id in ids]
+    return next(filter(None, codes), output.Exit.OK)
 
 
 def _submitted(
@@ -169,12 +175,6 @@ def _cancelled(client: Client, id: str, *, as_json: bool) -> output.Exit:
         says = "is running" if state == "running" else f"has already {state}"
         output.complain(f"job {id} {says}; only a job that waits can be cancelled")
     return output.Exit.OK if done else output.Exit.FAILED
-
-
-def _each(ids: Iterable[str], act: Callable[[str], output.Exit | None]) -> output.Exit:
-    """Do it for each id; one that goes wrong does not keep the others from it. The first code that is not 0 counts."""
-    codes = [_tried(id, act) for id in ids]
-    return next(filter(None, codes), output.Exit.OK)
 
 
 def _tried(id: str, act: Callable[[str], output.Exit | None]) -> output.Exit:

@@ -18,7 +18,9 @@ from mutirao.cli import output
 # The light commands, and where they are.
 LIGHT = {
     "cancel": "mutirao.cli.jobs:cancel",
+    "dead": "mutirao.cli.dead:dead",
     "doctor": "mutirao.cli.doctor:doctor",
+    "explain": "mutirao.cli.explain:explain",
     "flower": "mutirao.cli.flower:flower",
     "predict": "mutirao.cli.jobs:predict",
     "result": "mutirao.cli.jobs:result",
@@ -29,8 +31,10 @@ LIGHT = {
 # What the list of commands says of each: it is shown without loading any, and where only the light half is installed.
 SUMMARIES = {
     "cancel": "Cancel jobs that still wait.",
+    "dead": "List, show, replay and purge what could not be served.",
     "demo": "Fit four models, serve them with two workers, and ask.",
     "doctor": "Look for what is wrong, and say what to do about it.",
+    "explain": "Say what happened to jobs, step by step.",
     "flower": "Watch tasks and workers in a browser.",
     "models": "Add, list, check and remove the models that workers serve.",
     "predict": "Ask a model and wait for its answer.",

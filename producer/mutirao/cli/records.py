@@ -51,51 +51,15 @@ def table(found: Iterable[JobRecord]) -> None:
     output.table(("id", "model", "state", "rows", "waited", "computed", "worker"), map(_row, found))
 
 
-def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
-    job, times = record.job, timings(record)
-    yield "job", record.task_id
-    yield "model", " ".join(filter(None, (job.model or "?", job.version and f"version {job.version}")))
-    yield "state", record.state
-    if why := reason(record):
-        yield "reason", why
-    if job.rows:
-        yield "rows", str(job.rows)
-    yield "queued", _moment(times.queued_at) + _priority(record)
-    if times.started_at:
-        yield (
-            "started",
-            f"{_moment(times.started_at)}, after {_span(times.queued_s)}, by {job.worker}{_again(job.attempts)}",
-        )
-    if times.finished_at:
-        yield (
-            "finished",
-            _moment(times.finished_at) + (f", after {_span(times.computed_s)}" if times.started_at else ""),
-        )
-    if not record.done and job.expires_at and not times.started_at:
-        yield "expires", _moment(job.expires_at)
-
-
-def _row(record: JobRecord) -> tuple[str, ...]:
-    job, times = record.job, timings(record)
-    spans = (_span(times.queued_s), _span(times.computed_s))
-    return record.task_id, job.model, record.state, str(job.rows or ""), *spans, job.worker
-
-
-def _priority(record: JobRecord) -> str:
-    return f", priority {record.job.priority}" if record.job.priority not in {"", "normal"} else ""
-
-
-def _again(attempts: int) -> str:
-    return f", attempt {attempts}" if attempts > 1 else ""
-
-
-def _moment(at: float | None) -> str:
+def moment(at: float | None) -> str:
+    """Write a time as a person here reads it."""
     if at is None:
         return "?"
     return datetime.datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
 
 
-def _span(seconds: float | None) -> str:
+def span(seconds: float | None) -> str:
+    """Write a length of time in the unit that suits it."""
     if seconds is None:
         return ""
     return (
@@ -105,3 +69,41 @@ def _span(seconds: float | None) -> str:
         if seconds < 120
         else f"{seconds / 60:.0f} min"
     )
+
+
+def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
+    job, times = record.job, timings(record)
+    yield "job", record.task_id
+    yield "model", " ".join(filter(None, (job.model or "?", job.version and f"version {job.version}")))
+    yield "state", record.state
+    if why := reason(record):
+        yield "reason", why
+    if job.rows:
+        yield "rows", str(job.rows)
+    yield "queued", moment(times.queued_at) + _priority(record)
+    if times.started_at:
+        yield (
+            "started",
+            f"{moment(times.started_at)}, after {span(times.queued_s)}, by {job.worker}{_again(job.attempts)}",
+        )
+    if times.finished_at:
+        yield (
+            "finished",
+            moment(times.finished_at) + (f", after {span(times.computed_s)}" if times.started_at else ""),
+        )
+    if not record.done and job.expires_at and not times.started_at:
+        yield "expires", moment(job.expires_at)
+
+
+def _row(record: JobRecord) -> tuple[str, ...]:
+    job, times = record.job, timings(record)
+    spans = (span(times.queued_s), span(times.computed_s))
+    return record.task_id, job.model, record.state, str(job.rows or ""), *spans, job.worker
+
+
+def _priority(record: JobRecord) -> str:
+    return f", priority {record.job.priority}" if record.job.priority not in {"", "normal"} else ""
+
+
+def _again(attempts: int) -> str:
+    return f", attempt {attempts}" if attempts > 1 else ""

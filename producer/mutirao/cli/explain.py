@@ -1,0 +1,109 @@
+"""`mutirao explain`: what happened to jobs, step by step."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from mutirao import settings, timeline
+from mutirao.broker.redis import Redis
+from mutirao.cli import output, records
+from mutirao.cli.jobs import each
+from mutirao.cli.options import as_json, broker
+from mutirao.core import Core
+from mutirao.timeline import Moment, Story
+
+
+@click.command(epilog="Example: mutirao explain 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@broker
+@as_json
+def explain(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> int:
+    """Say what happened to jobs, step by step, and where they are now.
+
+    Times are those of this machine's zone by Redis's clock, and since the request was submitted. A job that waits says how many wait
+    before it; one that a worker holds, which; one that was given up, where its dead letter is.
+    """
+    given = settings.load(broker_url=broker_url)
+    core, redis = Core(given, check=False), Redis(given)
+
+    def tell(id: str) -> None:
+        story = redis.run(timeline.tell(core, id))
+        if as_json:
+            output.emit_json(_document(story))
+        else:
+            if id != ids[0]:
+                click.echo()
+            _show(story)
+
+    try:
+        return each(ids, tell)
+    finally:
+        redis.close()
+
+
+def _show(story: Story) -> None:
+    record, steps = story.record, timeline.moments(story.record)
+    click.echo(f"job {record.task_id}, {record.state}")
+    for step in steps:
+        click.echo("  " + _line(step, steps[0].at))
+    for text in _now(story):
+        click.echo(f"  {text}")
+
+
+def _line(step: Moment, first: float) -> str:
+    clock = datetime.datetime.fromtimestamp(step.at).astimezone().time().isoformat("milliseconds")
+    return f"{clock}  {f'+{step.at - first:.3f} s':>11}  {step.what:<10} {step.says}".rstrip()
+
+
+def _now(story: Story) -> Iterator[str]:
+    """Say where a job is that has not ended, or where it can be found since it failed."""
+    if (letter := story.letter) is not None:
+        yield f"now a dead letter, {letter.reason}: mutirao dead show {letter.id}"
+    if story.record.done:
+        return
+    if story.hidden:
+        yield "where it is now, this user of Redis may not look"
+    elif story.held is not None:
+        lapsed = "has lapsed: another worker takes it over"
+        lease = f"runs for {story.held.lease_s:.1f} s more" if story.held.lease_s > 0 else lapsed
+        yield f"now held by {story.held.worker}, whose lease {lease}"
+    elif (waiting := story.waiting) is not None:
+        queue = f"{waiting.queue}{f', priority {waiting.priority}' if waiting.priority else ''}"
+        before = (
+            f"more than {waiting.searched:,}"
+            if waiting.before is None
+            else f"{waiting.before:,}"
+            if waiting.before
+            else "none"
+        )
+        urgent = f", and {waiting.urgent:,} more urgent" if waiting.urgent else ""
+        yield f"now waiting in {queue}: {before} before it{urgent}"
+    else:
+        yield "now neither in its queue nor held by a worker; ask again in a moment"
+    if not story.served:
+        yield f"no live worker serves {story.record.job.model!r}: start one with mutirao worker"
+    if story.record.job.expires_at and story.record.status == "QUEUED":
+        yield f"it expires at {records.moment(story.record.job.expires_at)}"
+
+
+def _document(story: Story) -> dict[str, Any]:
+    steps = timeline.moments(story.record)
+    letter = story.letter
+    return records.facts(story.record) | {
+        "steps": [
+            {"at": step.at, "after_s": round(step.at - steps[0].at, 6), "what": step.what, "says": step.says}
+            for step in steps
+        ],
+        "history": [msgspec.structs.asdict(entry) for entry in story.record.job.history],
+        "reserved_at": story.record.job.reserved_at,
+        "batch": story.record.job.batch or None,
+        "place": story.record.job.place or None,
+        "waiting": story.waiting,
+        "held": story.held,
+        "dead_letter": None if letter is None else {"id": letter.id, "reason": letter.reason, "message": letter.message, "at": letter.at},
+    }  # fmt: skip

@@ -1,0 +1,240 @@
+"""What happened to a job, step by step, and where it is now: from its record, and from where requests wait and are held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+import redis
+
+from mutirao import errors, queues
+from mutirao.broker.redis import Call, Operation, T
+from mutirao.core import Core
+from mutirao.dead import Dead, Letter
+from mutirao.messages import History, JobRecord
+
+# How far from its head a queue is searched; a script looks at one piece of it while Redis runs nothing else.
+SEARCHED = 10_000
+PIECE = 500
+
+
+class Moment(NamedTuple):
+    """One step.
+
+    Attributes:
+        at: when, in seconds since the epoch by Redis's clock.
+        what: its name.
+        says: the rest of the sentence.
+    """
+
+    at: float
+    what: str
+    says: str
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Where a request waits.
+
+    Attributes:
+        queue: the queue.
+        priority: its priority; "" for none of ours.
+        before: how many are served before it among those of its priority; None where that is more than `searched`.
+        urgent: how many of higher priority wait.
+        searched: how many were looked at.
+    """
+
+    queue: str
+    priority: str
+    before: int | None
+    urgent: int
+    searched: int
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Which worker has reserved a request, and for how long its lease still runs, in seconds; negative once it has lapsed."""
+
+    worker: str
+    lease_s: float
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a job.
+
+    Attributes:
+        record: its record.
+        waiting: where it waits; None where it does not, or was not found.
+        held: who holds it; None where nobody does.
+        letter: its dead letter.
+        served: whether a live worker serves its model.
+        hidden: this user may not look where requests wait and are held, so that nothing is known of that.
+    """
+
+    record: JobRecord
+    waiting: Waiting | None = None
+    held: Held | None = None
+    letter: Letter | None = None
+    served: bool = True
+    hidden: bool = False
+
+
+def moments(record: JobRecord) -> list[Moment]:
+    """Tell the steps of a job in order; a worker knows Redis's clock to a millisecond or so, so none is shown before the last."""
+    told: list[Moment] = []
+    for moment in _moments(record):
+        told.append(moment._replace(at=max(moment.at, told[-1].at if told else 0.0)))
+    return told
+
+
+def tell(core: Core, id: str) -> Operation[Story]:
+    """Find out all about a job.
+
+    Raises:
+        JobNotFound: no such job.
+    """
+    record = yield from core.record(id)
+    story = yield from _found(core, record)
+    if not (record.done or story.held or story.waiting or story.hidden):
+        # It was taken while it was looked for.
+        newer = yield from core.record(id)
+        story = msgspec.structs.replace(story, record=newer) if newer.done else (yield from _found(core, newer))
+    return story
+
+
+def _found(core: Core, record: JobRecord) -> Operation[Story]:
+    seen = yield from _allowed(_looked_for(core, record))
+    story = seen if seen is not None else Story(record=record, hidden=True)
+    if story.record.status == "FAILURE":
+        letters = yield from _allowed(Dead(core.settings).letters([record.task_id]))
+        return msgspec.structs.replace(story, letter=letters[0] if letters else None)
+    return story
+
+
+def _looked_for(core: Core, record: JobRecord) -> Operation[Story]:
+    if record.done:
+        return Story(record=record)
+    model = record.job.model
+    served = bool((yield from core.catalog()).serving(model)) if model else True
+    held = yield from _held(record.task_id, core)
+    waiting = (yield from _waiting(record)) if held is None and record.status == "QUEUED" and model else None
+    return Story(record=record, waiting=waiting, held=held, served=served)
+
+
+def _waiting(record: JobRecord) -> Operation[Waiting | None]:
+    """Look for a request in its model's lists, first where its priority puts it."""
+    model, priority = record.job.model, record.job.priority
+    steps = [step for name, step in queues.STEPS.items() if name == priority] or list(queues.KOMBU_STEPS)
+    for step in steps:
+        key = queues.queue_key(model, step)
+        length: int = yield Call("broker", "LLEN", (key,))
+        searched, place = min(length, SEARCHED), 0
+        for first in range(1, searched + 1, PIECE):
+            last = min(first + PIECE - 1, searched)
+            place = yield Call("broker", "seek", (key,), (record.task_id, first, last))
+            if place:
+                break
+        if place or length > SEARCHED:
+            urgent = 0
+            for before in (each for each in queues.KOMBU_STEPS if each < step):
+                urgent += yield Call("broker", "LLEN", (queues.queue_key(model, before),))
+            return Waiting(queues.queue(model), priority, place - 1 if place else None, urgent, searched)
+    return None
+
+
+def _held(id: str, core: Core) -> Operation[Held | None]:
+    """Look for a request among what workers have reserved."""
+    leases = yield Call("broker", "ZRANGE", (queues.LEASES,), (0, -1, "WITHSCORES"))
+    for identity, until in _pairs(leases):
+        worker = identity.decode()
+        if (yield Call("broker", "seek", (queues.reserved_key(worker),), (id, 1, 1))):
+            return Held(worker.rpartition("#")[0] or worker, float(until) - core.now())
+    return None
+
+
+def _pairs(found: list[object]) -> Iterator[tuple[bytes, bytes]]:
+    """Read members and scores, in pairs or one after the other: that depends on the protocol's version."""
+    if found and isinstance(found[0], list | tuple):
+        yield from found  # type: ignore[misc]
+    else:
+        yield from zip(found[::2], found[1::2], strict=True)
+
+
+def _allowed(operation: Operation[T]) -> Operation[T | None]:
+    """Run an operation; None where this user has no right to it."""
+    try:
+        return (yield from operation)
+    except errors.BrokerUnavailable as exc:
+        if isinstance(exc.__cause__, redis.exceptions.NoPermissionError):
+            return None
+        raise
+
+
+def _moments(record: JobRecord) -> Iterator[Moment]:
+    job = record.job
+    replayed = any(entry.how == "replayed" for entry in job.history)
+    first = queues.made_at(record.task_id) if replayed else job.queued_at
+    if first is not None:
+        yield Moment(first, "submitted", _asked(record))
+    for entry in job.history:
+        yield Moment(entry.at, *_earlier(entry))
+    if job.reserved_at:
+        yield Moment(job.reserved_at, "reserved", f"by {job.worker}")
+    ran = job.started_at is not None and bool(job.version or not record.done)
+    if job.started_at is not None and ran:
+        if job.batch:
+            yield Moment(job.started_at, "batched", _company(job.batch, job.place))
+        yield Moment(job.started_at, "run", _run(record))
+    if record.done and job.finished_at is not None:
+        yield Moment(job.finished_at, *_end(record, ran=ran))
+
+
+def _asked(record: JobRecord) -> str:
+    job = record.job
+    rows = f"{job.rows} row{'' if job.rows == 1 else 's'}" if job.rows else ""
+    return ", ".join(
+        filter(None, (f"to {job.model}" if job.model else "", rows, job.priority and f"priority {job.priority}"))
+    )
+
+
+def _earlier(entry: History) -> tuple[str, str]:
+    if entry.how == "worker lost":
+        return "lost", f"with its worker {entry.worker}; back to the head of its queue"
+    if entry.how == "given back":
+        return "given back", f"by {entry.worker}, to the head of its queue"
+    if entry.how == "replayed":
+        return "replayed", "from the dead letters, to the end of its queue"
+    return "given up", f"on {entry.worker}: {entry.how}; to the dead letters"
+
+
+def _company(batch: int, place: int) -> str:
+    if batch == 1:
+        return "alone"
+    others = f"with {batch - 1} other{'' if batch == 2 else 's'}"
+    return f"{others}, {ordinal(place)} in order" if place else others
+
+
+def _run(record: JobRecord) -> str:
+    job = record.job
+    took = f"for {_ms(job.finished_at - job.started_at)} " if job.finished_at and job.started_at else "since then "
+    version = f", version {job.version}" if job.version else ""
+    again = f", attempt {job.attempts}" if job.attempts > 1 else ""
+    return f"{took}on {job.worker}{version}{again}"
+
+
+def _end(record: JobRecord, *, ran: bool) -> tuple[str, str]:
+    if record.status == "SUCCESS":
+        return "committed", "succeeded"
+    why = str(record.error()).removeprefix(f"job {record.task_id} ").removeprefix("failed: ")
+    if record.status == "REVOKED":
+        return record.state, "" if why in {"was cancelled", "expired before it ran"} else why
+    return ("committed", f"failed: {why}") if ran else ("failed", why)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.3f} s"
+
+
+def ordinal(number: int) -> str:
+    """Write 17 as 17th."""
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
