@@ -122,7 +122,8 @@ class Line:
 
     def oldest(self) -> float:
         """When the one that has waited longest came."""
-        return min((waiting[0].received for waiting in self.steps.values() if waiting), default=math.inf)
+        firsts = [waiting[0] for waiting in self.steps.values() if waiting]
+        return min((first.received for first in (*firsts, *itertools.chain(*self.again))), default=math.inf)
 
     def take(self, rows: int, now: float) -> list[Any]:
         """Take the next ones, urgent first, to at most so many rows; one that has more goes alone."""
@@ -195,9 +196,7 @@ class Batcher:
 
     def size(self, line: Line, free: int) -> int:
         """Choose how many rows the next batch of a model holds, with so many slots free."""
-        rows = line.limits.max_rows
-        if line.limits.latency_s and line.fit.known:
-            rows = min(rows, line.fit.rows_within(line.limits.latency_s))
+        rows = self._most(line)
         if not line.fit.known:  # one slot's worth of a model that nobody has timed: the others may be quicker elsewhere
             return min(rows, math.ceil(line.rows / max(1, free)))
         rows = min(rows, max(1, line.fit.rows_within(AHEAD_S)))
@@ -221,17 +220,17 @@ class Batcher:
         Nothing is wanted ahead while half of what may be held is there: taking few at a time costs as much as taking many.
         """
         line = self.line(model)
+        # Others that keep every slot busy must not keep out one that has none.
+        entry = 0 if line or line.running else 1
         if not line.fit.known:
-            return max(0, 1 - line.count), 0
+            return max(0, 1 - line.count), entry
         rows = min(
             line.limits.max_rows, line.fit.rows_within(line.limits.latency_s or AHEAD_S), line.fit.rows_within(AHEAD_S)
         )
         batches = min(2 * slots, math.floor(slots * AHEAD_S / max(1e-6, line.fit.seconds(rows))))
         per_request = max(1.0, line.rows_per_request)
-        ahead = batches * rows - line.rows
-        return max(0, math.ceil((rows - line.rows) / per_request)), math.floor(
-            ahead / per_request
-        ) if line.rows <= batches * rows / 2 else 0
+        ahead = math.floor((batches * rows - line.rows) / per_request) if line.rows <= batches * rows / 2 else 0
+        return max(0, math.ceil((rows - line.rows) / per_request)), max(ahead, entry)
 
     def _chosen(self, now: float, slots: int) -> Line | None:
         """Choose a model: one within its share of the slots before one beyond it, then who has waited longest."""
@@ -246,7 +245,20 @@ class Batcher:
 
     def _ready(self, line: Line, now: float) -> bool:
         wait = line.limits.max_wait_s
-        return not wait or bool(line.again) or line.rows >= line.limits.max_rows or now - line.oldest() >= wait
+        return (
+            not wait
+            or bool(line.again)
+            or line.rows >= self._most(line)
+            or line.size >= line.limits.max_bytes
+            or now - line.oldest() >= wait
+            or any(waiting[0].limits for waiting in line.steps.values() if waiting)
+        )
+
+    def _most(self, line: Line) -> int:
+        """The most rows that any batch of a model may hold."""
+        if line.limits.latency_s and line.fit.known:
+            return min(line.limits.max_rows, line.fit.rows_within(line.limits.latency_s))
+        return line.limits.max_rows
 
 
 def pieces(batch: list[Any], runs_left: int) -> list[list[Any]]:

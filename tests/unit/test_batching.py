@@ -1,0 +1,346 @@
+"""The policy of batches: what goes into the next one, when, and how much is taken ahead, with the clock in the test's hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutirao_worker.batching import AHEAD_S, PATIENCE_S, Batcher, Fit, Limits, pieces
+
+NUMBERS = itertools.count()
+
+
+@dataclass
+class Asked:
+    """What the policy wants to know of a request."""
+
+    model: str = "iris"
+    rows: int = 1
+    size: int = 100
+    priority: int = 0
+    received: float = 0.0
+    limits: Any = None
+    number: int = field(default_factory=lambda: next(NUMBERS))
+
+
+def batcher(**limits: Any) -> Batcher:
+    return Batcher(lambda _: Limits(**limits))
+
+
+def timed(policy: Batcher, model: str = "iris", *, per_row_s: float = 0.001, per_batch_s: float = 0.001) -> Batcher:
+    """Have a model's times known."""
+    for rows in (1, 10, 1, 10):
+        policy.line(model).fit.observe(rows, per_row_s * rows + per_batch_s)
+    return policy
+
+
+def filled(policy: Batcher, *requests: Asked) -> Batcher:
+    for request in requests:
+        policy.add(request)
+    return policy
+
+
+def drained(policy: Batcher, *, now: float = 0.0, free: int = 1, slots: int = 1) -> list[list[Asked]]:
+    return list(iter(lambda: policy.next(now, free, slots), []))
+
+
+REQUESTS = st.lists(
+    st.builds(
+        Asked,
+        model=st.sampled_from(["iris", "forest"]),
+        rows=st.integers(1, 40),
+        size=st.integers(1, 400),
+        priority=st.sampled_from([0, 3, 6, 9]),
+        received=st.floats(0, 3),
+        limits=st.sampled_from([None, None, None, (1.0, None)]),
+    ),
+    max_size=60,
+)
+
+
+@given(REQUESTS, st.integers(1, 4), st.integers(0, 3), st.floats(0.0, 5.0), st.booleans())
+def test_conserves_work(requests, slots, busy, now, known):
+    """While somebody waits a free slot gets a batch; each request goes once and whole, in a batch of its own model."""
+    policy = batcher(max_rows=32, max_bytes=1000)
+    for model in ("iris", "forest") if known else ():
+        timed(policy, model)
+    filled(policy, *requests)
+    batches = drained(policy, now=now, free=max(1, slots - busy), slots=slots)
+    assert sorted(one.number for batch in batches for one in batch) == sorted(one.number for one in requests)
+    assert all(len({one.model for one in batch}) == 1 for batch in batches)
+    assert not any(policy.lines.values())
+    assert all((line.count, line.rows, line.size) == (0, 0, 0) for line in policy.lines.values())
+
+
+@given(REQUESTS, st.integers(1, 4), st.booleans())
+def test_keeps_the_limits(requests, free, known):
+    """Several requests never exceed the most rows or bytes; one that is larger goes alone, and so does one with a time limit of its own."""
+    policy = batcher(max_rows=32, max_bytes=1000)
+    for model in ("iris", "forest") if known else ():
+        timed(policy, model)
+    for batch in drained(filled(policy, *requests), free=free, slots=free):
+        if len(batch) > 1:
+            assert sum(one.rows for one in batch) <= 32
+            assert sum(one.size for one in batch) <= 1000
+            assert not any(one.limits for one in batch)
+
+
+@given(REQUESTS, st.integers(1, 4))
+def test_keeps_the_order_within_a_priority(requests, free):
+    """Requests of one model and priority run in the order in which they came."""
+    policy = filled(batcher(max_rows=32), *sorted(requests, key=lambda one: one.received))
+    order = [one for batch in drained(policy, free=free) for one in batch]
+    for kind in {(one.model, one.priority) for one in requests}:
+        numbers = [one.received for one in order if (one.model, one.priority) == kind]
+        assert numbers == sorted(numbers)
+
+
+def test_urgent_first():
+    """The highest priority that waits goes first, whatever came before it."""
+    policy = filled(batcher(max_rows=2), *(Asked(priority=step) for step in (6, 3, 0, 6, 3, 0)))
+    assert [[one.priority for one in batch] for batch in drained(policy, now=0.5)] == [[0, 0], [3, 3], [6, 6]]
+
+
+def test_nobody_starves():
+    """One of a low priority that has waited for longer than the patience goes before new ones of a high priority."""
+    policy = filled(batcher(max_rows=2), Asked(priority=6, received=0.0))
+    now, served = 0.0, []
+    while not served and now < 10:
+        policy.add(Asked(priority=0, received=now))
+        policy.add(Asked(priority=0, received=now))
+        served = [one for one in policy.next(now, 1, 1) if one.priority == 6]
+        now += 0.1
+    assert served
+    assert PATIENCE_S <= now <= PATIENCE_S + 0.5
+
+
+def test_a_group_that_runs_again_does_not_starve():
+    """What runs again after a process died gets its turn, though another model always has somebody waiting."""
+    policy = batcher()
+    policy.add_again("forest", [[Asked("forest")]])
+    for turn in range(5):
+        policy.add(Asked("iris", received=float(turn)))
+        if policy.next(float(turn), 1, 1)[0].model == "forest":
+            return
+    pytest.fail("the other model was served first each time")
+
+
+def test_waits_for_others_from_the_first():
+    """With a wait set, nothing goes until the first has waited that long; then all go that are there."""
+    policy = filled(batcher(max_wait_s=0.1), Asked(received=0.0))
+    assert policy.next(0.05, 1, 1) == []
+    assert policy.wake_at(0.05) == pytest.approx(0.1)
+    timed(policy)
+    policy.add(Asked(received=0.09))
+    assert policy.next(0.099, 1, 1) == []
+    assert len(policy.next(0.1, 1, 1)) == 2
+    assert policy.wake_at(0.1) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked"),
+    [
+        ({"max_rows": 4}, [Asked(rows=2), Asked(rows=2)]),
+        ({"max_bytes": 200}, [Asked(size=100), Asked(size=100)]),
+        ({"latency_s": 0.0051}, [Asked(rows=2), Asked(rows=2)]),
+        ({}, [Asked(limits=(1.0, None))]),
+    ],
+    ids=["rows", "bytes", "latency target", "a time limit of its own"],
+)
+def test_does_not_wait_for_nobody(limits, asked):
+    """A batch that can hold no more goes before its wait is over: it is waiting for nobody."""
+    policy = filled(timed(batcher(max_wait_s=10.0, **limits)), *asked)
+    assert policy.next(0.0, 1, 1) == asked
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "rows"), [(0.011, 10), (0.0505, 49), (0.0005, 1), (10.0, 100)], ids=str
+)  # 1 ms a row and 1 ms a batch
+def test_latency_target(latency_s, rows):
+    """A batch holds as many rows as the fitted times allow within the target: at least one, at most the maximum."""
+    policy = timed(batcher(max_rows=100, latency_s=latency_s))
+    filled(policy, *(Asked() for _ in range(200)))
+    assert len(policy.next(0.0, 1, 1)) == rows
+
+
+def test_no_batch_lasts_much_longer_than_the_look_ahead():
+    """A dear model's batch is cut to about a second of work, so that a burst stays where others can take it."""
+    policy = filled(timed(batcher(), per_row_s=0.1, per_batch_s=0.0), *(Asked() for _ in range(100)))
+    assert len(policy.next(0.0, 1, 1)) == pytest.approx(AHEAD_S / 0.1, abs=1)
+
+
+@given(st.floats(1e-5, 0.05), st.floats(0.0, 0.2), st.integers(0, 2**32))
+def test_fit_recovers_the_line(per_row, per_batch, seed):
+    """From timings that are off by 2 % the costs of a row and of a batch are found again, and so is a batch's length."""
+    noise, fit = random.Random(seed), Fit()
+    for _ in range(200):
+        rows = noise.choice([1, 8, 64, 256])
+        fit.observe(rows, (per_row * rows + per_batch) * noise.uniform(0.98, 1.02))
+    whole = 256 * per_row + per_batch
+    assert fit.seconds(256) == pytest.approx(whole, rel=0.03)
+    assert fit.line[0] == pytest.approx(per_row, abs=0.05 * whole / 256)
+    assert fit.line[1] == pytest.approx(per_batch, abs=0.05 * whole)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 256])
+def test_fit_of_one_size(rows):
+    """From batches of one size all of the time is put on the rows: nothing is promised of larger ones."""
+    fit = Fit()
+    for _ in range(5):
+        fit.observe(rows, 0.5)
+    assert fit.line == pytest.approx((0.5 / rows, 0.0))
+    assert fit.seconds(2 * rows) == pytest.approx(1.0)
+
+
+def test_fit_knows_nothing_at_first():
+    """Before the first timing nothing is foretold, and nothing is forbidden."""
+    fit = Fit()
+    assert not fit.known
+    assert fit.line == (0.0, 0.0)
+    assert fit.seconds(100) == 0.0
+    assert fit.rows_within(1.0) > 10**6
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.floats(0, 100)), min_size=1, max_size=30))
+def test_fit_stays_sane(timings):
+    """Whatever was timed, no cost is negative, and at least one row fits into any time."""
+    fit = Fit()
+    for rows, seconds in timings:
+        fit.observe(rows, seconds)
+    per_row, per_batch = fit.line
+    assert per_row >= 0
+    assert per_batch >= -1e-6
+    assert fit.rows_within(0.001) >= 1
+
+
+def test_fit_follows_a_change():
+    """A model that has become ten times slower is known as such after some tens of batches."""
+    fit = Fit()
+    for each_s in [0.001] * 100 + [0.01] * 40:
+        fit.observe(10, 10 * each_s)
+    assert fit.line[0] == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_slow_model_has_its_share():
+    """While both wait, a slow model never holds more slots than its share, and a fast one finds a slot whenever one of its own ends."""
+    policy, slots = batcher(max_rows=1), 4
+    for model in ("slow", "fast"):
+        filled(policy, *(Asked(model, received=0.0 if model == "slow" else 1.0) for _ in range(50)))
+    running: list[str] = []
+    for _ in range(slots):
+        (one,) = policy.next(2.0, 1, slots)
+        running.append(one.model)
+        policy.line(one.model).running += 1
+    assert sorted(running) == ["fast", "fast", "slow", "slow"]
+    for _ in range(20):  # only the fast one's batches end
+        policy.line("fast").running -= 1
+        (one,) = policy.next(2.0, 1, slots)
+        assert one.model == "fast"
+        policy.line("fast").running += 1
+
+
+def test_a_model_alone_has_all_slots():
+    """The share binds only while others wait or run: a model alone gets every slot."""
+    policy = filled(batcher(max_rows=1), *(Asked("slow") for _ in range(5)))
+    for _ in range(4):
+        assert policy.next(0.0, 1, 4)
+        policy.line("slow").running += 1
+
+
+@pytest.mark.parametrize(
+    ("per_row_s", "count", "free", "sizes"),
+    [
+        (0.01, 64, 4, [16, 16, 16, 16]),
+        (0.01, 3, 4, [1, 1, 1]),
+        (0.00001, 64, 4, [64]),
+        (0.01, 64, 1, [64]),
+    ],
+    ids=["shared", "few", "too cheap to share", "one slot"],
+)
+def test_splits_over_free_slots(per_row_s, count, free, sizes):
+    """What waits is shared over the free slots where that saves more than it costs."""
+    policy = filled(timed(batcher(), per_row_s=per_row_s, per_batch_s=0.0), *(Asked() for _ in range(count)))
+    found = []
+    while batch := policy.next(0.0, max(1, free - len(found)), 4):
+        found.append(len(batch))
+    assert found == sizes
+
+
+def test_rows_of_a_request_stay_together():
+    """A request of many rows goes whole, with neighbours only as far as the maximum allows."""
+    policy = filled(batcher(max_rows=10), *(Asked(rows=rows) for rows in (6, 4, 6, 25, 1)))
+    assert [[one.rows for one in batch] for batch in drained(policy)] == [[6, 4], [6], [25], [1]]
+
+
+@given(
+    st.floats(1e-5, 5.0),
+    st.floats(0.0, 1.0),
+    st.integers(1, 8),
+    st.integers(0, 50),
+    st.integers(1, 20),
+    st.booleans(),
+)
+def test_takes_no_more_than_a_second_ahead(per_row, per_batch, slots, waiting, rows, runs):
+    """What is taken for busy slots is work for about a second of the whole pool, or else one request where none is there."""
+    policy = timed(batcher(), per_row_s=per_row, per_batch_s=per_batch)
+    filled(policy, *(Asked(rows=rows) for _ in range(waiting)))
+    policy.line("iris").running = int(runs)
+    cap, ahead = policy.room("iris", slots)
+    assert cap >= 0
+    assert ahead >= 0
+    if ahead <= 1:
+        return
+    line = policy.line("iris")
+    most = max(1, line.fit.rows_within(AHEAD_S))
+    held = waiting * rows + ahead * line.rows_per_request
+    work = line.fit.seconds(most) * max(1, math.ceil(held / most))
+    assert work <= slots * AHEAD_S * 1.2 + line.fit.seconds(most)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["never timed", "too slow for a second"])
+def test_a_model_with_no_slot_gets_one_ahead(known):
+    """Of a model that neither waits nor runs here one request is wanted even while all slots are busy: others must not keep it out."""
+    policy = batcher()
+    if known:
+        timed(policy, per_row_s=5.0)
+    assert policy.room("iris", 2)[1] == 1
+    policy.add(Asked())
+    assert policy.room("iris", 2)[1] == 0
+
+
+def test_a_model_that_nobody_timed_is_tried_one_at_a_time():
+    """Of a model without timings each free slot gets one request: the others may be quicker elsewhere."""
+    policy = batcher()
+    assert policy.room("iris", 4)[0] == 1
+    policy.line("iris").running = 1
+    assert policy.room("iris", 4) == (1, 0)
+
+
+@given(st.integers(1, 300), st.integers(1, 5), st.data())
+def test_pieces_find_the_one_that_kills(count, runs, data):
+    """Split and split again, the request that ends its process stands alone in its last run, and is run no more often than allowed."""
+    batch: list[Any] = list(range(count))
+    killer = data.draw(st.integers(0, count - 1))
+    groups, left = [batch], runs
+    for run in range(1, runs + 1):
+        (group,) = (each for each in groups if killer in each)
+        left = runs - run
+        if run == runs:
+            assert count == 1 or runs == 1 or group == [killer]
+            return
+        groups = pieces(group, left)
+        assert [one for each in groups for one in each] == group
+    pytest.fail("it ran more often than allowed")
+
+
+@pytest.mark.parametrize(("count", "runs_left", "groups"), [(256, 2, 16), (256, 1, 256), (1, 3, 1), (1000, 3, 10)])
+def test_pieces_are_few(count, runs_left, groups):
+    """As few groups as find one killer in the runs that are left: 256 requests are 16 of 16, then 16 alone."""
+    assert len(pieces(list(range(count)), runs_left)) == pytest.approx(groups, abs=1)
