@@ -1,0 +1,32 @@
+"""Requests whose worker is lost, as often as it takes: the engine's own scripts make dead letters of them, without a worker.
+
+ids = lost.letters(server.url, "iris", 2)
+"""
+
+from __future__ import annotations
+
+import redis
+
+from mutirao import queues, settings
+from mutirao_worker.transport.reservations import Reservations, Room
+
+
+def letters(url: str, model: str, count: int, *, deliveries: int = 1) -> list[str]:
+    """Take requests of a model as a worker that dies at once, so many times, until another gives them up.
+
+    Returns:
+        Their letters' ids.
+    """
+    known = settings.load({}, broker_url=url, max_deliveries=deliveries)
+    dying, living = Reservations(known, "dying@host"), Reservations(known, "living@host")
+    with redis.Redis.from_url(url) as admin:
+        for _ in range(deliveries):
+            call = dying.reserving({queues.queue(model): Room(count, 0)}, 1)
+            assert len(dying.taken(dying.scripts.call(*call)).requests) == count
+            admin.zadd(queues.LEASES, {dying.identity: 1.0})
+            assert living.tend([]).adopted == count
+        living.leave([])
+        found: list[bytes] = admin.zrange(queues.DEAD_INDEX, -count, -1)  # type: ignore[assignment]
+    dying.close()
+    living.close()
+    return [id.decode() for id in found]
