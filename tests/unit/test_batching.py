@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao_worker.batching import AHEAD_S, PATIENCE_S, Batcher, Fit, Limits, pieces
+from mutirao_worker.batching import AHEAD_S, GROWTH, PATIENCE_S, Batcher, Fit, Limits, pieces
 
 NUMBERS = itertools.count()
 
@@ -36,7 +36,7 @@ def batcher(**limits: Any) -> Batcher:
 
 def timed(policy: Batcher, model: str = "iris", *, per_row_s: float = 0.001, per_batch_s: float = 0.001) -> Batcher:
     """Have a model's times known."""
-    for rows in (1, 10, 1, 10):
+    for rows in (1, 64, 1, 64):
         policy.line(model).fit.observe(rows, per_row_s * rows + per_batch_s)
     return policy
 
@@ -218,6 +218,15 @@ def test_fit_stays_sane(timings):
     assert per_row >= 0
     assert per_batch >= -1e-6
     assert fit.rows_within(0.001) >= 1
+
+
+@given(st.lists(st.floats(0.02, 0.06), min_size=1, max_size=8))
+def test_fit_does_not_leap(timings):
+    """From a few small batches, whose times tell more of noise than of rows, no batch follows that is many times larger."""
+    fit = Fit()
+    for place, seconds in enumerate(timings):
+        fit.observe(1 + place % 2, seconds)
+    assert fit.rows_within(1.0) <= GROWTH * 2
 
 
 def test_fit_follows_a_change():

@@ -20,6 +20,8 @@ AHEAD_S = 1.0
 SPLIT_S = 0.004
 # A request of a lower step that has waited in the worker for this long goes before those of higher ones.
 PATIENCE_S = 1.0
+# A batch is at most so many times as large as any that was timed: a line through a few small ones says little of a large one.
+GROWTH = 4
 _FORGET = 0.9
 
 
@@ -45,6 +47,7 @@ class Fit:
     def __init__(self) -> None:
         """Know nothing yet."""
         self._weight = self._n = self._s = self._nn = self._ns = 0.0
+        self._largest = 0
 
     @property
     def known(self) -> bool:
@@ -65,6 +68,7 @@ class Fit:
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a batch."""
+        self._largest = max(self._largest, rows)
         for name, value in (
             ("_weight", 1.0),
             ("_n", rows),
@@ -80,11 +84,10 @@ class Fit:
         return per_row * rows + per_batch
 
     def rows_within(self, seconds: float) -> int:
-        """Foretell how many rows a batch of this length holds: at least one."""
+        """Foretell how many rows a batch of this length holds: at least one, and not many times what was ever timed."""
         per_row, per_batch = self.line
-        if per_row <= 0:
-            return 1_000_000_000
-        return max(1, math.floor((seconds - per_batch) / per_row))
+        most = GROWTH * self._largest if self.known else 1_000_000_000
+        return max(1, min(most, math.floor((seconds - per_batch) / per_row))) if per_row > 0 else most
 
 
 class Line:
