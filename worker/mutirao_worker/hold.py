@@ -49,9 +49,10 @@ class Reserved:
         self._slots = slots
         self._unsure = False
 
-    def wants(self) -> bool:
-        """Whether a request could be put to use now."""
-        return bool(self._rooms())
+    def wants(self, queue: str | None = None) -> bool:
+        """Whether a request could be put to use now: one of this queue, or any."""
+        rooms = self._rooms()
+        return bool(rooms) if queue is None else queue in rooms
 
     def reserving(self) -> Call | None:
         """Make the call that takes more requests; None where none are wanted."""
@@ -87,7 +88,7 @@ class Reserved:
 
     def woken(self, queue: str | None) -> None:
         """Take requests because a bell rang, or, where none did, because something waits all the same."""
-        if queue is None and not self._reservations.waiting(self.queues()):
+        if queue is None and not self._reservations.waiting(self._rooms()):
             return
         self._first = queue
         self.pull()

@@ -318,7 +318,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
 class _Deaf:
     """Listens to no bell: the worker is stopping."""
 
-    def wants(self) -> bool:
+    def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002
         return False
 
     def woken(self, queue: str | None) -> None:

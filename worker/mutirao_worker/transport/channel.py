@@ -29,8 +29,8 @@ _QoS: Any = stock.QoS
 class Bells(Protocol):
     """Who takes requests when a bell has rung."""
 
-    def wants(self) -> bool:
-        """Whether a request could be put to use now."""
+    def wants(self, queue: str | None = None) -> bool:
+        """Whether a request could be put to use now: one of this queue, or any."""
 
     def woken(self, queue: str | None) -> None:
         """A queue's bell has rung; None where none has for a while."""
@@ -46,6 +46,7 @@ class Channel(_Channel):
 
     bells: Bells | None = None
     heard_at = 0.0
+    _in_vain: frozenset[str] = frozenset()  # bells that rang while there was room for other queues alone
 
     def ring(self, queue: str) -> None:
         """Wake a worker of a queue."""
@@ -69,7 +70,8 @@ class Channel(_Channel):
         self.heard_at = time.monotonic()
         if not self.bells.wants():
             return
-        names = self._queue_cycle.consume(len(self.active_queues))
+        self._in_vain = frozenset(queue for queue in self._in_vain if not self.bells.wants(queue))
+        names = [name for name in self._queue_cycle.consume(len(self.active_queues)) if name not in self._in_vain]
         if not names:
             return
         self._in_poll = self.client.connection
@@ -89,9 +91,11 @@ class Channel(_Channel):
             self._flush_brpop_reauth()
         self.heard_at = time.monotonic()
         queue = token[0].decode().removeprefix(queues.bell_key("")) if token else None
-        if queue is not None and not self.bells.wants():
+        if queue is not None and not self.bells.wants(queue):
             self.ring(queue)  # it is for somebody who has room
+            self._in_vain |= {queue}
             raise Empty
+        self._in_vain = frozenset()
         if queue is not None:
             self._queue_cycle.rotate(queue)
         self.bells.woken(queue)
