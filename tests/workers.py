@@ -26,7 +26,8 @@ import samples
 import waiting
 from servers import RedisServer
 
-from mutirao import Client, queues
+from mutirao import Client, queues, settings
+from mutirao.broker.server import connect
 from mutirao.embedded.processes import Processes
 from mutirao_worker.repository import Repository
 
@@ -72,12 +73,14 @@ class WorkerProcess:
         self._processes = Processes(self.folder / "watchdog.log")
         named = ["-n", self.name, f"--concurrency={concurrency}"]
         own = {"MUTIRAO_BROKER_URL": url, "MUTIRAO_MODELS": str(models), "PYTHONPATH": samples.PYTHONPATH}
+        whole = {**os.environ, **own, **(env or {})}
+        self._settings = settings.load(whole)
         self.process: Popen[bytes] = self._processes.start(
             [*COMMANDS[command], *named, *args],
             stage=0,
             grace_s=5,
             log=self.folder / "worker.log",
-            env={**os.environ, **own, **(env or {})},
+            env=whole,
         )
         if wait:
             self.wait_ready()
@@ -97,7 +100,8 @@ class WorkerProcess:
 
     def wait_ready(self) -> None:
         """Wait until the worker is among the live ones."""
-        with redis.Redis.from_url(self.url) as client:
+        given = self._settings
+        with connect(given.result_url if given.foreign else given.broker_url, given) as client:
             waiting.until(
                 lambda: self._announced(client) or self.process.poll() is not None, timeout_s=READY_S, what=self._said
             )

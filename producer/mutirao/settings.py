@@ -9,29 +9,29 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
-from mutirao import errors
+from mutirao import address, errors
 
 PREFIX = "MUTIRAO_"
-SCHEMES = ("redis", "rediss")
+_WANTED = {bool: "1 or 0", float: "a number", int: "a whole number", str: "text"}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What producers and workers must agree on.
 
     Attributes:
-        broker_url: where requests are queued.
-        result_url: where results are kept; the broker's own by default.
+        broker_url: where requests are queued: redis://, rediss://, sentinel://, or RabbitMQ's amqp://.
+        result_url: where results are kept; the broker's own by default. It is always a Redis.
+        sentinel_master: the name by which sentinels know the Redis, for URLs that begin with sentinel://.
         models: the folder that is the model repository.
         home: the folder of the embedded system (`mutirao up`).
         expires_s: deadline in seconds of a request that names none; a request that nobody served by then is expired.
         result_ttl_s: how long a finished job's record is kept, in seconds.
         inline_bytes: tensors larger than this go beside the message, under a key of their own.
         max_request_bytes: a request larger than this is refused before it is queued.
-        queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused.
         queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused.
         timeout_s: how long a single answer of Redis may take before it counts as away.
         engine: workers reserve requests under a lease (the default); False for kombu's own transport, which can lose requests.
@@ -42,13 +42,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     broker_url: str = "redis://127.0.0.1:6379/0"
     result_url: str = ""
+    sentinel_master: str = "mymaster"
     models: str = "./models"
     home: str = "./.mutirao"
     expires_s: float = 86_400.0
     result_ttl_s: float = 86_400.0
     inline_bytes: int = 65_536
     max_request_bytes: int = 64 * 1024 * 1024
-    queue_limit: int = 1_000_000
     queue_limit: int = 1_000_000
     timeout_s: float = 5.0
     engine: bool = True
@@ -60,6 +60,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def split(self) -> bool:
         """Whether results are kept elsewhere than requests."""
         return self.result_url != self.broker_url
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the broker is no Redis, so that kombu takes messages to it and from it."""
+        return not address.is_redis(self.broker_url)
 
     def __repr__(self) -> str:
         """Show every setting, without passwords: `inspect conf` and Flower show this of a worker."""
@@ -96,10 +101,7 @@ def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
 
 def without_password(url: str) -> str:
     """Return the URL as it may be shown: with *** for its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    return address.without_password(url)
 
 
 def _running_here(home: str) -> str | None:
@@ -116,17 +118,13 @@ def _converted(name: str, value: Any, kind: type) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as exc:
-        raise _refused(
-            name, value, f"it must be {'a number' if kind is float else 'a whole number' if kind is int else 'text'}"
-        ) from exc
+        raise _refused(name, value, f"it must be {_WANTED[kind]}") from exc
 
 
 def _checked(settings: Settings) -> Settings:
     for name in ("broker_url", "result_url"):
-        parts = urlsplit(getattr(settings, name))
-        if parts.scheme not in SCHEMES or not parts.hostname:
-            raise _refused(name, getattr(settings, name), "it must look like redis://127.0.0.1:6379/0 or rediss://...")
-    for name in ("expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit", "queue_limit"):
+        _check_url(name, getattr(settings, name))
+    for name in ("expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit"):
         if not getattr(settings, name) > 0:
             raise _refused(name, getattr(settings, name), "it must be more than 0")
     if settings.inline_bytes > settings.max_request_bytes:
@@ -136,6 +134,21 @@ def _checked(settings: Settings) -> Settings:
             f"it must not be more than max_request_bytes, {settings.max_request_bytes}",
         )
     return settings
+
+
+def _check_url(name: str, url: str) -> None:
+    if address.scheme(url) in address.AMQP:
+        if name == "result_url":
+            raise _refused(
+                name, url, "results are kept in Redis: set MUTIRAO_RESULT_URL=redis://... beside this broker"
+            )
+        if not urlsplit(url).hostname:
+            raise _refused(name, url, "it must look like amqp://user:password@127.0.0.1:5672//")
+        return
+    try:
+        address.read(url)
+    except ValueError as exc:
+        raise _refused(name, url, str(exc)) from exc
 
 
 def _refused(name: str, value: object, rule: str) -> errors.SettingsError:

@@ -15,6 +15,7 @@ import redis.asyncio
 from redis.backoff import ExponentialBackoff
 
 from mutirao import errors
+from mutirao.broker.server import connect, connect_async
 from mutirao.settings import Settings, without_password
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class Redis:
     def __init__(self, settings: Settings) -> None:
         """Make the connection pools; nothing connects before the first call."""
         self._settings = settings
-        self._clients = {side: redis.Redis.from_url(url, **options(settings)) for side, url in _urls(settings).items()}
+        self._clients = {side: connect(url, settings, **options(settings)) for side, url in _urls(settings).items()}
         self._scripts = {
             (side, name): client.register_script(text)
             for side, client in self._clients.items()
@@ -89,7 +90,7 @@ class AsyncRedis:
         """Make the connection pools; nothing connects before the first call."""
         self._settings = settings
         self._clients = {
-            side: redis.asyncio.Redis.from_url(url, **options(settings, asyncio=True))
+            side: connect_async(url, settings, **options(settings, asyncio=True))
             for side, url in _urls(settings).items()
         }
         self._scripts = {

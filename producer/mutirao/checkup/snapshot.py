@@ -14,6 +14,7 @@ import redis
 
 from mutirao import catalog, queues, settings
 from mutirao.broker.redis import Side, options, unavailable
+from mutirao.broker.server import connect
 from mutirao.catalog import Catalog
 from mutirao.settings import Settings
 
@@ -104,7 +105,7 @@ def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
 
 @contextlib.contextmanager
 def _connected(given: Settings, side: Side) -> Iterator[redis.Redis]:
-    client = redis.Redis.from_url(given.broker_url if side == "broker" else given.result_url, **options(given))
+    client = connect(given.broker_url if side == "broker" else given.result_url, given, **options(given))
     try:
         yield client
     except redis.RedisError as exc:

@@ -13,6 +13,7 @@ import redis
 from rich.markup import escape
 
 from mutirao import errors, settings
+from mutirao.broker.server import connect
 from mutirao.cli import output
 
 USER = "mutirao"
@@ -43,8 +44,9 @@ def flower(port: int, address: str, password: str | None, *, control: bool) -> N
     now = settings.load()
     given = f"{USER}:{password}" if password is not None else os.environ.get("FLOWER_BASIC_AUTH")
     auth = _checked(given) if given is not None else _made(address, port)
-    if not answers(now.broker_url):
-        output.note(f"Redis does not answer at {settings.without_password(now.broker_url)} yet: Flower keeps trying")
+    url = now.result_url if now.foreign else now.broker_url
+    if not answers(url, now):
+        output.note(f"Redis does not answer at {settings.without_password(url)} yet: Flower keeps trying")
     env = os.environ | {
         "MUTIRAO_BROKER_URL": now.broker_url,
         "MUTIRAO_RESULT_URL": now.result_url,
@@ -92,10 +94,10 @@ def _made(address: str, port: int) -> str:
     return f"{USER}:{password}"
 
 
-def answers(url: str) -> bool:
+def answers(url: str, given: settings.Settings) -> bool:
     """Whether Redis answers now; Flower starts all the same, for a monitor should be there before what it watches."""
     try:
-        with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1, retry=None) as client:
+        with connect(url, given, socket_connect_timeout=1, socket_timeout=1, retry=None) as client:
             return bool(client.ping())
     except (redis.RedisError, OSError):
         return False

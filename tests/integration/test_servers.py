@@ -1,0 +1,52 @@
+"""Redis behind TLS, and behind Sentinel: clients, workers, results and events go through."""
+
+import pytest
+import samples
+from certificates import TlsServer
+from sentinel import Sentinel
+from workers import WorkerProcess
+
+from mutirao import BrokerUnavailable
+
+ROW = [[5.1, 3.5, 1.4, 0.2]]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return samples.repository(tmp_path_factory.mktemp("servers") / "models", "iris")
+
+
+@pytest.mark.parametrize("engine", ["1", "0"])
+def test_tls(connect, repository, tmp_path, engine):
+    """Over rediss:// with a certificate that is trusted, a request is answered; nobody speaks without TLS."""
+    with (
+        TlsServer(tmp_path) as server,
+        WorkerProcess(server.trusted_url, repository.root, env={"MUTIRAO_ENGINE": engine}),
+        connect(server.trusted_url) as client,
+    ):
+        assert client.predict("iris", ROW, timeout=20)["predict"].tolist() == [0]
+        asked = server.client()
+        plain = [each for each in asked.client_list() if each["laddr"].endswith(f":{server.port}")]
+        assert [each["id"] for each in plain] == [str(asked.client_id())]
+
+
+def test_an_unknown_certificate_is_refused(connect, tmp_path):
+    """A server whose certificate nobody here trusts is not talked to, and the error says so."""
+    with TlsServer(tmp_path) as server, connect(server.tls_url, check=False) as client:
+        with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+            client.predict("iris", ROW, timeout=5)
+
+
+@pytest.mark.timeout(180)
+def test_sentinel_names_another_master(connect, repository):
+    """Over sentinel:// a request is answered, the master is killed, and the next one is answered by the same client and worker."""
+    with Sentinel() as sentinel:
+        with (
+            WorkerProcess(sentinel.url, repository.root, env=sentinel.env) as worker,
+            connect(sentinel.url, sentinel_master=sentinel.env["MUTIRAO_SENTINEL_MASTER"]) as client,
+        ):
+            assert client.predict("iris", ROW, timeout=20)["predict"].tolist() == [0]
+            sentinel.kill_master()
+            assert client.predict("iris", ROW, timeout=40)["predict"].tolist() == [0]
+            assert worker.process.poll() is None
+            worker.stop()
