@@ -23,7 +23,6 @@ from mutirao.tensors import Array
 
 JSON = "application/json"
 BINARY = "application/x-mutirao"
-EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 SIZE = "binary_data_size"
 INLINE = "binary_data"
 BESIDE = "binary_data_beside"
@@ -45,7 +44,7 @@ def encode_body(
     beside = len(raw) > inline_bytes
     parameters = {**(request.parameters or {}), BESIDE: True} if beside else request.parameters
     request = msgspec.structs.replace(request, inputs=heads, parameters=parameters)
-    head = msgspec.json.encode([[model, request], options, EMBED])
+    head = msgspec.json.encode([[model, request], options, {}])
     return len(head).to_bytes(4, "little") + head + (b"" if beside else raw), raw if beside else None
 
 

@@ -300,16 +300,13 @@ def _record(ask: Ask, rows: int) -> str:
 
 
 def _envelope(ask: Ask, head: bytes, summary: str, origin: str, own: dict[str, Any]) -> str:
-    """Write a message as kombu does. Its deadline is in the record alone, by Redis's clock: workers' clocks may differ."""
+    """Write a message as kombu does, without the headers that say nothing. Its deadline is in the record alone, by Redis's clock: workers' clocks may differ."""
     headers = {
-        "id": _MARK, "task": queues.TASK, "lang": "py", "shadow": None, "eta": None, "expires": None, "group": None,
-        "group_index": None, "retries": 0, "timelimit": [None, None], "root_id": _MARK, "parent_id": None,
-        "argsrepr": summary, "kwargsrepr": "", "origin": origin, "ignore_result": False, "mutirao": own,
+        "id": _MARK, "task": queues.TASK, "lang": "py", "argsrepr": summary, "origin": origin, "mutirao": own,
     }  # fmt: skip
     properties = {
-        "correlation_id": _MARK, "reply_to": None, "delivery_mode": 2, "priority": queues.step(ask.priority),
-        "body_encoding": "base64", "delivery_info": {"exchange": "", "routing_key": queues.queue(ask.model)},
-        "delivery_tag": _MARK,
+        "delivery_tag": _MARK, "priority": queues.step(ask.priority), "body_encoding": "base64",
+        "delivery_info": {"exchange": "", "routing_key": queues.queue(ask.model)},
     }  # fmt: skip
     message = {
         "headers": headers,

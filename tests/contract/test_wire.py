@@ -60,23 +60,9 @@ def test_message_protocol(redis_server, client):
         "lang": "py",
         "task": "mutirao.predict",
         "id": job.id,
-        "root_id": job.id,
-        "parent_id": None,
-        "group": None,
-        "group_index": None,
-        "shadow": None,
-        "eta": None,
-        "expires": None,
-        "retries": 0,
-        "timelimit": [None, None],
         "argsrepr": "iris: 2x4 FP64",
-        "kwargsrepr": "",
-        "ignore_result": False,
     }
     assert properties == {
-        "correlation_id": job.id,
-        "reply_to": None,
-        "delivery_mode": 2,
         "delivery_info": {"exchange": "", "routing_key": "mutirao.iris"},
         "priority": 6,
         "body_encoding": "base64",
@@ -84,7 +70,7 @@ def test_message_protocol(redis_server, client):
     }
     [model, request], options, embed = codec.decode_body(base64.b64decode(envelope["body"]))
     assert (model, options) == ("iris", {})
-    assert embed == {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    assert embed == {}
     assert request.parameters == {"n": 1, "binary_data_output": True}
     assert [output.name for output in request.outputs] == ["predict"]
 

@@ -38,7 +38,7 @@ def test_a_request_survives_the_message_body(inputs, inline_bytes):
     request = PredictRequest(inputs=inputs, parameters={"note": "ação"}, id="a")
     body, beside = codec.encode_body("iris", request, {"expires": 5}, inline_bytes)
     (model, back), options, embed = codec.decode_body(body)
-    assert (model, options, embed) == ("iris", {"expires": 5}, codec.EMBED)
+    assert (model, options, embed) == ("iris", {"expires": 5}, {})
     assert codec.is_beside(back) == (beside is not None)
     if beside is not None:
         assert len(beside) > inline_bytes

@@ -62,7 +62,7 @@ def ask(model, data, *, outputs=None, inline_bytes=65536, encoded=True, **arrays
     return Asked(next(IDS), base64.b64encode(body).decode() if encoded else body, codec.BINARY, encoded, beside)
 
 
-def ask_json(model, data, *, embed=codec.EMBED, outputs=None):
+def ask_json(model, data, *, embed=None, outputs=None):
     """A request as a stock client writes it."""
     if hasattr(data, "columns"):
         inputs = [tensors.encode(name, array, binary=False) for name, array in arrays_of(data).items()]

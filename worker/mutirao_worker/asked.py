@@ -26,6 +26,7 @@ from mutirao_worker.loaded import Loaded
 
 TRIPLE = "the body must be Celery's triple [[model, request], {options}, embed], message protocol 2"
 
+_FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
 _DECODER = msgspec.json.Decoder(tuple[tuple[str, PredictRequest | list[Any]], dict[str, Any], Any])
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -272,7 +273,7 @@ def _beside(one: Asked) -> bytes:
 
 def _told(embed: dict[str, Any] | None) -> dict[str, Any] | None:
     """What is to follow a job's end, where a stock client named any of it."""
-    return embed if embed and any(embed.get(key) for key in codec.EMBED) else None
+    return embed if embed and any(embed.get(key) for key in _FOLLOWING) else None
 
 
 def wants_raw(request: PredictRequest, output: str) -> bool:

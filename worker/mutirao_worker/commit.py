@@ -84,8 +84,7 @@ class Commit:
         """End requests, and call another script of the broker's in the same round trip.
 
         Returns:
-            For each "1" where it was committed, "0" where this worker held it no more, or the status in which it had already
-            ended; and the other script's reply.
+            For each "1" where it was committed, or the status in which it had already ended; and the other script's reply.
 
         Raises:
             redis.RedisError: Redis did not answer; trying again does no harm.
@@ -146,11 +145,12 @@ class Commit:
             f',"version":{_text(run.version)},"batch":{run.batch}'
         )
         tail = b',"date_done":"' + iso_now().encode() + b'","children":[],"job":'
-        args: list[Any] = [int(self.fenced), self._kept, run.model, fields]
+        beside = int(any(ending.request.beside for ending in endings))
+        args: list[Any] = [int(self.fenced), self._kept, run.model, fields, beside]
         for place, ending in enumerate(endings, 1):
             request, (trace, letter) = ending.request, _rarely(ending, run)
             args += (
-                request.tag,
+                request.field if self.fenced else b"",
                 request.id,
                 b"" if request.headers.ignore_result else b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b%b'
                 % (ending.status.encode(), request.id.encode(), ending.result, trace, tail),
@@ -163,7 +163,7 @@ class Commit:
 
     def _acknowledge(self, requests: Sequence[Request]) -> None:
         if self._reservations is not None:
-            self._reservations.drop(request.tag for request in requests)
+            self._reservations.drop(request.field for request in requests)
             return
         for request in requests:
             if not request.acknowledged:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -30,8 +31,8 @@ from mutirao_worker.transport.scripts import Call
 
 logger = logging.getLogger(__name__)
 
-# A request that has waited here for less than this was looked at when it was reserved, a moment ago.
-FRESH_S = 0.02
+# A request that was reserved less than this ago was looked at a moment ago.
+FRESH_S = 0.05
 # Who polls sees a request run once it has run for this long: most are done before anybody could ask.
 SHOWN_AFTER_S = 0.25
 AGAIN_S = 0.5
@@ -143,7 +144,10 @@ class Dispatcher:
         self.hold: Hold | None = None
         self.later = later
         self.running: dict[int, Batch] = {}
+        self._cancelled = 0
         self._counts: dict[str, int] = {}
+        self._deadline = math.inf
+        self._heard_at = self._doubted_at = 0.0
         self._dispatching = False
         self._flushing = False
         self._follow = follow
@@ -169,6 +173,13 @@ class Dispatcher:
         if self.events.on:
             self.events.received(request)
             self._flush_soon()
+
+    def heard(self, cancelled: int, deadline: float) -> None:
+        """Note what Redis said when it gave requests: how many jobs have ever been cancelled, and the earliest deadline."""
+        self._heard_at = time.monotonic()
+        self._deadline = min(self._deadline, deadline)
+        if cancelled != self._cancelled:
+            self._cancelled, self._doubted_at = cancelled, self._heard_at
 
     def offer(self, request: Request) -> None:
         """Let a request wait for a slot; `dispatch` fills them."""
@@ -342,7 +353,7 @@ class Dispatcher:
                 self._end(self._run_of([request]), [_revoked(request, "expired")], 0.0)
                 self.events.revoked(request.id, expired=True)
         batch = [request for request in batch if not request.ended]
-        if not batch or (self.commit.fenced and now - min(request.received for request in batch) < FRESH_S):
+        if not batch or not self._doubted(min(request.received for request in batch), now):
             return batch
         try:
             whys = self.commit.vet(batch)
@@ -353,6 +364,14 @@ class Dispatcher:
                 self.ended(request, why)
                 self.commit.discard([request])
         return [request for request, why in zip(batch, whys, strict=True) if not why]
+
+    def _doubted(self, oldest: float, now: float) -> bool:
+        """Whether one of the requests that came since may have been cancelled or have expired meanwhile."""
+        if not self.commit.fenced:
+            return True
+        if now - oldest < FRESH_S:
+            return False
+        return now - self._heard_at > FRESH_S or oldest < self._doubted_at or self._now() >= self._deadline
 
     def _send(self, requests: list[Request]) -> bool:
         """Send a batch to the pool; False where it has to wait for Redis."""

@@ -32,13 +32,14 @@ class Events:
     @property
     def on(self) -> bool:
         """Whether anybody asked for events (`-E`, or `celery control enable_events`)."""
-        return bool(self._dispatcher.enabled)
+        groups = self._dispatcher.groups  # without -E Celery's dispatcher still sends those of the worker itself
+        return bool(self._dispatcher.enabled and (not groups or "task" in groups))
 
     def received(self, request: Request) -> None:
         """A request was taken from its queue."""
         headers = request.headers
         self._add(
-            "task-received", request.id, name=queues.TASK, args=request.summary(), kwargs="", root_id=headers.root_id,
+            "task-received", request.id, name=queues.TASK, args=request.summary(), kwargs="", root_id=headers.root_id or request.id,
             parent_id=headers.parent_id, retries=headers.retries or 0, eta=headers.eta, expires=headers.expires,
         )  # fmt: skip
 
@@ -80,7 +81,7 @@ class Events:
             waiting = waiting[GROUP:]
 
     def _add(self, type: str, id: str, **fields: Any) -> None:
-        if self._dispatcher.enabled:
+        if self.on:
             event = {
                 "type": type, "uuid": id, "timestamp": time.time(), "clock": self._dispatcher.clock.forward(),
                 **self._common, **fields,

@@ -76,6 +76,7 @@ class Reserved:
         if taken.lapsed:
             self.lapsed()
         dispatcher, now = self._dispatcher, self._reservations.now()
+        dispatcher.heard(taken.cancelled, taken.deadline)
         for key, envelope, why in taken.gone:
             if (request := self._read(0, key, envelope)) is not None:
                 dispatcher.received(request)

@@ -126,6 +126,11 @@ class Request:
         self.tag = 0
 
     @property
+    def field(self) -> bytes:
+        """Its field among the worker's reservations."""
+        return b"%d %b" % (self.tag, self.key)
+
+    @property
     def reply(self) -> str:
         """The client process that waits for it; "" for none."""
         return self.headers.mutirao.reply if self.headers.mutirao else ""

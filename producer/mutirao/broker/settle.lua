@@ -1,5 +1,5 @@
 -- End jobs that still wait in their queues: because somebody cancels them, or because their deadlines have passed.
--- KEYS, 2 a job: its record, its payload.
+-- KEYS, 2 a job: its record, its payload.  Written beside: how many jobs have ever been cancelled, for workers to look at.
 -- ARGV[1]: "revoked" to cancel, "expired" to end those only whose deadline has passed.
 -- ARGV[2]: how long a record is kept.  ARGV[3]: the time of ending, as Celery writes it.
 -- ARGV[4]: the channel of the client that asks: it may itself wait for them.
@@ -33,6 +33,7 @@ for at = 1, #KEYS, 2 do
   reply[#reply + 1] = document
 end
 if #ended > 0 then
+  redis.call("INCRBY", "mutirao:cancelled", #ended)
   redis.call("PUBLISH", ARGV[4], "[" .. table.concat(ended, ",") .. "]")
 end
 return reply

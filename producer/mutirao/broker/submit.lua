@@ -6,13 +6,13 @@
 -- ARGV[5]: what a record's key begins with.  ARGV[6], ARGV[7]: what stands before and after the id in a payload's key.
 -- From ARGV[8], one run after another, each of requests that differ in no more than id, digest and values:
 --   3 texts of the record: before the id, before the digest, after it (without the last two braces);
---   6 texts of the envelope: before the id four times, before the values, after them;
+--   4 texts of the envelope: before the id twice, before the values, after them;
 --   "1" where the values go beside the message;  how many requests;
 --   3 a request: its id, the digest of its content, its values (base64 in the message, raw beside it).
 -- Reply: {"queued", now, places of requests already known by this very content}, or, with nothing written,
 --   {"taken", place} for an id of other content, or {"full", how many wait, how many are new}.
 -- Invariant: a record's key is written once by this script, so a call that is sent again queues nothing twice.
-local RUN, CHUNK = 11, 100
+local RUN, CHUNK = 9, 100
 local mode, prefix = ARGV[1], ARGV[5]
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -83,7 +83,7 @@ requests(function(at, run)
     return
   end
   local id, values = ARGV[at], ARGV[at + 2]
-  local beside = ARGV[run + 9] == "1"
+  local beside = ARGV[run + 7] == "1"
   if mode ~= "push" then
     redis.call("SETEX", keys[place], kept, ARGV[run] .. id .. ARGV[run + 1] .. ARGV[at + 1] .. ARGV[run + 2] .. times)
     if beside then
@@ -91,8 +91,8 @@ requests(function(at, run)
     end
   end
   if mode ~= "records" then
-    envelopes[#envelopes + 1] = ARGV[run + 3] .. id .. ARGV[run + 4] .. id .. ARGV[run + 5] .. id .. ARGV[run + 6] .. id
-      .. ARGV[run + 7] .. (beside and "" or values) .. ARGV[run + 8]
+    envelopes[#envelopes + 1] = ARGV[run + 3] .. id .. ARGV[run + 4] .. id .. ARGV[run + 5] .. (beside and "" or values)
+      .. ARGV[run + 6]
     if #envelopes == CHUNK then
       redis.call("LPUSH", KEYS[1], unpack(envelopes))
       envelopes = {}

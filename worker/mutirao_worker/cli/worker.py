@@ -23,6 +23,12 @@ from mutirao.cli.options import broker
     help="How predictions run side by side.",
 )
 @click.option("--name", "-n", help="The worker's name; celery@HOST by default.")
+@click.option(
+    "--events/--no-events",
+    default=True,
+    show_default=True,
+    help="Publish task events, which Flower lives on; without, those who watch may still ask for them.",
+)
 @click.option("--repository", metavar="DIR", help="The model repository; MUTIRAO_MODELS, or ./models by default.")
 @broker
 @click.option(
@@ -37,6 +43,7 @@ def worker(
     models: str | None,
     pool: str,
     name: str | None,
+    events: bool,
     repository: str | None,
     broker_url: str | None,
     loglevel: str,
@@ -48,6 +55,7 @@ def worker(
     )
     from mutirao_worker.app import app  # noqa: PLC0415 - reads the environment set above
 
+    app.conf.worker_send_task_events = events
     argv = ["--quiet", "worker", f"--loglevel={loglevel}", f"--pool={pool}"]
     argv += [f"--concurrency={concurrency}"] if concurrency else []
     argv += [f"--queues={','.join(queues.queue(model.strip()) for model in models.split(','))}"] if models else []

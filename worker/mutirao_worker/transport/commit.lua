@@ -1,36 +1,40 @@
--- End the requests of a batch: keep and announce each result, and drop its reservation. What this worker no longer holds, or what
--- has already ended, is discarded: the first end wins.
+-- End the requests of a batch: keep and announce each result, and drop its reservation. What has already ended is discarded: the
+-- first end wins, also over a worker that was taken for lost and comes back.
 -- KEYS[1]: this worker's reservations.  KEYS[2]: the dead letters.  KEYS[3]: their index.
--- ARGV[1]: "1" to drop only what is held, and to discard what is not; "0" where reservations are not on this server.
--- ARGV[2]: how long a record is kept.  ARGV[3]: the model.  ARGV[4]: the run: the record's end after its job's base part, without
---   the last two braces.
--- ARGV, 7 a request from ARGV[5]: its tag, its id ("" for none), the record up to its job ("" to keep none), what the run says of this
---   request alone, the raw tensors of its result ("" for none), its client ("" for none), its dead letter ("" for none).
--- Reply: {"1" if committed, "0" if it is held no more, the status in which it had already ended, ...}.
+-- ARGV[1]: "1" where reservations are on this server.  ARGV[2]: how long a record is kept.  ARGV[3]: the model.
+-- ARGV[4]: the run: what the record says at its end, after its job's base part, of the whole batch.
+-- ARGV[5]: "1" if tensors lie beside some of the requests.
+-- ARGV, 7 a request from ARGV[6]: its reservation's field, its id ("" for none), the record up to its job ("" to keep none), what
+--   the run says of this request alone, the raw tensors of its result ("" for none), its client ("" for none), its dead letter
+--   ("" for none).
+-- Reply: {"1" if committed, the status in which it had already ended, ...}.
 -- Invariant: result and acknowledgement are one step; a record that has ended never changes.
-local fenced, groups, keys, documents, reply = ARGV[1] == "1", {}, {}, {}, {}
-for at = 5, #ARGV, 7 do
+local groups, keys, fields, documents, reply = {}, {}, {}, {}, {}
+for at = 6, #ARGV, 7 do
+  fields[#fields + 1] = ARGV[at]
   keys[#keys + 1] = "celery-task-meta-" .. ARGV[at + 1]
 end
 for from = 1, #keys, 1000 do
-  for _, document in ipairs(redis.call("MGET", unpack(keys, from, math.min(from + 999, #keys)))) do
+  local to = math.min(from + 999, #keys)
+  if ARGV[1] == "1" then
+    redis.call("HDEL", KEYS[1], unpack(fields, from, to))
+  end
+  for _, document in ipairs(redis.call("MGET", unpack(keys, from, to))) do
     documents[#documents + 1] = document
   end
 end
 local fresh = {}
 for i, key in ipairs(keys) do
-  local at = 7 * i - 2
+  local at = 7 * i - 1
   local id, head, letter = ARGV[at + 1], ARGV[at + 2], ARGV[at + 6]
-  local held = not fenced or redis.call("HDEL", KEYS[1], ARGV[at]) == 1
   local document = fresh[id] or documents[i]
-  if held and letter ~= "" then
+  if letter ~= "" then
     local letter_id = id ~= "" and id or string.match(letter, '"id":"([^"]*)"')
-    keep_letter(KEYS[2], KEYS[3], letter_id, letter, seconds())
+    redis.call("HSET", KEYS[2], letter_id, letter)
+    redis.call("ZADD", KEYS[3], seconds(), letter_id)
   end
   local status = document and status_of(document)
-  if not held then
-    reply[i] = "0"
-  elseif status and ended(status) then
+  if status and ended(status) then
     reply[i] = status
   elseif id == "" or head == "" then
     reply[i] = "1"
@@ -41,7 +45,7 @@ for i, key in ipairs(keys) do
     if ARGV[at + 4] ~= "" then
       redis.call("SETEX", "mutirao:payload:" .. id .. ":out", ARGV[2], ARGV[at + 4])
     end
-    if letter == "" then
+    if ARGV[5] == "1" then
       redis.call("DEL", "mutirao:payload:" .. id .. ":in")
     end
     reply[i] = "1"

@@ -4,21 +4,21 @@
 -- ARGV, 1 a request from ARGV[4]: its tag.
 -- Reply: how many were put back.
 -- Invariant: what is put back is no longer reserved, in the same step.
-local named, tags = {}, {}
+local named, fields = {}, {}
 for i = 4, #ARGV do
   named[ARGV[i]] = true
 end
-for _, tag in ipairs(redis.call("HKEYS", KEYS[1])) do
-  if (named[tag] or false) == (ARGV[1] == "these") then
-    tags[#tags + 1] = tag
+for _, field in ipairs(redis.call("HKEYS", KEYS[1])) do
+  if (named[parts_of(field)] or false) == (ARGV[1] == "these") then
+    fields[#fields + 1] = field
   end
 end
-table.sort(tags, function(a, b) return tonumber(a) > tonumber(b) end)
 local rung, now = {}, seconds()
-for _, tag in ipairs(tags) do
-  local key, envelope = string.match(redis.call("HGET", KEYS[1], tag), "^([^\n]*)\n(.*)$")
+for _, field in ipairs(oldest_last(fields)) do
+  local _, key = parts_of(field)
+  local envelope = redis.call("HGET", KEYS[1], field)
   redis.call("RPUSH", key, envelope)
-  redis.call("HDEL", KEYS[1], tag)
+  redis.call("HDEL", KEYS[1], field)
   if ARGV[3] == "1" then
     requeued(string.match(envelope, '"id":%s*"([^"]*)"') or "", ARGV[2], "given back", now)
   end
@@ -28,4 +28,4 @@ for queue in pairs(rung) do
   redis.call("LPUSH", "mutirao:bell:" .. queue, "1")
   redis.call("LTRIM", "mutirao:bell:" .. queue, 0, 7)
 end
-return #tags
+return #fields

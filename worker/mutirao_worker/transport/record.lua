@@ -11,17 +11,18 @@ end
 
 -- The base part of a record's job, without its closing brace; of a model's name where there is no record yet.
 local function job_of(document, model)
-  local job = document and string.match(document, '"job":({.*)}}$')
-  if not job then
+  local from = document and string.find(document, '"job":{', 1, true)
+  if not from then
     return '{"model":"' .. model .. '"'
   end
-  local run = string.find(job, ',"started_at":', 1, true)
-  return run and string.sub(job, 1, run - 1) or job
+  local run = string.find(document, ',"started_at":', from, true)
+  return string.sub(document, from + 6, run and run - 1 or -3)
 end
 
-local function expired(document, now)
-  local deadline = string.match(document, '"expires_at":([%d%.]+)')
-  return deadline and tonumber(deadline) <= now
+-- When a request that waits is to be given up, in seconds since the epoch; nil for never.
+local function deadline_of(document)
+  local from = string.find(document, '"expires_at":', 1, true)
+  return from and tonumber(string.match(document, "^[%d%.]+", from + 13))
 end
 
 local function revoked(document, id, why, done, now)
@@ -52,6 +53,16 @@ local function tell(groups)
   end
 end
 
+-- A reservation's field is its tag, a space, and the list it came from.
+local function parts_of(field)
+  return string.match(field, "^(%d+) (.*)$")
+end
+
+local function oldest_last(fields)
+  table.sort(fields, function(a, b) return tonumber(parts_of(a) or 0) > tonumber(parts_of(b) or 0) end)
+  return fields
+end
+
 local function seconds()
   local time = redis.call("TIME")
   return tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -61,7 +72,7 @@ end
 local function requeued(id, worker, how, now)
   local key = "celery-task-meta-" .. id
   local document = redis.call("GET", key)
-  if not document or ended(status_of(document)) or not string.match(document, '"job":{.*}}$') then
+  if not document or ended(status_of(document)) or not string.find(document, '"job":{', 1, true) then
     return
   end
   local entry = string.format('{"worker":"%s","at":%.4f,"how":"%s"}', worker, now, how)

@@ -33,6 +33,8 @@ class Taken(NamedTuple):
         requests: tag, list key, envelope of each.
         gone: list key, envelope, why of each that had ended already: SUCCESS, FAILURE, REVOKED or expired.
         left: whether something is left in the queues.
+        cancelled: how many jobs have ever been cancelled: where this has not changed, none of those taken before has.
+        deadline: the earliest one of the requests taken, in seconds since the epoch; infinity for none.
         lapsed: whether the lease had lapsed before, so that all that was held may be another worker's now.
     """
 
@@ -40,6 +42,8 @@ class Taken(NamedTuple):
     gone: list[tuple[bytes, bytes, str]]
     left: bool
     lapsed: bool
+    cancelled: int
+    deadline: float
 
 
 class Tended(NamedTuple):
@@ -97,11 +101,11 @@ class Reservations:
     def taken(self, reply: Sequence[Any]) -> Taken:
         """Read the reply of a reserve."""
         self._heard(reply[0])
-        found, gone = reply[3], reply[4]
+        found, gone = reply[5], reply[6]
         first = self._tag - _TAGS_PER_CALL + 1
         requests = list(zip(itertools.count(first), found[::2], found[1::2], strict=False))
         ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
-        return Taken(requests, ended, bool(reply[2]), bool(reply[1]))
+        return Taken(requests, ended, bool(reply[2]), bool(reply[1]), int(reply[3]), float(reply[4] or "inf"))
 
     def tend(self, names: Iterable[str]) -> Tended:
         """Renew the lease, and adopt what lost workers held."""
@@ -123,9 +127,9 @@ class Reservations:
         mode = "all but" if all_but else "these"
         return int(self.scripts.call("give_back", (self.key,), (mode, self._host, self._recorded(), *tags)))
 
-    def drop(self, tags: Iterable[int]) -> None:
+    def drop(self, fields: Iterable[bytes]) -> None:
         """Forget requests that have been answered elsewhere than in the step that drops them."""
-        self.scripts.client.hdel(self.key, *map(str, tags))
+        self.scripts.client.hdel(self.key, *fields)
 
     def leave(self, names: Iterable[str]) -> None:
         """Take this worker's name off every list: others need not wait for its lease."""

@@ -4,8 +4,9 @@
 -- ARGV[5]: how many times it has reserved.  ARGV[6]: "1" where records are on this server.  ARGV[7]: how long an ended record is
 --   kept.  ARGV[8]: the time of ending, as Celery writes it.  ARGV[9]: the separator of kombu's priority steps.
 -- ARGV, 3 a queue from ARGV[10]: its name, the most requests that a free slot may get, the most to hold for slots that are busy.
--- Reply: {now, 1 if the lease had lapsed, 1 if something is left, {list key, envelope, ...} taken, in the order of their tags,
---   {list key, envelope, why, ...} ended before they could be taken}.
+-- Reply: {now, 1 if the lease had lapsed, 1 if something is left, how many jobs have ever been cancelled, the earliest deadline
+--   of what is taken ("" for none), {list key, envelope, ...} taken, in the order of their tags, {list key, envelope, why, ...}
+--   ended before they could be taken}.
 -- Invariant: an envelope is always in exactly one place: a queue's list, one worker's reservations, or ended.
 local worker, free, tag = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local turn, recorded = tonumber(ARGV[5]), ARGV[6] == "1"
@@ -46,7 +47,7 @@ end
 
 local STEPS = {0, 3, 6, 9}
 local taken, gone, left = {}, {}, 0
-local entries, ids, keys = {}, {}, {}
+local entries, ids, keys, earliest = {}, {}, {}, math.huge
 
 local function pop(key, count)
   if count < 1 then
@@ -125,8 +126,15 @@ if #entries > 0 then
       local status = status_of(document)
       if ended(status) then
         why = status
-      elseif status == "QUEUED" and expired(document, now) then
-        why = "expired"
+      else
+        local deadline = deadline_of(document)
+        if deadline and deadline <= now and status == "QUEUED" then
+          why = "expired"
+        elseif deadline and deadline < earliest then
+          earliest = deadline
+        end
+      end
+      if why == "expired" then
         local reply = string.match(entry[2], '"reply":%s*"([^"]*)"')
         announce(keys[i], revoked(document, ids[i], why, ARGV[8], now), ARGV[7], reply, groups)
         redis.call("DEL", "mutirao:payload:" .. ids[i] .. ":in")
@@ -137,7 +145,7 @@ if #entries > 0 then
     else
       tag = tag + 1
       taken[#taken + 1], taken[#taken + 2] = entry[1], entry[2]
-      fields[#fields + 1], fields[#fields + 2] = tag, entry[1] .. "\n" .. entry[2]
+      fields[#fields + 1], fields[#fields + 2] = tag .. " " .. entry[1], entry[2]
     end
   end
   for from = 1, #fields, 1000 do
@@ -145,4 +153,6 @@ if #entries > 0 then
   end
   tell(groups)
 end
-return {string.format("%.6f", now), lapsed, left, taken, gone}
+local cancelled = recorded and redis.call("GET", "mutirao:cancelled") or "0"
+return {string.format("%.6f", now), lapsed, left, cancelled or "0",
+  earliest < math.huge and string.format("%.4f", earliest) or "", taken, gone}

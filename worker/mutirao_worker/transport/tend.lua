@@ -56,13 +56,12 @@ end
 local adopted, given_up, rung = 0, {}, {}
 for _, worker in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT", 0, 4)) do
   local reserved = "mutirao:reserved:" .. worker
-  local tags = redis.call("HKEYS", reserved)
-  table.sort(tags, function(a, b) return tonumber(a) > tonumber(b) end)
-  for at, tag in ipairs(tags) do
+  for _, field in ipairs(oldest_last(redis.call("HKEYS", reserved))) do
     if adopted >= 5000 then
       break
     end
-    local key, envelope = string.match(redis.call("HGET", reserved, tag), "^([^\n]*)\n(.*)$")
+    local _, key = parts_of(field)
+    local envelope = redis.call("HGET", reserved, field)
     local id = string.match(envelope, '"id":%s*"([^"]*)"') or ""
     local changed, deliveries = counted(envelope)
     local host = string.match(worker, "^(.*)#") or worker
@@ -78,7 +77,7 @@ for _, worker in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT
         requeued(id, host, "worker lost", now)
       end
     end
-    redis.call("HDEL", reserved, tag)
+    redis.call("HDEL", reserved, field)
     adopted = adopted + 1
   end
   if redis.call("EXISTS", reserved) == 0 then

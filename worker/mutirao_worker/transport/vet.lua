@@ -17,7 +17,7 @@ for i, key in ipairs(keys) do
     local status = status_of(document)
     if ended(status) then
       why = status
-    elseif status == "QUEUED" and expired(document, now) then
+    elseif status == "QUEUED" and (deadline_of(document) or now + 1) <= now then
       why = "expired"
       announce(key, revoked(document, ARGV[2 * i + 1], why, ARGV[2], now), ARGV[1], ARGV[2 * i + 2], groups)
       redis.call("DEL", "mutirao:payload:" .. ARGV[2 * i + 1] .. ":in")
