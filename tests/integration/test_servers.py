@@ -32,21 +32,24 @@ def test_tls(connect, repository, tmp_path, engine):
 
 def test_an_unknown_certificate_is_refused(connect, tmp_path):
     """A server whose certificate nobody here trusts is not talked to, and the error says so."""
-    with TlsServer(tmp_path) as server, connect(server.tls_url, check=False) as client:
-        with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
-            client.predict("iris", ROW, timeout=5)
+    with (
+        TlsServer(tmp_path) as server,
+        connect(server.tls_url, check=False) as client,
+        pytest.raises(BrokerUnavailable, match="certificate verify failed"),
+    ):
+        client.predict("iris", ROW, timeout=5)
 
 
 @pytest.mark.timeout(180)
 def test_sentinel_names_another_master(connect, repository):
     """Over sentinel:// a request is answered, the master is killed, and the next one is answered by the same client and worker."""
-    with Sentinel() as sentinel:
-        with (
-            WorkerProcess(sentinel.url, repository.root, env=sentinel.env) as worker,
-            connect(sentinel.url, sentinel_master=sentinel.env["MUTIRAO_SENTINEL_MASTER"]) as client,
-        ):
-            assert client.predict("iris", ROW, timeout=20)["predict"].tolist() == [0]
-            sentinel.kill_master()
-            assert client.predict("iris", ROW, timeout=40)["predict"].tolist() == [0]
-            assert worker.process.poll() is None
-            worker.stop()
+    with (
+        Sentinel() as sentinel,
+        WorkerProcess(sentinel.url, repository.root, env=sentinel.env) as worker,
+        connect(sentinel.url, sentinel_master=sentinel.env["MUTIRAO_SENTINEL_MASTER"]) as client,
+    ):
+        assert client.predict("iris", ROW, timeout=20)["predict"].tolist() == [0]
+        sentinel.kill_master()
+        assert client.predict("iris", ROW, timeout=40)["predict"].tolist() == [0]
+        assert worker.process.poll() is None
+        worker.stop()
