@@ -30,8 +30,7 @@ for i, key in ipairs(keys) do
   local document = fresh[id] or documents[i]
   if letter ~= "" then
     local letter_id = id ~= "" and id or string.match(letter, '"id":"([^"]*)"')
-    redis.call("HSET", KEYS[2], letter_id, letter)
-    redis.call("ZADD", KEYS[3], seconds(), letter_id)
+    keep_letter(KEYS[2], KEYS[3], letter_id, letter, seconds())
   end
   local status = document and status_of(document)
   if status and ended(status) then
@@ -45,7 +44,7 @@ for i, key in ipairs(keys) do
     if ARGV[at + 4] ~= "" then
       redis.call("SETEX", "mutirao:payload:" .. id .. ":out", ARGV[2], ARGV[at + 4])
     end
-    if ARGV[5] == "1" then
+    if ARGV[5] == "1" and letter == "" then
       redis.call("DEL", "mutirao:payload:" .. id .. ":in")
     end
     reply[i] = "1"
