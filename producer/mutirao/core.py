@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mutirao import catalog, codec, errors, queues, submission, tensors
+from mutirao.broker.celery import Published
 from mutirao.broker.redis import Call, Operation, Side
 from mutirao.catalog import Catalog, ModelInfo
 from mutirao.messages import JobRecord
@@ -146,9 +147,10 @@ class Core:
 
     def catalog(self) -> Operation[Catalog]:
         """Read which models are served and which workers live."""
-        models = yield Call("broker", "HGETALL", (queues.MODELS,))
-        workers = yield Call("broker", "HGETALL", (queues.WORKERS,))
-        seconds, micros = yield Call("broker", "TIME")
+        side: Side = "results" if self.settings.foreign else "broker"
+        models = yield Call(side, "HGETALL", (queues.MODELS,))
+        workers = yield Call(side, "HGETALL", (queues.WORKERS,))
+        seconds, micros = yield Call(side, "TIME")
         now = int(seconds) + int(micros) / 1e6
         self._ahead_s = now - time.time()
         self._catalog = catalog.decode(models, workers, now)
@@ -209,6 +211,9 @@ class Core:
 
     def _push(self, ask: Ask, runs: Sequence[Run], expires_s: float) -> Operation[None]:
         """Push where the queue is on another server than the records; records of what could not be pushed are taken back."""
+        if self.settings.foreign:
+            yield from self._publish(ask, runs)
+            return
         try:
             reply = yield self._call("push", ask, runs, expires_s)
         except errors.BrokerUnavailable:
@@ -217,6 +222,25 @@ class Core:
         if reply[0] == b"full":
             yield from self._take_back(runs)
             raise (yield from self._full(ask.model, int(reply[1]), int(reply[2])))
+
+    def _publish(self, ask: Ask, runs: Sequence[Run]) -> Operation[None]:
+        """Push to a broker that is no Redis: it takes one message after another, so a part of them may be queued when it fails."""
+        envelopes = [envelope for run in runs for envelope in run.envelopes()]
+        args = (self.settings.queue_limit, *envelopes)
+        try:
+            done: Published = yield Call("broker", "publish", (queues.queue(ask.model),), args)
+        except errors.BrokerUnavailable:
+            yield from self._take_back(runs)
+            raise
+        if len(done.accepted) == len(envelopes):
+            return
+        yield from self._take_back(submission.without(runs, done.accepted))
+        if done.error is None:
+            raise (yield from self._full(ask.model, done.depth, len(envelopes)))
+        if not done.accepted:
+            raise done.error
+        text = f"{done.error}; {len(done.accepted)} of the call's {len(envelopes)} requests are queued, the others are not"
+        raise errors.BrokerUnavailable(text, **done.error.data) from done.error
 
     def _call(self, mode: str, ask: Ask, runs: Sequence[Run], expires_s: float) -> Call:
         queue = queues.queue(ask.model)

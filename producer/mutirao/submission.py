@@ -125,6 +125,15 @@ class Run(NamedTuple):
         """List the requests' ids."""
         return self.items[::3]
 
+    def envelopes(self) -> list[bytes]:
+        """Write its messages, as the submit script does."""
+        head, second, body, tail = (text.encode() for text in self.form.texts[3:7])
+        made = []
+        for id, values in zip(self.items[::3], self.items[2::3], strict=True):
+            named, inside = _bytes(id), b"" if self.form.texts[7] == "1" else _bytes(values)
+            made.append(head + named + second + named + body + inside + tail)
+        return made
+
     def args(self) -> list[str | bytes | int]:
         """Write it as the submit script reads it."""
         return [*self.form.texts, len(self.items) // 3, *self.items]
@@ -285,6 +294,10 @@ def _of_each(ask: Ask, bound: Iterable[dict[str, Array]], ids: Sequence[str], ma
             made.append(Run(form, []))
         made[-1].items.extend(form.filled(id, b"".join(tensor.data for tensor in inputs)))
     return made
+
+
+def _bytes(item: str | bytes) -> bytes:
+    return item.encode() if isinstance(item, str) else item
 
 
 def _check_size(size: int, limit: int) -> None:

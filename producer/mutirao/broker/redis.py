@@ -5,6 +5,7 @@ An operation is a generator: it yields `Call`s and is sent their replies. Writte
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator
 from importlib.resources import files
 from typing import Any, Literal, TypeVar
@@ -15,6 +16,7 @@ import redis.asyncio
 from redis.backoff import ExponentialBackoff
 
 from mutirao import errors
+from mutirao.broker.celery import Publisher
 from mutirao.broker.server import connect, connect_async
 from mutirao.settings import Settings, without_password
 
@@ -23,7 +25,10 @@ Side = Literal["broker", "results"]
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One command, or one script with its keys and arguments, for the broker's server or the results' server."""
+    """One command, or one script with its keys and arguments, for the broker's server or the results' server.
+
+    A broker that is no Redis knows one alone: "publish", with the queue for a key, then its limit and the envelopes.
+    """
 
     side: Side
     name: str
@@ -49,6 +54,7 @@ class Redis:
             for side, client in self._clients.items()
             for name, text in SCRIPTS.items()
         }
+        self._publisher = Publisher(settings) if settings.foreign else None
 
     def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -73,8 +79,12 @@ class Redis:
         """Close every connection."""
         for client in self._clients.values():
             client.close()
+        if self._publisher is not None:
+            self._publisher.close()
 
     def _reply(self, call: Call) -> Any:
+        if self._publisher is not None and call.side == "broker":
+            return self._publisher.publish(call.keys[0], call.args[0], call.args[1:])
         try:
             if call.name in SCRIPTS:
                 return self._scripts[call.side, call.name](keys=call.keys, args=call.args)
@@ -98,6 +108,7 @@ class AsyncRedis:
             for side, client in self._clients.items()
             for name, text in SCRIPTS.items()
         }
+        self._publisher = Publisher(settings) if settings.foreign else None
 
     async def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -126,8 +137,12 @@ class AsyncRedis:
         """Close every connection."""
         for client in self._clients.values():
             await client.aclose()
+        if self._publisher is not None:
+            await asyncio.to_thread(self._publisher.close)
 
     async def _reply(self, call: Call) -> Any:
+        if self._publisher is not None and call.side == "broker":
+            return await asyncio.to_thread(self._publisher.publish, call.keys[0], call.args[0], call.args[1:])
         try:
             if call.name in SCRIPTS:
                 return await self._scripts[call.side, call.name](keys=call.keys, args=call.args)
@@ -163,6 +178,8 @@ def unavailable(exc: redis.RedisError, settings: Settings, side: Side = "broker"
 
 
 def _urls(settings: Settings) -> dict[Side, str]:
+    if settings.foreign:
+        return {"results": settings.result_url}
     if settings.split:
         return {"broker": settings.broker_url, "results": settings.result_url}
     return {"broker": settings.broker_url}
