@@ -26,7 +26,7 @@ def letters(url: str, model: str, count: int, *, deliveries: int = 1) -> list[st
             admin.zadd(queues.LEASES, {dying.identity: 1.0})
             assert living.tend([]).adopted == count
         living.leave([])
-        found: list[bytes] = admin.zrange(queues.DEAD_INDEX, -count, -1)  # type: ignore[assignment]
+        found: list[bytes] = admin.zrange(queues.DEAD_INDEX, -count, -1)
     dying.close()
     living.close()
     return [id.decode() for id in found]

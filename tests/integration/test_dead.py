@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import time
+from typing import Any
 
 import lost
 import numpy as np
@@ -177,7 +178,8 @@ def test_results_elsewhere():
         operator = Operator(broker.url, result_url=results.url, timeout_s=0.5)
         with Client(broker.url, result_url=results.url, check=False) as client:
             jobs = client.submit_many("iris", np.ones((2, 4)))
-            (envelopes, kept) = (broker.client().lrange(LIST, 0, -1)[::-1], results.client())
+            envelopes: list[Any] = broker.client().lrange(LIST, 0, -1)[::-1]
+            kept: Any = results.client()
             broker.client().delete(LIST)
             for job, raw in zip(jobs, envelopes, strict=True):
                 document = kept.get(queues.record_key(job.id))
@@ -227,7 +229,7 @@ def test_the_record_of_an_ignored_result_is_not_made(redis_server, operator):
 
 
 def test_a_given_up_request_keeps_its_letter_only_once(redis_server, client, operator):
-    """A letter of a request that was given up again under its id replaces the first."""
+    """Given up, replayed and given up again: the second letter takes the first one's place."""
     job = client.submit("iris", [[1.0]])
     for _ in range(2):
         assert lost.letters(redis_server.url, "iris", 1) == [job.id]
