@@ -22,7 +22,7 @@ import waiting
 from contenders import Contender
 from workers import WorkerProcess
 
-STOPPED_S = 8.0  # longer than a lease
+STOPPED_S = 10.0  # longer than a lease, and than it takes others to see that it has lapsed
 GRACE_S = 30.0
 
 _ID = re.compile(rb'"id":\s*"([^"]*)"')
@@ -105,9 +105,7 @@ class Crew:
         return "\n".join([*self.gone, *(_last_words(member.worker) for member in self.members)])
 
     def rest(self) -> None:
-        """Undo what lasts, and wait until the whole crew serves."""
-        for member in self.members:
-            member.resume_at = min(member.resume_at, time.monotonic()) if member.resume_at else 0.0
+        """Wait until all that lasts has passed, and the whole crew serves."""
         self.wait_ready()
 
     def __enter__(self) -> Self:
