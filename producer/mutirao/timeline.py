@@ -146,7 +146,7 @@ def _held(id: str, core: Core) -> Operation[Held | None]:
     leases = yield Call("broker", "ZRANGE", (queues.LEASES,), (0, -1, "WITHSCORES"))
     for identity, until in _pairs(leases):
         worker = identity.decode()
-        if (yield Call("broker", "seek", (queues.reserved_key(worker),), (id, 1, 1))):
+        if (yield Call("broker", "seek", (queues.reserved_key(worker),), (id, 0, 0))):
             return Held(worker.rpartition("#")[0] or worker, float(until) - core.now())
     return None
 

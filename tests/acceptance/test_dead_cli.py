@@ -9,7 +9,6 @@ import bad_models
 import lost
 import numpy as np
 import pytest
-import redis as redis_py
 import samples
 import waiting
 from workers import WorkerProcess
@@ -18,7 +17,7 @@ from mutirao import Client, MutiraoError, queues
 from mutirao.cli import main
 from mutirao.cli.output import Exit
 
-RULES = Path(__file__).parents[2] / "deploy/redis/acl/producer"
+ROLES = Path(__file__).parents[2] / "deploy/redis/acl"
 ROW = [5.1, 3.5, 1.4, 0.2]
 BAD = [[bad_models.MARKER, 1.0, 2.0]]
 SECRET = 7391.25  # nothing but --payload may show it
@@ -257,9 +256,7 @@ def test_explain_tells_of_a_lost_worker(shell, redis_server, tmp_path):
 
 def test_a_producer_sees_what_it_may(shell, redis_server):
     """With the producer's rights explain tells a job's steps and that it may not look further; dead letters are not shown."""
-    rules = [line for line in RULES.read_text().splitlines() if line and not line.startswith("#")]
-    redis_server.client().execute_command("ACL", "SETUSER", "producer", "on", ">secret", *rules)
-    url = redis_server.url.replace("redis://", "redis://producer:secret@")
+    url = _as_role(redis_server, "producer")
     with Client(url, check=False) as client:
         job = client.submit("iris", [ROW])
     told = shell.at(url).says("explain", job.id)
@@ -267,5 +264,20 @@ def test_a_producer_sees_what_it_may(shell, redis_server):
     code, out, err = shell.run("dead", "list")
     assert (code, out) == (Exit.UNAVAILABLE, "")
     assert "check the user and password in MUTIRAO_BROKER_URL" in err
-    with redis_py.Redis.from_url(url) as asking, pytest.raises(redis_py.exceptions.NoPermissionError):
-        asking.zrange(queues.DEAD_INDEX, 0, -1)
+
+
+def test_a_worker_s_rights_are_enough(given_up, shell, redis_server):
+    """Whoever has a worker's rights lists, replays and purges dead letters, and sees where jobs are."""
+    shell.at(_as_role(redis_server, "worker"))
+    assert len(shell.json("dead", "list")) == 5
+    assert shell.says("dead", "replay", given_up[0]) == f"replayed {given_up[0]}\n"
+    assert shell.says("dead", "purge", "x-1") == "purged x-1\n"
+    redis_server.client().zadd(queues.LEASES, {"w1@host#1.abc": 1.0})
+    assert "now waiting in mutirao.iris, priority normal: none before it\n" in shell.says("explain", given_up[0])
+
+
+def _as_role(server, role):
+    """Make a user with the rights that are deployed for a role; return the URL that uses it."""
+    rules = [line for line in (ROLES / role).read_text().splitlines() if line and not line.startswith("#")]
+    server.client().execute_command("ACL", "SETUSER", role, "on", ">secret", *rules)
+    return server.url.replace("redis://", f"redis://{role}:secret@")
