@@ -132,19 +132,22 @@ class Line:
         """Take the next ones, urgent first, to at most so many rows; one that has more goes alone."""
         batch: list[Any] = []
         held = size = 0
-        while self.count:
+        most = self.limits.max_bytes
+        while self.count > len(batch):
             waiting = self._next(now)
-            first = waiting[0]
-            if batch and (held + first.rows > rows or size + first.size > self.limits.max_bytes or first.limits):
-                break
-            batch.append(waiting.popleft())
-            held, size = held + first.rows, size + first.size
-            self.count -= 1
-            self.rows -= first.rows
-            self.size -= first.size
-            if first.limits:  # its client's own time limits are its own alone
-                break
-        return batch
+            patient = waiting[0].received + PATIENCE_S >= now
+            while waiting:
+                first = waiting[0]
+                if batch and (held + first.rows > rows or size + first.size > most or first.limits):
+                    return self._taken(batch, held, size)
+                batch.append(waiting.popleft())
+                held += first.rows
+                size += first.size
+                if first.limits:  # its client's own time limits are its own alone
+                    return self._taken(batch, held, size)
+                if not patient:
+                    break
+        return self._taken(batch, held, size)
 
     def clear(self) -> list[Any]:
         """Take out everybody."""
@@ -152,6 +155,12 @@ class Line:
         self.steps, self.again = {}, deque()
         self.count = self.rows = self.size = 0
         return left
+
+    def _taken(self, batch: list[Any], rows: int, size: int) -> list[Any]:
+        self.count -= len(batch)
+        self.rows -= rows
+        self.size -= size
+        return batch
 
     def _next(self, now: float) -> deque[Any]:
         waiting = [each for each in self.steps.values() if each]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mutirao_worker.request import Request
 
 NULL = b"null"
+STATUS = {"SUCCESS": b"SUCCESS", "FAILURE": b"FAILURE", "REVOKED": b"REVOKED"}
 
 
 class Ending(NamedTuple):
@@ -148,17 +149,22 @@ class Commit:
         beside = int(any(ending.request.beside for ending in endings))
         args: list[Any] = [int(self.fenced), self._kept, run.model, fields, beside]
         for place, ending in enumerate(endings, 1):
-            request, (trace, letter) = ending.request, _rarely(ending, run)
-            args += (
-                request.field if self.fenced else b"",
-                request.id,
-                b"" if request.headers.ignore_result else b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b%b'
-                % (ending.status.encode(), request.id.encode(), ending.result, trace, tail),
-                f',"attempts":{request.deliveries},"reserved_at":{request.reserved_at:.4f},"place":{place}',
-                ending.payload or b"",
-                request.reply,
-                letter,
+            request, trace, letter = ending.request, NULL, b""
+            if ending.traceback is not None or ending.reason:
+                trace, letter = _rarely(ending, run)
+            extra = request.headers.mutirao
+            head = b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b%b' % (
+                STATUS[ending.status], request.id.encode(), ending.result, trace, tail,
             )  # fmt: skip
+            args += (
+                b"%d %b" % (request.tag, request.key) if self.fenced else b"",
+                request.id,
+                b"" if request.headers.ignore_result else head,
+                b',"attempts":%d,"reserved_at":%.4f,"place":%d' % (request.deliveries, request.reserved_at, place),
+                ending.payload or b"",
+                extra.reply if extra else b"",
+                letter,
+            )
         return "commit", keys, args
 
     def _acknowledge(self, requests: Sequence[Request]) -> None:

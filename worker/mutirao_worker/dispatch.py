@@ -100,6 +100,7 @@ class Dispatcher:
 
     Attributes:
         app, hostname: Celery's.
+        aside: requests that are held, but wait for their time or for the rate limit.
         batcher: what waits.
         commit: how ends are kept.
         connection_errors: the broker's.
@@ -135,6 +136,7 @@ class Dispatcher:
         """
         host: Host = app.host
         self.app = app
+        self.aside: set[Request] = set()
         self.hostname = hostname
         self.batcher = Batcher(host.batching)
         self.closing = False
@@ -165,7 +167,7 @@ class Dispatcher:
     def held(self) -> list[Request]:
         """Every request that must stay reserved: what waits, what runs, and what has ended but could not be kept yet."""
         running = [request for batch in self.running.values() for request in batch.requests]
-        return [*self.batcher, *running, *(ending.request for _, endings in self._unkept for ending in endings)]
+        return [*self.batcher, *self.aside, *running, *(ending.request for _, endings in self._unkept for ending in endings)]
 
     def received(self, request: Request) -> None:
         """Note a request that has come in: in Celery's registers, and as an event."""
@@ -183,6 +185,9 @@ class Dispatcher:
 
     def offer(self, request: Request) -> None:
         """Let a request wait for a slot; `dispatch` fills them."""
+        if request.ended:  # it was given back while it stood aside
+            return
+        self.aside.discard(request)
         worker_state.reserved_requests.add(request)
         self.batcher.add(request)
 
@@ -263,13 +268,12 @@ class Dispatcher:
 
     def forget_waiting(self) -> None:
         """Drop every request that has not begun: another worker may have it."""
-        for line in self.batcher.lines.values():
-            for request in line.clear():
-                self._forget(request)
+        for request in self._waiting():
+            self._forget(request)
 
     def give_back(self) -> None:
         """Give back every request that has not begun."""
-        waiting = [request for line in self.batcher.lines.values() for request in line.clear()]
+        waiting = self._waiting()
         for request in waiting:
             self._forget(request)
         if self.hold is not None and waiting:
@@ -446,7 +450,13 @@ class Dispatcher:
         if ending.embed:
             self._follow(ending)
 
+    def _waiting(self) -> list[Request]:
+        """Take out every request that has not begun, in the order in which they came."""
+        waiting = [*self.aside, *(request for line in self.batcher.lines.values() for request in line.clear())]
+        return sorted(waiting, key=lambda request: request.received)
+
     def _forget(self, request: Request) -> None:
+        self.aside.discard(request)
         request.batch, request.ended = None, True
         worker_state.requests.pop(request.id, None)
         worker_state.reserved_requests.discard(request)

@@ -20,75 +20,128 @@ GROUP = 500
 DELAY_S = 0.1
 
 
+class Event(msgspec.Struct):
+    """What every task event has; times are this machine's, `clock` is Celery's logical one."""
+
+    type: str
+    uuid: str
+    timestamp: float
+    clock: int
+    hostname: str
+    pid: int
+    utcoffset: int
+
+
+class Received(Event):
+    """A request was taken from its queue."""
+
+    name: str
+    args: str
+    kwargs: str
+    root_id: str
+    parent_id: str | None
+    retries: int
+    eta: str | None
+    expires: Any
+
+
+class Succeeded(Event):
+    """A request was answered."""
+
+    result: str
+    runtime: float
+
+
+class Failed(Event):
+    """A request failed, or is to run again."""
+
+    exception: str
+
+
+class Revoked(Event):
+    """A request was cancelled, or its deadline passed."""
+
+    expired: bool
+    terminated: bool
+    signum: int | None
+
+
 class Events:
     """Collects events and sends them through Celery's dispatcher of this worker, as `task.multi`, which every receiver knows."""
 
     def __init__(self, dispatcher: Any) -> None:
         """Take Celery's event dispatcher."""
         self._dispatcher = dispatcher
-        self._waiting: list[dict[str, Any]] = []
-        self._common = {"hostname": dispatcher.hostname, "pid": os.getpid()}
+        self._clock = dispatcher.clock
+        self._hostname = dispatcher.hostname
+        self._offset = utcoffset()
+        self._pid = os.getpid()
+        self._waiting: list[Event] = []
 
     @property
     def on(self) -> bool:
         """Whether anybody asked for events (`-E`, or `celery control enable_events`)."""
-        groups = self._dispatcher.groups  # without -E Celery's dispatcher still sends those of the worker itself
-        return bool(self._dispatcher.enabled and (not groups or "task" in groups))
+        return bool(self._dispatcher.enabled)
 
     def received(self, request: Request) -> None:
         """A request was taken from its queue."""
-        headers = request.headers
-        self._add(
-            "task-received", request.id, name=queues.TASK, args=request.summary(), kwargs="", root_id=headers.root_id or request.id,
-            parent_id=headers.parent_id, retries=headers.retries or 0, eta=headers.eta, expires=headers.expires,
-        )  # fmt: skip
+        if self._dispatcher.enabled:
+            headers = request.headers
+            self._waiting.append(
+                Received(
+                    *self._common("task-received", request.id),
+                    queues.TASK,
+                    request.summary(),
+                    "",
+                    headers.root_id or request.id,
+                    headers.parent_id,
+                    headers.retries or 0,
+                    headers.eta,
+                    headers.expires,
+                )
+            )
 
     def started(self, id: str) -> None:
         """A request went to a process."""
-        self._add("task-started", id)
+        if self._dispatcher.enabled:
+            self._waiting.append(Event(*self._common("task-started", id)))
 
     def succeeded(self, id: str, shown: str, runtime: float) -> None:
         """A request was answered; `shown` is its answer without a value of it."""
-        self._add("task-succeeded", id, result=shown, runtime=runtime)
+        if self._dispatcher.enabled:
+            self._waiting.append(Succeeded(*self._common("task-succeeded", id), shown, runtime))
 
     def failed(self, id: str, shown: str) -> None:
         """A request failed; `shown` is the error without a word of the payload."""
-        self._add("task-failed", id, exception=shown)
+        if self._dispatcher.enabled:
+            self._waiting.append(Failed(*self._common("task-failed", id), shown))
 
     def revoked(self, id: str, *, expired: bool, terminated: bool = False, signum: int | None = None) -> None:
         """A request was cancelled, or its deadline passed."""
-        self._add("task-revoked", id, expired=expired, terminated=terminated, signum=signum)
+        if self._dispatcher.enabled:
+            self._waiting.append(Revoked(*self._common("task-revoked", id), expired, terminated, signum))
 
     def retried(self, id: str, why: str) -> None:
         """A request is to run again: the process that ran it is gone."""
-        self._add("task-retried", id, exception=why)
+        if self._dispatcher.enabled:
+            self._waiting.append(Failed(*self._common("task-retried", id), why))
 
     def flush(self) -> None:
         """Send what has been collected; what cannot be sent while the broker is away waits, up to a limit."""
         if not self._waiting or self._dispatcher.producer is None:
             return
-        waiting, self._waiting = self._waiting, []
-        offset = utcoffset()
-        for event in waiting:
-            event["utcoffset"] = offset
-        while waiting:
-            group = waiting[:GROUP]
+        waiting, self._waiting, self._offset = self._waiting, [], utcoffset()
+        for at in range(0, len(waiting), GROUP):
             try:
-                self._send(group)
+                self._send(waiting[at : at + GROUP])
             except self._dispatcher.connection.connection_errors:
-                self._waiting = waiting[-20 * GROUP :]
+                self._waiting = waiting[at:][-20 * GROUP :]
                 return
-            waiting = waiting[GROUP:]
 
-    def _add(self, type: str, id: str, **fields: Any) -> None:
-        if self.on:
-            event = {
-                "type": type, "uuid": id, "timestamp": time.time(), "clock": self._dispatcher.clock.forward(),
-                **self._common, **fields,
-            }  # fmt: skip
-            self._waiting.append(event)
+    def _common(self, type: str, id: str) -> tuple[Any, ...]:
+        return type, id, time.time(), self._clock.forward(), self._hostname, self._pid, self._offset
 
-    def _send(self, group: list[dict[str, Any]]) -> None:
+    def _send(self, group: list[Event]) -> None:
         self._dispatcher.producer.publish(
             msgspec.json.encode(group),
             content_type="application/json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
+import functools
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ class Request:
 
     __slots__ = (
         "__weakref__", "_dispatcher", "_eta_timer_entry", "_summary", "acknowledged", "attempts", "base64", "batch", "body",
-        "content_type", "ended", "eventer", "headers", "id", "key", "message", "model", "priority", "raw", "received",
+        "content_type", "ended", "eventer", "headers", "id", "key", "limits", "message", "model", "priority", "raw", "received",
         "reserved_at", "rows", "size", "tag",
     )  # fmt: skip
 
@@ -115,8 +116,10 @@ class Request:
         self.headers = headers
         self.id = headers.id
         self.key: bytes = b""
+        # The hard and soft time limits that its client asks for; None for none.
+        self.limits = None if headers.timelimit is None else _limits(headers.timelimit)
         self.message: Any = None
-        self.model = queues.model_of(queue.partition(queues.KOMBU_SEPARATOR)[0]) or queue
+        self.model = _model(queue)
         self.priority = 0
         self.raw = b""
         self.received = time.monotonic()
@@ -144,15 +147,6 @@ class Request:
     def deliveries(self) -> int:
         """How often it has been tried, this time included."""
         return self.headers.attempts + self.attempts + 1
-
-    @property
-    def limits(self) -> tuple[float | None, float | None] | None:
-        """The hard and soft time limits that its client asks for; None for none."""
-        asked = self.headers.timelimit
-        if not (isinstance(asked, list | tuple) and len(asked) == 2):
-            return None
-        hard, soft = (limit if isinstance(limit, int | float) and limit > 0 else None for limit in asked)
-        return (hard, soft) if hard or soft else None
 
     @property
     def eta(self) -> float | None:
@@ -338,6 +332,18 @@ def of_message(dispatcher: Dispatcher, message: Any, headers: Mapping[str, Any])
     if request.headers.mutirao is None:
         request.look()
     return request
+
+
+@functools.lru_cache(1024)
+def _model(queue: str) -> str:
+    return queues.model_of(queue.partition(queues.KOMBU_SEPARATOR)[0]) or queue
+
+
+def _limits(asked: Any) -> tuple[float | None, float | None] | None:
+    if not (isinstance(asked, list | tuple) and len(asked) == 2):
+        return None
+    hard, soft = (limit if isinstance(limit, int | float) and limit > 0 else None for limit in asked)
+    return (hard, soft) if hard or soft else None
 
 
 def _timestamp(value: Any) -> float | None:

@@ -88,6 +88,8 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
             self.engine.dispatcher.refuse(request, error)
             return
         bucket = self.task_buckets[queues.TASK]
+        if later := eta is not None and eta > time.time() or bucket:
+            self.engine.dispatcher.aside.add(request)
         if eta is not None and eta > time.time():
             request._eta_timer_entry = self.timer.call_at(eta, self._due, (request,))  # noqa: SLF001 - Celery's name
             worker_state.task_scheduled(request)

@@ -46,6 +46,7 @@ class Channel(_Channel):
 
     bells: Bells | None = None
     heard_at = 0.0
+    _commands: Any = None
     _in_vain: frozenset[str] = frozenset()  # bells that rang while there was room for other queues alone
 
     def ring(self, queue: str) -> None:
@@ -62,6 +63,14 @@ class Channel(_Channel):
             self._in_poll.disconnect()
             self._in_poll = None
         super().close()
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """Keep the client for what is not waited for: kombu makes one for each command, which costs more than the command."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._commands is None or self._commands.connection_pool is not self.pool:
+            self._commands = super()._create_client()
+        return self._commands
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if self.bells is None:
