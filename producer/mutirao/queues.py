@@ -18,8 +18,6 @@ Priority = Literal["high", "normal", "low"]
 STEPS: dict[Priority, int] = {"high": 0, "normal": 3, "low": 6}
 KOMBU_STEPS = (0, 3, 6, 9)
 KOMBU_SEPARATOR = "\x06\x16"
-# Where kombu notes when a worker took each message that it has not yet acknowledged.
-RESERVED = "unacked_index"
 
 PREFIX = "mutirao."
 MODELS = "mutirao:models"

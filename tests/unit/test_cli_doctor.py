@@ -32,11 +32,12 @@ def seen(*workers, broken="", known=("iris",), given=None, reason="", **more):
         for name in known
     }
     found = Catalog(models=models, workers=workers)
-    parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "foreign": ()} | more
+    parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "dead": 0, "foreign": ()} | more
     return Snapshot(given=settings.load({}, **(given or {})), catalog=found, **parts)
 
 
 IRIS = worker("a@x", iris="1")
+STOCK = {"engine": False}
 
 
 @pytest.mark.parametrize(
@@ -102,10 +103,13 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet.waiting, seen(IRIS, waiting={"iris": 3, "typo": 1}), "problem", "no live worker serves typo"),
         (fleet.reserved, seen(IRIS, reserved=4), "ok", "4 taken"),
         (fleet.reserved, seen(reserved=4), "warning", "no worker is alive"),
-        (fleet.patience, seen(IRIS), "ok", "not checked"),
-        (fleet.patience, seen(IRIS, limits={"iris": 60.0}), "ok", "60 s at most"),
-        (fleet.patience, seen(IRIS, limits={"iris": 60.0, "slow": 600.0}), "warning", "a@x gives requests away after 150 s, but slow"),
-        (fleet.patience, seen(worker("a@x", iris="1", slow="1"), limits={"iris": 60.0, "slow": 600.0}), "ok", "600 s"),
+        (fleet.dead, seen(IRIS), "ok", "none"),
+        (fleet.dead, seen(IRIS, dead=2), "warning", "2 requests were given up"),
+        (fleet.patience, seen(IRIS), "ok", "for as long as they live, 6 s longer at most"),
+        (fleet.patience, seen(IRIS, given=STOCK), "ok", "not checked"),
+        (fleet.patience, seen(IRIS, given=STOCK, limits={"iris": 60.0}), "ok", "60 s at most"),
+        (fleet.patience, seen(IRIS, given=STOCK, limits={"iris": 60.0, "slow": 600.0}), "warning", "a@x gives requests away after 150 s, but slow"),
+        (fleet.patience, seen(worker("a@x", iris="1", slow="1"), given=STOCK, limits={"iris": 60.0, "slow": 600.0}), "ok", "600 s"),
         (fleet.foreign, seen(IRIS), "ok", "no other"),
         (fleet.foreign, seen(IRIS, foreign=("celery",)), "warning", "queues celery"),
         (configuration.variables, seen(environment=("MUTIRAO_BROKER_URL", "MUTIRAO_REDIS_PORT", "PATH")), "ok", "known"),
@@ -139,7 +143,7 @@ def test_a_server_that_tells_nothing_is_unknown(check):
 
 
 @pytest.mark.parametrize(
-    "check", [fleet.workers, fleet.models, fleet.versions, fleet.waiting, fleet.reserved, fleet.foreign]
+    "check", [fleet.workers, fleet.models, fleet.versions, fleet.waiting, fleet.reserved, fleet.dead, fleet.foreign]
 )
 def test_a_fleet_that_may_not_be_seen_is_unknown(check):
     """Where keys are out of sight, a check says so and does not guess."""
@@ -171,6 +175,8 @@ def test_a_snapshot_of_a_real_server(tmp_path):
         client.lpush("mutirao.iris\x06\x166", "x", "y")
         client.set("mutirao.odd", "no list")
         client.hset("unacked", "t", "x")
+        client.hset("mutirao:reserved:w@h#1.a", "1 mutirao.iris", "x")
+        client.hset("mutirao:dead", "t", "x")
         client.sadd("_kombu.binding.celery", "mutirao.iris\x06\x16\x06\x16mutirao.iris", "mail\x06\x16\x06\x16mail")
         client.sadd("_kombu.binding.celery.pidbox", "\x06\x16\x06\x16w@h.celery.pidbox")
         found = snapshot.read(settings.load({}, broker_url=running.url, models=str(tmp_path)), {"MUTIRAO_X": "1"})
@@ -178,7 +184,7 @@ def test_a_snapshot_of_a_real_server(tmp_path):
     assert found.broker.info is not None
     assert found.catalog is not None
     assert (found.broker.config, found.broker.info["aof_enabled"]) == ({"appendfsync": "everysec", "save": ""}, 1)
-    assert (found.waiting, found.reserved, found.foreign) == ({"iris": 3}, 1, ("mail",))
+    assert (found.waiting, found.reserved, found.dead, found.foreign) == ({"iris": 3}, 2, 1, ("mail",))
     assert (found.limits, found.environment, found.catalog.workers) == ({"slow": 600.0}, ("MUTIRAO_X",), ())
     assert abs(found.broker.ahead_s) < 1
     assert "segredo" not in str(msgspec.structs.replace(found, given=None))
@@ -195,4 +201,4 @@ def test_a_user_who_may_see_little_gets_a_snapshot_all_the_same():
     for each in found.servers:
         assert (each.info, each.config) == (None, None)
     assert len(found.servers) == 2
-    assert (found.catalog, found.waiting, found.reserved, found.foreign) == (None, None, None, None)
+    assert (found.catalog, found.waiting, found.reserved, found.dead, found.foreign) == (None,) * 5

@@ -178,11 +178,11 @@ def test_work_is_found_again_after_a_restart(embedded):
 
 
 def test_what_a_crash_cut_off_may_be_taken_again_at_once(embedded):
-    """No worker of the last run lives, so what they had reserved is as old as can be, and kombu gives it to the next."""
+    """No worker of the last run lives, so what they had reserved has lapsed, and the next adopts it."""
     with embedded(workers=0) as first, redis.Redis.from_url(first.broker_url) as client:
-        client.zadd("unacked_index", {"a": time.time(), "b": time.time()})
+        client.zadd("mutirao:leases", {"a": time.time() + 6, "b": time.time() + 6})
     with embedded(workers=0) as second, redis.Redis.from_url(second.broker_url) as client:
-        assert client.zrange("unacked_index", 0, -1, withscores=True) == [(b"a", 0.0), (b"b", 0.0)]
+        assert client.zrange("mutirao:leases", 0, -1, withscores=True) == [(b"a", 0.0), (b"b", 0.0)]
 
 
 def test_workers_end_before_redis(embedded):

@@ -41,6 +41,8 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._client: redis.Redis | None = None
         self._script: Any = None
         self._started_at = time.time()
+        self._answered: dict[str, int] = {}
+        self._counted_at = time.monotonic()
 
     def start(self, consumer: Any) -> None:
         """Announce now, and go on."""
@@ -75,6 +77,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             models={info.name: info.version for info in infos if info.state == "ready"},
             memory_bytes=psutil.Process().memory_info().rss,
             started_at=self._started_at,
+            rates=self._rates(consumer),
         )
         models = [part for info in infos for part in (info.name, msgspec.json.encode(info))]
         try:
@@ -83,6 +86,15 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             )
         except redis.RedisError as exc:
             logger.warning("could not announce this worker: %s", exc)
+
+    def _rates(self, consumer: Any) -> dict[str, float]:
+        """How many requests of each model it answered a second, since it last said so."""
+        engine = getattr(consumer, "engine", None)
+        answered = engine.answered() if engine is not None else {}
+        before, self._answered = self._answered, answered
+        passed, self._counted_at = time.monotonic() - self._counted_at, time.monotonic()
+        counts = {model: count - before.get(model, 0) for model, count in answered.items()}
+        return {model: round(count / passed, 3) for model, count in counts.items() if count and passed > 0}
 
 
 def main() -> int:

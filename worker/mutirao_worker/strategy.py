@@ -13,6 +13,7 @@ import redis
 from celery import Celery, bootsteps, signals
 from celery.exceptions import NotRegistered
 from celery.worker import consumer as stock_consumer
+from celery.worker import control
 from celery.worker import state as worker_state
 from kombu import compression
 
@@ -88,9 +89,10 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
             self.engine.dispatcher.refuse(request, error)
             return
         bucket = self.task_buckets[queues.TASK]
-        if later := eta is not None and eta > time.time() or bucket:
+        early = eta is not None and eta > time.time()
+        if early or bucket:
             self.engine.dispatcher.aside.add(request)
-        if eta is not None and eta > time.time():
+        if early:
             request._eta_timer_entry = self.timer.call_at(eta, self._due, (request,))  # noqa: SLF001 - Celery's name
             worker_state.task_scheduled(request)
         elif bucket:
@@ -239,6 +241,10 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self.dispatcher.keep()
         self.dispatcher.dispatch()
 
+    def answered(self) -> dict[str, int]:
+        """How many requests of each model this worker has answered."""
+        return self.dispatcher.counts() if hasattr(self, "dispatcher") else {}
+
     def dispatch_soon(self) -> None:
         """Fill free slots once the loop has taken in what has come."""
         if not self._soon:
@@ -315,6 +321,15 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         for batch in running:
             for request in batch.requests:
                 self.dispatcher.stop_running(request, None)
+
+
+@control.inspect_command(alias="dump_schedule")  # type: ignore[untyped-decorator]
+def scheduled(state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ARG001 - Celery's signature
+    """List requests whose time has not come: Celery's own command knows no requests but its own."""
+    return [
+        {"eta": request.headers.eta, "priority": request.priority, "request": request.info()}
+        for request in worker_state.scheduled_requests
+    ]
 
 
 class _Deaf:

@@ -100,14 +100,14 @@ def waiting(seen: Snapshot) -> Finding:
 def reserved(seen: Snapshot) -> Finding:
     """What workers have taken is in the hands of one that lives."""
     if seen.reserved is None:
-        return hidden("taken", "HLEN unacked")
+        return hidden("taken", "SCAN")
     text = f"{seen.reserved} taken by workers and not yet answered"
     if seen.reserved and seen.catalog is not None and not seen.catalog.workers:
         return Finding(
             "taken",
             "warning",
             f"{text}, but no worker is alive",
-            f"{START}: it takes them over once the visibility timeout has passed (120 s or more)",
+            f"{START}: it takes them over at once",
         )
     return Finding("taken", "ok", text)
 
@@ -115,9 +115,12 @@ def reserved(seen: Snapshot) -> Finding:
 def patience(seen: Snapshot) -> Finding:
     """No worker gives away what another still computes.
 
-    Kombu keeps one list of taken requests for the whole database, and each worker gives back what has been on it for longer than
+    The engine's workers hold what they took for as long as they live. With kombu's own transport (MUTIRAO_ENGINE=0), kombu keeps one list of taken requests for the whole database, and each worker gives back what has been on it for longer than
     its own visibility timeout, which follows from the time limits of the models that it serves itself.
     """
+    if seen.given.engine:
+        text = f"workers hold what they take for as long as they live, {seen.given.lease_s:g} s longer at most"
+        return Finding("redelivery", "ok", text)
     if not seen.limits or seen.catalog is None:
         return Finding(
             "redelivery", "ok", "not checked: the models' time limits are not known on this machine (MUTIRAO_MODELS)"
@@ -136,19 +139,37 @@ def patience(seen: Snapshot) -> Finding:
     )
 
 
+def dead(seen: Snapshot) -> Finding:
+    """Nothing had to be given up."""
+    if seen.dead is None:
+        return hidden("dead letters", "HLEN mutirao:dead")
+    if seen.dead:
+        return Finding("dead letters", "warning", f"{seen.dead} requests were given up", "mutirao dead list says why")
+    return Finding("dead letters", "ok", "none")
+
+
 def foreign(seen: Snapshot) -> Finding:
     """No other Celery application shares the database."""
     if seen.foreign is None:
         return hidden("neighbours", "SCAN")
     if not seen.foreign:
         return Finding("neighbours", "ok", "no other Celery application uses this database")
-    text = f"another Celery application uses this database (queues {listed(seen.foreign)}): each hands out again what the other takes longer for than its own visibility timeout"
+    text = f"another Celery application uses this database (queues {listed(seen.foreign)}): commands and events of either reach the workers of both"
     return Finding(
         "neighbours", "warning", text, "give mutirão a database of its own, such as /1 at the end of MUTIRAO_BROKER_URL"
     )
 
 
-CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (workers, models, versions, waiting, reserved, patience, foreign)
+CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (
+    workers,
+    models,
+    versions,
+    waiting,
+    reserved,
+    dead,
+    patience,
+    foreign,
+)
 
 
 def _versions(catalog: Catalog) -> dict[str, set[str]]:

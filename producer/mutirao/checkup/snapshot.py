@@ -57,7 +57,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         results: where results are kept, if that is another server.
         catalog: the models and live workers; None where this user may not look.
         waiting: how many requests wait for each model; None where this user may not look.
-        reserved: how many requests workers have taken and not yet acknowledged; None where this user may not look.
+        reserved: how many requests workers have taken and not yet answered; None where this user may not look.
+        dead: how many requests were given up and are kept; None where this user may not look.
         foreign: queues of other Celery applications in this database; None where this user may not look.
     """
 
@@ -70,6 +71,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     catalog: Catalog | None = None
     waiting: dict[str, int] | None = None
     reserved: int | None = None
+    dead: int | None = None
     foreign: tuple[str, ...] | None = None
 
     @property
@@ -146,7 +148,8 @@ def _fleet(client: redis.Redis) -> dict[str, Any]:
         "catalog": known,
         # Without a name to ask for, nothing is known of any queue.
         "waiting": None if known is found is None else _allowed(lambda: _waiting(client, sorted(names))),
-        "reserved": _allowed(lambda: client.hlen("unacked")),
+        "reserved": _allowed(lambda: _reserved(client)),
+        "dead": _allowed(lambda: client.hlen(queues.DEAD)),
         "foreign": _allowed(lambda: _foreign(client)),
     }
 
@@ -161,6 +164,12 @@ def _waiting(client: redis.Redis, models: Iterable[str]) -> dict[str, int]:
     return {
         model: sum(int(client.llen(queues.queue_key(model, step))) for step in queues.KOMBU_STEPS) for model in models
     }
+
+
+def _reserved(client: redis.Redis) -> int:
+    """Count what workers hold, the engine's and those of kombu's own transport."""
+    keys = _scan(client, queues.reserved_key("*"), "hash")
+    return sum(int(client.hlen(key)) for key in (*keys, "unacked"))
 
 
 def _models(keys: Iterable[str]) -> Iterator[str]:

@@ -193,9 +193,9 @@ class Embedded:
         self._give_back()
 
     def _give_back(self) -> None:
-        """Let the workers take at once what a crash cut off: kombu would wait until its reservation is old, so make it so."""
+        """Let the workers take at once what a crash cut off: no worker of the last run lives, so its lease may as well lapse now."""
         with redis.Redis.from_url(self.broker_url, socket_timeout=5) as client:
-            client.zunionstore(queues.RESERVED, {queues.RESERVED: 0})
+            client.zunionstore(queues.LEASES, {queues.LEASES: 0})
 
     def _start_others(self) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | {
