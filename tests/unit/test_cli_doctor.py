@@ -197,7 +197,7 @@ def test_a_user_who_may_see_little_gets_a_snapshot_all_the_same():
             "ACL", "SETUSER", "narrow", "on", ">pw", "~celery-task-meta-*", "&*", "+time", "+ping", "+select"
         )
         url = running.url.replace("redis://", "redis://narrow:pw@")
-        found = snapshot.read(settings.load({}, broker_url=url, result_url=url + "?db=1"), {})
+        found = snapshot.read(settings.load({}, broker_url=url, result_url=url.removesuffix("/0") + "/1"), {})
     for each in found.servers:
         assert (each.info, each.config) == (None, None)
     assert len(found.servers) == 2
