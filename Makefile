@@ -9,11 +9,13 @@ BIN := $(VENV)/bin
 # Processes of the test run; each starts servers and workers of its own.
 JOBS ?= 2
 ARGS ?=
+# Requests in the backlog.
+N ?= 1000000
 # Tests are checked strictly too, but a test or a fixture need not say its own types; one that is strict may keep its marks.
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-compose test-faults lint format bench lock clean
+.PHONY: help install demo test test-compose test-faults lint format bench bench-budget bench-backlog lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +47,12 @@ format: install ## put the code in its form, and repair what ruff can
 
 bench: install ## measure this system, plain Celery and the bare model side by side (ARGS=--quick)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-budget: install ## where a request's time goes, in microseconds by step
+	$(BIN)/python benchmarks/budget.py $(ARGS)
+
+bench-backlog: install ## serve a backlog of N requests and see whether anything grows with it (N=50000 for a quick one)
+	$(BIN)/python benchmarks/backlog.py --requests $(N) $(ARGS)
 
 lock: ## resolve requirements.txt again (ARGS=--upgrade for the newest of everything)
 	.ci/lock $(ARGS)

@@ -18,7 +18,8 @@ from contestant import Place
 from workload import Workload
 
 MEASURES = {
-    function.__name__: function for function in (measures.warm_up, measures.burst, measures.alone, measures.footprint)
+    function.__name__: function
+    for function in (measures.warm_up, measures.burst, measures.submission, measures.alone, measures.footprint)
 }
 
 
@@ -51,7 +52,7 @@ class Client:
 
 @contextlib.contextmanager
 def running(name: str, workload: Workload, place: Place) -> Iterator[Client]:
-    """Start a contestant and its client process; end both."""
+    """Start a contestant and its client process, whose first `answer` says that it stands; end both."""
     place.folder.mkdir(parents=True)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -60,7 +61,6 @@ def running(name: str, workload: Workload, place: Place) -> Iterator[Client]:
     theirs.close()
     client = Client(name, ours)
     try:
-        client.answer()
         yield client
     finally:
         ours.close()

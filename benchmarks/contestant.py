@@ -36,11 +36,13 @@ class Contestant(ABC):
         plain: it is a plain Celery app: the others are compared with the better one of these.
         remote: it has workers and a queue; without them there is nothing to submit.
         single: it answers a single request otherwise than many.
+        batches: it puts many requests through one call of the model, so that a burst must be long to last a second.
     """
 
     plain: ClassVar[bool] = False
     remote: ClassVar[bool] = True
     single: ClassVar[bool] = True
+    batches: ClassVar[bool] = False
 
     def __init__(self, workload: Workload, place: Place) -> None:
         self.workload = workload
@@ -69,6 +71,9 @@ class Contestant(ABC):
     @abstractmethod
     def one(self, row: np.ndarray) -> np.ndarray:
         """Send one row and wait for its answer."""
+
+    def settle(self) -> None:  # noqa: B027 - few have anything to wait for
+        """Wait until what a burst has set going, beside its answers, is done."""
 
     def workers(self) -> list[int]:
         """Return the process ids of the workers; their children are found from them."""

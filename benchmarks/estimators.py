@@ -8,8 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-
-WITNESS = "BENCH_WITNESS"
+from workload import WITNESS
 
 
 class BigModel(RegressorMixin, BaseEstimator):  # type: ignore[misc]

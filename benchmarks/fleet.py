@@ -23,15 +23,23 @@ class Fleet(Contestant):
     """Starts Redis, then the workers, then connects the client."""
 
     def start(self) -> None:
+        self.open()
+        self.serve()
+
+    def open(self) -> None:
+        """Start Redis, and do what the workers need before they start."""
         self._processes = Processes(self.place.folder / "watchdog.log")
         self._server = redis_server.Server(self.place.folder / "redis", redis_server.free_port())
         command = redis_server.command(binary.find(), self._server, self.place.redis)
-        self._redis = self._run("redis", command, {}, stage=1)
+        self._redis = self.run("redis", command, {}, stage=1)
         if not redis_server.wait_ready(self._server, ended=lambda: self._redis.poll() is not None):
             raise RuntimeError(f"redis-server did not start: {self._tail('redis')}")
         self.prepare()
+
+    def serve(self) -> None:
+        """Start the workers, and wait until they answer."""
         commands = self.commands()
-        self._workers = [self._run(f"worker{n}", command, self.env()) for n, command in enumerate(commands)]
+        self._workers = [self.run(f"worker{n}", command, self.env()) for n, command in enumerate(commands)]
         self.connect()
 
     def stop(self) -> None:
@@ -75,7 +83,8 @@ class Fleet(Contestant):
     def _ended(self) -> str | None:
         return next((f"worker{n}" for n, worker in enumerate(self._workers) if worker.poll() is not None), None)
 
-    def _run(self, name: str, command: list[str], env: Mapping[str, str], *, stage: int = 0) -> Popen[bytes]:
+    def run(self, name: str, command: list[str], env: Mapping[str, str], *, stage: int = 0) -> Popen[bytes]:
+        """Start a process; it is ended with the others."""
         whole = {**os.environ, "PYTHONPATH": str(HERE), **env}
         log = self.place.folder / f"{name}.log"
         return self._processes.start(command, stage=stage, grace_s=10, log=log, env=whole)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import accounting
 import numpy as np
 from contestant import Contestant
-from estimators import WITNESS
-from workload import Workload
+from workload import WITNESS, Workload
+
+# Whoever tells of what was done does so within this time: it is part of what the burst cost.
+TOLD_S = 0.15
 
 
 @dataclass(frozen=True)
@@ -20,18 +25,28 @@ class Burst:
     """Many one-row requests at once.
 
     Attributes:
-        submit_s: until the last request was handed over.
         total_s: until the last answer was in the client's hands.
         machine_cpu_s: what everybody on the machine spent meanwhile.
+        settled_s: how long after the last answer all was quiet.
     """
 
     rows: int
-    submit_s: float
     total_s: float
     client_cpu_s: float
     workers_cpu_s: float
     redis_cpu_s: float
     machine_cpu_s: float
+    settled_s: float
+    lost: int
+    wrong: int
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Many one-row requests handed over while the workers are held still: client and Redis alone."""
+
+    rows: int
+    submit_s: float
     lost: int
     wrong: int
 
@@ -69,22 +84,35 @@ def warm_up(contestant: Contestant, rows: int) -> None:
         raise RuntimeError(f"{lost} of {rows} requests were not answered while warming up")
 
 
-def burst(contestant: Contestant, count: int, *, start: int = 0, singly: bool = False) -> Burst | None:
-    """Submit all, wait for all; None where the contestant has no call for a single request."""
+def burst(contestant: Contestant, count: int, *, start: int = 0) -> Burst:
+    """Submit all, wait for all."""
     chosen = contestant.workload.take(count, start)
     rows = contestant.workload.rows[chosen]
+    gc.collect()
     before, began = accounting.cpu(contestant.workers(), contestant.redis()), time.perf_counter()
-    handles = contestant.submit_singly(rows) if singly else contestant.submit(rows)
+    answers = contestant.collect(contestant.submit(rows), timeout_s=60)
+    ended, client = time.perf_counter(), time.process_time()
+    time.sleep(TOLD_S)
+    spent = accounting.cpu(contestant.workers(), contestant.redis(), client).since(before)
+    contestant.settle()
+    settled = time.perf_counter() - ended
+    lost, wrong = _compare(contestant.workload, answers, chosen)
+    return Burst(count, ended - began, spent.client, spent.workers, spent.redis, spent.machine, settled, lost, wrong)
+
+
+def submission(contestant: Contestant, count: int, *, start: int = 0, singly: bool = False) -> Submission | None:
+    """Submit all while nobody works, then wait for all; None where the contestant has no other call for a single request."""
+    chosen = contestant.workload.take(count, start)
+    rows = contestant.workload.rows[chosen]
+    gc.collect()
+    with _held(contestant.workers()):
+        began = time.perf_counter()
+        handles = contestant.submit_singly(rows) if singly else contestant.submit(rows)
+        submitted = time.perf_counter()
     if handles is None:
         return None
-    submitted = time.perf_counter()
-    answers = contestant.collect(handles, timeout_s=60)
-    ended = time.perf_counter()
-    spent = accounting.cpu(contestant.workers(), contestant.redis()).since(before)
-    lost, wrong = _compare(contestant.workload, answers, chosen)
-    return Burst(
-        count, submitted - began, ended - began, spent.client, spent.workers, spent.redis, spent.machine, lost, wrong
-    )
+    lost, wrong = _compare(contestant.workload, contestant.collect(handles, timeout_s=60), chosen)
+    return Submission(count, submitted - began, lost, wrong)
 
 
 def alone(contestant: Contestant, count: int, *, start: int = 0) -> Alone:
@@ -94,7 +122,7 @@ def alone(contestant: Contestant, count: int, *, start: int = 0) -> Alone:
         began = time.perf_counter()
         answer = contestant.one(contestant.workload.rows[row])
         latencies.append(time.perf_counter() - began)
-        wrong += not contestant.workload.right(answer, row)
+        wrong += contestant.workload.wrong([answer], [row])
     return Alone(latencies, wrong)
 
 
@@ -116,8 +144,20 @@ def _witnesses(contestant: Contestant) -> set[int]:
     return {int(seen.name) for seen in Path(contestant.place.env[WITNESS]).iterdir()}
 
 
-def _compare(workload: Workload, answers: Iterable[np.ndarray | None], chosen: np.ndarray) -> tuple[int, int]:
+@contextlib.contextmanager
+def _held(workers: Iterable[int]) -> Iterator[None]:
+    """Stop the workers' processes for a moment, shorter than any lease or heartbeat."""
+    held = list(accounting.tree(workers))
+    try:
+        for process in held:
+            process.send_signal(signal.SIGSTOP)
+        yield
+    finally:
+        for process in held:
+            process.send_signal(signal.SIGCONT)
+
+
+def _compare(workload: Workload, answers: Sequence[np.ndarray | None], chosen: np.ndarray) -> tuple[int, int]:
     """Count the answers that are missing and those that are not the model's."""
-    pairs = list(zip(answers, chosen, strict=True))
-    lost = sum(answer is None for answer, _ in pairs)
-    return lost, sum(answer is not None and not workload.right(answer, row) for answer, row in pairs)
+    came = [(answer, row) for answer, row in zip(answers, chosen, strict=True) if answer is not None]
+    return len(answers) - len(came), workload.wrong([answer for answer, _ in came], [row for _, row in came])

@@ -22,6 +22,7 @@ import plan
 import plot
 import summary
 import table
+import targets
 import workload
 from rich.console import Console
 
@@ -48,13 +49,13 @@ CONTESTANTS, MODELS = tuple(contestants.TABLE), tuple(workload.WORKLOADS)
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
-    "--quick", is_flag=True, help="One short round of three contestants: shows that all works; not for figures."
+    "--quick", is_flag=True, help="One short round of few contestants: shows that all works; not for figures."
 )
 @click.option("--only", type=Names(plan.MEASURES), default=",".join(plan.MEASURES), help="What to measure.")
 @click.option("--models", type=Names(MODELS), default=",".join(MODELS), help="Which models.")
 @click.option("--contestants", "names", type=Names(CONTESTANTS), help=f"Who takes part: {', '.join(CONTESTANTS)}.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds; 5, or 1 with --quick.")
-@click.option("--rows", type=click.IntRange(1), help="Requests in a burst; 2,000 of iris and 600 of forest.")
+@click.option("--rows", type=click.IntRange(1), help="Requests in every burst; see docs/benchmarks.md for the default.")
 @click.option("--processes", type=click.IntRange(1), default=2, help="Processes that run the model, but for memory.")
 @click.option(
     "--output",
@@ -92,7 +93,8 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are stopped and folders removed
     chosen = plan.Plan(only, models, processes=processes, output=output, aof=aof)
     chosen = chosen.quick() if quick else chosen
-    given: dict[str, Any] = {"rounds": rounds, "contestants": names, "rows": rows and dict.fromkeys(models, rows)}
+    given: dict[str, Any] = {"rounds": rounds, "contestants": names}
+    given |= {"rows": dict.fromkeys(models, rows), "batched_rows": rows} if rows else {}
     chosen = dataclasses.replace(chosen, **{name: value for name, value in given.items() if value})
     sys.exit(measure(chosen, file or OUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json", _wide(), Console(stderr=True)))
 
@@ -121,9 +123,17 @@ def report(chosen: plan.Plan, findings: plan.Findings, run: dict[str, Any], file
         out.print(table.bursts(model, of_model), table.costs(model, of_model), sep="\n")
     if memory:
         out.print(table.memory(memory, chosen.megabytes))
+    held = targets.found(findings.records)
+    out.print(table.targets(held))
     file.parent.mkdir(parents=True, exist_ok=True)
     speeds_shown = [dataclasses.asdict(one) for one in speeds]
-    document = {"run": run, "plan": dataclasses.asdict(chosen), "speeds": speeds_shown, "records": findings.records}
+    document = {
+        "run": run,
+        "plan": dataclasses.asdict(chosen),
+        "targets": [dataclasses.asdict(one) for one in held],
+        "speeds": speeds_shown,
+        "records": findings.records,
+    }
     file.write_text(json.dumps(document, indent=1) + "\n")
     picture = file.with_suffix(".png")
     plot.draw(picture, speeds, memory, _note(run))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -12,6 +11,8 @@ import contestants
 import numpy as np
 
 Record = dict[str, Any]
+
+PLAIN = tuple(name for name in contestants.TABLE if contestants.find(name).plain)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Speed:
 
 def speeds(records: Iterable[Record]) -> list[Speed]:
     """Summarise every contestant on every model, in the order of the table."""
-    timed = [record for record in records if record["measure"] != "memory"]
+    timed = [record for record in records if record["measure"] not in ("memory", "burst watched")]
     models = dict.fromkeys(record["model"] for record in timed)
     measured = {(record["model"], record["contestant"]) for record in timed}
     return [
@@ -77,19 +78,19 @@ def number(value: float) -> str:
 def _speed(model: str, contestant: str, records: list[Record]) -> Speed:
     mine = [record for record in records if record["contestant"] == contestant]
     bursts = [record for record in mine if record["measure"] == "burst"]
-    singly = [record for record in mine if record["measure"] == "burst singly"] or bursts
+    submits = [record for record in mine if record["measure"] == "submit"]
+    singly = [record for record in mine if record["measure"] == "submit singly"] or submits
     latencies = [1000 * second for record in mine if record["measure"] == "alone" for second in record["latencies_s"]]
-    queued = contestants.find(contestant).remote
     return Speed(
         model,
         contestant,
-        throughput=_spread(map(_throughput, bursts)),
-        ratio=_ratio(records, contestant, "burst", _throughput, max),
-        submit=_spread(record["rows"] / record["submit_s"] for record in bursts) if queued else None,
-        submit_singly=_spread(record["rows"] / record["submit_s"] for record in singly) if queued else None,
+        throughput=spread(map(throughput, bursts)),
+        ratio=ratio(records, contestant, "burst", throughput, max),
+        submit=spread(map(submitted, submits)),
+        submit_singly=spread(map(submitted, singly)),
         p50_ms=float(np.percentile(latencies, 50)) if latencies else None,
         p99_ms=float(np.percentile(latencies, 99)) if latencies else None,
-        latency_ratio=_ratio(records, contestant, "alone", _latency, min),
+        latency_ratio=ratio(records, contestant, "alone", latency, min),
         cpu_s={
             who: median(1000 * b[f"{who}_cpu_s"] / b["rows"] for b in bursts) for who in ("client", "workers", "redis")
         }
@@ -101,12 +102,24 @@ def _speed(model: str, contestant: str, records: list[Record]) -> Speed:
     )
 
 
-def _throughput(record: Record) -> float:
+def throughput(record: Record) -> float:
+    """Predictions a second of a burst."""
     return float(record["rows"] / record["total_s"])
 
 
-def _latency(record: Record) -> float:
+def submitted(record: Record) -> float:
+    """Requests handed over a second."""
+    return float(record["rows"] / record["submit_s"])
+
+
+def latency(record: Record) -> float:
+    """The median of requests alone, in seconds."""
     return float(median(record["latencies_s"]))
+
+
+def cpu(record: Record) -> float:
+    """CPU seconds per 1,000 predictions of a burst: client, workers and Redis."""
+    return float(1000 * sum(record[f"{who}_cpu_s"] for who in ("client", "workers", "redis")) / record["rows"])
 
 
 def _others(record: Record) -> float:
@@ -114,22 +127,28 @@ def _others(record: Record) -> float:
     return float(max(0.0, record["machine_cpu_s"] - own) / record["total_s"])
 
 
-def _ratio(
-    records: list[Record], contestant: str, measure: str, value: Callable[[Record], float], better: Callable[..., float]
+def ratio(
+    records: Iterable[Record],
+    contestant: str,
+    measure: str,
+    value: Callable[[Record], float],
+    better: Callable[..., float],
+    others: Collection[str] = PLAIN,
 ) -> Spread | None:
+    """Compare a contestant with the better of the others in the same round."""
     rounds: dict[int, dict[str, float]] = {}
     for record in records:
         if record["measure"] == measure:
             rounds.setdefault(record["round"], {})[record["contestant"]] = value(record)
-    plain = {name for name in contestants.TABLE if contestants.find(name).plain}
     pairs = [
-        (seen[contestant], [seen[name] for name in plain & seen.keys()])
+        (seen[contestant], [seen[name] for name in others if name in seen])
         for seen in rounds.values()
         if contestant in seen
     ]
-    return _spread(mine / better(theirs) for mine, theirs in pairs if theirs)
+    return spread(mine / better(theirs) for mine, theirs in pairs if theirs)
 
 
-def _spread(values: Iterable[float]) -> Spread | None:
-    found = list(chain(values))
+def spread(values: Iterable[float]) -> Spread | None:
+    """Summarise the rounds; None where there were none."""
+    found = list(values)
     return Spread(median(found), min(found), max(found)) if found else None

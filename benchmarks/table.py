@@ -6,9 +6,23 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from summary import Record, Speed, Spread, number
+from targets import Target
 
 COLUMNS = 100
 CPU = ("client", "workers", "redis")
+
+
+def targets(found: Iterable[Target]) -> Table:
+    """Lay out what this system is held to."""
+    headings = ("plain Celery,\nbest setting", "this system", "ratio", "must", "met")
+    table = _table(
+        "against plain Celery in the best setting of the same round, median (least-most)", headings, "measure"
+    )
+    for one in found:
+        met = "-" if one.met is None else "yes" if one.met else "no"
+        cells = [_shown(one.theirs), _shown(one.ours), _shown(one.ratio), one.must, met]
+        table.add_row(one.measure, *cells, style="red" if one.met is False else "")
+    return table
 
 
 def bursts(model: str, speeds: Iterable[Speed]) -> Table:
@@ -54,9 +68,9 @@ def memory(records: Iterable[Record], megabytes: int) -> Table:
     return table
 
 
-def _table(title: str, headings: Sequence[str]) -> Table:
+def _table(title: str, headings: Sequence[str], first: str = "contestant") -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("contestant", no_wrap=True)
+    table.add_column(first, no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right")
     return table

@@ -35,6 +35,7 @@ class OneBatch(RowByRow):
     """One call for all rows: what batching could reach at best with one process."""
 
     single = False
+    batches = True
 
     def collect(self, handles: Sequence[Any], timeout_s: float) -> list[np.ndarray | None]:  # noqa: ARG002
         return list(self._predict(np.stack(handles)))

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from subprocess import run
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import numpy as np
 from fleet import HERE, Fleet
 
 from mutirao import Client, Job, errors
+from mutirao.embedded import redis_server
+
+# Requests in one call of submit_many.
+CALL = 10_000
+# Flower has lost an event when it has counted nothing for so long.
+STUCK_S = 5.0
+
+_SUCCEEDED = re.compile(r'^flower_events_total\{[^}]*type="task-succeeded"[^}]*\} ([\d.e+]+)$', re.MULTILINE)
 
 
 class ThisSystem(Fleet):
     """One worker of as many processes; the blocking client."""
+
+    batches = True
 
     def prepare(self) -> None:
         env = {**os.environ, **self.env(), "PYTHONPATH": str(HERE)}
@@ -41,7 +55,10 @@ class ThisSystem(Fleet):
         super().stop()
 
     def submit(self, rows: np.ndarray) -> Sequence[Job]:
-        return self._client.submit_many(self.workload.name, rows, outputs=self._outputs)
+        calls = (rows[first : first + CALL] for first in range(0, len(rows), CALL))
+        return [
+            job for some in calls for job in self._client.submit_many(self.workload.name, some, outputs=self._outputs)
+        ]
 
     def submit_singly(self, rows: np.ndarray) -> Sequence[Job]:
         return [self._client.submit(self.workload.name, row[np.newaxis], outputs=self._outputs) for row in rows]
@@ -58,3 +75,44 @@ class ThisSystem(Fleet):
     def one(self, row: np.ndarray) -> np.ndarray:
         outputs = self._client.predict(self.workload.name, row[np.newaxis], timeout=30, outputs=self._outputs)
         return np.asarray(outputs[self.workload.output][0])
+
+
+class NoEvents(ThisSystem):
+    """The same, and nobody is told of any task."""
+
+    def commands(self) -> list[list[str]]:
+        return [[*command, "--no-events"] for command in super().commands()]
+
+
+class Watched(ThisSystem):
+    """The same with events, as they are by default, and a Flower that takes them in."""
+
+    def connect(self) -> None:
+        self._port = redis_server.free_port()
+        self._sent = 0
+        command = [sys.executable, "-m", "mutirao", "flower", "--port", str(self._port), "--password", "bench"]
+        self._flower = self.run("flower", command, self.env())
+        super().connect()
+        self.until(lambda: self._seen() is not None)
+
+    def submit(self, rows: np.ndarray) -> Sequence[Job]:
+        self._sent += len(rows)
+        return super().submit(rows)
+
+    def settle(self) -> None:
+        """Wait until Flower has counted every success: what it has yet to read would disturb whoever is next."""
+        seen, since = self._seen(), time.monotonic()
+        while seen != self._sent:
+            if time.monotonic() > since + STUCK_S:
+                raise RuntimeError(f"Flower counted {seen} of {self._sent} successes")
+            time.sleep(0.1)
+            before, seen = seen, self._seen()
+            since = since if seen == before else time.monotonic()
+
+    def _seen(self) -> int | None:
+        """How many successes Flower has counted; None while it does not answer."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as page:
+                return int(sum(map(float, _SUCCEEDED.findall(page.read().decode()))))
+        except (URLError, OSError):
+            return None
