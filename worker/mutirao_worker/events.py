@@ -81,11 +81,13 @@ class Events:
     @property
     def on(self) -> bool:
         """Whether anybody asked for events (`-E`, or `celery control enable_events`)."""
-        return bool(self._dispatcher.enabled)
+        # Without -E Celery's dispatcher is enabled all the same, for the events of the worker itself.
+        groups = self._dispatcher.groups
+        return bool(self._dispatcher.enabled and (not groups or "task" in groups))
 
     def received(self, request: Request) -> None:
         """A request was taken from its queue."""
-        if self._dispatcher.enabled:
+        if self.on:
             headers = request.headers
             self._waiting.append(
                 Received(
@@ -103,27 +105,27 @@ class Events:
 
     def started(self, id: str) -> None:
         """A request went to a process."""
-        if self._dispatcher.enabled:
+        if self.on:
             self._waiting.append(Event(*self._common("task-started", id)))
 
     def succeeded(self, id: str, shown: str, runtime: float) -> None:
         """A request was answered; `shown` is its answer without a value of it."""
-        if self._dispatcher.enabled:
+        if self.on:
             self._waiting.append(Succeeded(*self._common("task-succeeded", id), shown, runtime))
 
     def failed(self, id: str, shown: str) -> None:
         """A request failed; `shown` is the error without a word of the payload."""
-        if self._dispatcher.enabled:
+        if self.on:
             self._waiting.append(Failed(*self._common("task-failed", id), shown))
 
     def revoked(self, id: str, *, expired: bool, terminated: bool = False, signum: int | None = None) -> None:
         """A request was cancelled, or its deadline passed."""
-        if self._dispatcher.enabled:
+        if self.on:
             self._waiting.append(Revoked(*self._common("task-revoked", id), expired, terminated, signum))
 
     def retried(self, id: str, why: str) -> None:
         """A request is to run again: the process that ran it is gone."""
-        if self._dispatcher.enabled:
+        if self.on:
             self._waiting.append(Failed(*self._common("task-retried", id), why))
 
     def flush(self) -> None:
