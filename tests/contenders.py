@@ -111,7 +111,7 @@ class Mutirao(Contender):
         lists = [key for key in self.redis.scan_iter("mutirao.*") if self.redis.type(key) == b"list"]
         hashes = [*self.redis.scan_iter(queues.reserved_key("*")), b"unacked", queues.DEAD.encode()]
         sizes = {key: self.redis.llen(key) for key in lists} | {key: self.redis.hlen(key) for key in hashes}
-        sizes |= {key.encode(): self.redis.zcard(key) for key in (queues.RESERVED, queues.DEAD_INDEX)}
+        sizes |= {key.encode(): self.redis.zcard(key) for key in ("unacked_index", queues.DEAD_INDEX)}
         return {key.decode(): int(size) for key, size in sizes.items() if size}
 
     def close(self) -> None:

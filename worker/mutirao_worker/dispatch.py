@@ -18,6 +18,7 @@ import redis
 from celery.worker import state as worker_state
 
 from mutirao import queues
+from mutirao.messages import Failure
 from mutirao_worker import batching
 from mutirao_worker.answered import Answered
 from mutirao_worker.asked import Asked
@@ -36,6 +37,8 @@ FRESH_S = 0.05
 # Who polls sees a request run once it has run for this long: most are done before anybody could ask.
 SHOWN_AFTER_S = 0.25
 AGAIN_S = 0.5
+# How the reasons begin for which a body cannot be read (see `asked`).
+UNREADABLE = ("unreadable body", "damaged body", "not Celery's triple")
 
 
 class Batch:
@@ -167,7 +170,12 @@ class Dispatcher:
     def held(self) -> list[Request]:
         """Every request that must stay reserved: what waits, what runs, and what has ended but could not be kept yet."""
         running = [request for batch in self.running.values() for request in batch.requests]
-        return [*self.batcher, *self.aside, *running, *(ending.request for _, endings in self._unkept for ending in endings)]
+        return [
+            *self.batcher,
+            *self.aside,
+            *running,
+            *(ending.request for _, endings in self._unkept for ending in endings),
+        ]
 
     def received(self, request: Request) -> None:
         """Note a request that has come in: in Celery's registers, and as an event."""
@@ -451,9 +459,8 @@ class Dispatcher:
             self._follow(ending)
 
     def _waiting(self) -> list[Request]:
-        """Take out every request that has not begun, in the order in which they came."""
-        waiting = [*self.aside, *(request for line in self.batcher.lines.values() for request in line.clear())]
-        return sorted(waiting, key=lambda request: request.received)
+        """Take out every request that has not begun."""
+        return [*self.aside, *(request for line in self.batcher.lines.values() for request in line.clear())]
 
     def _forget(self, request: Request) -> None:
         self.aside.discard(request)
@@ -461,6 +468,7 @@ class Dispatcher:
         worker_state.requests.pop(request.id, None)
         worker_state.reserved_requests.discard(request)
         worker_state.active_requests.discard(request)
+        worker_state.scheduled_requests.discard(request)
 
     def _left(self, batch: Batch) -> Batch | None:
         """Take a batch out of the running ones; None where it was given back."""
@@ -513,7 +521,15 @@ class Dispatcher:
 
 def _ending(request: Request, answer: Answered) -> Ending:
     status = "SUCCESS" if answer.kind == "ok" else "FAILURE"
-    return Ending(request, status, answer.result, answer.shown, answer.payload, answer.traceback, answer.embed)
+    reason = _unreadable(answer) if status == "FAILURE" else ""
+    return Ending(request, status, answer.result, answer.shown, answer.payload, answer.traceback, answer.embed, reason)
+
+
+def _unreadable(answer: Answered) -> str:
+    """Tell a body that is no request at all, which goes to the dead letters, from a request that is refused."""
+    failure = msgspec.json.decode(answer.result, type=Failure)
+    said = str((failure.exc_data or {}).get("reason", ""))
+    return "not decodable" if failure.ours and said.startswith(UNREADABLE) else ""
 
 
 def _revoked(request: Request, why: str = "revoked") -> Ending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from mutirao_worker.dispatch import Dispatcher
 
 logger = logging.getLogger(__name__)
+
+# After a call that failed, Redis is left alone for this long.
+AGAIN_S = 0.5
 
 
 class Reserved:
@@ -47,6 +51,7 @@ class Reserved:
         self._dispatcher = dispatcher
         self._reservations = reservations
         self._slots = slots
+        self._paused_until = 0.0
         self._unsure = False
 
     def wants(self, queue: str | None = None) -> bool:
@@ -65,9 +70,10 @@ class Reserved:
             return
         try:
             reply = self._reservations.scripts.call(*call)
-        except redis.RedisError:
+        except redis.RedisError as exc:
+            logger.warning("cannot take requests: %s", " ".join(str(exc).split()))
             self.unsure()
-            raise
+            return
         self.arrived(reply)
 
     def arrived(self, reply: Any) -> None:
@@ -89,7 +95,12 @@ class Reserved:
 
     def woken(self, queue: str | None) -> None:
         """Take requests because a bell rang, or, where none did, because something waits all the same."""
-        if queue is None and not self._reservations.waiting(self._rooms()):
+        try:
+            if queue is None and not self._reservations.waiting(self._rooms()):
+                return
+        except redis.RedisError as exc:
+            logger.debug("cannot look into the queues: %s", exc)
+            self.unsure()
             return
         self._first = queue
         self.pull()
@@ -105,7 +116,7 @@ class Reserved:
         for key, envelope, worker in found.given_up:
             self._give_up(key, envelope, worker)
         if self._unsure:
-            self._unsure = False
+            self._unsure, self._paused_until = False, 0.0
             back = self._reservations.give_back([request.tag for request in self._dispatcher.held], all_but=True)
             logger.info("gave back %d requests that were reserved unheard", back)
 
@@ -115,8 +126,10 @@ class Reserved:
         self._dispatcher.forget_waiting()
 
     def unsure(self) -> None:
-        """Note that something may have been reserved unheard; `tend` gives it back."""
+        """Note that something may have been reserved unheard; `tend` gives it back. Nothing more is taken for a moment."""
         self._unsure = True
+        self._paused_until = time.monotonic() + AGAIN_S
+        self._dispatcher.later(AGAIN_S, self._dispatcher.dispatch)
 
     def give_back(self, requests: Iterable[Request]) -> None:
         """Put requests back to the head of their queues."""
@@ -124,7 +137,7 @@ class Reserved:
 
     def _rooms(self) -> dict[str, Room]:
         dispatcher = self._dispatcher
-        if dispatcher.closing:
+        if dispatcher.closing or time.monotonic() < self._paused_until:
             return {}
         slots, free, rooms = self._slots(), dispatcher.free, {}
         for queue in sorted(self.queues(), key=lambda queue: queue != self._first):

@@ -41,6 +41,7 @@ class Slots:
         self._hub = hub
         self._inline_bytes = inline_bytes
         self._pool = pool
+        self._doomed: dict[int, Any] = {}
         self._jobs: dict[int, Any] = {}
         self.inline = pool.__class__.__module__.endswith("solo")
         self._threads = pool.__class__.__module__.endswith("thread")
@@ -62,7 +63,7 @@ class Slots:
         self._jobs[batch.number] = self._pool.apply_async(
             compute,
             args=([tuple(each) for each in asked], self._inline_bytes),
-            accept_callback=lambda pid, _: setattr(batch, "pid", pid),
+            accept_callback=lambda pid, _: self._accepted(batch, pid),
             callback=lambda computed: self._home(lambda: self._finished(batch, read(computed))),
             error_callback=lambda info: self._home(lambda: self._lost(batch, info.exception)),
             timeout=hard,
@@ -74,7 +75,9 @@ class Slots:
             self._write()
 
     def terminate(self, batch: Batch, signal: Any) -> None:
-        if batch.pid and batch.pid != os.getpid():
+        if batch.pid is None and batch.number in self._jobs:  # no process has said yet that it is the one
+            self._doomed[batch.number] = signal
+        elif batch.pid and batch.pid != os.getpid() and not self._threads:
             self._pool.terminate_job(batch.pid, signal or TERM_SIGNAL)
 
     def unsent(self, batches: list[Batch]) -> list[Batch]:
@@ -102,12 +105,21 @@ class Slots:
             busy = pool._busy_workers | pool._active_writes  # noqa: SLF001 - billiard's only way
             write([fd for fd in pool._all_inqueues if fd not in busy])  # noqa: SLF001
 
-    def _finished(self, batch: Batch, ran: Ran) -> None:
+    def _forget(self, batch: Batch) -> None:
         self._jobs.pop(batch.number, None)
+        self._doomed.pop(batch.number, None)
+
+    def _accepted(self, batch: Batch, pid: int) -> None:
+        batch.pid = pid
+        if batch.number in self._doomed:
+            self.terminate(batch, self._doomed.pop(batch.number))
+
+    def _finished(self, batch: Batch, ran: Ran) -> None:
+        self._forget(batch)
         self._dispatcher().finished(batch, ran)
 
     def _lost(self, batch: Batch, error: BaseException) -> None:
-        self._jobs.pop(batch.number, None)
+        self._forget(batch)
         error = getattr(error, "exc", error)  # billiard's wrapper
         reason = (
             "time limit"

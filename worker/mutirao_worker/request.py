@@ -160,7 +160,7 @@ class Request:
 
     def envelope(self) -> bytes:
         """The message as kombu keeps it in a Redis list, wherever it came from."""
-        if self.raw:
+        if self.message is None:
             return self.raw
         properties = {"body_encoding": "base64", "delivery_tag": self.id, "correlation_id": self.id, "priority": self.priority,
                       "delivery_info": {"exchange": "", "routing_key": queues.PREFIX + self.model}}  # fmt: skip
@@ -275,8 +275,7 @@ def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> tupl
         headers = found.get("headers")
         if isinstance(headers, dict) and headers:
             id = headers.get("id")
-            given = id is not None and "task" in headers
-            reason, text = ("not a task message", "cannot be used") if given else ("no id", "name no id and task")
+            reason, text = ("no id", "name no id") if id is None else ("not a task message", "are not a task's")
             error = errors.InvalidRequest(f"the message's headers {text}", reason=reason)
         else:  # message protocol 1 has its id in the body
             id = msgspec.json.decode(base64.b64decode(found["body"]))["id"]

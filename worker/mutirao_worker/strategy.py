@@ -89,11 +89,11 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
             self.engine.dispatcher.refuse(request, error)
             return
         bucket = self.task_buckets[queues.TASK]
-        early = eta is not None and eta > time.time()
-        if early or bucket:
+        early_s = 0.0 if eta is None else eta - time.time()
+        if early_s > 0 or bucket:
             self.engine.dispatcher.aside.add(request)
-        if early:
-            request._eta_timer_entry = self.timer.call_at(eta, self._due, (request,))  # noqa: SLF001 - Celery's name
+        if early_s > 0:
+            request._eta_timer_entry = self.timer.call_after(early_s, self._due, (request,))  # noqa: SLF001 - Celery's name
             worker_state.task_scheduled(request)
         elif bucket:
             self._limit_task(request, bucket, 1)
