@@ -1,0 +1,213 @@
+"""Celery's remote control over real workers: what inspect shows, and what control changes."""
+
+import datetime
+import signal
+
+import pytest
+import samples
+import waiting
+from celery import Celery
+from servers import RedisServer
+from workers import Fleet, WorkerProcess
+
+from mutirao import JobCancelled, ModelNotFound, queues
+
+ROW = [5.1, 3.5, 1.4, 0.2]
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory):
+    """A worker of two processes that serves three of the models."""
+    repository = samples.repository(tmp_path_factory.mktemp("control") / "models", "iris", "slow", "hangs", "forest")
+    repository.add("tells", samples.saved("slow"))
+    with (
+        RedisServer() as server,
+        WorkerProcess(server.url, repository.root, concurrency=2, args=["--models", "iris,slow,hangs"]) as worker,
+    ):
+        yield Fleet(server, repository, worker)
+
+
+@pytest.fixture
+def client(busy):
+    with busy.client() as client:
+        yield client
+
+
+@pytest.fixture
+def stock(busy):
+    with Celery(broker=busy.url) as app:
+        yield app
+
+
+@pytest.fixture
+def inspect(stock, busy):
+    """Ask the worker: inspect("active")."""
+
+    def ask(what, *args):
+        found = getattr(stock.control.inspect(destination=[busy.worker.name], timeout=5, limit=1), what)(*args)
+        return found[busy.worker.name]
+
+    return ask
+
+
+@pytest.fixture
+def control(stock, busy):
+    """Tell the worker: control("pool_grow", n=1)."""
+
+    def tell(what, **given):
+        said = stock.control.broadcast(what, given, destination=[busy.worker.name], reply=True, timeout=5, limit=1)
+        return said[0][busy.worker.name]
+
+    return tell
+
+
+def _ids(requests):
+    return {each["id"] for each in requests}
+
+
+def test_inspect_active_and_reserved(client, inspect, busy):
+    """What runs is active, with its process; what waits in the worker's hands is reserved; neither shows a value."""
+    client.predict("slow", [[0.0, 0, 0]], timeout=20)
+    running = [client.submit("slow", [[1.5, 7777.125, 0]]) for _ in range(2)]
+    waiting.until(lambda: all(job.status == "running" for job in running))
+    waits = client.submit_many("slow", [[0.0, 7777.125, 0]] * 2)
+    waiting.until(lambda: not busy.server.client().exists(queues.queue_key("slow", 3)))
+    active, reserved = inspect("active"), inspect("reserved")
+    assert _ids(active) == {job.id for job in running}
+    assert {each["worker_pid"] for each in active} == {child.pid for child in busy.worker.children}
+    assert all(each["time_start"] and each["name"] == queues.TASK for each in active)
+    assert _ids(reserved) == {job.id for job in waits}
+    assert "7777" not in str(active) + str(reserved)
+    found = inspect("query_task", running[0].id, waits[0].id)
+    assert {id: said[0] for id, said in found.items()} == {running[0].id: "active", waits[0].id: "reserved"}
+    for job in (*running, *waits):
+        job.result(20)
+    assert inspect("active") == inspect("reserved") == []
+
+
+def test_inspect_stats(client, inspect, busy):
+    """The statistics count each request, and tell the fitted times of each model's batches."""
+    before = inspect("stats")["total"].get(queues.TASK, 0)
+    for job in client.submit_many("iris", [ROW] * 50):
+        job.result(20)
+    stats = inspect("stats")
+    assert stats["total"][queues.TASK] == before + 50
+    assert stats["pool"]["max-concurrency"] == 2
+    assert stats["batching"]["iris"]["answered"] >= 50
+    assert stats["batching"]["iris"]["ms_per_row"] + stats["batching"]["iris"]["ms_per_batch"] > 0
+
+
+def test_inspect_scheduled(client, stock, inspect, busy):
+    """A request with a time to run at is scheduled until then, and runs then."""
+    eta = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
+    id = str(stock.send_task(queues.TASK, ["iris", [ROW]], queue="mutirao.iris", eta=eta))
+    (found,) = waiting.until(lambda: inspect("scheduled"))
+    assert found["request"]["id"] == id
+    waiting.until(lambda: busy.server.client().exists(queues.record_key(id)))
+    assert client.job(id).result(20)["predict"].tolist() == [0]
+    assert datetime.datetime.now(datetime.UTC) >= eta
+    assert inspect("scheduled") == []
+
+
+def test_queues_come_and_go(client, control, inspect, busy):
+    """A worker told to consume another queue serves it at once, and told to stop leaves it alone; the rest goes on."""
+    control("cancel_consumer", queue="mutirao.iris")
+    assert "mutirao.iris" not in {queue["name"] for queue in inspect("active_queues")}
+    job = client.submit("iris", [ROW])
+    assert client.predict("slow", [[0.0, 1, 0]], timeout=20)["predict"].tolist() == [1.0]
+    assert job.status == "queued"
+    assert busy.server.client().llen(queues.queue_key("iris", 3)) == 1
+    assert not busy.server.client().sismember(queues.consumers_key("mutirao.iris"), "x")
+    control("add_consumer", queue="mutirao.iris")
+    assert job.result(20)["predict"].tolist() == [0]
+    assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
+
+
+def test_a_queue_whose_model_is_not_loaded(busy, control):
+    """A queue whose model the worker did not load is answered with what it serves; the worker lives, and stops when told."""
+    control("add_consumer", queue="mutirao.forest")
+    try:
+        with busy.client(check=False) as unchecked:
+            with pytest.raises(ModelNotFound, match="model 'forest' is not served: models served: hangs, iris, slow"):
+                unchecked.predict("forest", samples.get("forest").data[:1], timeout=20)
+            assert unchecked.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
+    finally:
+        control("cancel_consumer", queue="mutirao.forest")
+
+
+def test_no_model_s_queue(busy, control, client):
+    """A queue that is no model's is consumed without harm."""
+    control("add_consumer", queue="letters")
+    try:
+        assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
+    finally:
+        control("cancel_consumer", queue="letters")
+    assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
+
+
+def test_rate_limit(client, control):
+    """A rate limit set at run time holds requests back, and lets all of them go in the end; without it they go at once."""
+    assert "ok" in control("rate_limit", task_name=queues.TASK, rate_limit="10/s")
+    jobs = client.submit_many("iris", [ROW] * 15)
+    for job in jobs:
+        assert job.result(30)["predict"].tolist() == [0]
+    finished = sorted(job.timings.finished_at for job in jobs)
+    assert finished[-1] - finished[0] > 0.8
+    assert "ok" in control("rate_limit", task_name=queues.TASK, rate_limit=None)
+    for job in client.submit_many("iris", [ROW] * 100):
+        assert job.result(5)["predict"].tolist() == [0]
+
+
+def test_pool_grows_and_shrinks(client, control, inspect, busy):
+    """A pool that grew runs as many batches at once as it has processes; one that shrank as many fewer, and goes on."""
+    assert "ok" in control("pool_grow", n=2)
+    waiting.until(lambda: len(busy.worker.children) == 4)
+    jobs = [client.submit("slow", [[3.0, 0, 0]]) for _ in range(4)]
+    waiting.until(
+        lambda: {each["worker_pid"] for each in inspect("active")} == {child.pid for child in busy.worker.children}
+    )
+    for job in jobs:
+        job.result(20)
+    assert "ok" in control("pool_shrink", n=2)
+    waiting.until(lambda: len(busy.worker.children) == 2)
+    jobs = [client.submit("slow", [[0.3, 0, 0]]) for _ in range(4)]
+    for job in jobs:
+        assert job.result(20)["predict"].tolist() == [0.3]
+
+
+def test_one_of_a_batch_is_terminated(busy, stock):
+    """Terminating one request of a batch ends it as revoked, and its neighbours succeed, in another process."""
+    with busy.client() as client, WorkerProcess(busy.url, busy.repository.root, args=["--models", "tells"]) as worker:
+        for _ in range(4):  # its times are known, so that several make a batch
+            client.predict("tells", [[0.0, 0, 0]], timeout=20)
+        blocker = client.submit("tells", [[1.0, 0, 0]])
+        jobs = client.submit_many("tells", [[2.0, place, 0] for place in range(4)])
+        blocker.result(20)
+        waiting.until(lambda: all(job.status == "running" for job in jobs))
+        before = {child.pid for child in worker.children}
+        stock.control.revoke(jobs[1].id, terminate=True, signal="SIGKILL", destination=[worker.name])
+        with pytest.raises(JobCancelled):
+            jobs[1].result(20)
+        for place in (0, 2, 3):
+            assert jobs[place].result(20)["predict"].tolist() == [2.0 + place]
+        assert not before & {child.pid for child in worker.children}
+
+
+def test_terminated_alone(client, stock, inspect, busy):
+    """Terminating a request that runs alone ends it as revoked; the next is served."""
+    job = client.submit("hangs", [[-1.0, 0, 0]])
+    waiting.until(lambda: job.id in _ids(inspect("active")))
+    stock.control.revoke(job.id, terminate=True, destination=[busy.worker.name])
+    with pytest.raises(JobCancelled):
+        job.result(20)
+    assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
+    waiting.until(lambda: len(busy.worker.children) == 2)
+
+
+def test_shutdown(busy, stock, tmp_path):
+    """`celery control shutdown` ends a worker as SIGTERM does."""
+    with WorkerProcess(busy.url, busy.repository.root) as other:
+        waiting.until(lambda: stock.control.ping(destination=[other.name], timeout=1, limit=1))
+        stock.control.shutdown(destination=[other.name])
+        assert other.wait_ended() in (0, -signal.SIGTERM)
+        assert "Got shutdown from remote" in other.log
