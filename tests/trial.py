@@ -57,12 +57,13 @@ def run(
     kills: int,
     every_s: float = 1.5,
     workers: int = 2,
+    per_s: float = 60.0,
     kinds: Mapping[str, int] = KINDS,
 ) -> Verdict:
     """Put a system under load, kill as planned, and wait until every request has ended or nothing moves any more."""
     with (
         RedisServer(options={"appendfsync": "always"}) as server,
-        Trial(contender, folder, server.url, seed=seed, workers=workers) as trial,
+        Trial(contender, folder, server.url, seed=seed, workers=workers, per_s=per_s) as trial,
     ):
         for step in plan(seed, kills, every_s, kinds):
             trial.last(step.pause_s)
