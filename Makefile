@@ -15,7 +15,7 @@ N ?= 1000000
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-compose test-faults lint format bench bench-budget bench-backlog lock clean
+.PHONY: help install demo test test-compose test-faults test-rabbitmq lint format bench bench-budget bench-backlog lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test-compose: install ## run the containers for real, scale them under load, tak
 
 test-faults: install ## kill workers hundreds of times under load and account for every request (half an hour; MUTIRAO_FAULT_SEED=...)
 	$(BIN)/pytest -n 0 -p no:randomly -m long tests/faults $(ARGS)
+
+test-rabbitmq: install ## run the integration tests with RabbitMQ for a broker (needs Debian's rabbitmq-server, or another)
+	@[[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] || command -v rabbitmq-server > /dev/null || \
+	  { echo "RabbitMQ is not installed: apt-get install rabbitmq-server (it need not run: the tests start their own)"; exit 1; }
+	MUTIRAO_TEST_BROKER=amqp $(BIN)/pytest -n 0 -p no:randomly tests/integration tests/contract $(ARGS)
 
 lint: install ## one definition of clean: ruff, format, mypy --strict, no registry host or machine path
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 import os
 
+import brokers
 import hypothesis
 import pytest
 from clients import KINDS
@@ -11,13 +12,14 @@ from stock import StockClient
 # Time per example says nothing on a machine that runs several tests at once.
 hypothesis.settings.register_profile("mutirao", deadline=None)
 hypothesis.settings.load_profile("mutirao")
+brokers.install()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _not_the_system_that_runs_here(tmp_path_factory):
     """Keep MUTIRAO_... of the caller, and a `mutirao up` that runs in this checkout, away from the tests and their processes."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("MUTIRAO_")]:
+        for name in [name for name in os.environ if name.startswith("MUTIRAO_") and name != "MUTIRAO_TEST_BROKER"]:
             patch.delenv(name)
         patch.setenv("MUTIRAO_HOME", str(tmp_path_factory.mktemp("home")))
         yield

@@ -7,6 +7,8 @@ with RabbitServer() as server:
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import signal
@@ -16,6 +18,7 @@ from subprocess import Popen
 from typing import Self
 
 import kombu
+import msgspec
 import waiting
 
 from mutirao.embedded import redis_server
@@ -26,6 +29,7 @@ PROGRAM = shutil.which("rabbitmq-server", path=f"/usr/lib/rabbitmq/bin:{os.envir
 EPMD = shutil.which("epmd")
 MISSING = "" if PROGRAM and EPMD else "RabbitMQ is not installed (apt-get install rabbitmq-server)"
 READY_S = 90.0
+HOSTS = 60
 # One scheduler that does not spin: tests share the machine.
 ERLANG = "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none"
 
@@ -38,8 +42,12 @@ class RabbitServer:
         assert EPMD, MISSING
         self.folder = Path(tempfile.mkdtemp(prefix="mutirao-rabbitmq-"))
         self.port, self._names_port, nodes_port = (redis_server.free_port() for _ in range(3))
+        (self.folder / "definitions.json").write_bytes(_definitions())
         (self.folder / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = {redis_server.HOST}:{self.port}\ndisk_free_limit.absolute = 50MB\n", encoding="utf-8"
+            f"listeners.tcp.1 = {redis_server.HOST}:{self.port}\n"
+            f"load_definitions = {self.folder}/definitions.json\n"
+            "disk_free_limit.absolute = 50MB\n",
+            encoding="utf-8",
         )
         (self.folder / "plugins").write_text("[].\n", encoding="utf-8")
         self._env = {
@@ -67,6 +75,11 @@ class RabbitServer:
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@{redis_server.HOST}:{self.port}//"
+
+    def host(self, number: int) -> str:
+        """The URL of a virtual host, whose queues are its own."""
+        assert number < HOSTS, f"there are {HOSTS} virtual hosts: raise rabbitmq.HOSTS"
+        return f"{self.url[:-1]}test{number}"
 
     @property
     def log(self) -> str:
@@ -123,3 +136,18 @@ class RabbitServer:
         except OSError:
             return False
         return True
+
+
+def _definitions() -> bytes:
+    """Write the virtual hosts that a node begins with, and a guest who may do anything in all of them."""
+    salt = os.urandom(4)
+    password = base64.b64encode(salt + hashlib.sha256(salt + b"guest").digest()).decode()
+    hosts = ["/", *(f"test{number}" for number in range(HOSTS))]
+    anything = {"configure": ".*", "read": ".*", "write": ".*"}
+    return msgspec.json.encode(
+        {
+            "users": [{"name": "guest", "password_hash": password, "tags": "administrator"}],
+            "vhosts": [{"name": host} for host in hosts],
+            "permissions": [{"user": "guest", "vhost": host, **anything} for host in hosts],
+        }
+    )

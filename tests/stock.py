@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any, Self
 
+import brokers
 import msgspec
 
 # Reads one JSON string of code a line, runs it, writes {"answer": ...} or {"raised": ..., "text": ...} as one line.
@@ -55,9 +56,10 @@ class StockClient:
     """Starts in the constructor; use it as a context manager."""
 
     def __init__(self, broker: str, results: str | None = None) -> None:
+        given = brokers.broker_of(broker) if results is None else {"broker_url": broker}
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
-            env={**os.environ, "BROKER": broker, "RESULTS": results or broker},
+            env={**os.environ, "BROKER": given["broker_url"], "RESULTS": results or broker},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

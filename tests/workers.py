@@ -19,6 +19,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any, NamedTuple, Self
 
+import brokers
 import msgspec
 import psutil
 import redis
@@ -72,7 +73,7 @@ class WorkerProcess:
         self.folder = Path(tempfile.mkdtemp(prefix="mutirao-worker-"))
         self._processes = Processes(self.folder / "watchdog.log")
         named = ["-n", self.name, f"--concurrency={concurrency}"]
-        own = {"MUTIRAO_BROKER_URL": url, "MUTIRAO_MODELS": str(models), "PYTHONPATH": samples.PYTHONPATH}
+        own = {**brokers.environment(url), "MUTIRAO_MODELS": str(models), "PYTHONPATH": samples.PYTHONPATH}
         whole = {**os.environ, **own, **(env or {})}
         self._settings = settings.load(whole)
         self.process: Popen[bytes] = self._processes.start(
@@ -162,6 +163,11 @@ class Fleet(NamedTuple):
     @property
     def url(self) -> str:
         return self.server.url
+
+    @property
+    def broker_url(self) -> str:
+        """Where requests wait; `url` names the system by its Redis, which may keep the results alone."""
+        return brokers.broker_of(self.url)["broker_url"]
 
     def client(self, **given: Any) -> Client:
         return Client(self.url, **given)

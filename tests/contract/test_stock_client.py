@@ -2,6 +2,7 @@
 
 import json
 
+import brokers
 import numpy as np
 import pytest
 import samples
@@ -9,7 +10,7 @@ import waiting
 from stock import Raised
 from workers import WorkerProcess
 
-from mutirao import Client, JobNotFound, queues
+from mutirao import Client, JobNotFound
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -237,7 +238,7 @@ def test_some_models_only(redis_server, tmp_path, args):
         left = client.submit("slow", [[0.0, 0, 0]])
         assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
         assert left.status == "queued"
-        assert redis_server.client().llen(queues.queue_key("slow", 3)) == 1
+        assert brokers.queued(redis_server, "slow") == 1
         assert [info.name for info in client.models()] == ["iris"]
 
 

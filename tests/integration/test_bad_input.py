@@ -70,7 +70,7 @@ def publish(fleet, stock):
     def send(body, content_type, **headers):
         id = f"raw-{os.getpid()}-{next(NUMBERS)}"
         sent = {"task": "mutirao.predict", "id": id, "lang": "py"} | headers
-        with Connection(fleet.url) as connection, connection.Producer() as producer:
+        with Connection(fleet.broker_url) as connection, connection.Producer() as producer:
             producer.publish(
                 body,
                 routing_key="mutirao.iris",

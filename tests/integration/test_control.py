@@ -3,6 +3,7 @@
 import datetime
 import signal
 
+import brokers
 import pytest
 import samples
 import waiting
@@ -71,7 +72,7 @@ def test_inspect_active_and_reserved(client, inspect, busy):
     running = [client.submit("slow", [[1.5, 7777.125, 0]]) for _ in range(2)]
     waiting.until(lambda: all(job.status == "running" for job in running))
     waits = client.submit_many("slow", [[0.0, 7777.125, 0]] * 2)
-    waiting.until(lambda: not busy.server.client().exists(queues.queue_key("slow", 3)))
+    waiting.until(lambda: not brokers.queued(busy.server, "slow"))
     active, reserved = inspect("active"), inspect("reserved")
     assert _ids(active) == {job.id for job in running}
     assert {each["worker_pid"] for each in active} == {child.pid for child in busy.worker.children}
@@ -116,7 +117,7 @@ def test_queues_come_and_go(client, control, inspect, busy):
     job = client.submit("iris", [ROW])
     assert client.predict("slow", [[0.0, 1, 0]], timeout=20)["predict"].tolist() == [1.0]
     assert job.status == "queued"
-    assert busy.server.client().llen(queues.queue_key("iris", 3)) == 1
+    assert brokers.queued(busy.server, "iris") == 1
     assert not busy.server.client().sismember(queues.consumers_key("mutirao.iris"), "x")
     control("add_consumer", queue="mutirao.iris")
     assert job.result(20)["predict"].tolist() == [0]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import bad_models
+import brokers
 import joblib
 import numpy as np
 import psutil
@@ -16,7 +17,7 @@ from servers import RedisServer
 from stock import Raised
 from workers import Fleet, WorkerProcess
 
-from mutirao import Client, ModelFailed, ModelUnavailable, TimeLimitExceeded, queues
+from mutirao import Client, ModelFailed, ModelUnavailable, TimeLimitExceeded, queues, settings
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 CORES = len(os.sched_getaffinity(0))
@@ -129,7 +130,8 @@ def test_broken_models_do_not_stop_the_others(special, own, model, says):
 def test_banner(special):
     """The start says who, where, how many processes and threads, memory, and each model with version, queue and state."""
     log = special.worker.wait_logged("mutirao.threads")
-    assert f"mutirão worker {special.worker.name} on {special.url}" in log
+    shown = settings.without_password(special.broker_url)
+    assert f"mutirão worker {special.worker.name} on {shown}" in log
     assert f"2 processes x {max(1, CORES // 2)} threads, " in log
     assert "MB with the models loaded" in log
     rows = {line.split()[0]: line.split() for line in log.splitlines() if " mutirao." in line}
@@ -174,7 +176,7 @@ def test_stops_warmly(redis_server, tmp_path):
         assert queued.status == "queued"
         assert client.catalog().workers == ()
         assert [info.workers for info in client.models()] == [0]
-        assert redis_server.client().llen(queues.queue_key("slow", 3)) == 1
+        assert brokers.queued(redis_server, "slow") == 1
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])
