@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mutirao import codec, errors, messages, queues, tensors
+from mutirao.broker.celery import Published
 from mutirao.broker.redis import Call, Operation, Side
 from mutirao.catalog import Catalog
 from mutirao.settings import Settings
@@ -211,6 +212,9 @@ class Dead:
         """Push where queues are on another server than letters; what could not be pushed becomes a letter again."""
         for at, (_, (_, key, envelope, *_)) in enumerate(sent):
             try:
+                if self._settings.foreign:
+                    yield from self._publish(key, envelope)
+                    continue
                 yield Call("broker", "LPUSH", (key.decode(),), (envelope,))
             except errors.BrokerUnavailable:
                 for left, reply in sent[at:]:
@@ -220,6 +224,12 @@ class Dead:
             with contextlib.suppress(errors.BrokerUnavailable):  # workers look by themselves, a little later
                 yield Call("broker", "LPUSH", (bell,), ("1",))
                 yield Call("broker", "LTRIM", (bell,), (0, 7))
+
+    def _publish(self, key: bytes, envelope: bytes) -> Operation[None]:
+        queue = key.decode().partition(queues.KOMBU_SEPARATOR)[0]
+        done: Published = yield Call("broker", "publish", (queue,), (self._settings.queue_limit, envelope))
+        if not done.accepted:
+            raise done.error or errors.BrokerUnavailable(f"queue {queue!r} is full: {done.depth:,} requests wait")
 
     def _put_back(self, id: str, raw: bytes, score: bytes, record: bytes | None) -> Operation[None]:
         yield Call("results", "HSET", (queues.DEAD,), (id, raw))

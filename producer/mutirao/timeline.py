@@ -67,7 +67,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
         held: who holds it; None where nobody does.
         letter: its dead letter.
         served: whether a live worker serves its model.
-        hidden: this user may not look where requests wait and are held, so that nothing is known of that.
+        hidden: nobody can look where requests wait and are held (a broker that is no Redis), or this user may not.
     """
 
     record: JobRecord
@@ -111,8 +111,8 @@ def _found(core: Core, record: JobRecord) -> Operation[Story]:
 
 
 def _looked_for(core: Core, record: JobRecord) -> Operation[Story]:
-    if record.done:
-        return Story(record=record)
+    if record.done or core.settings.foreign:
+        return Story(record=record, hidden=not record.done)
     model = record.job.model
     served = bool((yield from core.catalog()).serving(model)) if model else True
     held = yield from _held(record.task_id, core)

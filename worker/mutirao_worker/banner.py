@@ -15,6 +15,12 @@ from mutirao import queues
 from mutirao.catalog import ModelInfo
 from mutirao.settings import without_password
 
+_WITHOUT_ENGINE = (
+    "MUTIRAO_ENGINE is 0, so requests come through kombu's own transport. A worker that is killed, or a Redis that is full, in the"
+    " instant in which a request is taken loses that request: its job expires at its deadline. What a killed worker held waits"
+    " {:g} s for another. A message that is no task message stops the worker. Unset MUTIRAO_ENGINE for none of this."
+)
+
 
 def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
     """Print models, versions, queues, processes and memory."""
@@ -26,6 +32,11 @@ def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
     console.print(
         f"{worker.concurrency} processes x {threads} threads, {memory:.0f} MB with the models loaded, before forking"
     )
+    given = worker.app.conf.mutirao
+    if not given.engine and not given.foreign:
+        console.print(
+            f"[yellow]warning:[/] {_WITHOUT_ENGINE.format(worker.app.conf.broker_transport_options['visibility_timeout'])}"
+        )
     table = Table("model", "version", "queue", "state", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for info in infos:
         table.add_row(escape(info.name), escape(info.version), queues.queue(info.name), escape(_state(info)))

@@ -67,7 +67,7 @@ def _now(story: Story) -> Iterator[str]:
     if story.record.done:
         return
     if story.hidden:
-        yield "where it is now, this user of Redis may not look"
+        yield "where it is now cannot be seen: this user of Redis may not look, or the broker is no Redis"
     elif story.held is not None:
         lapsed = "has lapsed: another worker takes it over"
         lease = f"runs for {story.held.lease_s:.1f} s more" if story.held.lease_s > 0 else lapsed
