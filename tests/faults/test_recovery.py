@@ -13,8 +13,8 @@ from verdict import spread
 @pytest.mark.timeout(1200)
 def test_recovery(tmp_path, capsys):
     """After kill -9 of a worker, each request that it held runs elsewhere within ten seconds; twenty times."""
-    killing = {"kills": 20, "every_s": 10, "kinds": {"SIGKILL": 1}}
-    verdict = trial.run(Mutirao, tmp_path, seed=SEED, workers=3, per_s=150, **killing)
+    kinds = {"SIGKILL": 1}
+    verdict = trial.run(Mutirao, tmp_path, seed=SEED, kills=20, every_s=10, workers=3, per_s=150, kinds=kinds)
     with capsys.disabled():
         sys.stdout.write(f"\nrecovery after kill -9: {spread(verdict.recovered_s)}\n")
     assert verdict.recovered_s, "no worker held anything when it was killed"
