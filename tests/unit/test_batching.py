@@ -301,7 +301,7 @@ def test_takes_no_more_than_a_second_ahead(per_row, per_batch, slots, waiting, r
     policy = timed(batcher(), per_row_s=per_row, per_batch_s=per_batch)
     filled(policy, *(Asked(rows=rows) for _ in range(waiting)))
     policy.line("iris").running = int(runs)
-    cap, ahead = policy.room("iris", slots)
+    cap, ahead = policy.room("iris", 0, slots)
     assert cap >= 0
     assert ahead >= 0
     if ahead <= 1:
@@ -319,17 +319,17 @@ def test_a_model_with_no_slot_gets_one_ahead(known):
     policy = batcher()
     if known:
         timed(policy, per_row_s=5.0)
-    assert policy.room("iris", 2)[1] == 1
+    assert policy.room("iris", 0, 2)[1] == 1
     policy.add(Asked())
-    assert policy.room("iris", 2)[1] == 0
+    assert policy.room("iris", 0, 2)[1] == 0
 
 
 def test_a_model_that_nobody_timed_is_tried_one_at_a_time():
     """Of a model without timings each free slot gets one request: the others may be quicker elsewhere."""
     policy = batcher()
-    assert policy.room("iris", 4)[0] == 1
+    assert policy.room("iris", 0, 4)[0] == 1
     policy.line("iris").running = 1
-    assert policy.room("iris", 4) == (1, 0)
+    assert policy.room("iris", 0, 4) == (1, 0)
 
 
 @given(st.integers(1, 300), st.integers(1, 5), st.data())

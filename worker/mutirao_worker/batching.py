@@ -226,14 +226,14 @@ class Batcher:
         ]
         return max(now, min(times)) if times else None
 
-    def room(self, model: str, slots: int) -> tuple[int, int]:
+    def room(self, model: str, free: int, slots: int) -> tuple[int, int]:
         """Tell how many requests a free slot may get from the queue, and how many to hold for slots that are busy.
 
         Nothing is wanted ahead while half of what may be held is there: taking few at a time costs as much as taking many.
         """
         line = self.line(model)
         # Others that keep every slot busy must not keep out one that has none.
-        entry = 0 if line or line.running else 1
+        entry = 0 if free or line or line.running else 1
         if not line.fit.known:
             return max(0, 1 - line.count), entry
         rows = min(

@@ -32,7 +32,7 @@ EVERY_S = 5.0
 class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Announces the worker and its models every 5 s while it consumes."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    requires = ("mutirao_worker.strategy:Engine",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         """Take Celery's consumer."""

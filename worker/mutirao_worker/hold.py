@@ -108,7 +108,7 @@ class Reserved:
 
     def tend(self) -> None:
         """Renew the lease, adopt what lost workers held, and settle what could not be settled while Redis was away."""
-        found = self._reservations.tend(self.queues())
+        found = self._reservations.tend(self.queues(), self._dispatcher.free)
         if found.lapsed:
             self.lapsed()
         if found.adopted:
@@ -141,7 +141,7 @@ class Reserved:
             return {}
         slots, free, rooms = self._slots(), dispatcher.free, {}
         for queue in sorted(self.queues(), key=lambda queue: queue != self._first):
-            cap, ahead = dispatcher.batcher.room(queues.model_of(queue) or queue, slots)
+            cap, ahead = dispatcher.batcher.room(queues.model_of(queue) or queue, free, slots)
             if (free and cap) or ahead:
                 rooms[queue] = Room(cap, ahead)
         return rooms
@@ -188,7 +188,8 @@ class Delivered:
         """Let as many come as there is room for: the next batch of each slot, and no more than about a second of work."""
         slots, batcher = self._slots(), self._dispatcher.batcher
         room = sum(
-            sum(batcher.room(model, slots)) * (1 if line.fit.known else slots) for model, line in batcher.lines.items()
+            sum(batcher.room(model, self._dispatcher.free, slots)) * (1 if line.fit.known else slots)
+            for model, line in batcher.lines.items()
         )
         self._prefetch(max(2 * slots, room + len(self._dispatcher.held)))
 

@@ -52,7 +52,11 @@ class Slots:
 
     @property
     def slots(self) -> int:
-        return int(getattr(self._pool, "num_processes", None) or self._pool.limit or 1)
+        """How many batches may run at once: a process that has yet to start, or to load, is none."""
+        inqueues = getattr(getattr(self._pool, "_pool", None), "_all_inqueues", None)
+        if inqueues is not None:
+            return min(len(inqueues), int(self._pool.num_processes))
+        return int(self._pool.limit or 1)
 
     def send(self, batch: Batch, asked: list[Asked]) -> None:
         hard, soft = batch.limits

@@ -175,6 +175,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         if isinstance(self.hold, Reserved):
             self._channel = channel
+            channel.heard_at = time.monotonic()
             self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.tend))
             self.hold.unsure()
             self.tend()

@@ -105,13 +105,14 @@ class Reservations:
         first = self._tag - _TAGS_PER_CALL + 1
         requests = list(zip(itertools.count(first), found[::2], found[1::2], strict=False))
         ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
-        return Taken(requests, ended, bool(reply[2]), bool(reply[1]), int(reply[3]), float(reply[4] or "inf"))
+        had, self._leased = self._leased, True
+        return Taken(requests, ended, bool(reply[2]), had and bool(reply[1]), int(reply[3]), float(reply[4] or "inf"))
 
-    def tend(self, names: Iterable[str]) -> Tended:
-        """Renew the lease, and adopt what lost workers held."""
+    def tend(self, names: Iterable[str], free: int = 0) -> Tended:
+        """Renew the lease, say how many slots are free, and adopt what lost workers held."""
         args = (
             self.identity, self._settings.lease_s, self._settings.max_deliveries, self._recorded(),
-            math.ceil(self._settings.result_ttl_s), iso_now(), *names,
+            math.ceil(self._settings.result_ttl_s), iso_now(), free, *names,
         )  # fmt: skip
         keys = (queues.LEASES, queues.SLOTS, queues.DEAD, queues.DEAD_INDEX)
         now, lapsed, adopted, given_up = self.scripts.call("tend", keys, args)

@@ -2,7 +2,8 @@
 -- KEYS[1]: the leases.  KEYS[2]: the workers' free slots.  KEYS[3]: the dead letters.  KEYS[4]: their index.
 -- ARGV[1]: the worker.  ARGV[2]: its lease in seconds.  ARGV[3]: how many deliveries a request gets.
 -- ARGV[4]: "1" where records are on this server; else the caller ends and buries what is given up.  ARGV[5]: how long an ended record is kept.
--- ARGV[6]: the time of ending, as Celery writes it.  ARGV, 1 a queue from ARGV[7]: what the worker consumes.
+-- ARGV[6]: the time of ending, as Celery writes it.  ARGV[7]: the worker's free slots.
+-- ARGV, 1 a queue from ARGV[8]: what the worker consumes.
 -- Reply: {now, 1 if the lease had lapsed, how many were adopted, {list key, envelope, worker, ...} given up}.
 -- Invariant: a lease lapses by this server's clock alone; a live worker's reservations are never touched.
 local now, lease = seconds(), tonumber(ARGV[2])
@@ -12,7 +13,8 @@ if not own or tonumber(own) <= now then
   lapsed = 1
 end
 redis.call("ZADD", KEYS[1], now + lease, ARGV[1])
-for i = 7, #ARGV do
+redis.call("HSET", KEYS[2], ARGV[1], ARGV[7])
+for i = 8, #ARGV do
   redis.call("SADD", "mutirao:consumers:" .. ARGV[i], ARGV[1])
 end
 
