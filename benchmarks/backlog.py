@@ -36,7 +36,7 @@ RESULT_TTL_S = 60
 SAMPLES = 100
 # Rates and latencies that differ by less than this are the same: the machine's own noise.
 NOISE = 1.4
-STUCK_S = 60.0
+STUCK_S = 300.0
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,9 @@ def number(value: float) -> str:
     """Write a figure with about three digits: more would pretend."""
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def _speed(model: str, contestant: str, records: list[Record]) -> Speed:

@@ -14,7 +14,7 @@ CPU = ("client", "workers", "redis")
 
 def targets(found: Iterable[Target]) -> Table:
     """Lay out what this system is held to."""
-    headings = ("plain Celery,\nbest setting", "this system", "ratio", "must", "met")
+    headings = ("plain Celery", "this system", "ratio", "must", "met")
     table = _table(
         "against plain Celery in the best setting of the same round, median (least-most)", headings, "measure"
     )

@@ -28,13 +28,13 @@ class _Measure(NamedTuple):
 QUIET, WATCHED = contestants.BY_EVENTS
 
 MEASURES = (
-    _Measure("burst", "iris", "burst, iris: predictions/s", summary.throughput, max, 20),
-    _Measure("burst", "forest", "burst, forest: predictions/s", summary.throughput, max, 75),
-    _Measure("submit", "iris", "submit_many against a loop: requests/s", summary.submitted, max, 25),
-    _Measure("alone", "iris", "alone, iris: p50 ms", summary.latency, min, 0.5, 1000),
-    _Measure("burst", "iris", "burst, iris: CPU s per 1,000", summary.cpu, min, 1 / 12),
+    _Measure("burst", "iris", "iris burst, predictions/s", summary.throughput, max, 20),
+    _Measure("burst", "forest", "forest burst, predictions/s", summary.throughput, max, 75),
+    _Measure("submit", "iris", "submit_many, requests/s", summary.submitted, max, 25),
+    _Measure("alone", "iris", "iris alone, p50 ms", summary.latency, min, 0.5, 1000),
+    _Measure("burst", "iris", "iris burst, CPU s per 1,000", summary.cpu, min, 1 / 12),
     _Measure(
-        "burst watched", None, "events and Flower, against none of\nboth (this system): predictions/s",
+        "burst watched", None, "iris burst, Flower watching\n(beside it: no events)",
         summary.throughput, max, 0.7, ours=WATCHED, theirs=(QUIET,),
     ),
 )  # fmt: skip
@@ -71,7 +71,7 @@ def _target(one: _Measure, records: list[Record]) -> Target:
         summary.spread(one.better(values) for values in rounds.values()),
         summary.spread(one.scale * one.value(record) for record in own if record["contestant"] == one.ours),
         ratio,
-        f"{'at least' if least else 'at most'} {_limit(one.limit)}",
+        f"{'>=' if least else '<='} {_limit(one.limit)}",
         None if ratio is None else (ratio.median >= one.limit if least else ratio.median <= one.limit),
     )
 
