@@ -98,6 +98,8 @@ def _take(
     say: Callable[[str], None],
 ) -> None:
     """Start all contestants at once, then have them take turns."""
+    if not names:
+        return
     with contextlib.ExitStack() as stack:
         say(f"{folder.name}: starting {', '.join(names)}")
         places = [Place(folder / name, plan.processes, plan.redis) for name in names]
