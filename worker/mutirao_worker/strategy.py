@@ -41,16 +41,15 @@ def receive(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:  # no
 
     def on_message(message: Any, body: Any, *_: Any, **__: Any) -> None:
         engine: Engine = consumer.engine
+        if body is not None:  # message protocol 1 has its id in the body
+            _refuse(consumer, message, errors.InvalidRequest(TRIPLE, reason="not a task message"), body.get("id"))
+            return
         try:
-            request = of_message(
-                engine.dispatcher, message, message.headers if body is None else {**body, "argsrepr": None}
-            )
+            request = of_message(engine.dispatcher, message, message.headers)
         except msgspec.ValidationError as exc:
             text = f"the message's headers cannot be used: {exc}"
             _refuse(consumer, message, errors.InvalidRequest(text, reason="unusable headers"))
             return
-        if body is not None:  # message protocol 1
-            request.body = msgspec.json.encode([body.get("args") or [], body.get("kwargs") or {}, {}])
         engine.dispatcher.received(request)
         consumer.admit(request)
         engine.dispatch_soon()
@@ -107,8 +106,6 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
 
     def on_close(self) -> None:
         """Let go of a broken connection: what is reserved stays so, and what runs goes on."""
-        if self.pool and self.pool.flush:
-            self.pool.flush()
         self.engine.disconnected()
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 - Celery's signature
@@ -159,6 +156,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self._thread: threading.Thread | None = None
         self.dispatcher: Dispatcher
         self.hold: Reserved | Delivered
+        self.slots: Slots
         self.reservations: Reservations | None = None
 
     def start(self, consumer: Any) -> None:
@@ -212,12 +210,12 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             timer.cancel()
         if not hasattr(self, "dispatcher"):
             return
+        self.slots.hear()
         _attempt(self.dispatcher.keep)
         _attempt(self.dispatcher.events.flush)
         if (reservations := self.reservations) is not None:
-            # The lease must outlive what is reserved: without it nobody would adopt that.
-            if _attempt(lambda: reservations.give_back([], all_but=True)):
-                _attempt(lambda: reservations.leave(self._names))
+            _attempt(lambda: reservations.give_back([], all_but=True))
+            _attempt(lambda: reservations.leave(self._names))
             reservations.close()
         self.dispatcher.commit.close()
 
@@ -231,6 +229,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         if isinstance(self.hold, Delivered):
             self.dispatcher.forget_waiting()
         self._give_back_unsent()
+        self.slots.flush()
 
     def tend(self) -> None:
         """What is done every few seconds: the lease, other workers' lapsed leases, results that could not be kept."""
@@ -257,7 +256,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         return {"batching": self.dispatcher.describe()} if hasattr(self, "dispatcher") else {}
 
     def _build(self, consumer: Any, *, engine: bool) -> None:
-        slots = Slots(consumer.pool, consumer.hub, self._settings.inline_bytes, lambda: self.dispatcher)
+        self.slots = slots = Slots(consumer.pool, consumer.hub, self._settings.inline_bytes, lambda: self.dispatcher)
         self.reservations = Reservations(self._settings, consumer.hostname) if engine else None
         self.dispatcher = Dispatcher(
             self._app,
@@ -269,7 +268,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             later=lambda seconds, function, *args: consumer.timer.call_after(seconds, function, args),
             follow=lambda ending: canvas.follow(self._app, ending),
         )
-        self.dispatcher.connection_errors = consumer.connection_errors
+        self.dispatcher.connection_errors = self.dispatcher.commit.connection_errors = consumer.connection_errors
         if self.reservations is not None:
             self.hold = Reserved(self.dispatcher, self.reservations, lambda: slots.slots, consumer.admit, self._queues)
         else:
@@ -359,9 +358,9 @@ def _attempt(work: Callable[[], Any]) -> bool:
     return True
 
 
-def _refuse(consumer: Any, message: Any, error: Exception) -> None:
+def _refuse(consumer: Any, message: Any, error: Exception, id: Any = None) -> None:
     """End a request that never became one with its reason, and take its message off the queue."""
-    id = message.headers.get("id") or message.properties.get("correlation_id")
+    id = id or message.headers.get("id") or message.properties.get("correlation_id")
     logger.warning("refused %s: %r", id, error)
     if isinstance(id, str):
         consumer.app.backend.mark_as_failure(id, error)

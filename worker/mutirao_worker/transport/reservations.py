@@ -134,12 +134,7 @@ class Reservations:
 
     def leave(self, names: Iterable[str]) -> None:
         """Take this worker's name off every list: others need not wait for its lease."""
-        pipe = self.scripts.client.pipeline(transaction=False)
-        pipe.zrem(queues.LEASES, self.identity)
-        pipe.hdel(queues.SLOTS, self.identity)
-        for name in names:
-            pipe.srem(queues.consumers_key(name), self.identity)
-        pipe.execute()
+        self.scripts.call("leave", (queues.LEASES, queues.SLOTS, self.key), (self.identity, *names))
 
     def close(self) -> None:
         """Close the connections."""
