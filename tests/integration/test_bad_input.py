@@ -10,6 +10,7 @@ import os
 import struct
 from pathlib import Path
 
+import brokers
 import numpy as np
 import pytest
 import samples
@@ -383,6 +384,7 @@ def test_queue_names_with_control_characters(fleet, own, name):
     assert {key for key in fleet.server.client().keys("*") if name.encode() in key} - before == set()
 
 
+@brokers.redis_only
 def test_stock_queue_name_with_control_characters(fleet, stock):
     """A stock client's odd queue name reaches nobody, or, where it spells a priority's list, the model; the worker goes on."""
     assert (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,8 @@ from mutirao_worker.transport.scripts import Call, Scripts, connect
 
 if TYPE_CHECKING:
     from mutirao_worker.request import Request
+
+logger = logging.getLogger(__name__)
 
 NULL = b"null"
 STATUS = {"SUCCESS": b"SUCCESS", "FAILURE": b"FAILURE", "REVOKED": b"REVOKED"}
@@ -68,10 +71,12 @@ class Commit:
 
     Attributes:
         fenced: results and acknowledgements are one step.
+        connection_errors: what an acknowledgement raises where the broker is away.
     """
 
     def __init__(self, settings: Settings, reservations: Reservations | None) -> None:
         """Take what this worker has reserved; None where kombu delivers and acknowledges."""
+        self.connection_errors: tuple[type[Exception], ...] = ()
         self.fenced = reservations is not None and not settings.split
         self._reservations = reservations
         self._kept = math.ceil(settings.result_ttl_s)
@@ -171,10 +176,13 @@ class Commit:
         if self._reservations is not None:
             self._reservations.drop(request.field for request in requests)
             return
-        for request in requests:
-            if not request.acknowledged:
-                request.acknowledged = True
-                request.message.ack()
+        try:
+            for request in requests:
+                if not request.acknowledged:
+                    request.acknowledged = True
+                    request.message.ack()
+        except self.connection_errors as exc:
+            logger.warning("the broker is away, and will deliver again what has been answered: %s", exc)
 
 
 def letter(
