@@ -329,6 +329,7 @@ class Dispatcher:
         if batch is None or batch.stopped:
             return
         batch.stopped = True
+        self.give_back()  # first: what runs goes to the head of the line, before what waits
         self.running.pop(batch.number, None)
         if self.hold is not None:
             self.hold.give_back(batch.requests)

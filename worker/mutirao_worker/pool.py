@@ -101,6 +101,29 @@ class Slots:
                 found.append(batch)
         return found
 
+    def flush(self) -> None:
+        """Finish what is being written to a process: while the loop stands still nobody else does.
+
+        Celery's own would forget, too, what a process has got whole but not yet accepted: it runs all the same, and then waits for
+        half a minute for somebody to read what came of it.
+        """
+        pool: Any = getattr(self._pool, "_pool", None)
+        if getattr(pool, "outbound_buffer", None) is None:
+            return
+        busy = set(pool._busy_workers)  # noqa: SLF001 - billiard's only way
+        written = [job for job in self._jobs.values() if not job._accepted]  # noqa: SLF001
+        for job in written:
+            job._accepted = True  # noqa: SLF001
+        pool.flush()
+        for job in written:
+            job._accepted = False  # noqa: SLF001
+        pool._busy_workers.update(busy)  # noqa: SLF001
+
+    def hear(self) -> None:
+        """Hear what threads have done while the loop stands still."""
+        if self._threads:
+            self._drain()
+
     def _write(self) -> None:
         """Write to an idle process at once: Celery would first ask the loop, for two turns, whether its pipe can be written to."""
         pool: Any = getattr(self._pool, "_pool", None)
@@ -147,5 +170,8 @@ class Slots:
 
     def _heard(self) -> None:
         os.read(self._ear, 4096)
+        self._drain()
+
+    def _drain(self) -> None:
         while self._done:
             self._done.popleft()()

@@ -1,0 +1,175 @@
+"""Stops: what runs is finished or given back, what only waits goes back at once, and nothing is lost or counted against anybody."""
+
+import contextlib
+import os
+import signal
+import time
+
+import counted_models
+import ledger
+import numpy as np
+import pytest
+import samples
+import waiting
+from commits import Commits
+from ledger import Ledger
+from workers import WorkerProcess
+
+from mutirao import Client, queues
+
+QUEUE = queues.queue_key("slow", 3)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return samples.repository(tmp_path_factory.mktemp("shutdown") / "models", "iris", "slow").root
+
+
+@pytest.fixture
+def client(redis_server):
+    with Client(redis_server.url) as client:
+        yield client
+
+
+def _held(redis):
+    return sum(map(redis.hlen, redis.keys(queues.reserved_key("*"))))
+
+
+def _busy(client, redis, seconds):
+    """Have the worker run a request, and hold three more."""
+    client.predict("slow", [[0.0, 0, 0]], timeout=30)  # its times are known, so that some are taken ahead
+    running = client.submit("slow", [[seconds, 0, 0]])
+    waiting.until(lambda: running.status == "running")
+    waits = client.submit_many("slow", [[0.0, place, 0] for place in range(3)])
+    waiting.until(lambda: _held(redis) == 4)
+    return running, waits
+
+
+def test_sigterm(redis_server, root, client):
+    """SIGTERM: what was only reserved is back in its queue, in order, while the running one still runs; that one is kept, and the end is 0."""
+    redis = redis_server.client()
+    with WorkerProcess(redis_server.url, root) as worker:
+        running, waits = _busy(client, redis, 3.0)
+        worker.stop(wait=False)
+        waiting.until(lambda: redis.llen(QUEUE) == 3, timeout_s=2)
+        assert running.status == "running"
+        line = redis.lrange(QUEUE, 0, -1)
+        assert [job.id.encode() in line[-1 - place] for place, job in enumerate(waits)] == [True] * 3
+        assert running.result(20)["predict"].tolist() == [3.0]
+        assert worker.wait_ended(10) == 0
+        assert running.record().job.attempts == 1
+        assert _held(redis) == 0
+        assert not redis.zcard(queues.LEASES)
+        with WorkerProcess(redis_server.url, root):
+            for place, job in enumerate(waits):
+                assert job.result(20)["predict"].tolist() == [place]
+                assert job.record().job.attempts == 1
+
+
+def test_sigterm_past_its_grace(redis_server, root, client):
+    """A request that runs past the grace period is given back, the worker exits, and another answers it."""
+    redis = redis_server.client()
+    with WorkerProcess(redis_server.url, root, env={"MUTIRAO_GRACE_S": "1"}) as worker:
+        running = client.submit("slow", [[8.0, 0, 0]])
+        waiting.until(lambda: running.status == "running")
+        began = time.monotonic()
+        worker.stop(wait=False)
+        worker.wait_ended(10)
+        assert time.monotonic() - began < 6
+        assert redis.llen(QUEUE) == 1
+        assert running.status == "queued"
+    with WorkerProcess(redis_server.url, root, concurrency=2):
+        assert running.result(30)["predict"].tolist() == [8.0]
+        assert running.record().job.attempts == 1
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_sigterm_without_processes(redis_server, root, client, pool):
+    """In threads, and in the worker's own process, a stop lets what runs finish, and keeps it."""
+    redis = redis_server.client()
+    with WorkerProcess(redis_server.url, root, args=["--pool", pool]) as worker:
+        running = client.submit("slow", [[2.0, 0, 0]])
+        waiting.until(lambda: _held(redis) == 1)
+        time.sleep(0.3)  # it runs; on solo nothing says so
+        worker.stop(wait=False)
+        assert running.result(20)["predict"].tolist() == [2.0]
+        assert worker.wait_ended(10) == 0
+        assert _held(redis) == 0
+
+
+def test_sigquit(redis_server, root, client):
+    """SIGQUIT: everything is back in its queue at once, the running one first, and nothing counts as an attempt."""
+    redis = redis_server.client()
+    with WorkerProcess(redis_server.url, root) as worker:
+        running, waits = _busy(client, redis, 20.0)
+        began = time.monotonic()
+        worker.process.send_signal(signal.SIGQUIT)
+        worker.wait_ended(10)
+        assert time.monotonic() - began < 6
+        line = redis.lrange(QUEUE, 0, -1)
+        assert len(line) == 4
+        assert running.id.encode() in line[-1]
+        assert b'"attempts"' not in b"".join(line)
+        assert _held(redis) == 0
+        assert running.status == "queued"
+        assert "given back" in str(running.record().job.history)
+        running.cancel()
+        with WorkerProcess(redis_server.url, root):
+            for place, job in enumerate(waits):
+                assert job.result(20)["predict"].tolist() == [place]
+
+
+def test_rolling_restart(redis_server, tmp_path, client):
+    """Three workers replaced one by one under load: each request is answered, and each of a quick model is computed once."""
+    root = ledger.repository(tmp_path / "models", {"quick": 0.001})
+    with contextlib.ExitStack() as stack:
+        book = stack.enter_context(Ledger())
+        commits = stack.enter_context(Commits(redis_server.url))
+        fleet = [WorkerProcess(redis_server.url, root, env=book.env, wait=False) for _ in range(3)]
+        for worker in fleet:
+            stack.callback(worker.close)
+        for worker in fleet:
+            worker.wait_ready()
+        jobs, number = [], counted_models.FIRST
+        for place in range(3):
+            new = WorkerProcess(redis_server.url, root, env=book.env, wait=False)
+            stack.callback(new.close)
+            fleet[place].stop(wait=False)
+            deadline = time.monotonic() + 4
+            while time.monotonic() < deadline:
+                jobs += client.submit_many("quick", np.array([[0.0, number + each, 1.0] for each in range(20)]))
+                number += 20
+                time.sleep(0.05)  # the load's own rhythm
+            assert fleet[place].wait_ended(20) == 0
+            new.wait_ready()
+        for place, job in enumerate(jobs):
+            assert job.result(30)["predict"].tolist() == [3.0 * (counted_models.FIRST + place) + 1.0]
+        assert {row: len(runs) for row, runs in book.by_row().items() if len(runs) != 1} == {}
+        assert len(book.by_row()) == len(jobs)
+        assert not commits.doubles()
+
+
+def test_stopped_for_longer_than_its_lease(redis_server, tmp_path, client):
+    """A worker whose main process hangs past its lease loses what it held to another; when it goes on, nothing is double."""
+    root = ledger.repository(tmp_path / "models", {"dear": 0.5})
+    lease = {"MUTIRAO_LEASE_S": "2"}
+    with (
+        Ledger() as book,
+        Commits(redis_server.url) as commits,
+        WorkerProcess(redis_server.url, root, env=book.env | lease) as worker,
+    ):
+        jobs = client.submit_many("dear", np.array([[0.0, counted_models.FIRST + place, 1.0] for place in range(4)]))
+        waiting.until(lambda: len(book.executions()) >= 1)
+        os.kill(worker.pid, signal.SIGSTOP)
+        with WorkerProcess(redis_server.url, root, env=book.env | lease) as other:
+            for place, job in enumerate(jobs):
+                assert job.result(30)["predict"].tolist() == [3.0 * (counted_models.FIRST + place) + 1.0]
+            assert {job.record().job.worker for job in jobs[-1:]} == {other.name}
+            records = [redis_server.client().get(queues.record_key(job.id)) for job in jobs]
+            os.kill(worker.pid, signal.SIGCONT)
+            worker.wait_logged("lease had lapsed")
+            assert client.predict("dear", [[0.0, 1.0, 2.0]], timeout=20)["predict"].tolist() == [5.0]
+            waiting.until(lambda: _held(redis_server.client()) == 0)
+            assert [redis_server.client().get(queues.record_key(job.id)) for job in jobs] == records
+            commits.settle()
+            assert not commits.doubles()
