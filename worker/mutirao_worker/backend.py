@@ -51,5 +51,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
             self._scripts = Scripts(self.client)
         kept = math.ceil(self.app.conf.mutirao.result_ttl_s)
         self._scripts.call(
-            "commit", ("", "", ""), (0, kept, "", b',"started_at":null', 0, b"", task_id, head, b"", b"", b"", b"")
+            "commit",
+            ("", "", "", ""),
+            ("", kept, "", b',"started_at":null', 0, 0, b"", task_id, head, b"", b"", b"", b""),
         )

@@ -86,7 +86,9 @@ class Commit:
             else Scripts(connect(settings.result_url, settings))
         )
 
-    def end(self, run: Run, endings: Sequence[Ending], then: Call | None = None) -> tuple[list[str], Any]:
+    def end(
+        self, run: Run, endings: Sequence[Ending], free: int = 0, then: Call | None = None
+    ) -> tuple[list[str], Any]:
         """End requests, and call another script of the broker's in the same round trip.
 
         Returns:
@@ -95,7 +97,7 @@ class Commit:
         Raises:
             redis.RedisError: Redis did not answer; trying again does no harm.
         """
-        call = self._call(run, endings)
+        call = self._call(run, endings, free)
         if self.fenced:
             replies = self.results.call_all([call] if then is None else [call, then])
             return [said.decode() for said in replies[0]], replies[-1] if then is not None else None
@@ -144,15 +146,16 @@ class Commit:
         """Close the connections."""
         self.results.client.close()
 
-    def _call(self, run: Run, endings: Sequence[Ending]) -> Call:
-        keys = (self._reservations.key if self._reservations else "", queues.DEAD, queues.DEAD_INDEX)
+    def _call(self, run: Run, endings: Sequence[Ending], free: int) -> Call:
+        held = self._reservations if self.fenced else None
+        keys = (held.key if held else "", queues.DEAD, queues.DEAD_INDEX, queues.SLOTS)
         fields = (
             f',"started_at":{run.started_at:.4f},"finished_at":{run.finished_at:.4f},"worker":{_text(run.worker)}'
             f',"version":{_text(run.version)},"batch":{run.batch}'
         )
         tail = b',"date_done":"' + iso_now().encode() + b'","children":[],"job":'
         beside = int(any(ending.request.beside for ending in endings))
-        args: list[Any] = [int(self.fenced), self._kept, run.model, fields, beside]
+        args: list[Any] = [held.identity if held else "", self._kept, run.model, fields, beside, free]
         for place, ending in enumerate(endings, 1):
             request, trace, letter = ending.request, NULL, b""
             if ending.traceback is not None or ending.reason:

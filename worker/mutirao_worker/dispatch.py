@@ -428,7 +428,7 @@ class Dispatcher:
             return
         call = self.hold.reserving() if pull and self.hold is not None else None
         try:
-            said, reply = self.commit.end(run, endings, call)
+            said, reply = self.commit.end(run, endings, self.free, call)
         except redis.RedisError as exc:
             logger.warning("cannot keep %d results yet: %s", len(endings), " ".join(str(exc).split()))
             self._unkept.append((run, list(endings)))

@@ -51,6 +51,7 @@ class Reserved:
         self._dispatcher = dispatcher
         self._reservations = reservations
         self._slots = slots
+        self._left = False
         self._paused_until = 0.0
         self._unsure = False
 
@@ -60,13 +61,12 @@ class Reserved:
         return bool(rooms) if queue is None else queue in rooms
 
     def reserving(self) -> Call | None:
-        """Make the call that takes more requests; None where none are wanted."""
-        rooms = self._rooms()
-        return self._reservations.reserving(rooms, self._dispatcher.free) if rooms else None
+        """Make the call that takes more requests; None where none are wanted, or where none were left: a bell tells of new ones."""
+        return self._call() if self._left else None
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
-        if (call := self.reserving()) is None:
+        if (call := self._call()) is None:
             return
         try:
             reply = self._reservations.scripts.call(*call)
@@ -81,6 +81,7 @@ class Reserved:
         taken = self._reservations.taken(reply)
         if taken.lapsed:
             self.lapsed()
+        self._left = taken.left
         dispatcher, now = self._dispatcher, self._reservations.now()
         dispatcher.heard(taken.cancelled, taken.deadline)
         for key, envelope, why in taken.gone:
@@ -134,6 +135,10 @@ class Reserved:
     def give_back(self, requests: Iterable[Request]) -> None:
         """Put requests back to the head of their queues."""
         self._reservations.give_back([request.tag for request in requests])
+
+    def _call(self) -> Call | None:
+        rooms = self._rooms()
+        return self._reservations.reserving(rooms, self._dispatcher.free) if rooms else None
 
     def _rooms(self) -> dict[str, Room]:
         dispatcher = self._dispatcher
