@@ -212,7 +212,8 @@ class Client:
         try:
             yield ended
         finally:
-            waiter.leave(wait)
+            if wait.left > 0:  # the replies' thread is not woken for nothing
+                waiter.leave(wait)
 
     def _waits(self) -> _Waiter:
         with self._lock:

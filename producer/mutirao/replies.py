@@ -42,12 +42,22 @@ EARLY_BYTES_MAX = 32 * 1024 * 1024
 
 
 class Wait:
-    """Jobs that somebody waits for together; `deliver` is called with groups of (id, finished record or error)."""
+    """Jobs that somebody waits for together, told of in groups of (id, finished record or error).
+
+    Attributes:
+        left: how many have not been told of.
+    """
 
     def __init__(self, jobs: Iterable[Handle], deliver: Callable[[Ended], object]) -> None:
         """Take the jobs, and what to call on the event loop of the replies."""
         self.jobs = tuple(jobs)
-        self.deliver = deliver
+        self.left = len(self.jobs)
+        self._deliver = deliver
+
+    def deliver(self, ended: Ended) -> None:
+        """Hand over how some of them ended."""
+        self.left -= len(ended)
+        self._deliver(ended)
 
 
 class Replies:
