@@ -43,6 +43,7 @@ class Slots:
         self._pool = pool
         self._doomed: dict[int, Any] = {}
         self._jobs: dict[int, Any] = {}
+        self._stuck: set[int] = set()  # batches that have been given up, though their threads still run them
         self.inline = pool.__class__.__module__.endswith("solo")
         self._threads = pool.__class__.__module__.endswith("thread")
         if self._threads:
@@ -56,7 +57,7 @@ class Slots:
         inqueues = getattr(getattr(self._pool, "_pool", None), "_all_inqueues", None)
         if inqueues is not None:
             return min(len(inqueues), int(self._pool.num_processes))
-        return int(self._pool.limit or 1)
+        return max(0, int(self._pool.limit or 1) - len(self._stuck))
 
     def send(self, batch: Batch, asked: list[Asked]) -> None:
         hard, soft = batch.limits
@@ -135,6 +136,9 @@ class Slots:
     def _forget(self, batch: Batch) -> None:
         self._jobs.pop(batch.number, None)
         self._doomed.pop(batch.number, None)
+        if batch.number in self._stuck:
+            self._stuck.discard(batch.number)
+            self._dispatcher().dispatch()
 
     def _accepted(self, batch: Batch, pid: int) -> None:
         batch.pid = pid
@@ -159,7 +163,9 @@ class Slots:
 
     def _overdue(self, batch: Batch, hard: float) -> None:
         """A thread cannot be ended: its requests are, and what it still returns is discarded."""
-        self._dispatcher().lost(batch, TimeLimitExceeded(hard), "time limit")
+        if batch.number in self._jobs:
+            self._stuck.add(batch.number)
+            self._dispatcher().lost(batch, TimeLimitExceeded(hard), "time limit")
 
     def _home(self, work: Callable[[], None]) -> None:
         if not self._threads:
