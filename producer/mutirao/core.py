@@ -239,7 +239,9 @@ class Core:
             raise (yield from self._full(ask.model, done.depth, len(envelopes)))
         if not done.accepted:
             raise done.error
-        text = f"{done.error}; {len(done.accepted)} of the call's {len(envelopes)} requests are queued, the others are not"
+        text = (
+            f"{done.error}; {len(done.accepted)} of the call's {len(envelopes)} requests are queued, the others are not"
+        )
         raise errors.BrokerUnavailable(text, **done.error.data) from done.error
 
     def _call(self, mode: str, ask: Ask, runs: Sequence[Run], expires_s: float) -> Call:

@@ -37,13 +37,19 @@ def test_child_killed_while_it_predicts(fleet):
         killed: set[int] = set()
         while len(killed) < 3:
             busy = _busy(fleet.worker, client) - killed
-            if len(busy) == 1:
-                os.kill(*busy, signal.SIGKILL)
-                killed |= busy
-                waiting.until(lambda: len({child.pid for child in fleet.worker.children} - killed) == 2)
-        with pytest.raises(WorkerLost, match=r"the process that ran the model died: .*SIGKILL.* gave up after 3 attempts"):
+            for pid in busy:
+                os.kill(pid, signal.SIGKILL)
+            killed.update(busy)
+            waiting.until(lambda: _up(fleet.worker, killed) == 2)
+        with pytest.raises(
+            WorkerLost, match=r"the process that ran the model died: .*SIGKILL.* gave up after 3 attempts"
+        ):
             job.result(20)
         assert all(job.result(20) for job in client.submit_many("iris", [ROW] * 20))
+
+
+def _up(worker, killed):
+    return len({child.pid for child in worker.children} - killed)
 
 
 def _busy(worker, client):

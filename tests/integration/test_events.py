@@ -1,6 +1,7 @@
 """Events: each request's own, in order, whatever became of it, and as many as there were requests."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,8 @@ def _digest(script):
     """The name by which Redis knows a script, as MONITOR shows it here: in capitals."""
     from mutirao_worker.transport.scripts import Scripts
 
-    return Scripts(None)._digests[script].upper()
+    nowhere: Any = None
+    return Scripts(nowhere)._digests[script].upper()
 
 
 def test_no_queue_is_left(busy):

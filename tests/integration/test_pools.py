@@ -10,7 +10,7 @@ from listener import Listener
 from servers import RedisServer
 from workers import Fleet, WorkerProcess
 
-from mutirao import ModelFailed, TimeLimitExceeded, queues
+from mutirao import Client, ModelFailed, TimeLimitExceeded, queues
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 RECEIVED, STARTED, SUCCEEDED = "task-received", "task-started", "task-succeeded"
@@ -91,7 +91,7 @@ def test_lease_lasts_while_it_predicts(redis_server, tmp_path, name):
     env = {"MUTIRAO_LEASE_S": "2"}
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(WorkerProcess(redis_server.url, root, args=["--pool", name], env=env))
-        client = stack.enter_context(Fleet(redis_server, None, worker).client())
+        client = stack.enter_context(Client(redis_server.url))
         job = client.submit("slow", [[7.0, 0, 0]])
         waiting.until(lambda: redis_server.client().keys(queues.reserved_key("*")))
         other = stack.enter_context(WorkerProcess(redis_server.url, root, env=env))

@@ -111,7 +111,7 @@ def test_urgent_first():
 def test_nobody_starves():
     """One of a low priority that has waited for longer than the patience goes before new ones of a high priority."""
     policy = filled(batcher(max_rows=2), Asked(priority=6, received=0.0))
-    now, served = 0.0, []
+    now, served = 0.0, list[str]()
     while not served and now < 10:
         policy.add(Asked(priority=0, received=now))
         policy.add(Asked(priority=0, received=now))
@@ -276,7 +276,7 @@ def test_a_model_alone_has_all_slots():
 def test_splits_over_free_slots(per_row_s, count, free, sizes):
     """What waits is shared over the free slots where that saves more than it costs."""
     policy = filled(timed(batcher(), per_row_s=per_row_s, per_batch_s=0.0), *(Asked() for _ in range(count)))
-    found = []
+    found = list[int]()
     while batch := policy.next(0.0, max(1, free - len(found)), 4):
         found.append(len(batch))
     assert found == sizes

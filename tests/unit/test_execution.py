@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -177,8 +178,8 @@ def test_requests_of_one_kind_are_one_call(host):
     """Requests of different sizes and encodings, and of one model and outputs, share a call; its limits cut it, not a request."""
     iris = samples.get("iris").data
     asked = [ask("iris", iris[:1])] * 100 + [ask("iris", iris[:3])] * 50 + [ask_json("iris", iris[:2])] * 5
-    loaded, sizes = host.find("iris"), []
-    spy = Spy(loaded, sizes)
+    sizes: list[int] = []
+    spy: Any = Spy(host.find("iris"), sizes)
     execution.run(lambda _: spy, asked, 65536)
     assert sum(sizes) == 260
     assert len(sizes) == 2
@@ -214,8 +215,10 @@ class Spy:
 )
 def test_calls_keep_to_their_limits(sizes, max_rows, max_bytes, expected):
     """A call has at most so many rows and bytes; a request that has more is a call of its own, and no request is cut."""
+    nothing: Any = None
     stacks = [
-        Stack(None, list(range(count)), rows, size, {"X": np.zeros((count * rows, 1))}) for count, rows, size in sizes
+        Stack(nothing, list(range(count)), rows, size, {"X": np.zeros((count * rows, 1))})
+        for count, rows, size in sizes
     ]
     made = [sum(len(stack.inputs["X"]) for stack in call) for call in execution.calls(stacks, max_rows, max_bytes)]
     assert made == expected
@@ -401,8 +404,8 @@ def test_rows_that_are_lost_among_several_are_not_lost(ran):
 
 def test_nan_for_json_costs_its_own_request(host):
     """NaN reaches who asked for raw tensors, and fails who asked for JSON, without a second call."""
-    sizes = []
-    spy = Spy(host.find("nanoutput"), sizes)
+    sizes: list[int] = []
+    spy: Any = Spy(host.find("nanoutput"), sizes)
     asked = [ask("nanoutput", [MARKED]), ask_json("nanoutput", [MARKED]), ask_json("nanoutput", [GOOD])]
     answers = execution.run(lambda _: spy, asked, 65536).answers
     assert np.isnan(outputs_of(answers[0])["predict"]).all()
@@ -506,7 +509,7 @@ def test_a_soft_limit_that_a_lone_model_hides_is_its_failure(ran):
 def test_halving_stops_before_the_process_is_stopped(host):
     """Once a failing batch has had half its model's time, what is left of it is to run again in smaller groups."""
     loaded = host.find("raises")
-    spy = Spy(loaded, [])
+    spy: Any = Spy(loaded, [])
     spy.manifest = msgspec.structs.replace(loaded.manifest, time_limit_s=1e-6)
     answers = execution.run(lambda _: spy, [ask("raises", [row]) for row in (MARKED, GOOD)], 65536).answers
     assert [answer.kind for answer in answers] == ["interrupted", "interrupted"]

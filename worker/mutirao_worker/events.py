@@ -140,7 +140,7 @@ class Events:
                 self._waiting = waiting[at:][-20 * GROUP :]
                 return
 
-    def _common(self, type: str, id: str) -> tuple[Any, ...]:
+    def _common(self, type: str, id: str) -> tuple[str, str, float, int, str, int, int]:
         return type, id, time.time(), self._clock.forward(), self._hostname, self._pid, self._offset
 
     def _send(self, group: list[Event]) -> None:

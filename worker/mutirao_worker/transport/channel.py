@@ -36,7 +36,7 @@ class Bells(Protocol):
         """A queue's bell has rung; None where none has for a while."""
 
 
-class Channel(_Channel):
+class Channel(_Channel):  # type: ignore[misc]
     """kombu's channel, listening for bells once it is told whom to wake.
 
     Attributes:
@@ -46,7 +46,9 @@ class Channel(_Channel):
 
     bells: Bells | None = None
     heard_at = 0.0
+    _brpop_sent_at: Any
     _commands: Any = None
+    _in_poll: Any
     _in_vain: frozenset[str] = frozenset()  # bells that rang while there was room for other queues alone
 
     def ring(self, queue: str) -> None:
@@ -116,7 +118,7 @@ class Channel(_Channel):
             self.ring(queue)
 
 
-class QoS(_QoS):
+class QoS(_QoS):  # type: ignore[misc]
     """kombu's bookkeeping, idle while the engine does its own: requests are held in Redis, by reservation."""
 
     def can_consume(self) -> bool:
