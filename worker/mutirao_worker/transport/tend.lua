@@ -32,12 +32,31 @@ local function counted(envelope)
   return before .. '"attempts":' .. (head + 1) .. "," .. rest, head + 1
 end
 
+local DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+local function base64(bytes)
+  return (string.gsub(bytes, "..?.?", function(part)
+    local first, second, third = string.byte(part, 1, 3)
+    local bits, text = first * 65536 + (second or 0) * 256 + (third or 0), ""
+    for _, unit in ipairs({262144, 4096, 64, 1}) do
+      local digit = math.floor(bits / unit) % 64 + 1
+      text = text .. string.sub(DIGITS, digit, digit)
+    end
+    return string.sub(text, 1, #part + 1) .. string.rep("=", 3 - #part)
+  end))
+end
+
 local function bury(id, key, envelope, worker, deliveries)
+  if not string.match(id, "^%w[%w._:-]*$") then
+    id = ""
+  end
+  local packed = string.find(envelope, "[\128-\255]") and true or nil  -- a letter is text: it may be no UTF-8
   local message = "gave up after " .. deliveries .. " deliveries: each worker that took it was lost"
   local letter = id ~= "" and id or "x-" .. redis.sha1hex(envelope)
   keep_letter(KEYS[3], KEYS[4], letter, cjson.encode({
     id = letter, task_id = id, model = string.match(key, "^mutirao%.([^\6]*)") or "", queue = key, reason = "worker lost",
-    message = message, at = now, worker = worker, attempts = deliveries, envelope = envelope,
+    message = message, at = now, worker = worker, attempts = deliveries,
+    envelope = packed and base64(envelope) or envelope, envelope_base64 = packed,
   }), now)
   if id ~= "" then
     local record = "celery-task-meta-" .. id
