@@ -233,11 +233,12 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def tend(self) -> None:
         """What is done every few seconds: the lease, other workers' lapsed leases, results that could not be kept."""
-        if isinstance(self.hold, Reserved) and self._alive():
-            if _attempt(self.hold.tend) and self.dispatcher.free and not self.dispatcher.closing:
-                _attempt(self.hold.pull)
-        elif isinstance(self.hold, Delivered) and not self.dispatcher.closing:
-            self.hold.pull()
+        hold = self.hold
+        if isinstance(hold, Reserved) and self._alive():
+            if _attempt(hold.tend) and self.dispatcher.free and not self.dispatcher.closing:
+                _attempt(lambda: hold.woken(None))
+        elif isinstance(hold, Delivered) and not self.dispatcher.closing:
+            hold.pull()
         self.dispatcher.keep()
         self.dispatcher.dispatch()
 

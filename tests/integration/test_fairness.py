@@ -1,0 +1,37 @@
+"""Several models on one worker: none keeps another out, however much of it waits and however long it takes."""
+
+import time
+
+import ledger
+import numpy as np
+import pytest
+from servers import RedisServer
+from workers import WorkerProcess
+
+from mutirao import Client
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """A worker of two processes with a model that others flood, a quick one, and one of more than a second a row."""
+    models = {"flood": 0.02, "quick": 0.001, "dear": 1.2}
+    root = ledger.repository(tmp_path_factory.mktemp("fairness") / "models", models)
+    with RedisServer() as server, WorkerProcess(server.url, root, concurrency=2), Client(server.url) as client:
+        client.predict("flood", np.array([[0.0, 1.0, 1.0]]), timeout=20)
+        yield client
+
+
+def test_a_flood_keeps_nobody_out(client):
+    """Under a backlog of many seconds a request of another model is answered within two batches, also if nobody has timed it."""
+    flood = client.submit_many("flood", np.array([[0.0, number, 1.0] for number in range(800)]))
+    time.sleep(1)  # so that every slot is taken, and so is what is held ahead
+    took = {}
+    for model in ("quick", "dear", "quick"):
+        began = time.monotonic()
+        client.predict(model, np.array([[0.0, 1.0, 2.0]]), timeout=60)
+        took[model] = time.monotonic() - began
+    assert not flood[-1].done()
+    assert took["quick"] < 3
+    assert took["dear"] < 4.5
+    for job in flood:
+        job.cancel()
