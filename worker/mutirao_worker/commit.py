@@ -144,7 +144,7 @@ class Commit:
 
     def close(self) -> None:
         """Close the connections."""
-        self.results.client.close()
+        self.results.close()
 
     def _call(self, run: Run, endings: Sequence[Ending], free: int) -> Call:
         held = self._reservations if self.fenced else None

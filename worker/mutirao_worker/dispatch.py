@@ -229,10 +229,10 @@ class Dispatcher:
                 endings.append(_ending(request, answer))
         if again:
             self._again(batch.model, again, "the soft time limit passed")
-        logger.info("%s: %d requests in %.1f ms, %s first", batch.model, len(endings), 1000 * ran.predict_s, batch.id)
         self.dispatch()  # the process that is free gets its next batch before anything else
         self._end(self._run(batch), endings, ran.predict_s, pull=True)
         self.dispatch()
+        logger.info("%s: %d requests in %.1f ms, %s first", batch.model, len(endings), 1000 * ran.predict_s, batch.id)
 
     def lost(self, batch: Batch, error: BaseException, reason: str) -> None:
         """Find out whose fault it was that a batch's process died or hung: the others run again, apart from each other.

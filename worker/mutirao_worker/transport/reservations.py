@@ -138,7 +138,7 @@ class Reservations:
 
     def close(self) -> None:
         """Close the connections."""
-        self.scripts.client.close()
+        self.scripts.close()
 
     def _recorded(self) -> int:
         return 0 if self._settings.split else 1
