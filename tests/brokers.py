@@ -19,7 +19,7 @@ from servers import RedisServer
 from mutirao import queues, settings
 
 AMQP = os.environ.get("MUTIRAO_TEST_BROKER") == "amqp"
-redis_only = pytest.mark.skipif(AMQP, reason="is about requests that wait in Redis")
+redis_only = pytest.mark.skipif(AMQP, reason="is about requests in Redis: its lists, scripts, keys")
 
 _server: list[RabbitServer] = []
 _hosts: dict[str, str] = {}

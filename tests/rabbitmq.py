@@ -29,7 +29,7 @@ PROGRAM = shutil.which("rabbitmq-server", path=f"/usr/lib/rabbitmq/bin:{os.envir
 EPMD = shutil.which("epmd")
 MISSING = "" if PROGRAM and EPMD else "RabbitMQ is not installed (apt-get install rabbitmq-server)"
 READY_S = 90.0
-HOSTS = 60
+HOSTS = 200
 # One scheduler that does not spin: tests share the machine.
 ERLANG = "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none"
 

@@ -5,12 +5,15 @@ import json
 import re
 from typing import Any
 
+import brokers
 import numpy as np
 import pytest
 from kombu import Connection, Consumer, Queue
 
 from mutirao import Client, codec, queues, signature
 from mutirao.messages import PredictRequest
+
+pytestmark = brokers.redis_only
 
 X = np.array([[5.1, 3.5, 1.4, 0.2], [np.nan, -0.0, np.inf, 5e-324]])
 

@@ -1,11 +1,13 @@
 """Clients as their processes see them: forks, what close() leaves, and a Redis that is away, silent or locked."""
 
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 
+import brokers
 import pytest
 from servers import RedisServer
 
@@ -87,8 +89,9 @@ except ResultTimeout:
 )
 def test_leaves_nothing(fleet, program):
     """Forked, closed or just left, a client ends with its process: no hang, no thread, no open socket, no warning."""
-    command = [sys.executable, "-W", "error", "-c", program, fleet.url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-W", "error", "-c", program, fleet.broker_url]
+    env = os.environ | brokers.environment(fleet.url)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

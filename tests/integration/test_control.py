@@ -36,7 +36,7 @@ def client(busy):
 
 @pytest.fixture
 def stock(busy):
-    with Celery(broker=busy.url) as app:
+    with Celery(broker=busy.broker_url) as app:
         yield app
 
 

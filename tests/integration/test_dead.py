@@ -5,6 +5,7 @@ import json
 import time
 from typing import Any
 
+import brokers
 import lost
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from servers import RedisServer
 from mutirao import BrokerUnavailable, Client, JobNotFound, WorkerLost, errors, queues, settings
 from mutirao.broker.redis import Redis
 from mutirao.dead import Dead
+
+pytestmark = brokers.redis_only
 
 LIST = queues.queue_key("iris", 3)
 

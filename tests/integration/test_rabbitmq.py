@@ -3,13 +3,16 @@
 import subprocess
 import sys
 
+import msgspec
 import pytest
 import rabbitmq
 import samples
 import waiting
 from workers import WorkerProcess
 
-from mutirao import BrokerUnavailable, JobNotFound, QueueFull, queues
+from mutirao import BrokerUnavailable, Client, JobNotFound, QueueFull, WorkerLost, queues, settings
+from mutirao.broker.redis import Redis
+from mutirao.dead import Dead
 
 pytestmark = pytest.mark.skipif(bool(rabbitmq.MISSING), reason=rabbitmq.MISSING)
 
@@ -33,13 +36,13 @@ def results(redis_server, server):
     """A Redis for results; RabbitMQ has nothing left of the test before."""
     yield redis_server
     with server.connect() as connection:
-        for model in ("iris", "slow"):
+        for model in ("iris", "slow", "aborts"):
             connection.default_channel.queue_delete(queues.queue(model))
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return samples.repository(tmp_path_factory.mktemp("rabbitmq") / "models", "iris", "slow").root
+    return samples.repository(tmp_path_factory.mktemp("rabbitmq") / "models", "iris", "slow", "aborts").root
 
 
 def _worker(server, results, root, **given):
@@ -83,6 +86,24 @@ def test_the_broker_is_killed(connect, server, results, root):
         assert worker.process.poll() is None
         waiting.until(lambda: server.depth("mutirao.slow") == 0)
         assert "Traceback" not in worker.log
+
+
+def test_a_dead_letter_is_sent_again(server, results, root):
+    """A request that killed its process goes to the dead letters; sent again it waits in RabbitMQ under its own id."""
+    with _worker(server, results, root), Client(server.url, result_url=results.url) as client:
+        job = client.submit("aborts", [[-1.0, 0, 0]])
+        with pytest.raises(WorkerLost):
+            job.result(30)
+    given = settings.load(broker_url=server.url, result_url=results.url)
+    store, dead = Redis(given), Dead(given)
+    letter = store.run(dead.find(job.id))
+    assert (letter.reason, letter.model) == ("process died", "aborts")
+    assert store.run(dead.replay([letter])) == {job.id: None}
+    store.close()
+    assert server.depth("mutirao.aborts") == 1
+    with _worker(server, results, root), Client(server.url, result_url=results.url) as client:
+        waiting.until(lambda: client.job(job.id).status == "failed")
+        assert "replayed" in [each["how"] for each in msgspec.to_builtins(client.record(job.id).job.history)]
 
 
 def test_away(connect, results):

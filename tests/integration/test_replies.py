@@ -4,6 +4,7 @@ import json
 import threading
 import time
 
+import brokers
 import msgspec
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import waiting
 from redis_monitor import Monitor
 
 from mutirao import Client, JobExpired, MutiraoError, codec, messages, queues, replies, tensors
+
+pytestmark = brokers.redis_only
 
 COUNT = 1200  # more than one read takes
 

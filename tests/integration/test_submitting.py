@@ -5,6 +5,7 @@ import json
 import re
 import time
 
+import brokers
 import msgspec
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from mutirao import IdTaken, InvalidRequest, QueueFull, SignatureMismatch, core,
 from mutirao.catalog import ModelInfo, WorkerInfo
 from mutirao.signature import Signature, TensorSpec
 from mutirao.submission import Ask, Maker, bind, runs
+
+pytestmark = brokers.redis_only
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 QUEUE = queues.queue_key("iris", 3)

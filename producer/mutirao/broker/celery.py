@@ -10,6 +10,7 @@ import base64
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -83,7 +84,10 @@ class Publisher:
         kept = self._line is not None
         while True:
             try:
-                self._line = self._line or _Line(self._kombu, self._settings)
+                if self._line is None:
+                    self._line = _Line(self._kombu, self._settings)
+                    # A client that nobody closes ends with the process, or with its last reference, without a word.
+                    weakref.finalize(self, self._line.close)
                 return self._line.declare(queue)
             except _errors(self._kombu) as exc:
                 self._drop()
@@ -93,7 +97,7 @@ class Publisher:
 
     def _drop(self) -> None:
         line, self._line = self._line, None
-        if line is not None and line.pid == os.getpid():
+        if line is not None:
             line.close()
 
     def _unavailable(self, reason: Exception | str) -> errors.BrokerUnavailable:
@@ -152,7 +156,9 @@ class _Line:
         return frozenset(tag - self._first for tag in tags if tag not in self._waiting and tag not in self._refused)
 
     def close(self) -> None:
-        """Close, whatever state it is in."""
+        """Close, whatever state it is in; a fork leaves it to its parent. May be called again."""
+        if self.pid != os.getpid():
+            return
         try:
             self._connection.close()
         except self.errors:

@@ -138,7 +138,7 @@ class AsyncRedis:
         for client in self._clients.values():
             await client.aclose()
         if self._publisher is not None:
-            await asyncio.to_thread(self._publisher.close)
+            self._publisher.close()  # not in a thread: when the interpreter ends, none can be started any more
 
     async def _reply(self, call: Call) -> Any:
         if self._publisher is not None and call.side == "broker":

@@ -56,7 +56,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         broker: where requests are queued; None while nothing was read.
         results: where results are kept, if that is another server.
         catalog: the models and live workers; None where this user may not look.
-        waiting: how many requests wait for each model; None where this user may not look.
+        waiting: how many requests wait for each model; None where this user may not look, or the broker is no Redis.
         reserved: how many requests workers have taken and not yet answered; None where this user may not look.
         dead: how many requests were given up and are kept; None where this user may not look.
         foreign: queues of other Celery applications in this database; None where this user may not look.
@@ -97,6 +97,10 @@ def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
         BrokerUnavailable: a server does not answer.
     """
     seen = local(given, environment)
+    if given.foreign:  # the fleet announces itself where results are kept, and nobody here sees the queues
+        with _connected(given, "results") as client:
+            fleet = _fleet(client) | {"waiting": None, "reserved": None}
+            return msgspec.structs.replace(seen, results=_server(client, given.result_url), **fleet)
     with _connected(given, "broker") as client:
         seen = msgspec.structs.replace(seen, broker=_server(client, given.broker_url), **_fleet(client))
     if given.split:
