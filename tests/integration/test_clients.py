@@ -121,7 +121,7 @@ def test_states_while_it_runs(client):
 
 def test_as_completed_is_the_order_of_ends(client):
     """as_completed yields the quick ones first, the failed ones too, each once."""
-    slow, quick = client.submit("slow", [[1.5, 0, 0]]), client.submit("slow", [[0.0, 0, 0]])
+    slow, quick = client.submit("slow", [[1.5, 0, 0]]), client.submit("iris", [[5.1, 3.5, 1.4, 0.2]])
     waiting.until(lambda: quick.status == "succeeded")
     failed = client.submit("raises", [[-1.0, 0, 0]])
     order = [job.id for job in client.as_completed([slow, failed, quick], timeout=20)]

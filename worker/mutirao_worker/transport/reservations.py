@@ -75,7 +75,7 @@ class Reservations:
         self._host = hostname
         self._settings = settings
         self._tag = 0
-        self._turns = itertools.count()
+        self._turn = 0  # how many reserves have brought something
         self._leased = False
         self._ahead_s = 0.0  # of Redis's clock before this machine's monotonic one
 
@@ -93,7 +93,7 @@ class Reservations:
     def reserving(self, rooms: Mapping[str, Room], free: int) -> Call:
         """Make the call that takes requests, the first queue first; its reply goes to `taken`."""
         asked = [part for name, room in rooms.items() for part in (name, room.cap, room.ahead)]
-        own = (self.identity, self._settings.lease_s, free, self._tag, next(self._turns))
+        own = (self.identity, self._settings.lease_s, free, self._tag, self._turn)
         self._tag += _TAGS_PER_CALL
         records = (self._recorded(), math.ceil(self._settings.result_ttl_s), iso_now(), queues.KOMBU_SEPARATOR)
         return "reserve", (queues.LEASES, queues.SLOTS, self.key), (*own, *records, *asked)
@@ -106,6 +106,7 @@ class Reservations:
         requests = list(zip(itertools.count(first), found[::2], found[1::2], strict=False))
         ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
         had, self._leased = self._leased, True
+        self._turn += bool(requests)
         return Taken(requests, ended, bool(reply[2]), had and bool(reply[1]), int(reply[3]), float(reply[4] or "inf"))
 
     def tend(self, names: Iterable[str], free: int = 0) -> Tended:

@@ -1,7 +1,7 @@
 -- Take requests out of their queues into the hash of what this worker has reserved, in one step.
 -- KEYS[1]: the leases.  KEYS[2]: the workers' free slots.  KEYS[3]: this worker's reservations.
 -- ARGV[1]: the worker.  ARGV[2]: its lease in seconds.  ARGV[3]: its free slots.  ARGV[4]: the last tag it gave.
--- ARGV[5]: how many times it has reserved.  ARGV[6]: "1" where records are on this server.  ARGV[7]: how long an ended record is
+-- ARGV[5]: how many times it has taken something.  ARGV[6]: "1" where records are on this server.  ARGV[7]: how long an ended record is
 --   kept.  ARGV[8]: the time of ending, as Celery writes it.  ARGV[9]: the separator of kombu's priority steps.
 -- ARGV, 3 a queue from ARGV[10]: its name, the most requests that a free slot may get, the most to hold for slots that are busy.
 -- Reply: {now, 1 if the lease had lapsed, 1 if something is left, how many jobs have ever been cancelled, the earliest deadline

@@ -80,6 +80,7 @@ class Scripts:
             if connection is None:
                 connection = self._connection = self.client.connection_pool.get_connection()
             try:
+                connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
                 connection.send_packed_command(connection.pack_commands(commands))
                 return [_heard(connection) for _ in calls]
             except BaseException:  # half of a reply may be left on it
