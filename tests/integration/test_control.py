@@ -163,10 +163,15 @@ def test_pool_grows_and_shrinks(client, control, inspect, busy):
     """A pool that grew runs as many batches at once as it has processes; one that shrank as many fewer, and goes on."""
     assert "ok" in control("pool_grow", n=2)
     waiting.until(lambda: len(busy.worker.children) == 4)
-    jobs = [client.submit("slow", [[3.0, 0, 0]]) for _ in range(4)]
-    waiting.until(
-        lambda: {each["worker_pid"] for each in inspect("active")} == {child.pid for child in busy.worker.children}
-    )
+    jobs = []
+
+    def all_busy():
+        active = inspect("active")
+        if len(active) == len(jobs):  # one by one, so that no two make a batch
+            jobs.append(client.submit("slow", [[5.0, 0, 0]]))
+        return {each["worker_pid"] for each in active} == {child.pid for child in busy.worker.children}
+
+    waiting.until(all_busy)
     for job in jobs:
         job.result(20)
     assert "ok" in control("pool_shrink", n=2)
@@ -179,9 +184,9 @@ def test_pool_grows_and_shrinks(client, control, inspect, busy):
 def test_one_of_a_batch_is_terminated(busy, stock):
     """Terminating one request of a batch ends it as revoked, and its neighbours succeed, in another process."""
     with busy.client() as client, WorkerProcess(busy.url, busy.repository.root, args=["--models", "tells"]) as worker:
-        for _ in range(4):  # its times are known, so that several make a batch
+        for _ in range(10):  # its times are known, so that several make a batch
             client.predict("tells", [[0.0, 0, 0]], timeout=20)
-        blocker = client.submit("tells", [[1.0, 0, 0]])
+        blocker = client.submit("tells", [[0.3, 0, 0]])
         jobs = client.submit_many("tells", [[2.0, place, 0] for place in range(4)])
         blocker.result(20)
         waiting.until(lambda: all(job.status == "running" for job in jobs))

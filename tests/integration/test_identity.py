@@ -62,4 +62,4 @@ def _alone(name, output):
     return _SAID[name, output]
 
 
-_SAID = {}
+_SAID: dict[tuple[str, str], np.ndarray] = {}

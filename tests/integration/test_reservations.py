@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -44,7 +44,7 @@ def worker(server, redis):
     def make(name, *names, **given):
         found = Reservations(settings.load({}, broker_url=server.url, **given), f"{name}@host")
         made.append(found)
-        make.first = found.tend(names or [QUEUE])
+        make.first = found.tend(names or [QUEUE])  # type: ignore[attr-defined]
         return found
 
     yield make
@@ -93,7 +93,8 @@ def record(redis, id):
 
 
 def requests(taken):
-    return [of_envelope(SimpleNamespace(), tag, key, envelope) for tag, key, envelope in taken.requests]
+    nobody: Any = None  # only what stands in an envelope is asked for
+    return [of_envelope(nobody, tag, key, envelope) for tag, key, envelope in taken.requests]
 
 
 def end(worker, server, found, status="SUCCESS", **more):
