@@ -2,6 +2,7 @@
 
 import datetime
 import signal
+from typing import Any
 
 import brokers
 import pytest
@@ -163,7 +164,7 @@ def test_pool_grows_and_shrinks(client, control, inspect, busy):
     """A pool that grew runs as many batches at once as it has processes; one that shrank as many fewer, and goes on."""
     assert "ok" in control("pool_grow", n=2)
     waiting.until(lambda: len(busy.worker.children) == 4)
-    jobs = []
+    jobs: list[Any] = []
 
     def all_busy():
         active = inspect("active")
