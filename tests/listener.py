@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, Self
 
+import brokers
 import waiting
 from celery import Celery
 
@@ -22,7 +23,7 @@ class Listener:
     """Listens from the start of a `with` block to its end."""
 
     def __init__(self, url: str) -> None:
-        self._app = Celery(broker=url)
+        self._app = Celery(broker=brokers.broker_of(url)["broker_url"])
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._listen)
         self.events: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)

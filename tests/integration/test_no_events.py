@@ -1,5 +1,6 @@
 """A worker that publishes no task events, until somebody asks for them."""
 
+import brokers
 import samples
 from celery import Celery
 from listener import Listener
@@ -22,7 +23,7 @@ def test_no_events(tmp_path):
     ):
         before = client.submit("iris", [ROW])
         before.result(30)
-        with Celery(broker=server.url) as app:
+        with Celery(broker=brokers.broker_of(server.url)["broker_url"]) as app:
             (said,) = app.control.enable_events(reply=True, timeout=5)
         assert "task events enabled" in str(said)
         after = client.submit("iris", [ROW])

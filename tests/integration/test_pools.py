@@ -3,6 +3,7 @@
 import contextlib
 import time
 
+import brokers
 import pytest
 import samples
 import waiting
@@ -84,6 +85,7 @@ def test_a_hanging_thread_keeps_its_slot(threads):
         assert client.predict("slow", [[0.2, 1, 0]], timeout=20)["predict"].tolist() == [1.2]
 
 
+@brokers.redis_only
 @pytest.mark.parametrize("name", ["solo", "threads", "prefork"])
 def test_lease_lasts_while_it_predicts(redis_server, tmp_path, name):
     """A prediction that takes longer than the lease is not taken away: it runs once, though others look for lapsed leases."""

@@ -5,6 +5,7 @@ import json
 import time
 from typing import Any
 
+import brokers
 import msgspec
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from mutirao.messages import JobRecord
 from mutirao_worker.commit import Commit, Ending, Run
 from mutirao_worker.request import of_envelope
 from mutirao_worker.transport.reservations import Reservations, Room
+
+pytestmark = brokers.redis_only
 
 QUEUE, OTHER = queues.queue("iris"), queues.queue("forest")
 ROOM = Room(100, 0)
