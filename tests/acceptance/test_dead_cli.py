@@ -278,6 +278,8 @@ def test_a_worker_s_rights_are_enough(given_up, shell, redis_server):
 
 def _as_role(server, role):
     """Make a user with the rights that are deployed for a role; return the URL that uses it."""
+    if role == "producer" and server.program.version < (7,):
+        pytest.skip("this redis-server knows no rights to read alone (%R), which came with Redis 7")
     rules = [line for line in (ROLES / role).read_text().splitlines() if line and not line.startswith("#")]
     server.client().execute_command("ACL", "SETUSER", role, "on", ">secret", *rules)
     return server.url.replace("redis://", f"redis://{role}:secret@")

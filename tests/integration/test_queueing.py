@@ -40,7 +40,8 @@ def test_priority_order(queued):
     names = [name for name in jobs if name not in ("expired", "cancelled")]
     for name in names:
         jobs[name].result(20)
-    order = sorted(names, key=lambda name: jobs[name].timings.started_at)
+    runs = {name: jobs[name].record().job for name in names}
+    order = sorted(names, key=lambda name: (runs[name].started_at, runs[name].place))
     assert order == ["high", "high 2", "normal", "normal 2", "low", "low 2"]
 
 

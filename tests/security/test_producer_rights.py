@@ -13,6 +13,8 @@ RULES = Path(__file__).parents[2] / "deploy/redis/acl/producer"
 
 def test_a_producer_may_do_what_a_client_does(redis_server):
     """As a user with the producer's rights: submit, wait, cancel, large tensors; but not take requests or what workers hold."""
+    if redis_server.program.version < (7,):
+        pytest.skip("this redis-server knows no rights to read alone (%R), which came with Redis 7")
     rules = [line for line in RULES.read_text().splitlines() if line and not line.startswith("#")]
     redis_server.client().execute_command("ACL", "SETUSER", "producer", "on", ">secret", *rules)
     url = redis_server.url.replace("redis://", "redis://producer:secret@")

@@ -7,6 +7,7 @@ remote control), publishing, reconnection and everything else stay kombu's.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from queue import Empty
 from typing import Any, Protocol
@@ -52,8 +53,8 @@ class Channel(_Channel):  # type: ignore[misc]
     _in_vain: frozenset[str] = frozenset()  # bells that rang while there was room for other queues alone
 
     def ring(self, queue: str) -> None:
-        """Wake a worker of a queue."""
-        with self.conn_or_acquire() as client:
+        """Wake a worker of a queue; where Redis is full or away, the worker looks by itself before long."""
+        with contextlib.suppress(self.ResponseError, *self.connection_errors), self.conn_or_acquire() as client:
             pipe = client.pipeline(transaction=False)
             pipe.lpush(queues.bell_key(queue), "1")
             pipe.ltrim(queues.bell_key(queue), 0, BELL_MAX - 1)
