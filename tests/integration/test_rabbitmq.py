@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import brokers
 import msgspec
 import pytest
 import rabbitmq
@@ -149,6 +150,7 @@ def test_without_kombu():
     assert "secret" not in ran.stderr
 
 
+@brokers.redis_only
 def test_the_stock_transport_warns(redis_server, root):
     """With MUTIRAO_ENGINE=0 a worker answers through kombu's own transport, and says at its start what is lost by that."""
     with WorkerProcess(redis_server.url, root, env={"MUTIRAO_ENGINE": "0"}) as worker:

@@ -3,6 +3,7 @@
 import contextlib
 from collections import Counter
 
+import brokers
 import ledger
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def _rows(first, count):
     return np.array([[0.0, first + place, 1.0] for place in range(count)])
 
 
+@pytest.mark.skipif(brokers.AMQP, reason="RabbitMQ deals messages out in turn, whoever has a free process")
 def test_as_many_requests_as_processes(fleet_of_four):
     """Eight requests of a second each on four workers of two processes: each process runs one of them, all at the same time."""
     book, client = fleet_of_four
