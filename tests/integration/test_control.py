@@ -70,7 +70,7 @@ def _ids(requests):
 def test_inspect_active_and_reserved(client, inspect, busy):
     """What runs is active, with its process; what waits in the worker's hands is reserved; neither shows a value."""
     client.predict("slow", [[0.0, 0, 0]], timeout=20)
-    running = [client.submit("slow", [[1.5, 7777.125, 0]]) for _ in range(2)]
+    running = [client.submit("slow", [[6.0, 7777.125, 0]]) for _ in range(2)]
     waiting.until(lambda: all(job.status == "running" for job in running))
     waits = client.submit_many("slow", [[0.0, 7777.125, 0]] * 2)
     waiting.until(lambda: not brokers.queued(busy.server, "slow"))
