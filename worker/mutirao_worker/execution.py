@@ -20,15 +20,14 @@ import numpy as np
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from mutirao import signature, tensors
-from mutirao.messages import PredictRequest, PredictResult
+from mutirao import tensors
 from mutirao.signature import OutputSpec
 from mutirao.tensors import Array
-from mutirao_worker.answered import INTERRUPTED, Answered, failed, invalid_output, model_failed, responses, tensor
-from mutirao_worker.asked import Asked, Reader, Refused, Stack, wants_raw
+from mutirao_worker.answered import INTERRUPTED, Answered, failed, invalid_output, model_failed, responses
+from mutirao_worker.asked import Asked, Reader, Refused, Stack
 from mutirao_worker.loaded import Loaded
 
-__all__ = ["Answered", "Asked", "Ran", "answer", "run"]
+__all__ = ["Answered", "Asked", "Ran", "run"]
 
 
 class Ran(NamedTuple):
@@ -238,21 +237,3 @@ def _as_announced(spec: OutputSpec, array: Array) -> bool:
         and len(spec.shape) == array.ndim
         and all(want in (-1, got) for want, got in shapes)
     )
-
-
-def answer(loaded: Loaded, request: PredictRequest) -> PredictResult:
-    """Run the model on a request.
-
-    Raises:
-        InvalidRequest: the request does not fit the model's signature.
-        ModelFailed: the model raised; its own text is in the message, its traceback beside.
-        InvalidOutput: what it returned does not fit, row for row.
-    """
-    name, version, takes = loaded.info.name, loaded.info.version, loaded.info.signature
-    asked = request.outputs
-    wanted = takes.chosen(None if asked is None else [output.name for output in asked])
-    inputs = signature.read(name, takes, request)
-    outputs = _predicted(loaded, inputs, wanted, alone=True)
-    _check(loaded, wanted, outputs, signature.rows(inputs), alone=True)
-    made = tuple(tensor(loaded, spec, outputs[spec.name], binary=wants_raw(request, spec.name)) for spec in wanted)
-    return PredictResult(model_name=name, model_version=version, outputs=made, id=request.id)
