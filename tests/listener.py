@@ -32,9 +32,9 @@ class Listener:
         """The kinds of a task's events, in the order in which they came."""
         return [event["type"] for event in self.events[id]]
 
-    def counts(self) -> Counter[str]:
-        """How many events of each kind came."""
-        return Counter(event["type"] for events in list(self.events.values()) for event in events)
+    def counts(self, ids: Iterable[str]) -> Counter[str]:
+        """How many events of each kind came of these tasks; one of an earlier test may still be on its way."""
+        return Counter(event["type"] for id in ids for event in self.events[id])
 
     def wait_ended(self, ids: Iterable[str], timeout_s: float = 30.0) -> None:
         """Wait until each of these tasks has been said to have ended."""

@@ -22,9 +22,12 @@ def busy(tmp_path_factory):
     """A worker of two processes that serves three of the models."""
     repository = samples.repository(tmp_path_factory.mktemp("control") / "models", "iris", "slow", "hangs", "forest")
     repository.add("tells", samples.saved("slow"), max_wait_ms=300)
+    repository.add(
+        "seen", samples.saved("slow")
+    )  # a model of one test alone: how long the others' requests take is not its
     with (
         RedisServer() as server,
-        WorkerProcess(server.url, repository.root, concurrency=2, args=["--models", "iris,slow,hangs"]) as worker,
+        WorkerProcess(server.url, repository.root, concurrency=2, args=["--models", "iris,slow,hangs,seen"]) as worker,
     ):
         yield Fleet(server, repository, worker)
 
@@ -69,11 +72,13 @@ def _ids(requests):
 
 def test_inspect_active_and_reserved(client, inspect, busy):
     """What runs is active, with its process; what waits in the worker's hands is reserved; neither shows a value."""
-    client.predict("slow", [[0.0, 0, 0]], timeout=20)
-    running = [client.submit("slow", [[6.0, 7777.125, 0]]) for _ in range(2)]
-    waiting.until(lambda: all(job.status == "running" for job in running))
-    waits = client.submit_many("slow", [[0.0, 7777.125, 0]] * 2)
-    waiting.until(lambda: not brokers.queued(busy.server, "slow"))
+    client.predict("seen", [[0.0, 0, 0]], timeout=20)
+    running = []
+    for _ in range(2):  # one after the other: each has its own process
+        running.append(client.submit("seen", [[6.0, 7777.125, 0]]))
+        waiting.until(lambda: running[-1].status == "running")
+    waits = client.submit_many("seen", [[0.0, 7777.125, 0]] * 2)
+    waiting.until(lambda: not brokers.queued(busy.server, "seen"))
     active, reserved = inspect("active"), inspect("reserved")
     assert _ids(active) == {job.id for job in running}
     assert {each["worker_pid"] for each in active} == {child.pid for child in busy.worker.children}
@@ -130,7 +135,9 @@ def test_a_queue_whose_model_is_not_loaded(busy, control):
     control("add_consumer", queue="mutirao.forest")
     try:
         with busy.client(check=False) as unchecked:
-            with pytest.raises(ModelNotFound, match="model 'forest' is not served: models served: hangs, iris, slow"):
+            with pytest.raises(
+                ModelNotFound, match="model 'forest' is not served: models served: hangs, iris, seen, slow"
+            ):
                 unchecked.predict("forest", samples.get("forest").data[:1], timeout=20)
             assert unchecked.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
     finally:

@@ -50,7 +50,7 @@ def test_each_request_of_a_long_run(client, heard, count):
     jobs += client.submit_many("forest", np.resize(forest, (count // 2, forest.shape[1])), priority="low")
     heard.wait_ended([job.id for job in jobs], timeout_s=60 + count / 200)
     assert {id: types for job in jobs if (types := heard.types(id := job.id)) != ANSWERED} == {}
-    assert heard.counts() == dict.fromkeys(ANSWERED, count)
+    assert heard.counts(job.id for job in jobs) == dict.fromkeys(ANSWERED, count)
     for job in jobs:
         stamps = [(event["timestamp"], event["clock"]) for event in heard.events[job.id]]
         assert stamps == sorted(stamps)

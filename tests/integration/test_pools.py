@@ -56,7 +56,6 @@ def test_answers_and_events(name, request):
         heard.wait_ended([*(job.id for job in jobs), bad.id])
         assert {tuple(heard.types(job.id)) for job in jobs} == {(RECEIVED, STARTED, SUCCEEDED)}
         assert heard.types(bad.id) == [RECEIVED, STARTED, "task-failed"]
-        assert heard.counts()[SUCCEEDED] == len(jobs)
 
 
 def test_time_limit_of_threads(threads):

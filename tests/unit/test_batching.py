@@ -237,6 +237,24 @@ def test_fit_follows_a_change():
     assert fit.line[0] == pytest.approx(0.01, rel=0.1)
 
 
+@pytest.mark.parametrize("held_up_s", [2.0, 60.0])
+@pytest.mark.parametrize("first", [True, False])
+def test_fit_sets_a_stall_aside(held_up_s, first):
+    """A batch that was held up, be it the first of all, is forgotten by the third that was not."""
+    fit = Fit()
+    for seconds in [held_up_s] * first + [0.002] * 2 + [held_up_s] * (not first) + [0.002]:
+        fit.observe(1, seconds)
+    assert fit.line[0] == pytest.approx(0.002)
+
+
+def test_fit_believes_the_second():
+    """A model that has become a hundred times slower is known as such after its second batch."""
+    fit = Fit()
+    for each_s in [0.001] * 100 + [0.1] * 2:
+        fit.observe(10, 10 * each_s)
+    assert fit.line[0] == pytest.approx(0.1)
+
+
 def test_a_slow_model_has_its_share():
     """While both wait, a slow model never holds more slots than its share, and a fast one finds a slot whenever one of its own ends."""
     policy, slots = batcher(max_rows=1), 4

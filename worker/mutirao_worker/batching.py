@@ -22,6 +22,8 @@ SPLIT_S = 0.004
 PATIENCE_S = 1.0
 # A batch is at most so many times as large as any that was timed: a line through a few small ones says little of a large one.
 GROWTH = 4
+# A batch whose time is so many times off what was foretold says something about the machine, or everything about the model.
+OFF = 2 * GROWTH
 _FORGET = 0.9
 
 
@@ -42,12 +44,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fit:
-    """Service time of a batch of n rows as a·n + b, fitted to live timings by least squares; older ones count less."""
+    """Service time of a batch of n rows as a·n + b, fitted to live timings by least squares; older ones count less.
+
+    One timing far off is set aside: a process that was held up tells nothing of the model. The second one in a row that is far
+    off in the same direction is believed, and all before it forgotten.
+    """
 
     def __init__(self) -> None:
         """Know nothing yet."""
         self._weight = self._n = self._s = self._nn = self._ns = 0.0
-        self._largest = 0
+        self._largest = self._off = 0
 
     @property
     def known(self) -> bool:
@@ -68,6 +74,12 @@ class Fit:
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a batch."""
+        foretold, before = self.seconds(rows), self._off
+        self._off = (seconds > OFF * foretold) - (OFF * seconds < foretold) if self.known else 0
+        if self._off and self._off != before:
+            return
+        if self._off:
+            self._weight = self._n = self._s = self._nn = self._ns = 0.0
         self._largest = max(self._largest, rows)
         for name, value in (
             ("_weight", 1.0),

@@ -220,7 +220,8 @@ class Dispatcher:
         """End the requests of a batch that came back, each by its own fate."""
         if self._left(batch) is None:
             return
-        self.batcher.line(batch.model).fit.observe(max(1, ran.rows), time.monotonic() - batch.began)
+        if ran.rows:  # what was refused unseen says nothing of the model
+            self.batcher.line(batch.model).fit.observe(ran.rows, time.monotonic() - batch.began)
         endings, again = [], []
         for request, answer in zip(batch.requests, ran.answers, strict=True):
             if answer.kind == "interrupted":
