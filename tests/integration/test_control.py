@@ -125,7 +125,7 @@ def test_queues_come_and_go(client, control, inspect, busy):
     assert client.predict("slow", [[0.0, 1, 0]], timeout=20)["predict"].tolist() == [1.0]
     assert job.status == "queued"
     assert brokers.queued(busy.server, "iris") == 1
-    assert not busy.server.client().sismember(queues.consumers_key("mutirao.iris"), "x")
+    assert not busy.server.client().exists(queues.consumers_key("mutirao.iris"))
     control("add_consumer", queue="mutirao.iris")
     assert job.result(20)["predict"].tolist() == [0]
     assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
