@@ -10,7 +10,7 @@ from celery import Celery, states
 from celery.canvas import maybe_signature
 
 from mutirao import queues
-from mutirao_worker.commit import Ending
+from mutirao_worker.ending import Ending
 from mutirao_worker.request import Request
 
 logger = logging.getLogger(__name__)

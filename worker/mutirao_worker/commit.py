@@ -12,13 +12,14 @@ import hashlib
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mutirao import queues
 from mutirao.dead import Letter
 from mutirao.settings import Settings
+from mutirao_worker.ending import Ending, Run
 from mutirao_worker.transport.reservations import Reservations, iso_now
 from mutirao_worker.transport.scripts import Call, Scripts, connect
 
@@ -29,41 +30,6 @@ logger = logging.getLogger(__name__)
 
 NULL = b"null"
 STATUS = {"SUCCESS": b"SUCCESS", "FAILURE": b"FAILURE", "REVOKED": b"REVOKED"}
-
-
-class Ending(NamedTuple):
-    """How a request ended.
-
-    Attributes:
-        request: the request.
-        status: SUCCESS, FAILURE or REVOKED.
-        result: the record's result, as JSON.
-        shown: what events say of it.
-        payload: the raw tensors of a result that are too large to stand in the record.
-        traceback: of the model's own code.
-        embed: what a stock client wants to be run next.
-        reason: why it goes to the dead letters; "" for not at all.
-    """
-
-    request: Request
-    status: str
-    result: bytes
-    shown: str = ""
-    payload: bytes | None = None
-    traceback: str | None = None
-    embed: dict[str, Any] | None = None
-    reason: str = ""
-
-
-class Run(NamedTuple):
-    """The run of a batch, as records tell of it; times by Redis's clock."""
-
-    model: str
-    version: str
-    worker: str
-    started_at: float
-    finished_at: float
-    batch: int
 
 
 class Commit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -69,14 +70,21 @@ class Revoked(Event):
 class Events:
     """Collects events and sends them through Celery's dispatcher of this worker, as `task.multi`, which every receiver knows."""
 
-    def __init__(self, dispatcher: Any) -> None:
-        """Take Celery's event dispatcher."""
+    def __init__(self, dispatcher: Any, later: Callable[..., Any]) -> None:
+        """Take Celery's event dispatcher, and the loop's timer: seconds, function."""
+        self._later = later
+        self._soon = False
+        self._waiting: list[Event] = []
+        self.attach(dispatcher)
+
+    def attach(self, dispatcher: Any) -> None:
+        """Go on with the dispatcher of another connection; what waits goes through it."""
         self._dispatcher = dispatcher
         self._clock = dispatcher.clock
         self._hostname = dispatcher.hostname
         self._offset = utcoffset()
         self._pid = os.getpid()
-        self._waiting: list[Event] = []
+        self._flush_later()
 
     @property
     def on(self) -> bool:
@@ -89,7 +97,7 @@ class Events:
         """A request was taken from its queue."""
         if self.on:
             headers = request.headers
-            self._waiting.append(
+            self._add(
                 Received(
                     *self._common("task-received", request.id),
                     queues.TASK,
@@ -106,30 +114,31 @@ class Events:
     def started(self, id: str) -> None:
         """A request went to a process."""
         if self.on:
-            self._waiting.append(Event(*self._common("task-started", id)))
+            self._add(Event(*self._common("task-started", id)))
 
     def succeeded(self, id: str, shown: str, runtime: float) -> None:
         """A request was answered; `shown` is its answer without a value of it."""
         if self.on:
-            self._waiting.append(Succeeded(*self._common("task-succeeded", id), shown, runtime))
+            self._add(Succeeded(*self._common("task-succeeded", id), shown, runtime))
 
     def failed(self, id: str, shown: str) -> None:
         """A request failed; `shown` is the error without a word of the payload."""
         if self.on:
-            self._waiting.append(Failed(*self._common("task-failed", id), shown))
+            self._add(Failed(*self._common("task-failed", id), shown))
 
     def revoked(self, id: str, *, expired: bool, terminated: bool = False, signum: int | None = None) -> None:
         """A request was cancelled, or its deadline passed."""
         if self.on:
-            self._waiting.append(Revoked(*self._common("task-revoked", id), expired, terminated, signum))
+            self._add(Revoked(*self._common("task-revoked", id), expired, terminated, signum))
 
     def retried(self, id: str, why: str) -> None:
         """A request is to run again: the process that ran it is gone."""
         if self.on:
-            self._waiting.append(Failed(*self._common("task-retried", id), why))
+            self._add(Failed(*self._common("task-retried", id), why))
 
     def flush(self) -> None:
         """Send what has been collected; what cannot be sent while the broker is away waits, up to a limit."""
+        self._soon = False
         if not self._waiting or self._dispatcher.producer is None:
             return
         waiting, self._waiting, self._offset = self._waiting, [], utcoffset()
@@ -139,6 +148,15 @@ class Events:
             except self._dispatcher.connection.connection_errors:
                 self._waiting = waiting[at:][-20 * GROUP :]
                 return
+
+    def _add(self, event: Event) -> None:
+        self._waiting.append(event)
+        if not self._soon:
+            self._flush_later()
+
+    def _flush_later(self) -> None:
+        self._soon = True
+        self._later(DELAY_S, self.flush)
 
     def _common(self, type: str, id: str) -> tuple[str, str, float, int, str, int, int]:
         return type, id, time.time(), self._clock.forward(), self._hostname, self._pid, self._offset

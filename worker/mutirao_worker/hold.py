@@ -57,6 +57,8 @@ class Reserved:
 
     def wants(self, queue: str | None = None) -> bool:
         """Whether a request could be put to use now: one of this queue, or any."""
+        if set(self.queues()) != self._reservations.consumed:
+            self._tell()
         rooms = self._rooms()
         return bool(rooms) if queue is None else queue in rooms
 
@@ -83,11 +85,11 @@ class Reserved:
             self.lapsed()
         self._left = taken.left
         dispatcher, now = self._dispatcher, self._reservations.now()
-        dispatcher.heard(taken.cancelled, taken.deadline)
+        dispatcher.vetting.heard(taken.cancelled, taken.deadline)
         for key, envelope, why in taken.gone:
             if (request := self._read(0, key, envelope)) is not None:
                 dispatcher.received(request)
-                dispatcher.ended(request, why)
+                dispatcher.outcomes.ended(request, why)
         for tag, key, envelope in taken.requests:
             if (request := self._read(tag, key, envelope)) is not None:
                 request.reserved_at = now
@@ -109,7 +111,7 @@ class Reserved:
 
     def tend(self) -> None:
         """Renew the lease, adopt what lost workers held, and settle what could not be settled while Redis was away."""
-        found = self._reservations.tend(self.queues(), self._dispatcher.free)
+        found = self._reservations.tend(self.queues(), self._dispatcher.idle)
         if found.lapsed:
             self.lapsed()
         if found.adopted:
@@ -136,9 +138,19 @@ class Reserved:
         """Put requests back to the head of their queues."""
         self._reservations.give_back([request.tag for request in requests])
 
+    def _tell(self) -> None:
+        """Have others know at once what is consumed here: they leave a share of it."""
+        try:
+            self.tend()
+        except redis.RedisError as exc:
+            logger.debug("cannot say what is consumed: %s", exc)
+
     def _call(self) -> Call | None:
         rooms = self._rooms()
-        return self._reservations.reserving(rooms, self._dispatcher.free) if rooms else None
+        if not rooms:
+            return None
+        free = self._dispatcher.free
+        return self._reservations.reserving(rooms, free, self._dispatcher.idle - free)
 
     def _rooms(self) -> dict[str, Room]:
         dispatcher = self._dispatcher

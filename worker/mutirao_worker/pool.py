@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.common import TERM_SIGNAL
 from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import current_app
+from celery.concurrency.asynpool import WORKER_UP
 
 from mutirao_worker import execution
 from mutirao_worker.answered import Answered
@@ -46,6 +47,7 @@ class Slots:
         self._stuck: set[int] = set()  # batches that have been given up, though their threads still run them
         self.inline = pool.__class__.__module__.endswith("solo")
         self._threads = pool.__class__.__module__.endswith("thread")
+        self._hear_of_processes()
         if self._threads:
             self._done: collections.deque[Callable[[], None]] = collections.deque()
             self._ear, self._mouth = os.pipe()
@@ -54,10 +56,15 @@ class Slots:
     @property
     def slots(self) -> int:
         """How many batches may run at once: a process that has yet to start, or to load, is none."""
-        inqueues = getattr(getattr(self._pool, "_pool", None), "_all_inqueues", None)
+        inqueues = self._inqueues()
         if inqueues is not None:
             return min(len(inqueues), int(self._pool.num_processes))
         return max(0, int(self._pool.limit or 1) - len(self._stuck))
+
+    @property
+    def starting(self) -> int:
+        """How many more there are in a moment."""
+        return max(0, int(self._pool.num_processes) - self.slots) if self._inqueues() is not None else 0
 
     def send(self, batch: Batch, asked: list[Asked]) -> None:
         hard, soft = batch.limits
@@ -124,6 +131,23 @@ class Slots:
         """Hear what threads have done while the loop stands still."""
         if self._threads:
             self._drain()
+
+    def _hear_of_processes(self) -> None:
+        """Hear of each process that comes up: what waits for it is not to wait for a timer."""
+        if self._inqueues() is None:
+            return
+        handlers = self._pool._pool._result_handler.state_handlers  # noqa: SLF001 - billiard's only way
+        noted = handlers[WORKER_UP]
+
+        def up(pid: int) -> None:
+            noted(pid)
+            self._dispatcher().grown()
+
+        handlers[WORKER_UP] = up
+
+    def _inqueues(self) -> Any:
+        """The pipes of the processes that are up; None where there are no processes, and when the pool has ended."""
+        return getattr(getattr(self._pool, "_pool", None), "_all_inqueues", None)
 
     def _write(self) -> None:
         """Write to an idle process at once: Celery would first ask the loop, for two turns, whether its pipe can be written to."""

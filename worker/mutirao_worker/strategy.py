@@ -151,7 +151,6 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self._settings: Settings = consumer.app.conf.mutirao
         self._timers: list[Any] = []
         self._channel: Channel | None = None
-        self._names: list[str] = []
         self._soon = False
         self._thread: threading.Thread | None = None
         self.dispatcher: Dispatcher
@@ -164,7 +163,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         channel = consumer.task_consumer.channel
         if not hasattr(self, "dispatcher"):
             self._build(consumer, engine=isinstance(channel, Channel))
-        self.dispatcher.events = Events(consumer.event_dispatcher)
+        self.dispatcher.events.attach(consumer.event_dispatcher)
         self.dispatcher.closing = False
         self._timers = (
             [consumer.timer.call_repeatedly(0.5, consumer.pool.maintain_pool)]
@@ -188,7 +187,6 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         if not hasattr(self, "dispatcher") or self.dispatcher.closing:
             return
         self.dispatcher.closing = True
-        self._names = self._queues()
         if self._channel is not None:
             self._channel.bells = _Deaf()
         _attempt(self.dispatcher.give_back)
@@ -215,7 +213,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         _attempt(self.dispatcher.events.flush)
         if (reservations := self.reservations) is not None:
             _attempt(lambda: reservations.give_back([], all_but=True))
-            _attempt(lambda: reservations.leave(self._names))
+            _attempt(reservations.leave)
             reservations.close()
         self.dispatcher.commit.close()
 
@@ -225,7 +223,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             timer.cancel()
         if not hasattr(self, "dispatcher"):
             return
-        self._names, self._channel = self._queues(), None
+        self._channel = None
         if isinstance(self.hold, Delivered):
             self.dispatcher.forget_waiting()
         self._give_back_unsent()
@@ -244,7 +242,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def answered(self) -> dict[str, int]:
         """How many requests of each model this worker has answered."""
-        return self.dispatcher.counts() if hasattr(self, "dispatcher") else {}
+        return dict(self.dispatcher.outcomes.counts) if hasattr(self, "dispatcher") else {}
 
     def dispatch_soon(self) -> None:
         """Fill free slots once the loop has taken in what has come."""
@@ -257,6 +255,9 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         return {"batching": self.dispatcher.describe()} if hasattr(self, "dispatcher") else {}
 
     def _build(self, consumer: Any, *, engine: bool) -> None:
+        def later(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+            return consumer.timer.call_after(seconds, function, args)
+
         self.slots = slots = Slots(consumer.pool, consumer.hub, self._settings.inline_bytes, lambda: self.dispatcher)
         self.reservations = Reservations(self._settings, consumer.hostname) if engine else None
         self.dispatcher = Dispatcher(
@@ -264,9 +265,9 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             consumer.hostname,
             pool=slots,
             commit=Commit(self._settings, self.reservations),
-            events=Events(consumer.event_dispatcher),
+            events=Events(consumer.event_dispatcher, later),
             now=self.reservations.now if self.reservations else time.time,
-            later=lambda seconds, function, *args: consumer.timer.call_after(seconds, function, args),
+            later=later,
             follow=lambda ending: canvas.follow(self._app, ending),
         )
         self.dispatcher.connection_errors = self.dispatcher.commit.connection_errors = consumer.connection_errors

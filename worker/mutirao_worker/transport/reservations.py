@@ -64,11 +64,13 @@ class Reservations:
     """One worker process's hold on requests.
 
     Attributes:
+        consumed: the queues that others know to be served here.
         identity: the host's name in Celery, the process, and a word of its own: no other process ever holds by this name.
     """
 
     def __init__(self, settings: Settings, hostname: str) -> None:
         """Take the settings; nothing is sent yet."""
+        self.consumed: set[str] = set()
         self.identity = f"{hostname}#{os.getpid()}.{secrets.token_hex(4)}"
         self.key = queues.reserved_key(self.identity)
         self.scripts = Scripts(connect(settings.broker_url, settings))
@@ -90,10 +92,16 @@ class Reservations:
         ]
         return bool(keys and self.scripts.client.exists(*keys))
 
-    def reserving(self, rooms: Mapping[str, Room], free: int) -> Call:
-        """Make the call that takes requests, the first queue first; its reply goes to `taken`."""
+    def reserving(self, rooms: Mapping[str, Room], free: int, starting: int = 0) -> Call:
+        """Make the call that takes requests, the first queue first; its reply goes to `taken`.
+
+        Args:
+            rooms: how many of each queue.
+            free: how many slots are free.
+            starting: how many more are in a moment.
+        """
         asked = [part for name, room in rooms.items() for part in (name, room.cap, room.ahead)]
-        own = (self.identity, self._settings.lease_s, free, self._tag, self._turn)
+        own = (self.identity, self._settings.lease_s, free, starting, self._tag, self._turn)
         self._tag += _TAGS_PER_CALL
         records = (self._recorded(), math.ceil(self._settings.result_ttl_s), iso_now(), queues.KOMBU_SEPARATOR)
         return "reserve", (queues.LEASES, queues.SLOTS, self.key), (*own, *records, *asked)
@@ -110,10 +118,12 @@ class Reservations:
         return Taken(requests, ended, bool(reply[2]), had and bool(reply[1]), int(reply[3]), float(reply[4] or "inf"))
 
     def tend(self, names: Iterable[str], free: int = 0) -> Tended:
-        """Renew the lease, say how many slots are free, and adopt what lost workers held."""
+        """Renew the lease, say what is consumed and how many slots are free, and adopt what lost workers held."""
+        names = set(names)
+        left, self.consumed = self.consumed - names, names
         args = (
             self.identity, self._settings.lease_s, self._settings.max_deliveries, self._recorded(),
-            math.ceil(self._settings.result_ttl_s), iso_now(), free, *names,
+            math.ceil(self._settings.result_ttl_s), iso_now(), free, len(names), *names, *left,
         )  # fmt: skip
         keys = (queues.LEASES, queues.SLOTS, queues.DEAD, queues.DEAD_INDEX)
         now, lapsed, adopted, given_up = self.scripts.call("tend", keys, args)
@@ -133,9 +143,9 @@ class Reservations:
         """Forget requests that have been answered elsewhere than in the step that drops them."""
         self.scripts.client.hdel(self.key, *fields)
 
-    def leave(self, names: Iterable[str]) -> None:
+    def leave(self) -> None:
         """Take this worker's name off every list: others need not wait for its lease."""
-        self.scripts.call("leave", (queues.LEASES, queues.SLOTS, self.key), (self.identity, *names))
+        self.scripts.call("leave", (queues.LEASES, queues.SLOTS, self.key), (self.identity, *self.consumed))
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,15 +1,16 @@
 -- Take requests out of their queues into the hash of what this worker has reserved, in one step.
 -- KEYS[1]: the leases.  KEYS[2]: the workers' free slots.  KEYS[3]: this worker's reservations.
--- ARGV[1]: the worker.  ARGV[2]: its lease in seconds.  ARGV[3]: its free slots.  ARGV[4]: the last tag it gave.
--- ARGV[5]: how many times it has taken something.  ARGV[6]: "1" where records are on this server.  ARGV[7]: how long an ended record is
---   kept.  ARGV[8]: the time of ending, as Celery writes it.  ARGV[9]: the separator of kombu's priority steps.
--- ARGV, 3 a queue from ARGV[10]: its name, the most requests that a free slot may get, the most to hold for slots that are busy.
+-- ARGV[1]: the worker.  ARGV[2]: its lease in seconds.  ARGV[3]: its free slots.  ARGV[4]: how many more it has in a moment.
+-- ARGV[5]: the last tag it gave.  ARGV[6]: how many times it has taken something.  ARGV[7]: "1" where records are on this server.
+-- ARGV[8]: how long an ended record is kept.  ARGV[9]: the time of ending, as Celery writes it.  ARGV[10]: the separator of kombu's
+--   priority steps.
+-- ARGV, 3 a queue from ARGV[11]: its name, the most requests that a free slot may get, the most to hold for slots that are busy.
 -- Reply: {now, 1 if the lease had lapsed, 1 if something is left, how many jobs have ever been cancelled, the earliest deadline
 --   of what is taken ("" for none), {list key, envelope, ...} taken, in the order of their tags, {list key, envelope, why, ...}
 --   ended before they could be taken}.
 -- Invariant: an envelope is always in exactly one place: a queue's list, one worker's reservations, or ended.
-local worker, free, tag = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
-local turn, recorded = tonumber(ARGV[5]), ARGV[6] == "1"
+local worker, free, starting = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local tag, turn, recorded = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == "1"
 local now = seconds()
 local lapsed = 0
 if redis.call("ZADD", KEYS[1], "XX", "CH", now + tonumber(ARGV[2]), worker) == 0 then
@@ -66,10 +67,10 @@ local function pop(key, count)
   return #popped
 end
 
-for at = 10, #ARGV, 3 do
+for at = 11, #ARGV, 3 do
   local queue, lists, lengths, waiting = ARGV[at], {}, {}, 0
   for i, step in ipairs(STEPS) do
-    lists[i] = step == 0 and queue or queue .. ARGV[9] .. step
+    lists[i] = step == 0 and queue or queue .. ARGV[10] .. step
     lengths[i] = redis.call("LLEN", lists[i])
     waiting = waiting + lengths[i]
   end
@@ -108,7 +109,7 @@ for at = 10, #ARGV, 3 do
     end
   end
 end
-redis.call("HSET", KEYS[2], worker, free)
+redis.call("HSET", KEYS[2], worker, math.max(0, tonumber(ARGV[3]) + starting - #entries))
 
 if #entries > 0 then
   local documents = {}
@@ -136,7 +137,7 @@ if #entries > 0 then
       end
       if why == "expired" then
         local reply = string.match(entry[2], '"reply":%s*"([^"]*)"')
-        announce(keys[i], revoked(document, ids[i], why, ARGV[8], now), ARGV[7], reply, groups)
+        announce(keys[i], revoked(document, ids[i], why, ARGV[9], now), ARGV[8], reply, groups)
         redis.call("DEL", "mutirao:payload:" .. ids[i] .. ":in")
       end
     end

@@ -3,7 +3,7 @@
 -- ARGV[1]: the worker.  ARGV[2]: its lease in seconds.  ARGV[3]: how many deliveries a request gets.
 -- ARGV[4]: "1" where records are on this server; else the caller ends and buries what is given up.  ARGV[5]: how long an ended record is kept.
 -- ARGV[6]: the time of ending, as Celery writes it.  ARGV[7]: the worker's free slots.
--- ARGV, 1 a queue from ARGV[8]: what the worker consumes.
+-- ARGV[8]: how many queues it consumes.  ARGV from ARGV[9]: those, and then the queues that it consumes no more.
 -- Reply: {now, 1 if the lease had lapsed, how many were adopted, {list key, envelope, worker, ...} given up}.
 -- Invariant: a lease lapses by this server's clock alone; a live worker's reservations are never touched.
 local now, lease = seconds(), tonumber(ARGV[2])
@@ -14,8 +14,8 @@ if not own or tonumber(own) <= now then
 end
 redis.call("ZADD", KEYS[1], now + lease, ARGV[1])
 redis.call("HSET", KEYS[2], ARGV[1], ARGV[7])
-for i = 8, #ARGV do
-  redis.call("SADD", "mutirao:consumers:" .. ARGV[i], ARGV[1])
+for i = 9, #ARGV do
+  redis.call(i < 9 + tonumber(ARGV[8]) and "SADD" or "SREM", "mutirao:consumers:" .. ARGV[i], ARGV[1])
 end
 
 local function counted(envelope)
@@ -29,7 +29,8 @@ local function counted(envelope)
   else
     rest = string.sub(envelope, #before + 1)
   end
-  return before .. '"attempts":' .. (head + 1) .. "," .. rest, head + 1
+  local comma = string.match(rest, "^%s*}") and "" or ","
+  return before .. '"attempts":' .. (head + 1) .. comma .. rest, head + 1
 end
 
 local DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"

@@ -1,0 +1,81 @@
+"""How a request ends: what its record, its events and its client are told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mutirao.messages import Failure
+from mutirao_worker.answered import Answered
+
+if TYPE_CHECKING:
+    from mutirao_worker.request import Request
+
+# How the reasons begin for which a body cannot be read (see `asked`).
+UNREADABLE = ("unreadable body", "damaged body", "not Celery's triple")
+
+
+class Ending(NamedTuple):
+    """How a request ended.
+
+    Attributes:
+        request: the request.
+        status: SUCCESS, FAILURE or REVOKED.
+        result: the record's result, as JSON.
+        shown: what events say of it.
+        payload: the raw tensors of a result that are too large to stand in the record.
+        traceback: of the model's own code.
+        embed: what a stock client wants to be run next.
+        reason: why it goes to the dead letters; "" for not at all.
+        signum: the signal that ended it.
+    """
+
+    request: Request
+    status: str
+    result: bytes
+    shown: str = ""
+    payload: bytes | None = None
+    traceback: str | None = None
+    embed: dict[str, Any] | None = None
+    reason: str = ""
+    signum: int | None = None
+
+
+class Run(NamedTuple):
+    """The run of a batch, as records tell of it; times by Redis's clock."""
+
+    model: str
+    version: str
+    worker: str
+    started_at: float
+    finished_at: float
+    batch: int
+
+
+def of_answer(request: Request, answer: Answered) -> Ending:
+    """Make the ending of a request that came back from its process."""
+    status = "SUCCESS" if answer.kind == "ok" else "FAILURE"
+    reason = _unreadable(answer) if status == "FAILURE" else ""
+    return Ending(request, status, answer.result, answer.shown, answer.payload, answer.traceback, answer.embed, reason)
+
+
+def revoked(request: Request, why: str, signum: int | None = None) -> Ending:
+    """Make the ending of a request that must not run, or not go on: "revoked", "expired" or "terminated"."""
+    result = {"exc_type": "TaskRevokedError", "exc_message": [why], "exc_module": "celery.exceptions"}
+    return Ending(request, "REVOKED", msgspec.json.encode(result), why, signum=signum)
+
+
+def given_up(request: Request, error: BaseException, reason: str) -> Ending:
+    """Make the ending of a request whose process died or hung once too often."""
+    said = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts + 1} attempts"]
+    result = {"exc_type": type(error).__name__, "exc_message": said, "exc_module": type(error).__module__}
+    shown = f"{type(error).__name__}({said[0]!r})"
+    return Ending(request, "FAILURE", msgspec.json.encode(result), shown, reason=reason)
+
+
+def _unreadable(answer: Answered) -> str:
+    """Tell a body that is no request at all, which goes to the dead letters, from a request that is refused."""
+    failure = msgspec.json.decode(answer.result, type=Failure)
+    said = str((failure.exc_data or {}).get("reason", ""))
+    return "not decodable" if failure.ours and said.startswith(UNREADABLE) else ""
