@@ -119,14 +119,16 @@ def test_inspect_scheduled(client, stock, inspect, busy):
 def test_queues_come_and_go(client, control, inspect, busy):
     """A worker told to consume another queue serves it at once, and told to stop leaves it alone; the rest goes on."""
     control("cancel_consumer", queue="mutirao.iris")
-    # Celery answers before it does it.
-    waiting.until(lambda: "mutirao.iris" not in {queue["name"] for queue in inspect("active_queues")})
-    job = client.submit("iris", [ROW])
-    assert client.predict("slow", [[0.0, 1, 0]], timeout=20)["predict"].tolist() == [1.0]
-    assert job.status == "queued"
-    assert brokers.queued(busy.server, "iris") == 1
-    assert not busy.server.client().exists(queues.consumers_key("mutirao.iris"))
-    control("add_consumer", queue="mutirao.iris")
+    try:
+        # Celery answers before it does it.
+        waiting.until(lambda: "mutirao.iris" not in {queue["name"] for queue in inspect("active_queues")})
+        waiting.until(lambda: not busy.server.client().exists(queues.consumers_key("mutirao.iris")))
+        job = client.submit("iris", [ROW])
+        assert client.predict("slow", [[0.0, 1, 0]], timeout=20)["predict"].tolist() == [1.0]
+        assert job.status == "queued"
+        assert brokers.queued(busy.server, "iris") == 1
+    finally:
+        control("add_consumer", queue="mutirao.iris")
     assert job.result(20)["predict"].tolist() == [0]
     assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
 
