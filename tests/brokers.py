@@ -1,7 +1,8 @@
 """The broker that tests run on: the Redis that each starts, or, with MUTIRAO_TEST_BROKER=amqp, RabbitMQ beside it.
 
-With MUTIRAO_TEST_BROKER=stock workers take requests from that Redis by kombu's own transport. A test names its system by the URL of its Redis, whichever it is. With RabbitMQ that Redis keeps the results, and requests go
-through a virtual host of their own on the one RabbitMQ of this run.
+With MUTIRAO_TEST_BROKER=stock workers take requests from that Redis by kombu's own transport. A test names its system by the
+URL of its Redis, whichever it is. With RabbitMQ that Redis keeps the results, and requests go through a virtual host of their
+own on the one RabbitMQ of this run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import kombu
+import msgspec
 import pytest
 from rabbitmq import MISSING, RabbitServer
 from servers import RedisServer
@@ -44,10 +46,21 @@ def environment(url: str) -> dict[str, str]:
 def queued(server: RedisServer, model: str) -> int:
     """How many requests wait in a model's queue, over all priorities."""
     if AMQP:
-        with kombu.Connection(broker_of(server.url)["broker_url"]) as connection:
+        with _connected(server) as connection:
             queue = connection.default_channel.queue_declare(queues.queue(model), durable=True, auto_delete=False)
             return int(queue.message_count)
     return sum(int(server.client().llen(queues.queue_key(model, step))) for step in queues.KOMBU_STEPS)
+
+
+def take(server: RedisServer, model: str, count: int) -> list[dict[str, Any]]:
+    """Take requests of normal priority from a model's queue, in order, as if no worker ever had them: the headers of each."""
+    if AMQP:
+        with _connected(server) as connection:
+            queue = kombu.Queue(queues.queue(model), channel=connection.default_channel)
+            return [queue.get(no_ack=True).headers for _ in range(count)]
+    key, redis = queues.queue_key(model, queues.STEPS["normal"]), server.client()
+    found: Any = [redis.rpop(key) for _ in range(count)]
+    return [msgspec.json.decode(raw)["headers"] for raw in found]
 
 
 def install() -> None:
@@ -60,6 +73,10 @@ def install() -> None:
 
     if AMQP:
         settings.load = loaded
+
+
+def _connected(server: RedisServer) -> kombu.Connection:
+    return kombu.Connection(broker_of(server.url)["broker_url"])
 
 
 def _rabbit() -> RabbitServer:

@@ -13,8 +13,6 @@ from kombu import Connection, Consumer, Queue
 from mutirao import Client, codec, queues, signature
 from mutirao.messages import PredictRequest
 
-pytestmark = brokers.redis_only
-
 X = np.array([[5.1, 3.5, 1.4, 0.2], [np.nan, -0.0, np.inf, 5e-324]])
 
 
@@ -25,6 +23,7 @@ def client(redis_server):
         yield made
 
 
+@brokers.redis_only
 @pytest.mark.parametrize(
     ("priority", "key"),
     [("high", "mutirao.iris"), ("normal", "mutirao.iris\x06\x163"), ("low", "mutirao.iris\x06\x166")],
@@ -37,6 +36,7 @@ def test_names_in_redis(redis_server, client, priority, key):
     assert redis_server.client().llen(key) == 1
 
 
+@brokers.redis_only
 def test_payload_key(redis_server, client):
     """Tensors over the threshold lie beside the queue, under a key of their own that ends with the record."""
     job = client.submit("iris", np.ones((4096, 4)))
@@ -47,6 +47,7 @@ def test_payload_key(redis_server, client):
     assert len(redis.lindex("mutirao.iris\x06\x163", 0)) < 2000
 
 
+@brokers.redis_only
 def test_message_protocol(redis_server, client):
     """The message is kombu's envelope with Celery's message protocol 2: headers, properties and body."""
     job = client.submit("iris", X, outputs=["predict"], parameters={"n": 1}, priority="low")
@@ -82,7 +83,8 @@ def test_stock_kombu_consumes_it(redis_server, client):
     """A stock kombu consumer takes our envelope from the queue and acknowledges it; the tensors are bit for bit ours."""
     client.submit("iris", X)
     got: list[Any] = []
-    with Connection(redis_server.url) as connection, connection.channel() as channel:
+    url = brokers.broker_of(redis_server.url)["broker_url"]
+    with Connection(url) as connection, connection.channel() as channel:
         consumer = Consumer(channel, Queue("mutirao.iris"), accept=["application/x-mutirao"], on_message=got.append)
         with consumer:
             while not got:

@@ -13,8 +13,6 @@ from redis_monitor import Monitor
 
 from mutirao import Client, JobExpired, MutiraoError, codec, messages, queues, replies, tensors
 
-pytestmark = brokers.redis_only
-
 COUNT = 1200  # more than one read takes
 
 
@@ -25,11 +23,11 @@ def unserved(connect, redis_server):
         yield client
 
 
-def _documents(redis, count):
-    """Take requests from the queue and answer each with its own last value, as a worker's commit would; nothing is announced."""
+def _documents(server, count):
+    """Take requests from the queue and answer each with its own place, as a worker's commit would; nothing is announced."""
     found: list[tuple[str, bytes]] = []
-    for _ in range(count):
-        headers = json.loads(redis.rpop(queues.queue_key("iris", 3)))["headers"]
+    redis = server.client()
+    for headers in brokers.take(server, "iris", count):
         id = headers["id"]
         output = tensors.encode("predict", np.array([len(found)]), binary=True)
         result, _ = codec.pack_result(messages.PredictResult("iris", "1", (output,)), 65_536)
@@ -50,21 +48,21 @@ def _subscribed(redis):
     return len(redis.pubsub_channels(queues.reply_channel("*")))
 
 
-def _opened(client, redis):
+def _opened(client, server):
     """Make the client open its reply channel."""
     job = client.submit("iris", [[1.0]])
     with pytest.raises(TimeoutError):
         job.result(0.05)
-    redis.delete(queues.queue_key("iris", 3))
-    waiting.until(lambda: _subscribed(redis) == 1)
+    brokers.take(server, "iris", 1)
+    waiting.until(lambda: _subscribed(server.client()) == 1)
 
 
 def test_groups(unserved, redis_server):
     """Thousands of results come in groups over one channel, each to its own job; nothing is asked for but once a second."""
     redis = redis_server.client()
-    _opened(unserved, redis)
+    _opened(unserved, redis_server)
     jobs = unserved.submit_many("iris", np.ones((COUNT, 4)))
-    documents = _documents(redis, COUNT)
+    documents = _documents(redis_server, COUNT)
     answer = threading.Timer(0.2, lambda: [_announce(redis, documents[at : at + 500]) for at in range(0, COUNT, 500)])
     with Monitor(redis_server.url) as monitor:
         answer.start()
@@ -80,9 +78,9 @@ def test_groups(unserved, redis_server):
 def test_results_before_anybody_waits(unserved, redis_server):
     """Results that came before they were waited for are there at once: nothing is asked."""
     redis = redis_server.client()
-    _opened(unserved, redis)
+    _opened(unserved, redis_server)
     jobs = unserved.submit_many("iris", np.ones((COUNT, 4)))
-    assert _announce(redis, _documents(redis, COUNT)) == 1
+    assert _announce(redis, _documents(redis_server, COUNT)) == 1
     with Monitor(redis_server.url) as monitor:
         values = [job.result(5)["predict"].item() for job in jobs]
     assert values == list(range(COUNT))
@@ -93,9 +91,9 @@ def test_a_bound_on_what_nobody_waits_for(unserved, redis_server, monkeypatch):
     """Of results that nobody waits for, so many bytes are kept and no more; those waited for later are found all the same."""
     monkeypatch.setattr(replies, "EARLY_BYTES_MAX", 1000)
     redis = redis_server.client()
-    _opened(unserved, redis)
+    _opened(unserved, redis_server)
     jobs = unserved.submit_many("iris", np.ones((20, 4)))
-    _announce(redis, _documents(redis, 20))
+    _announce(redis, _documents(redis_server, 20))
     assert [job.result(5)["predict"].item() for job in jobs] == list(range(20))
 
 
@@ -103,9 +101,9 @@ def test_a_bound_on_what_nobody_waits_for(unserved, redis_server, monkeypatch):
 def test_what_was_not_announced_is_found(unserved, redis_server, lost):
     """A result that did not come on the reply channel is found within about a second."""
     redis = redis_server.client()
-    _opened(unserved, redis)
+    _opened(unserved, redis_server)
     jobs = unserved.submit_many("iris", np.ones((COUNT, 4)))
-    documents = _documents(redis, COUNT)
+    documents = _documents(redis_server, COUNT)
     if lost == "on the record's channel":
         for _, raw in documents:
             redis.publish(queues.record_key(msgspec.json.decode(raw)["task_id"]), raw)
@@ -120,9 +118,9 @@ def test_what_was_not_announced_is_found(unserved, redis_server, lost):
 def test_a_broken_subscription_is_made_anew(unserved, redis_server):
     """Where Redis drops the subscription, as it does with one that reads too slowly, what came meanwhile is read."""
     redis = redis_server.client()
-    _opened(unserved, redis)
+    _opened(unserved, redis_server)
     jobs = unserved.submit_many("iris", np.ones((COUNT, 4)))
-    documents = _documents(redis, COUNT)
+    documents = _documents(redis_server, COUNT)
     redis.config_set("client-output-buffer-limit", "pubsub 65536 65536 0")
     assert _announce(redis, documents) == 1  # more than the buffer may hold: the subscriber is dropped
     done = list(unserved.as_completed(jobs, timeout=20))
@@ -130,7 +128,7 @@ def test_a_broken_subscription_is_made_anew(unserved, redis_server):
     redis.config_set("client-output-buffer-limit", "pubsub 33554432 8388608 60")
     waiting.until(lambda: _subscribed(redis) == 1)
     job = unserved.submit("iris", np.ones((1, 4)))
-    _announce(redis, _documents(redis, 1))
+    _announce(redis, _documents(redis_server, 1))
     assert job.result(5)["predict"].item() == 0
 
 
@@ -138,7 +136,7 @@ def test_a_job_waited_for_keeps_its_end(unserved, redis_server):
     """Once a job was waited for, its result is there without a question, even when its record is gone."""
     redis = redis_server.client()
     job = unserved.submit("iris", np.ones((1, 4)))
-    _documents(redis, 1)
+    _documents(redis_server, 1)
     assert job.result(5)["predict"].tolist() == [0]
     redis.flushall()
     with Monitor(redis_server.url) as monitor:
@@ -151,7 +149,7 @@ def test_one_job_waited_for_twice(unserved, redis_server):
     redis = redis_server.client()
     job = unserved.submit("iris", np.ones((1, 4)), id="mine")
     again, other = unserved.submit("iris", np.ones((1, 4)), id="mine"), unserved.job("mine")
-    _announce_later = threading.Timer(0.3, lambda: _announce(redis, _documents(redis, 1)))
+    _announce_later = threading.Timer(0.3, lambda: _announce(redis, _documents(redis_server, 1)))
     _announce_later.start()
     assert len(list(unserved.as_completed([job, again, other, job], timeout=10))) == 4
     _announce_later.join()

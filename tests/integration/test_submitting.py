@@ -19,8 +19,6 @@ from mutirao.catalog import ModelInfo, WorkerInfo
 from mutirao.signature import Signature, TensorSpec
 from mutirao.submission import Ask, Maker, bind, runs
 
-pytestmark = brokers.redis_only
-
 ROW = [5.1, 3.5, 1.4, 0.2]
 QUEUE = queues.queue_key("iris", 3)
 
@@ -32,6 +30,7 @@ def unserved(connect, redis_server):
         yield client
 
 
+@brokers.redis_only
 def test_ten_thousand_in_one_call(unserved, redis_server):
     """Ten thousand requests are one command; they stand in line in the caller's order, each with its own values."""
     rows = np.arange(40_000.0).reshape(10_000, 4)
@@ -69,7 +68,7 @@ def test_a_full_queue_takes_nothing(connect, redis_server):
             "no live worker serves it (start one with: mutirao worker)"
         )
         assert (caught.value.status, caught.value.retryable, caught.value.data) == (429, True, {"model": "iris", "depth": 995, "limit": 1000, "retry_after_s": None})  # fmt: skip
-        assert (redis.llen(QUEUE), len(redis.keys("celery-task-meta-*"))) == (0, 995)
+        assert (brokers.queued(redis_server, "iris"), len(redis.keys("celery-task-meta-*"))) == (995, 995)
         client.submit_many("iris", np.ones((5, 4)))
         with pytest.raises(QueueFull, match=r"is full: 1,000 of 1,000 requests wait; "):
             client.submit("iris", [ROW])
@@ -94,17 +93,17 @@ def test_a_full_queue_tells_when_to_try_again(connect, redis_server):
 def test_sent_twice_is_queued_once(connect, redis_server):
     """The same call sent again, as after a broken connection, queues nothing, even where it has filled its queue."""
     ids, rows = [f"id-{at}" for at in range(2500)], np.random.default_rng(0).normal(size=(2500, 4))
-    redis = redis_server.client()
     with connect(redis_server.url, check=False, queue_limit=2500) as client:
         client.submit_many("iris", rows, ids=ids)
-        before = redis.lrange(QUEUE, 0, -1)
         client.submit_many("iris", rows, ids=ids)
         client.submit_many("iris", rows[:3], ids=["id-0", "id-1", "id-2"])
         with pytest.raises(IdTaken, match="'id-7'"):
             client.submit_many("iris", rows[:2], ids=["fresh", "id-7"])
-        assert redis.lrange(QUEUE, 0, -1) == before
+        assert [headers["id"] for headers in brokers.take(redis_server, "iris", 2500)] == ids
+        assert brokers.queued(redis_server, "iris") == 0
 
 
+@brokers.redis_only
 def test_the_bell(unserved, redis_server):
     """Every call leaves one token on the queue's bell, of which there are never more than eight."""
     redis = redis_server.client()
