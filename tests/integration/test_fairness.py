@@ -15,7 +15,7 @@ from mutirao import Client
 def client(tmp_path_factory):
     """A worker of two processes with a model that others flood, a quick one, and one of more than a second a row."""
     models = {"flood": 0.02, "quick": 0.001, "dear": 1.2}
-    root = ledger.repository(tmp_path_factory.mktemp("fairness") / "models", models)
+    root = ledger.repository(tmp_path_factory.mktemp("fairness") / "models", models, max_batch_rows=32)
     with RedisServer() as server, WorkerProcess(server.url, root, concurrency=2), Client(server.url) as client:
         client.predict("flood", np.array([[0.0, 1.0, 1.0]]), timeout=20)
         yield client
@@ -35,3 +35,14 @@ def test_a_flood_keeps_nobody_out(client):
     assert took["dear"] < 4.5
     for job in flood:
         job.cancel()
+
+
+def test_a_backlog_is_worked_on_without_a_pause(client):
+    """While requests of one model wait, somebody runs some, though the queues of the worker's other models are empty."""
+    jobs = client.submit_many("quick", np.array([[0.0, number, 3.0] for number in range(3000)]))
+    runs = sorted({(job.timings.started_at, job.timings.finished_at) for job in client.as_completed(jobs, timeout=60)})
+    until, idle = runs[0][1], 0.0
+    for started_at, finished_at in runs[1:]:
+        idle += max(0.0, started_at - until)
+        until = max(until, finished_at)
+    assert idle < 0.1 * (until - runs[0][0])

@@ -51,7 +51,7 @@ class Reserved:
         self._dispatcher = dispatcher
         self._reservations = reservations
         self._slots = slots
-        self._left = False
+        self._left: set[str] = set()  # queues in which something was left when they were last looked at
         self._paused_until = 0.0
         self._unsure = False
 
@@ -64,11 +64,11 @@ class Reserved:
 
     def reserving(self) -> Call | None:
         """Make the call that takes more requests; None where none are wanted, or where none were left: a bell tells of new ones."""
-        return self._call() if self._left else None
+        return self._call({queue: room for queue, room in self._rooms().items() if queue in self._left})
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
-        if (call := self._call()) is None:
+        if (call := self._call(self._rooms())) is None:
             return
         try:
             reply = self._reservations.scripts.call(*call)
@@ -83,7 +83,7 @@ class Reserved:
         taken = self._reservations.taken(reply)
         if taken.lapsed:
             self.lapsed()
-        self._left = taken.left
+        self._left |= taken.left
         dispatcher, now = self._dispatcher, self._reservations.now()
         dispatcher.vetting.heard(taken.cancelled, taken.deadline)
         for key, envelope, why in taken.gone:
@@ -95,6 +95,10 @@ class Reserved:
                 request.reserved_at = now
                 dispatcher.received(request)
                 self._admit(request)
+
+    def refused(self, queue: str) -> None:
+        """Note that something waits for which there was no room."""
+        self._left.add(queue)
 
     def woken(self, queue: str | None) -> None:
         """Take requests because a bell rang, or, where none did, because something waits all the same."""
@@ -145,10 +149,10 @@ class Reserved:
         except redis.RedisError as exc:
             logger.debug("cannot say what is consumed: %s", exc)
 
-    def _call(self) -> Call | None:
-        rooms = self._rooms()
+    def _call(self, rooms: dict[str, Room]) -> Call | None:
         if not rooms:
             return None
+        self._left -= rooms.keys()
         free = self._dispatcher.free
         return self._reservations.reserving(rooms, free, self._dispatcher.idle - free)
 

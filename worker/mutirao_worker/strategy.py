@@ -340,6 +340,9 @@ class _Deaf:
     def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002
         return False
 
+    def refused(self, queue: str) -> None:
+        """Nothing is taken any more."""
+
     def woken(self, queue: str | None) -> None:
         """Nothing is taken any more."""
 

@@ -33,6 +33,9 @@ class Bells(Protocol):
     def wants(self, queue: str | None = None) -> bool:
         """Whether a request could be put to use now: one of this queue, or any."""
 
+    def refused(self, queue: str) -> None:
+        """A queue's bell has rung while there was no room for its requests."""
+
     def woken(self, queue: str | None) -> None:
         """A queue's bell has rung; None where none has for a while."""
 
@@ -105,6 +108,7 @@ class Channel(_Channel):  # type: ignore[misc]
         queue = token[0].decode().removeprefix(queues.bell_key("")) if token else None
         if queue is not None and not self.bells.wants(queue):
             self.ring(queue)  # it is for somebody who has room
+            self.bells.refused(queue)
             self._in_vain |= {queue}
             raise Empty
         self._in_vain = frozenset()

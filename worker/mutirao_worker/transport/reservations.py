@@ -32,7 +32,7 @@ class Taken(NamedTuple):
     Attributes:
         requests: tag, list key, envelope of each.
         gone: list key, envelope, why of each that had ended already: SUCCESS, FAILURE, REVOKED or expired.
-        left: whether something is left in the queues.
+        left: those of the queues that were asked for in which something is left.
         cancelled: how many jobs have ever been cancelled: where this has not changed, none of those taken before has.
         deadline: the earliest one of the requests taken, in seconds since the epoch; infinity for none.
         lapsed: whether the lease had lapsed before, so that all that was held may be another worker's now.
@@ -40,7 +40,7 @@ class Taken(NamedTuple):
 
     requests: list[tuple[int, bytes, bytes]]
     gone: list[tuple[bytes, bytes, str]]
-    left: bool
+    left: set[str]
     lapsed: bool
     cancelled: int
     deadline: float
@@ -115,7 +115,7 @@ class Reservations:
         ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
         had, self._leased = self._leased, True
         self._turn += bool(requests)
-        return Taken(requests, ended, bool(reply[2]), had and bool(reply[1]), int(reply[3]), float(reply[4] or "inf"))
+        return Taken(requests, ended, {name.decode() for name in reply[2]}, had and bool(reply[1]), int(reply[3]), float(reply[4] or "inf"))
 
     def tend(self, names: Iterable[str], free: int = 0) -> Tended:
         """Renew the lease, say what is consumed and how many slots are free, and adopt what lost workers held."""

@@ -5,7 +5,7 @@
 -- ARGV[8]: how long an ended record is kept.  ARGV[9]: the time of ending, as Celery writes it.  ARGV[10]: the separator of kombu's
 --   priority steps.
 -- ARGV, 3 a queue from ARGV[11]: its name, the most requests that a free slot may get, the most to hold for slots that are busy.
--- Reply: {now, 1 if the lease had lapsed, 1 if something is left, how many jobs have ever been cancelled, the earliest deadline
+-- Reply: {now, 1 if the lease had lapsed, those of the queues in which something is left, how many jobs have ever been cancelled, the earliest deadline
 --   of what is taken ("" for none), {list key, envelope, ...} taken, in the order of their tags, {list key, envelope, why, ...}
 --   ended before they could be taken}.
 -- Invariant: an envelope is always in exactly one place: a queue's list, one worker's reservations, or ended.
@@ -47,7 +47,7 @@ local function wanted(queue, waiting, cap, ahead)
 end
 
 local STEPS = {0, 3, 6, 9}
-local taken, gone, left = {}, {}, 0
+local taken, gone, left = {}, {}, {}
 local entries, ids, keys, earliest = {}, {}, {}, math.huge
 
 local function pop(key, count)
@@ -100,7 +100,7 @@ for at = 11, #ARGV, 3 do
     local got = #entries - before
     free = math.max(0, free - got)
     if waiting > got then
-      left = 1
+      left[#left + 1] = queue
       if redis.call("LLEN", "mutirao:bell:" .. queue) < 8 then
         redis.call("LPUSH", "mutirao:bell:" .. queue, "1")
       end
