@@ -5,10 +5,11 @@ ids = lost.letters(server.url, "iris", 2)
 
 from __future__ import annotations
 
+import hands
 import redis
 
 from mutirao import queues, settings
-from mutirao_worker.transport.reservations import Reservations, Room
+from mutirao_worker.transport.reservations import Reservations
 
 
 def letters(url: str, model: str, count: int, *, deliveries: int = 1) -> list[str]:
@@ -21,11 +22,10 @@ def letters(url: str, model: str, count: int, *, deliveries: int = 1) -> list[st
     dying, living = Reservations(known, "dying@host"), Reservations(known, "living@host")
     with redis.Redis.from_url(url) as admin:
         for _ in range(deliveries):
-            call = dying.reserving({queues.queue(model): Room(count, 0)}, 1)
-            assert len(dying.taken(dying.scripts.call(*call)).requests) == count
-            admin.zadd(queues.LEASES, {dying.identity: 1.0})
+            assert len(hands.reserve(dying, count, names=[queues.queue(model)]).requests) == count
+            hands.age(admin, dying)
             assert living.tend([]).adopted == count
-        living.leave([])
+        living.leave()
         found: list[bytes] = admin.zrange(queues.DEAD_INDEX, -count, -1)
     dying.close()
     living.close()

@@ -1,0 +1,231 @@
+"""The scripts of the transport on a real Redis: what was taken is given back or adopted, and ends once."""
+
+import base64
+import json
+import re
+
+import brokers
+import msgspec
+import pytest
+import waiting
+from hands import QUEUE, age, end, ids, queued, record, requests, reserve
+
+from mutirao import queues, settings
+from mutirao.dead import Letter
+from mutirao_worker.commit import Commit, Run
+
+pytestmark = brokers.redis_only
+
+
+GARBAGE = [b"", b"\x00\xff\xfe", b"[]", b"42", b"{}", b'{"headers":{}}', b'{"headers":{"id":7}}', b'"id": "x', b"\n\n"]
+
+
+@pytest.fixture
+def overtaken(worker, submit, redis):
+    """A slow worker, the request in its hands, and a quick one that has adopted it, for the slow one's lease had lapsed."""
+    submit("a")
+    slow, quick = worker("w1"), worker("w2")
+    found = requests(reserve(slow))
+    age(redis, slow)
+    quick.tend([QUEUE])
+    return slow, found, quick
+
+
+def test_leases(worker, submit, redis):
+    """A lease is renewed by reserving and by tending; once lapsed, its holder hears of it."""
+    held = worker("w", lease_s=1)
+    before = redis.zscore(queues.LEASES, held.identity)
+    reserve(held)
+    assert redis.zscore(queues.LEASES, held.identity) > before
+    assert not held.tend([QUEUE]).lapsed
+    waiting.until(lambda: redis.zscore(queues.LEASES, held.identity) < redis.time()[0])
+    assert held.tend([QUEUE]).lapsed
+    assert not held.tend([QUEUE]).lapsed
+    age(redis, held)
+    worker("other")
+    assert reserve(held).lapsed
+    assert not reserve(held).lapsed
+
+
+def test_adopted(worker, submit, redis):
+    """What a lost worker held goes to the head of its line, oldest first, with an attempt counted and the history told."""
+    submit("a", "b", "c")
+    lost, other = worker("w1"), worker("w2")
+    assert ids(reserve(lost, 3)) == ["a", "b", "c"]
+    submit("d")
+    assert other.tend([QUEUE]).adopted == 0
+    age(redis, lost)
+    assert other.tend([QUEUE]).adopted == 3
+    assert queued(redis) == ["a", "b", "c", "d"]
+    taken = reserve(other)
+    assert [json.loads(raw)["headers"].get("attempts", 0) for _, _, raw in taken.requests] == [1, 1, 1, 0]
+    assert [each.deliveries for each in requests(taken)] == [2, 2, 2, 1]
+    document = record(redis, "a")
+    assert document["status"] == "QUEUED"
+    assert [(each["worker"], each["how"]) for each in document["job"]["history"]] == [("w1@host", "worker lost")]
+    assert not redis.exists(lost.key)
+    assert redis.zscore(queues.LEASES, lost.identity) is None
+
+
+def test_stock_envelope_is_adopted(worker, redis):
+    """An envelope of a stock producer, with spaces and its own order of keys, has its attempts counted too."""
+    headers = {"lang": "py", "task": queues.TASK, "id": "stock", "root_id": "stock"}
+    redis.lpush(
+        QUEUE, json.dumps({"body": "W10=", "content-type": "application/json", "headers": headers, "properties": {}})
+    )
+    for deliveries in (1, 2, 3):
+        held = worker(f"w{deliveries}")
+        (found,) = requests(reserve(held))
+        assert (found.id, found.deliveries) == ("stock", deliveries)
+        age(redis, held)
+        worker("tender")
+
+
+def test_given_up(worker, submit, redis):
+    """After the last delivery a request fails, with a dead letter, and is delivered no more."""
+    submit("a")
+    for place in range(3):
+        lost = worker(f"w{place}", max_deliveries=3)
+        assert ids(reserve(lost)) == ["a"]
+        age(redis, lost)
+        worker(f"o{place}", max_deliveries=3)
+        assert len(worker.first.given_up) == (place == 2)
+    assert queued(redis) == []
+    document = record(redis, "a")
+    assert document["status"] == "FAILURE"
+    assert document["result"]["exc_type"] == "WorkerLostError"
+    assert len(document["job"]["history"]) == 2
+    letter = msgspec.json.decode(redis.hget(queues.DEAD, "a"), type=Letter)
+    assert (letter.id, letter.task_id, letter.model, letter.reason, letter.attempts) == (
+        "a",
+        "a",
+        "iris",
+        "worker lost",
+        3,
+    )
+    assert json.loads(letter.envelope)["headers"]["id"] == "a"
+    assert redis.zscore(queues.DEAD_INDEX, "a") == pytest.approx(letter.at, abs=1)
+
+
+def test_the_first_end_wins(overtaken, redis, server):
+    """A request that two workers computed has one result: that of the first, whoever it was; the second is told."""
+    slow, first, quick = overtaken
+    second = requests(reserve(quick))
+    assert end(quick, server, second) == ["1"]
+    kept = redis.get(queues.record_key("a"))
+    assert end(slow, server, first) == ["SUCCESS"]
+    assert redis.get(queues.record_key("a")) == kept
+    assert not redis.exists(slow.key, quick.key)
+    document = record(redis, "a")
+    assert (document["status"], document["job"]["attempts"], document["job"]["batch"]) == ("SUCCESS", 2, 1)
+    assert document["job"]["history"][0]["how"] == "worker lost"
+
+
+def test_adopted_but_answered_all_the_same(overtaken, redis, server):
+    """Where the worker that was taken for lost ends its request first, the adopted envelope is taken off the queue unrun."""
+    slow, found, quick = overtaken
+    assert end(slow, server, found) == ["1"]
+    taken = reserve(quick)
+    assert (taken.requests, [why for _, _, why in taken.gone]) == ([], ["SUCCESS"])
+    assert queued(redis) == []
+    assert not redis.exists(quick.key)
+
+
+def test_one_batch_with_the_same_request_twice(worker, submit, redis, server):
+    """A request that stands in one batch twice, as after a duplicate delivery, is ended once."""
+    submit("a")
+    redis.lpush(queues.queue_key("iris", 3), redis.lindex(queues.queue_key("iris", 3), 0))
+    held = worker("w")
+    found = requests(reserve(held))
+    assert len(found) == 2
+    assert end(held, server, found) == ["1", "SUCCESS"]
+    assert not redis.exists(held.key)
+
+
+def test_given_back(worker, submit, redis, server):
+    """What is given back stands at the head of its line, oldest first, no attempt counted, and its record is queued again."""
+    submit(*"abcd")
+    held = worker("w")
+    taken = reserve(held, 4)
+    submit("e")
+    Commit(settings.load({}, broker_url=server.url), held).started(Run("iris", "1", "w", 1.0, 0.0, 2), requests(taken))
+    assert record(redis, "b")["status"] == "STARTED"
+    assert held.give_back([taken.requests[2][0], taken.requests[1][0]]) == 2
+    assert queued(redis) == ["b", "c", "e"]
+    assert held.give_back([taken.requests[0][0]], all_but=True) == 1
+    assert queued(redis) == ["d", "b", "c", "e"]
+    assert redis.hlen(held.key) == 1
+    document = record(redis, "b")
+    assert (document["status"], document["job"]["history"][0]["how"]) == ("QUEUED", "given back")
+    assert "started_at" not in document["job"]
+    assert b'"attempts"' not in b"".join(redis.lrange(queues.queue_key("iris", 3), 0, -1))
+    assert redis.ttl(queues.record_key("b")) > 0
+
+
+def test_layout_survives_every_script(worker, submit, redis, server):
+    """Through taking, running, being lost, given back and ended, a record keeps its form and all that it said at first."""
+    submit("a")
+    base = record(redis, "a")["job"]
+    for place in range(3):
+        held = worker(f"w{place}")
+        found = requests(reserve(held))
+        Commit(settings.load({}, broker_url=server.url), held).started(Run("iris", "1", "w", 1.0, 0.0, 1), found)
+        assert base.items() <= record(redis, "a")["job"].items()
+        if place == 1:
+            held.give_back([found[0].tag])
+        else:
+            age(redis, held)
+            worker("tender")
+        assert len(record(redis, "a")["job"]["history"]) == place + 1
+    held = worker("last")
+    assert end(held, server, requests(reserve(held))) == ["1"]
+    document = record(redis, "a")
+    assert base.items() <= document["job"].items()
+    assert [each["how"] for each in document["job"]["history"]] == ["worker lost", "given back", "worker lost"]
+    assert document["job"]["attempts"] == 3
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=repr)
+def test_garbage(worker, redis, garbage):
+    """Whatever lies in a queue is taken and given back byte for byte, and adopted so but for the count of its deliveries."""
+    redis.lpush(QUEUE, garbage)
+    for place in range(2):
+        held = worker(f"w{place}")
+        ((tag, key, envelope),) = reserve(held).requests
+        assert (key, envelope) == (QUEUE.encode(), garbage)
+        if place == 0:
+            assert held.give_back([tag]) == 1
+        else:
+            age(redis, held)
+            worker("tender")
+            assert worker.first.adopted == 1
+    (adopted,) = redis.lrange(QUEUE, 0, -1)
+    assert re.sub(rb'"attempts":1,?', b"", adopted) == garbage
+    assert (b'"headers"' in garbage) == (b'"attempts":1' in adopted)
+
+
+def test_unreadable_bytes_are_given_up(worker, redis):
+    """An envelope that is no text, but has headers, is given up after its deliveries like others, and its letter can be read."""
+    redis.lpush(QUEUE, b'{"headers":{"id":"odd","task":"x"},"body":"\x00\xff\xfe"}')
+    for place in range(2):
+        held = worker(f"w{place}", max_deliveries=2)
+        reserve(held)
+        age(redis, held)
+        worker(f"o{place}", max_deliveries=2)
+    (raw,) = redis.hvals(queues.DEAD)
+    letter = msgspec.json.decode(raw, type=Letter)
+    assert (letter.id, letter.reason, letter.envelope_base64) == ("odd", "worker lost", True)
+    assert base64.b64decode(letter.envelope).endswith(b'"body":"\x00\xff\xfe"}')
+
+
+def test_leaving(worker, submit, redis):
+    """Who leaves with empty hands is on no list; who still holds something leaves a lapsed lease, and others adopt it at once."""
+    submit("a")
+    empty, full = worker("w1"), worker("w2")
+    reserve(full)
+    empty.leave()
+    full.leave()
+    assert redis.zrange(queues.LEASES, 0, -1) == [full.identity.encode()]
+    assert not redis.exists(queues.SLOTS, queues.consumers_key(QUEUE))
+    worker("w3")
+    assert worker.first.adopted == 1
