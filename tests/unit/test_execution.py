@@ -1,95 +1,22 @@
+"""One batch in one process: each request is answered, or refused, as if it were alone."""
+
 import base64
-import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
-import warnings
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import samples
-from billiard.exceptions import SoftTimeLimitExceeded
+from batches import Spy, ask, ask_json, error_of, outputs_of
+from bodies import binary, body, raw_tensor
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mutirao import codec, errors, messages, tensors
-from mutirao.messages import Failure, PredictRequest, PredictResult, RequestedOutput
+from mutirao import codec, errors
+from mutirao.messages import PredictResult
 from mutirao_worker import execution
 from mutirao_worker.asked import Asked, Reader, Refused, Stack
-from mutirao_worker.hosting import Host
-
-IDS = (f"job-{number}" for number in itertools.count())
-MARKED, GOOD = [-1.0, 1.0, 2.0], [3.0, 4.0, 5.0]
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    """All samples, as a worker holds them."""
-    root = tmp_path_factory.mktemp("execution") / "models"
-    samples.repository(root)
-    repository = samples.repository(root, *samples.BAD, time_limit_s=600.0)
-    made = Host()
-    made.load(repository, repository.names())
-    return made
-
-
-@pytest.fixture
-def ran(host):
-    """Run a batch; return its answers."""
-
-    def run(*asked, inline_bytes=65536):
-        return execution.run(host.find, asked, inline_bytes).answers
-
-    return run
-
-
-def arrays_of(data):
-    if hasattr(data, "columns"):
-        return {name: data[name].to_numpy() for name in data.columns}
-    return {"X": np.asarray(data)}
-
-
-def ask(model, data, *, outputs=None, inline_bytes=65536, encoded=True, **arrays):
-    """A request as our own client writes it."""
-    given = arrays or arrays_of(data)
-    inputs = tuple(tensors.encode(name, array, binary=True) for name, array in given.items())
-    wanted = None if outputs is None else tuple(RequestedOutput(name) for name in outputs)
-    request = PredictRequest(inputs=inputs, outputs=wanted, parameters={"binary_data_output": True})
-    body, beside = codec.encode_body(model, request, {}, inline_bytes)
-    return Asked(next(IDS), base64.b64encode(body).decode() if encoded else body, codec.BINARY, encoded, beside)
-
-
-def ask_json(model, data, *, embed=None, outputs=None):
-    """A request as a stock client writes it."""
-    if hasattr(data, "columns"):
-        inputs = [tensors.encode(name, array, binary=False) for name, array in arrays_of(data).items()]
-        data = {"inputs": msgspec.to_builtins(inputs)}
-    elif outputs is not None:
-        data = np.asarray(data)
-        data = {"inputs": [{"name": "X", "datatype": "FP64", "shape": data.shape, "data": data.tolist()}]}
-    elif isinstance(data, np.ndarray):
-        data = data.tolist()
-    if outputs is not None:
-        data["outputs"] = [{"name": name} for name in outputs]
-    body = json.dumps([[model, data], {}, embed]).encode()
-    return Asked(next(IDS), base64.b64encode(body).decode(), codec.JSON, True, None)
-
-
-def outputs_of(answer):
-    """The arrays of a response, as a client reads them."""
-    assert answer.kind == "ok", answer
-    packed = codec.unpack_result(msgspec.json.decode(answer.result, type=PredictResult), answer.payload)
-    return {tensor.name: tensors.decode(tensor) for tensor in packed.outputs}
-
-
-def error_of(answer):
-    """The error of a failure, as a client reads it."""
-    assert answer.kind == "failed", answer
-    return messages.JobRecord(status="FAILURE", task_id="job", result=msgspec.Raw(answer.result)).error()
 
 
 def same(got, expected):
@@ -190,17 +117,6 @@ def test_requests_of_one_kind_are_one_call(host):
     assert [answer.kind for answer in answers] == ["ok"] * 7
 
 
-class Spy:
-    """A loaded model that notes the rows of each call."""
-
-    def __init__(self, loaded, sizes):
-        self.info, self.manifest, self._loaded, self._sizes = loaded.info, loaded.manifest, loaded, sizes
-
-    def predict(self, inputs, outputs):
-        self._sizes.append(len(next(iter(inputs.values()))))
-        return self._loaded.predict(inputs, outputs)
-
-
 @pytest.mark.parametrize(
     ("sizes", "max_rows", "max_bytes", "expected"),
     [
@@ -242,19 +158,6 @@ def test_a_callback_is_handed_back(ran):
     iris = samples.get("iris").data[:1]
     answers = ran(ask_json("iris", iris, embed=after), ask_json("iris", iris), ask_json("iris", [[1.0]], embed=after))
     assert [answer.embed for answer in answers] == [after, None, after]
-
-
-def binary(head, raw=b"", length=None):
-    encoded = head if isinstance(head, bytes) else json.dumps(head).encode()
-    return (len(encoded) if length is None else length).to_bytes(4, "little") + encoded + raw
-
-
-def body(*inputs, model="iris", **rest):
-    return [[model, {"inputs": list(inputs)} | rest], {}, {}]
-
-
-def raw_tensor(size, shape=(1, 4), datatype="FP64"):
-    return {"name": "X", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
 
 
 WRONG = [
@@ -321,7 +224,7 @@ def test_like_requests_of_which_one_is_wrong(ran):
 def test_like_texts_of_which_some_lie(host):
     """A text that claims more bytes than it has cannot take a neighbour's, even where another makes good for it."""
     row = {"area": np.array([50.0]), "city": np.array(["Ouro Preto"], dtype=object), "rooms": np.array([3.0])}
-    good = ask("houses", None, encoded=False, **row)
+    good: Any = ask("houses", row, encoded=False)
     true = b"\x0a\0\0\0Ouro Preto"
     long, two = b"\x18\0\0\0Ouro Preto", b"\0\0\0\0\x06\0\0\0 Preto"
     liars = [good._replace(body=good.body.replace(true, lie)) for lie in (long, two)]
@@ -337,184 +240,6 @@ def test_tensors_beside_that_are_gone(ran):
     answers = ran(one, one._replace(id="gone", beside=None))
     assert answers[0].kind == "ok"
     assert str(error_of(answers[1])) == "the tensors of job 'gone' are gone: its payload key does not exist"
-
-
-GUILTY = [
-    ("raises", errors.ModelFailed, "model 'raises' version 1 raised ValueError: the sky is falling"),
-    ("raisesunpicklable", errors.ModelFailed, "raised Unpicklable: a lambda hangs on to me"),
-    ("raisesunprintable", errors.ModelFailed, "raised Unprintable: (its text could not be read)"),
-    ("raisessurrogates", errors.ModelFailed, r"raised ValueError: half a pair: \ud83c"),
-    ("exits", errors.ModelFailed, "raised SystemExit: 3"),
-    ("warns", errors.ModelFailed, "raised UserWarning: something is odd"),
-    ("toofewrows", errors.InvalidOutput, "returned 0 rows of 'predict' for 1 rows of input"),
-    ("toomanyrows", errors.InvalidOutput, "returned 2 rows of 'predict' for 1 rows of input"),
-    ("norows", errors.InvalidOutput, "returned a single value of 'predict' for 1 rows of input"),
-    ("objectoutput", errors.InvalidOutput, "returned what cannot be sent: tensor 'predict' is text, but element 0 is object"),
-    ("unsayableoutput", errors.InvalidOutput, "returned what cannot be sent: RuntimeError"),
-    ("mixesobjects", errors.InvalidOutput, "returned what cannot be sent"),
-    ("spoilsinput", errors.ModelFailed, "raised ValueError: spoilt"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("form", [ask, ask_json])
-@pytest.mark.parametrize("guilty", [(0,), (2, 3), (1, 5, 6), range(7)])
-@pytest.mark.parametrize(("model", "kind", "says"), GUILTY, ids=[model for model, *_ in GUILTY])
-def test_only_the_guilty_fail(ran, model, kind, says, guilty, form):
-    """Where a model fails for some rows of a batch, in whatever way, those requests fail by name, and all others are answered."""
-    answers = ran(*(form(model, [MARKED if at in guilty else [at, 4.0, 5.0]]) for at in range(7)))
-    for at, answer in enumerate(answers):
-        if at in guilty:
-            error = error_of(answer)
-            assert type(error) is kind
-            assert says in str(error)
-            assert says not in answer.shown
-            json.dumps(answer.traceback).encode()
-        else:
-            assert outputs_of(answer)["predict"].tolist() == [at + 9.0]
-
-
-def test_a_traceback_is_the_models_own(ran):
-    """What a model raised comes with its traceback, of 8,000 characters at most."""
-    (answer,) = ran(ask("raises", [MARKED]))
-    assert "in misbehave" in answer.traceback
-    assert "the sky is falling" in answer.traceback
-    assert len(answer.traceback) <= 8000
-    assert answer.shown == "ModelFailed(model='raises', version='1', cause='ValueError')"
-
-
-@pytest.mark.parametrize("model", ["mixestypes", "othertype"])
-def test_a_row_of_another_type_leaves_its_neighbours_theirs(ran, model):
-    """A row for which a model gives text does not make texts of its neighbours' numbers."""
-    answers = ran(*(ask(model, [row]) for row in (GOOD, MARKED, GOOD)))
-    found = [outputs_of(answer)["predict"].tolist() for answer in answers]
-    assert found == [[12.0], ["marked" if model == "mixestypes" else "text"], [12.0]]
-
-
-def test_a_row_of_another_shape_leaves_its_neighbours_theirs(ran):
-    """A model that gives all rows of a call the shape of the longest answers each request as if it were alone."""
-    answers = ran(*(ask("pads", [[size, 0.0, 0.0]]) for size in (3, 6, 2)))
-    assert [outputs_of(answer)["predict"].shape for answer in answers] == [(1, 3), (1, 6), (1, 2)]
-
-
-def test_rows_that_are_lost_among_several_are_not_lost(ran):
-    """A model that returns too few rows only for several still answers each."""
-    answers = ran(*(ask("drops", [row]) for row in (GOOD, MARKED, MARKED, GOOD)))
-    assert [outputs_of(answer)["predict"].tolist() for answer in answers] == [[12.0], [2.0], [2.0], [12.0]]
-
-
-def test_nan_for_json_costs_its_own_request(host):
-    """NaN reaches who asked for raw tensors, and fails who asked for JSON, without a second call."""
-    sizes: list[int] = []
-    spy: Any = Spy(host.find("nanoutput"), sizes)
-    asked = [ask("nanoutput", [MARKED]), ask_json("nanoutput", [MARKED]), ask_json("nanoutput", [GOOD])]
-    answers = execution.run(lambda _: spy, asked, 65536).answers
-    assert np.isnan(outputs_of(answers[0])["predict"]).all()
-    assert "tensor 'predict' has NaN at [0]: JSON cannot carry it" in str(error_of(answers[1]))
-    assert outputs_of(answers[2])["predict"].tolist() == [12.0]
-    assert sizes == [3]
-
-
-@pytest.mark.parametrize("model", ["prints", "changesinput", "changessettings"])
-def test_models_that_are_merely_rude(ran, model):
-    """A model that prints, writes into its input, or changes numpy's and Python's settings for all, answers; the settings stay."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        settings = np.geterr(), list(warnings.filters)
-        answers = ran(*(ask(model, [row]) for row in (GOOD, MARKED, GOOD)))
-        assert (np.geterr(), list(warnings.filters)) == settings
-    assert [outputs_of(answer)["predict"].tolist() for answer in answers] == [[12.0], [2.0], [12.0]]
-
-
-def test_what_a_method_writes_the_next_does_not_see(ran):
-    """A model whose predict spoils its input does not spoil what its other methods make of it."""
-    answers = ran(*(ask("changesinput", [row], outputs=["predict", "score_samples"]) for row in (GOOD, MARKED)))
-    assert [outputs_of(answer)["score_samples"].tolist() for answer in answers] == [[12.0], [2.0]]
-
-
-FORKING = """
-import sys
-sys.path[:0] = sys.argv[1:2]
-import test_execution as tests
-from mutirao_worker.hosting import Host
-from mutirao_worker.repository import Repository
-host = Host()
-host.load(Repository(sys.argv[2]), ["forks"])
-asked = [tests.ask("forks", [row]) for row in (tests.GOOD, tests.MARKED)]
-print([tests.outputs_of(answer)["predict"].tolist() for answer in tests.execution.run(host.find, asked, 9).answers])
-"""
-
-
-def test_a_model_that_forks_answers_once(tmp_path):
-    """Of a model that returns in two processes, the copy ends without a word."""
-    root, note = samples.repository(tmp_path / "models", "forks").root, tmp_path / "note"
-    env = os.environ | {"PYTHONPATH": samples.PYTHONPATH, "FORKS": str(note)}
-    command = [sys.executable, "-c", FORKING, os.path.dirname(__file__), str(root)]  # noqa: PTH120
-    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "[[12.0], [2.0]]\n"
-    assert note.read_text(encoding="ascii") == f"{os.EX_SOFTWARE}\n"
-
-
-@pytest.fixture
-def _soft_limit():
-    """Billiard's own handler of a soft time limit."""
-
-    def handler(signum, frame):
-        raise SoftTimeLimitExceeded
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    yield
-    signal.signal(signal.SIGUSR1, before)
-
-
-@pytest.mark.usefixtures("_soft_limit")
-def test_a_soft_limit_fails_who_ran_alone(ran):
-    """A request that ran alone when time was up fails as with Celery, with its callbacks."""
-    after = {"errbacks": [{"task": "x"}]}
-    (answer,) = ran(ask_json("runsout", [MARKED], embed=after))
-    failure = msgspec.json.decode(answer.result, type=Failure)
-    assert (failure.exc_type, failure.exc_message, failure.exc_module) == (
-        "SoftTimeLimitExceeded",
-        [],
-        "billiard.exceptions",
-    )
-    assert isinstance(error_of(answer), errors.TimeLimitExceeded)
-    assert (answer.embed, answer.rows, answer.shown) == (after, 1, "SoftTimeLimitExceeded()")
-    assert "in misbehave" in answer.traceback
-
-
-@pytest.mark.usefixtures("_soft_limit")
-def test_a_soft_limit_does_not_fail_who_came_last(ran):
-    """A request that ran alone, but after others that had taken the time, is to run again; those answered before keep their answers."""
-    answers = ran(ask_json("slow", [[0.3, 0.0, 0.0]]), ask_json("runsout", [MARKED]))
-    assert [answer.kind for answer in answers] == ["ok", "interrupted"]
-
-
-@pytest.mark.usefixtures("_soft_limit")
-@pytest.mark.parametrize("model", ["runsout", "hidestimelimit"])
-def test_a_soft_limit_interrupts_several(ran, model):
-    """Of several that ran when time was up, and those that did not yet run, nobody has failed: they are to run again."""
-    rows = [GOOD, MARKED, GOOD]
-    first = ask("iris", samples.get("iris").data[:1])
-    answers = ran(first, *(ask(model, [row]) for row in rows), ask("houses", samples.get("houses").data[:1]))
-    assert [answer.kind for answer in answers] == ["ok", *["interrupted"] * 4]
-
-
-@pytest.mark.usefixtures("_soft_limit")
-def test_a_soft_limit_that_a_lone_model_hides_is_its_failure(ran):
-    """A model that makes an error of its own of the time limit, alone, has raised that error."""
-    (answer,) = ran(ask("hidestimelimit", [MARKED]))
-    assert "raised ValueError: interrupted" in str(error_of(answer))
-
-
-def test_halving_stops_before_the_process_is_stopped(host):
-    """Once a failing batch has had half its model's time, what is left of it is to run again in smaller groups."""
-    loaded = host.find("raises")
-    spy: Any = Spy(loaded, [])
-    spy.manifest = msgspec.structs.replace(loaded.manifest, time_limit_s=1e-6)
-    answers = execution.run(lambda _: spy, [ask("raises", [row]) for row in (MARKED, GOOD)], 65536).answers
-    assert [answer.kind for answer in answers] == ["interrupted", "interrupted"]
-    (alone,) = execution.run(lambda _: spy, [ask("raises", [MARKED])], 65536).answers
-    assert alone.kind == "failed"
 
 
 def test_nothing_is_asked(ran):
