@@ -64,19 +64,11 @@ class Reserved:
 
     def reserving(self) -> Call | None:
         """Make the call that takes more requests; None where none are wanted, or where none were left: a bell tells of new ones."""
-        return self._call({queue: room for queue, room in self._rooms().items() if queue in self._left})
+        return self._call(self._promising())
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
-        if (call := self._call(self._rooms())) is None:
-            return
-        try:
-            reply = self._reservations.scripts.call(*call)
-        except redis.RedisError as exc:
-            logger.warning("cannot take requests: %s", " ".join(str(exc).split()))
-            self.unsure()
-            return
-        self.arrived(reply)
+        self._take(self._rooms())
 
     def arrived(self, reply: Any) -> None:
         """Offer what a reserve brought."""
@@ -102,15 +94,14 @@ class Reserved:
 
     def woken(self, queue: str | None) -> None:
         """Take requests because a bell rang, or, where none did, because something waits all the same."""
-        try:
-            if queue is None and not self._reservations.waiting(self._rooms()):
-                return
-        except redis.RedisError as exc:
-            logger.debug("cannot look into the queues: %s", exc)
-            self.unsure()
+        if queue is not None:
+            self._first = queue
+            self._left.add(queue)
+            self._take(self._promising())
+        elif self._anything():
+            self.pull()
+        else:
             return
-        self._first = queue
-        self.pull()
         self._dispatcher.dispatch()
 
     def tend(self) -> None:
@@ -149,6 +140,30 @@ class Reserved:
         except redis.RedisError as exc:
             logger.debug("cannot say what is consumed: %s", exc)
 
+    def _anything(self) -> bool:
+        """Whether anything waits that is wanted."""
+        try:
+            return self._reservations.waiting(self._rooms())
+        except redis.RedisError as exc:
+            logger.debug("cannot look into the queues: %s", exc)
+            self.unsure()
+            return False
+
+    def _promising(self) -> dict[str, Room]:
+        """Choose the queues that hold something, as far as is known: a look into the others would be for nothing."""
+        return {queue: room for queue, room in self._rooms().items() if queue in self._left}
+
+    def _take(self, rooms: dict[str, Room]) -> None:
+        if (call := self._call(rooms)) is None:
+            return
+        try:
+            reply = self._reservations.scripts.call(*call)
+        except redis.RedisError as exc:
+            logger.warning("cannot take requests: %s", " ".join(str(exc).split()))
+            self.unsure()
+            return
+        self.arrived(reply)
+
     def _call(self, rooms: dict[str, Room]) -> Call | None:
         if not rooms:
             return None
@@ -162,9 +177,10 @@ class Reserved:
             return {}
         slots, free, rooms = self._slots(), dispatcher.free, {}
         for queue in sorted(self.queues(), key=lambda queue: queue != self._first):
-            cap, ahead = dispatcher.batcher.room(queues.model_of(queue) or queue, free, slots)
+            model = queues.model_of(queue) or queue
+            cap, ahead = dispatcher.batcher.room(model, free, slots)
             if (free and cap) or ahead:
-                rooms[queue] = Room(cap, ahead)
+                rooms[queue] = Room(cap, ahead, dispatcher.batcher.line(model).count)
         return rooms
 
     def _read(self, tag: int, key: bytes, envelope: bytes) -> Request | None:

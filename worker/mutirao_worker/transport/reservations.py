@@ -20,10 +20,11 @@ _TAGS_PER_CALL = 1_000_000
 
 
 class Room(NamedTuple):
-    """How many requests of a queue are wanted: by each free slot, and ahead for slots that are busy."""
+    """How many requests of a queue are wanted: by each free slot, and ahead for slots that are busy; and how many wait here already."""
 
     cap: int
     ahead: int
+    held: int = 0
 
 
 class Taken(NamedTuple):
@@ -100,7 +101,7 @@ class Reservations:
             free: how many slots are free.
             starting: how many more are in a moment.
         """
-        asked = [part for name, room in rooms.items() for part in (name, room.cap, room.ahead)]
+        asked = [part for name, room in rooms.items() for part in (name, *room)]
         own = (self.identity, self._settings.lease_s, free, starting, self._tag, self._turn)
         self._tag += _TAGS_PER_CALL
         records = (self._recorded(), math.ceil(self._settings.result_ttl_s), iso_now(), queues.KOMBU_SEPARATOR)
@@ -115,7 +116,14 @@ class Reservations:
         ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
         had, self._leased = self._leased, True
         self._turn += bool(requests)
-        return Taken(requests, ended, {name.decode() for name in reply[2]}, had and bool(reply[1]), int(reply[3]), float(reply[4] or "inf"))
+        return Taken(
+            requests,
+            ended,
+            {name.decode() for name in reply[2]},
+            had and bool(reply[1]),
+            int(reply[3]),
+            float(reply[4] or "inf"),
+        )
 
     def tend(self, names: Iterable[str], free: int = 0) -> Tended:
         """Renew the lease, say what is consumed and how many slots are free, and adopt what lost workers held."""

@@ -4,7 +4,8 @@
 -- ARGV[5]: the last tag it gave.  ARGV[6]: how many times it has taken something.  ARGV[7]: "1" where records are on this server.
 -- ARGV[8]: how long an ended record is kept.  ARGV[9]: the time of ending, as Celery writes it.  ARGV[10]: the separator of kombu's
 --   priority steps.
--- ARGV, 3 a queue from ARGV[11]: its name, the most requests that a free slot may get, the most to hold for slots that are busy.
+-- ARGV, 4 a queue from ARGV[11]: its name, the most requests that a free slot may get, the most to take ahead for slots that are busy,
+--   how many are held for these already.
 -- Reply: {now, 1 if the lease had lapsed, those of the queues in which something is left, how many jobs have ever been cancelled, the earliest deadline
 --   of what is taken ("" for none), {list key, envelope, ...} taken, in the order of their tags, {list key, envelope, why, ...}
 --   ended before they could be taken}.
@@ -35,13 +36,14 @@ local function others(queue)
   return idle, count
 end
 
--- A share, not a grab: what others could start at once is left to them; more than that is taken ahead only where they are full.
-local function wanted(queue, waiting, cap, ahead)
+-- A share, not a grab: what others could start at once is left to them; more than that is taken ahead only where they are full, and
+-- so that all hold alike.
+local function wanted(queue, waiting, cap, ahead, held)
   local idle, count = others(queue)
   local share = free > 0 and math.min(math.ceil(waiting * free / (free + idle)), free * cap) or 0
   local rest = waiting - share - idle * cap
   if rest > 0 and ahead > 0 then
-    share = share + math.min(ahead, math.ceil(rest / (count + 1)))
+    share = share + math.max(0, math.min(ahead, math.ceil((rest + held) / (count + 1)) - held))
   end
   return math.min(share, waiting)
 end
@@ -67,7 +69,7 @@ local function pop(key, count)
   return #popped
 end
 
-for at = 11, #ARGV, 3 do
+for at = 11, #ARGV, 4 do
   local queue, lists, lengths, waiting = ARGV[at], {}, {}, 0
   for i, step in ipairs(STEPS) do
     lists[i] = step == 0 and queue or queue .. ARGV[10] .. step
@@ -75,7 +77,7 @@ for at = 11, #ARGV, 3 do
     waiting = waiting + lengths[i]
   end
   if waiting > 0 then
-    local count = wanted(queue, waiting, tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]))
+    local count = wanted(queue, waiting, tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
     local before = #entries
     -- Urgent first, but an eighth for each lower step that waits, and every eighth time the other way round: nobody starves.
     local first, last, by = 1, #STEPS, 1
