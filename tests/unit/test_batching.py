@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mutirao_worker.batching import AHEAD_S, GROWTH, PATIENCE_S, Batcher, Fit, Limits, pieces
@@ -208,6 +208,7 @@ def test_fit_knows_nothing_at_first():
     assert fit.rows_within(1.0) > 10**6
 
 
+@example([(1, 0.0), (1, 1.0), (4, 2.2e-311)])
 @given(st.lists(st.tuples(st.integers(1, 300), st.floats(0, 100)), min_size=1, max_size=30))
 def test_fit_stays_sane(timings):
     """Whatever was timed, no cost is negative, and at least one row fits into any time."""

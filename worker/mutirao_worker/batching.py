@@ -99,7 +99,8 @@ class Fit:
         """Foretell how many rows a batch of this length holds: at least one, and not many times what was ever timed."""
         per_row, per_batch = self.line
         most = GROWTH * self._largest if self.known else 1_000_000_000
-        return max(1, min(most, math.floor((seconds - per_batch) / per_row))) if per_row > 0 else most
+        rows = (seconds - per_batch) / per_row if per_row > 0 else math.inf  # also where a row costs next to nothing
+        return math.floor(max(1, min(most, rows)))
 
 
 class Line:
