@@ -1,0 +1,33 @@
+"""What tests of bad input share: who sends it, and a worker that has to outlive it."""
+
+import pytest
+from stock import Raised
+
+from mutirao import Client
+
+
+@pytest.fixture(scope="module")
+def own(fleet):
+    """A client of ours that checks nothing before it queues, so that the worker has to."""
+    with Client(fleet.url, check=False) as client:
+        yield client
+
+
+@pytest.fixture
+def serves_the_next(fleet, own):
+    """After the test the same worker still serves."""
+    yield
+    assert own.predict("iris", [[5.1, 3.5, 1.4, 0.2]], timeout=20)["predict"].tolist() == [0]
+    assert fleet.worker.process.poll() is None
+
+
+@pytest.fixture
+def refused(stock):
+    """Send what a stock client can send, with ask(...); return what its get() raised."""
+
+    def send(asking):
+        with pytest.raises(Raised) as caught:
+            stock.run(f"{asking}.get(timeout=20)")
+        return caught.value
+
+    return send
