@@ -1,11 +1,11 @@
+"""The model repository on disk: what is added, served and removed, and what no link, name or kill can make of it."""
+
 import os
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import msgspec
 import pytest
 import samples
 
@@ -369,94 +369,3 @@ def test_a_repository_that_is_not_there_is_empty(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(errors.RepositoryError, match="file cannot be read: Not a directory"):
         Repository(tmp_path / "file").names()
-
-
-def test_a_manifest_survives_being_written(tmp_path):
-    """What is written is read back the same: names of columns with quotes, newlines, emoji, DEL and dots."""
-    found = samples.repository(tmp_path / "models", "iris").manifest("iris")
-    odd = ['a "b"', "c\nd\te\\", "🏡 área", "\x7f\x01", "a.b", "", "="]
-    version = msgspec.structs.replace(
-        found.version,
-        frame=True,
-        inputs=tuple(msgspec.structs.replace(found.version.inputs[0], name=name) for name in odd),
-    )
-    changed = msgspec.structs.replace(
-        found, soft_time_limit_s=1.5, strict_version=True, versions={"1": version, "1.0": version}, active="1.0"
-    )
-    assert manifest.parse(manifest.dump(changed), Path("models/iris/model.toml")) == changed
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "says"),
-    [
-        ('name = "iris"', 'name = "lily"', "name is 'lily': it must be 'iris', as its folder"),
-        ('active = "1"', 'active = "4"', "active is '4': it must be one of the versions 1"),
-        ('active = "1"', "active = 1", "active is 1: expected text, got a whole number"),
-        ('active = "1"', "", "object missing required field `active`"),
-        ("max_rows = 10000", "max_rows = 0", "max_rows is 0: it must be at least 1"),
-        ("time_limit_s = 60.0", "time_limit_s = inf", "time_limit_s is inf: it must be more than 0"),
-        (
-            "# soft_time_limit_s =  (none)",
-            "soft_time_limit_s = 60.0",
-            "soft_time_limit_s is 60.0: it must be more than 0 and less than time_limit_s",
-        ),
-        ("max_batch_rows = 256", "max_batch_rows = 0", "max_batch_rows is 0: it must be at least 1"),
-        ("max_batch_bytes = 8388608", "max_batch_bytes = -1", "max_batch_bytes is -1: it must be at least 1"),
-        ("max_batch_rows = 256", "max_batch_rows = 2.5", "max_batch_rows is 2.5: expected a whole number"),
-        ("max_attempts = 3", "max_attempts = 0", "max_attempts is 0: it must be at least 1"),
-        ("max_wait_ms = 0.0", "max_wait_ms = -1", "max_wait_ms is -1.0: it must be 0 or more milliseconds"),
-        ("max_wait_ms = 0.0", "max_wait_ms = nan", "max_wait_ms is nan: it must be 0 or more milliseconds"),
-        (
-            "max_wait_ms = 0.0",
-            "max_wait_ms = 60000",
-            "max_wait_ms is 60000.0: it must be 0 or more milliseconds, and less than time_limit_s, 60.0 s",
-        ),
-        (
-            "latency_target_ms = 0.0",
-            "latency_target_ms = 1e9",
-            "latency_target_ms is 1000000000.0: it must be 0 or more milliseconds, and less than time_limit_s, 60.0 s",
-        ),
-        (
-            "max_wait_ms = 0.0\nlatency_target_ms = 0.0",
-            "max_wait_ms = 20\nlatency_target_ms = 20",
-            "max_wait_ms is 20.0: it must be less than latency_target_ms, 20.0",
-        ),
-        ("strict_version = false", 'strict_version = "no"', "strict_version is 'no': expected true or false, got text"),
-        (
-            'datatype = "INT64"',
-            'datatype = "INT65"',
-            "versions.1.outputs.predict.datatype is 'INT65': it must be one of BOOL",
-        ),
-        ("shape = [-1, 4]", "shape = [4]", "versions.1.inputs.X.shape is [4]: it must begin with -1, the rows"),
-        ("default = true", "default = false", "versions.1.outputs is ['predict', 'predict_proba', "),
-        (
-            'model = "model.joblib"',
-            'model = "other.joblib"',
-            "versions.1.model is 'other.joblib': it must be one of files: model.joblib",
-        ),
-        ('model = "model.joblib"', 'model = ""', "versions.1.model is '': it must be one of files"),
-        (
-            '"model.joblib" = "sha256:',
-            '"../model.joblib" = "sha256:',
-            "versions.1.files is '../model.joblib': it must be the name of a file",
-        ),
-        ('"model.joblib" = "sha256:', '"model.joblib" = "md5:', "it must be sha256: and 64 hexadecimal digits"),
-        ('"1"', '"../1"', "versions is '../1': a version is 1 to 64 of"),
-        ('[versions."1"]', "[[", "it is not TOML"),
-    ],
-)
-def test_a_manifest_that_cannot_be_is_refused(repository, old, new, says):
-    """A model.toml that was edited wrongly is refused with its path, the key, its value and the rule."""
-    edit(repository, old, new)
-    with pytest.raises(errors.ManifestError) as caught:
-        repository.manifest("iris")
-    path = str(repository.root / "iris" / "model.toml")
-    assert (str(caught.value).startswith(path + ": "), caught.value.path) == (True, path)
-    assert says in str(caught.value)
-
-
-def test_a_manifest_that_is_not_text_is_refused(repository):
-    """Bytes that are not UTF-8 are a ManifestError too."""
-    (repository.root / "iris" / "model.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(errors.ManifestError, match="it is not TOML: 'utf-8' codec"):
-        repository.manifest("iris")
