@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 import re
+import signal
+import threading
 
 import brokers
 import msgspec
@@ -229,3 +232,20 @@ def test_leaving(worker, submit, redis):
     assert not redis.exists(queues.SLOTS, queues.consumers_key(QUEUE))
     worker("w3")
     assert worker.first.adopted == 1
+
+
+def test_from_a_signal_s_handler(worker, submit, redis):
+    """What a signal's handler gives back in the midst of another call is given back: it does not wait for that call's end."""
+    submit("a", "b")
+    held = worker("w1")
+    tags = [tag for tag, _, _ in reserve(held).requests]
+    gave = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: gave.append(held.give_back(tags)))
+    try:
+        redis.client_pause(500)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        held.tend([QUEUE])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert gave == [2]
+    assert queued(redis) == ["a", "b"]

@@ -43,7 +43,8 @@ class Scripts:
         """Take the client; nothing is sent yet."""
         self.client = client
         self._connection: Any = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._speaking = False
         self._texts = {name: _RECORD + files(__package__).joinpath(f"{name}.lua").read_text() for name in NAMES}
         self._digests = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324 - Redis's own name for a script
 
@@ -76,16 +77,22 @@ class Scripts:
         """Send calls over a connection of their own: redis-py's way through its pool and pipeline costs more than a small call."""
         commands = [("EVALSHA", self._digests[name], len(keys), *keys, *args) for name, keys, args in calls]
         with self._lock:  # at shutdown Celery runs the loop's timers in a thread
-            connection = self._connection
-            if connection is None:
-                connection = self._connection = self.client.connection_pool.get_connection()
+            if self._speaking:  # this is a signal's handler, in the midst of a call: Celery's cold shutdown is one
+                return self._heard_beside(commands)
+            self._speaking = True
             try:
-                connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
-                connection.send_packed_command(connection.pack_commands(commands))
-                return [_heard(connection) for _ in calls]
-            except BaseException:  # half of a reply may be left on it
-                connection.disconnect()
-                raise
+                if self._connection is None:
+                    self._connection = self.client.connection_pool.get_connection()
+                return _heard_all(self._connection, commands)
+            finally:
+                self._speaking = False
+
+    def _heard_beside(self, commands: Sequence[Any]) -> list[Any]:
+        connection = self.client.connection_pool.get_connection()
+        try:
+            return _heard_all(connection, commands)
+        finally:
+            self.client.connection_pool.release(connection)
 
     def _again(self, call: Call, reply: Any) -> Any:
         """Send again what Redis did not know: it has not run."""
@@ -96,6 +103,16 @@ class Scripts:
         if self._connection is not None:
             self._connection.disconnect()
         self.client.close()
+
+
+def _heard_all(connection: Any, commands: Sequence[Any]) -> list[Any]:
+    try:
+        connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [_heard(connection) for _ in commands]
+    except BaseException:  # half of a reply may be left on it
+        connection.disconnect()
+        raise
 
 
 def _heard(connection: Any) -> Any:
