@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from typing import Any, Self, TypeVar
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, Self
+
+from event_loop import EventLoop
 
 from mutirao import AsyncClient, AsyncJob, Client
 from mutirao.job import Timings
-
-T = TypeVar("T")
 
 
 class Blocking:
     """Takes what AsyncClient takes."""
 
     def __init__(self, *args: Any, **given: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._loop = EventLoop()
+        self.run = self._loop.run
         self._client = AsyncClient(*args, **given)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def submit(self, *args: Any, **asked: Any) -> BlockingJob:
         return BlockingJob(self, self.run(self._client.submit(*args, **asked)))
@@ -50,8 +44,6 @@ class Blocking:
 
     def close(self) -> None:
         self.run(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
         self._loop.close()
 
     def __enter__(self) -> Self:

@@ -12,14 +12,13 @@ import asyncio
 import contextlib
 import socket
 import struct
-import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Self, TypeVar
+from typing import Self
 
-T = TypeVar("T")
+from event_loop import EventLoop
 
 HOST = "127.0.0.1"
 DELAY_S = 0.05
+TIMEOUT_S = 10.0
 
 
 class TcpProxy:
@@ -31,15 +30,13 @@ class TcpProxy:
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._loop = EventLoop()
         self._open: set[asyncio.StreamWriter] = set()
         self._flows: set[asyncio.Task[None]] = set()
         self._delay_s = 0.0
         self._to_cut = 0
         self.cuts = 0
-        self._server, self._flowing = self._run(self._start())
+        self._server, self._flowing = self._loop.run(self._start(), TIMEOUT_S)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     @property
@@ -48,7 +45,7 @@ class TcpProxy:
 
     def blackhole(self) -> None:
         """Accept everything and pass nothing on, in neither direction, until heal()."""
-        self._call(self._flowing.clear)
+        self._loop.call(self._flowing.clear)
 
     def delay(self) -> None:
         """Pass everything on 50 ms late, until heal()."""
@@ -57,20 +54,18 @@ class TcpProxy:
     def heal(self) -> None:
         """Pass on again, what was kept back first."""
         self._delay_s = 0.0
-        self._call(self._flowing.set)
+        self._loop.call(self._flowing.set)
 
     def reset(self) -> None:
         """Reset every connection; new ones are welcome."""
-        self._call(self._reset_all)
+        self._loop.call(self._reset_all)
 
     def cut(self, replies: int = 1) -> None:
         """Of the next replies, pass on the first half, and then reset their connection."""
         self._to_cut = replies
 
     def close(self) -> None:
-        self._run(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._loop.run(self._end(), TIMEOUT_S)
         self._loop.close()
 
     def __enter__(self) -> Self:
@@ -102,7 +97,7 @@ class TcpProxy:
             return
         self._open.add(away)
         for source, sink, replies in ((reader, away, False), (there, writer, True)):
-            flow = self._loop.create_task(self._pass_on(source, sink, replies=replies))
+            flow = asyncio.create_task(self._pass_on(source, sink, replies=replies))
             self._flows.add(flow)
             flow.add_done_callback(self._flows.discard)
 
@@ -126,12 +121,6 @@ class TcpProxy:
     def _reset_all(self) -> None:
         for writer in tuple(self._open):
             _reset(writer)
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    def _call(self, what: Callable[[], object]) -> None:
-        self._loop.call_soon_threadsafe(what)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
