@@ -11,8 +11,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import ledger
 import verdict
@@ -56,14 +57,23 @@ def run(
     seed: int,
     kills: int,
     every_s: float = 1.5,
-    workers: int = 2,
-    per_s: float = 60.0,
     kinds: Mapping[str, int] = KINDS,
+    **given: Any,
 ) -> Verdict:
-    """Put a system under load, kill as planned, and wait until every request has ended or nothing moves any more."""
+    """Put a system under load, kill as planned, and wait until every request has ended or nothing moves any more.
+
+    Args:
+        contender: the system.
+        folder: an empty one, for the models.
+        seed: of the plan and the load.
+        kills: how many.
+        every_s: about how long after one another.
+        kinds: of kills, and how often.
+        given: workers and per_s, as a Trial takes them.
+    """
     with (
         RedisServer(options={"appendfsync": "always"}) as server,
-        Trial(contender, folder, server.url, seed=seed, workers=workers, per_s=per_s) as trial,
+        Trial(contender, folder, server.url, seed=seed, **given) as trial,
     ):
         for step in plan(seed, kills, every_s, kinds):
             trial.last(step.pause_s)
@@ -71,6 +81,7 @@ def run(
         return trial.verdict()
 
 
+@dataclass
 class Trial:
     """A crew that serves and a load that is submitted, from the start of a `with` block to verdict().
 
@@ -85,21 +96,15 @@ class Trial:
         models: beside those that the load asks for; by name, seconds a row.
     """
 
-    def __init__(
-        self,
-        contender: type[Contender],
-        folder: Path,
-        url: str,
-        *,
-        seed: int,
-        workers: int = 2,
-        per_s: float = 60.0,
-        worker_url: str = "",
-        models: Mapping[str, float] | None = None,
-    ) -> None:
-        self.seed = seed
-        self._stack = contextlib.ExitStack()
-        self._starting = (contender, folder, url, workers, per_s, worker_url, models)
+    contender: type[Contender]
+    folder: Path
+    url: str
+    _: KW_ONLY
+    seed: int
+    workers: int = 2
+    per_s: float = 60.0
+    worker_url: str = ""
+    models: Mapping[str, float] = field(default_factory=dict)
 
     def last(self, time_s: float, what: Callable[[], object] = lambda: None) -> None:
         """Let it go on for a time, as the plan has it, looking after the crew."""
@@ -151,16 +156,16 @@ class Trial:
         self._stack.close()
 
     def _start(self, stack: contextlib.ExitStack) -> None:
-        contender, folder, url, workers, per_s, worker_url, models = self._starting
-        root = ledger.repository(folder / "models", {**ledger.MODELS, **(models or {})})
+        root = ledger.repository(self.folder / "models", {**ledger.MODELS, **self.models})
         self.book = stack.enter_context(Ledger())
-        self.commits = stack.enter_context(Commits(url))
-        self.system = contender(url, root if contender is Mutirao else folder, self.book.env, worker_url=worker_url)
+        self.commits = stack.enter_context(Commits(self.url))
+        models = root if self.contender is Mutirao else self.folder
+        self.system = self.contender(self.url, models, self.book.env, worker_url=self.worker_url)
         stack.callback(self.system.close)
-        self.crew = stack.enter_context(Crew(self.system, workers))
+        self.crew = stack.enter_context(Crew(self.system, self.workers))
         self.crew.wait_ready()
         self._began = time.monotonic()
-        self.load = stack.enter_context(Load(self.system, seed=self.seed, per_s=per_s))
+        self.load = stack.enter_context(Load(self.system, seed=self.seed, per_s=self.per_s))
 
     def _drain(self) -> None:
         left, moved_at = len(self.load.asked) + 1, time.monotonic()
