@@ -18,6 +18,15 @@ from mutirao_worker.manifest import Manifest
 from mutirao_worker.repository import Finding, Repository
 
 _SHOWN = 4
+_LIMITS = (
+    ("--max-rows", click.IntRange(1), "N", "The most rows that one request may hold; as before, or 10000."),
+    ("--time-limit", click.FloatRange(0, min_open=True), "S", "Seconds after which a prediction is stopped; as before, or 60."),
+    ("--max-batch-rows", click.IntRange(1), "N", "The most rows of several requests in one prediction; as before, or 256."),
+    ("--max-batch-bytes", click.IntRange(1), "N", "The most bytes of their inputs; as before, or 8 MiB."),
+    ("--max-wait", click.FloatRange(0), "MS", "Milliseconds that a request may wait for others while a process is idle; as before, or 0."),
+    ("--latency-target", click.FloatRange(0), "MS", "Milliseconds within which a prediction should be done: its batches are kept that small; as before, or 0, any size."),
+    ("--max-attempts", click.IntRange(1), "N", "How often a request may be running when its process dies or is stopped; as before, or 3."),
+)  # fmt: skip
 
 Command = Callable[..., Any]
 
@@ -42,6 +51,12 @@ def _common(command: Command) -> Command:
     return folder(click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command))
 
 
+def _limits(command: Command) -> Command:
+    for name, kind, unit, says in reversed(_LIMITS):
+        command = click.option(name, type=kind, metavar=unit, help=says)(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: mutirao models list")
 def models() -> None:
     """Add, list, check and remove the models that workers serve."""
@@ -58,48 +73,7 @@ def models() -> None:
     type=click.Path(path_type=Path),
     help="A few rows as the model takes them: .csv (a header names the columns), .json or .npy.",
 )
-@click.option(
-    "--max-rows",
-    type=click.IntRange(1),
-    metavar="N",
-    help="The most rows that one request may hold; as before, or 10000.",
-)
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(0, min_open=True),
-    metavar="S",
-    help="Seconds after which a prediction is stopped; as before, or 60.",
-)
-@click.option(
-    "--max-batch-rows",
-    type=click.IntRange(1),
-    metavar="N",
-    help="The most rows of several requests in one prediction; as before, or 256.",
-)
-@click.option(
-    "--max-batch-bytes",
-    type=click.IntRange(1),
-    metavar="N",
-    help="The most bytes of their inputs; as before, or 8 MiB.",
-)
-@click.option(
-    "--max-wait",
-    type=click.FloatRange(0),
-    metavar="MS",
-    help="Milliseconds that a request may wait for others while a process is idle; as before, or 0.",
-)
-@click.option(
-    "--latency-target",
-    type=click.FloatRange(0),
-    metavar="MS",
-    help="Milliseconds within which a prediction should be done: its batches are kept that small; as before, or 0, any size.",
-)
-@click.option(
-    "--max-attempts",
-    type=click.IntRange(1),
-    metavar="N",
-    help="How often a request may be running when its process dies or is stopped; as before, or 3.",
-)
+@_limits
 @click.option(
     "--strict-version/--no-strict-version",
     default=None,
