@@ -55,14 +55,14 @@ class Wrong(NamedTuple):
         )
 
 
-def wrong(served: Sequence[Served], pids: Collection[int]) -> list[Wrong]:
+def wrong(served: Sequence[Served], pids: Collection[int], idle_s: float = IDLE_S) -> list[Wrong]:
     """List processes that were idle while a request waited in a queue, or sat reserved elsewhere for longer than it may."""
     return [
         Wrong(stretch, until - since, one)
         for stretch in idle(served, pids)
         for one in served
         for came, went in ((one.queued_at, one.reserved_at), (one.reserved_at + AHEAD_S, one.started_at))
-        if (since := max(stretch.since, came)) + IDLE_S < (until := min(stretch.until, went))
+        if (since := max(stretch.since, came)) + idle_s < (until := min(stretch.until, went))
     ]
 
 
