@@ -81,6 +81,7 @@ def test_neighbours_of_one_whose_process_died(client, heard):
     running = client.submit("slow", [[0.5, 0, 0]])
     jobs = client.submit_many("aborts", [[float(-1 if place == 3 else place), 0, 0] for place in range(8)])
     heard.wait_ended(job.id for job in (running, *jobs))
+    assert any(RETRIED in heard.types(job.id) for place, job in enumerate(jobs) if place != 3)
     for place, job in enumerate(jobs):
         received, *tries, ended = heard.types(job.id)
         assert received == RECEIVED
@@ -159,8 +160,11 @@ def _digest(script):
     return Scripts(nowhere)._digests[script].upper()
 
 
-def test_no_queue_is_left(busy):
-    """After all of this nothing waits and nothing is reserved."""
-    redis = busy.server.client()
+def test_no_queue_is_left(busy, client):
+    """After requests of all kinds and priorities nothing waits and nothing is reserved."""
+    redis, jobs = busy.server.client(), [client.submit("raises", [[-1.0, 0, 0]])]
+    for priority in ("high", "normal", "low"):
+        jobs += client.submit_many("iris", [ROW] * 50, priority=priority)
+    assert len(list(client.as_completed(jobs, timeout=30))) == 151
     assert not [key for name in busy.repository.names() for key in redis.keys(queues.queue(name) + "*")]
     assert not redis.keys(queues.reserved_key("*"))

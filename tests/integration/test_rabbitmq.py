@@ -58,6 +58,8 @@ def test_answers(connect, server, results, root):
         with _worker(server, results, root):
             assert all(job.result(30)["predict"].tolist() == [0] for job in jobs)
             waiting.until(lambda: server.depth("mutirao.iris") == 0)
+        runs = [job.record().job for job in jobs]
+        assert runs == sorted(runs, key=lambda run: (run.started_at, run.place))
     assert not results.client().keys("mutirao.*")
 
 

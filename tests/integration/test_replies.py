@@ -94,7 +94,9 @@ def test_a_bound_on_what_nobody_waits_for(unserved, redis_server, monkeypatch):
     _opened(unserved, redis_server)
     jobs = unserved.submit_many("iris", np.ones((20, 4)))
     _announce(redis, _documents(redis_server, 20))
-    assert [job.result(5)["predict"].item() for job in jobs] == list(range(20))
+    with Monitor(redis_server.url) as monitor:
+        assert [job.result(5)["predict"].item() for job in jobs] == list(range(20))
+    assert "MGET" in monitor.names()
 
 
 @pytest.mark.parametrize("lost", ["never announced", "on the record's channel", "not records"])
