@@ -197,7 +197,8 @@ def test_one_of_a_batch_is_terminated(busy, stock):
     with busy.client() as client, WorkerProcess(busy.url, busy.repository.root, args=["--models", "tells"]) as worker:
         for _ in range(2):  # its times are known, so that several make a batch
             client.predict("tells", [[0.0, 0, 0]], timeout=20)
-        first = client.submit("tells", [[1.0, 0, 0]])  # the others wait for it, so that they go together however they come
+        # The others wait for the first, so that they go together however they come.
+        first = client.submit("tells", [[1.0, 0, 0]])
         waiting.until(lambda: first.status == "running")
         jobs = client.submit_many("tells", [[2.0, place, 0] for place in range(4)])
         waiting.until(lambda: all(job.status == "running" for job in jobs))
