@@ -7,6 +7,8 @@ import brokers
 import ledger
 import numpy as np
 import pytest
+import samples
+import waiting
 from counted_models import FIRST
 from ledger import Ledger
 from servers import RedisServer
@@ -64,3 +66,29 @@ def test_burst_uses_every_process(fleet_of_four):
     assert len(runs) == 64
     assert len(shares) == WORKERS * PROCESSES, shares
     assert max(shares.values()) < 32, shares
+
+
+@brokers.redis_only
+def test_what_waits_behind_a_long_run_is_run_elsewhere(redis_server, tmp_path):
+    """What two busy workers have taken ahead is all run by the one that is free first, while the other is busy still."""
+    root = samples.repository(tmp_path / "models", "slow").root
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(WorkerProcess(redis_server.url, root))
+        client = stack.enter_context(Client(redis_server.url))
+
+        def running(*seconds):
+            jobs = [client.submit("slow", [[each, 0.0, 0.0]]) for each in seconds]
+            waiting.until(lambda: all(job.status == "running" for job in jobs))
+            return jobs
+
+        def served_by():
+            jobs = client.submit_many("slow", np.zeros((8, 3)))
+            return {job.record().job.worker for job in jobs if job.result(30)}
+
+        waiting.until(lambda: len(served_by()) == 2)  # both know how short it is, as a rule
+        longest, _ = running(6.0, 1.0)
+        quick = client.submit_many("slow", np.zeros((40, 3)))
+        for job in quick:
+            job.result(30)
+        assert longest.status == "running"

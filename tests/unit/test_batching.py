@@ -132,6 +132,18 @@ def test_a_group_that_runs_again_does_not_starve():
     pytest.fail("the other model was served first each time")
 
 
+def test_what_could_run_elsewhere():
+    """All that wait can be taken out for others to run, but for those that are to stay apart from each other."""
+    policy = filled(batcher(), Asked(received=1.0), Asked(received=2.0, priority=3))
+    again = [Asked(received=0.0)]
+    policy.add_again("iris", [again])
+    line = policy.line("iris")
+    assert (line.waits_since(1.0), line.waits_since(1.1)) == (False, True)
+    assert [one.received for one in line.spare()] == [1.0, 2.0]
+    assert (line.count, line.rows, line.size, list(line)) == (0, 0, 0, again)
+    assert not line.waits_since(9.0)
+
+
 def test_waits_for_others_from_the_first():
     """With a wait set, nothing goes until the first has waited that long; then all go that are there."""
     policy = filled(batcher(max_wait_s=0.1), Asked(received=0.0))

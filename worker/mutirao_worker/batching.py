@@ -162,11 +162,21 @@ class Line:
                     break
         return self._taken(batch, held, size)
 
+    def waits_since(self, moment: float) -> bool:
+        """Whether anybody who could run elsewhere as well has waited here since before this moment."""
+        return any(waiting[0].received < moment for waiting in self.steps.values() if waiting)
+
+    def spare(self) -> list[Any]:
+        """Take out everybody who could run elsewhere as well; groups that are to stay apart stay."""
+        left = list(itertools.chain(*self.steps.values()))
+        self.steps = {}
+        self.count = self.rows = self.size = 0
+        return left
+
     def clear(self) -> list[Any]:
         """Take out everybody."""
-        left = list(self)
-        self.steps, self.again = {}, deque()
-        self.count = self.rows = self.size = 0
+        left = [*itertools.chain(*self.again), *self.spare()]
+        self.again = deque()
         return left
 
     def _taken(self, batch: list[Any], rows: int, size: int) -> list[Any]:

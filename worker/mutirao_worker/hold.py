@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # After a call that failed, Redis is left alone for this long.
 AGAIN_S = 0.5
+# What has waited in this worker for so long is looked after: another worker may have a slot free by now.
+SPARE_S = 0.05
 
 
 class Reserved:
@@ -53,6 +55,7 @@ class Reserved:
         self._slots = slots
         self._left: set[str] = set()  # queues in which something was left when they were last looked at
         self._paused_until = 0.0
+        self._sparing = False
         self._unsure = False
 
     def wants(self, queue: str | None = None) -> bool:
@@ -87,6 +90,9 @@ class Reserved:
                 request.reserved_at = now
                 dispatcher.received(request)
                 self._admit(request)
+        if taken.requests and not self._sparing:
+            self._sparing = True
+            dispatcher.later(SPARE_S, self._spare)
 
     def refused(self, queue: str) -> None:
         """Note that something waits for which there was no room."""
@@ -139,6 +145,30 @@ class Reserved:
             self.tend()
         except redis.RedisError as exc:
             logger.debug("cannot say what is consumed: %s", exc)
+
+    def _spare(self) -> None:
+        """Give back what waits for a busy slot while other workers have slots free and nothing to run.
+
+        How long a batch takes is foretold, so what was taken ahead in good faith may turn out to wait here for seconds.
+        """
+        dispatcher, now = self._dispatcher, time.monotonic()
+        lines = {model: line for model, line in dispatcher.batcher.lines.items() if line.count}
+        self._sparing = bool(lines) and not dispatcher.closing
+        if not self._sparing:
+            return
+        dispatcher.later(SPARE_S, self._spare)
+        late = [model for model, line in lines.items() if line.waits_since(now - SPARE_S)]
+        if not late or dispatcher.free or now < self._paused_until:
+            return
+        try:
+            idle = self._reservations.idle(map(queues.queue, late))
+            for model, slots in zip(late, idle, strict=True):
+                if slots:
+                    self._left.add(queues.queue(model))
+                    dispatcher.spare(model)
+        except redis.RedisError as exc:
+            logger.warning("cannot give back what waits for a slot: %s", " ".join(str(exc).split()))
+            self.unsure()
 
     def _anything(self) -> bool:
         """Whether anything waits that is wanted."""

@@ -147,6 +147,11 @@ class Reservations:
         mode = "all but" if all_but else "these"
         return int(self.scripts.call("give_back", (self.key,), (mode, self._host, self._recorded(), *tags)))
 
+    def idle(self, names: Iterable[str]) -> list[int]:
+        """Tell for each of these queues how many slots of other workers are free while nothing waits in it."""
+        args = (self.identity, queues.KOMBU_SEPARATOR, *names)
+        return [int(slots) for slots in self.scripts.call("idle", (queues.LEASES, queues.SLOTS), args)]
+
     def drop(self, fields: Iterable[bytes]) -> None:
         """Forget requests that have been answered elsewhere than in the step that drops them."""
         self.scripts.client.hdel(self.key, *fields)

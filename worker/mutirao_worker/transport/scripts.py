@@ -21,7 +21,7 @@ _RECORD = (
     + files(__package__).joinpath("record.lua").read_text()
 )
 Call = tuple[str, Sequence[Any], Sequence[Any]]
-NAMES = ("commit", "give_back", "leave", "reserve", "started", "tend", "vet")
+NAMES = ("commit", "give_back", "idle", "leave", "reserve", "started", "tend", "vet")
 
 
 def connect(url: str, settings: Settings) -> redis.Redis:
