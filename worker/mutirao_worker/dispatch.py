@@ -6,11 +6,10 @@ together is `batching`'s, which must not run any more `vetting`'s, how an end is
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import redis
@@ -18,6 +17,7 @@ from celery.worker import state as worker_state
 
 from mutirao_worker import batching, ending
 from mutirao_worker.asked import Asked
+from mutirao_worker.batch import Batch, Hold, Pool
 from mutirao_worker.batching import Batcher
 from mutirao_worker.commit import Commit
 from mutirao_worker.ending import Ending, Run
@@ -26,7 +26,6 @@ from mutirao_worker.execution import Ran
 from mutirao_worker.hosting import Host
 from mutirao_worker.outcomes import Outcomes
 from mutirao_worker.request import Request
-from mutirao_worker.transport.scripts import Call
 from mutirao_worker.vetting import Vetting
 
 logger = logging.getLogger(__name__)
@@ -34,67 +33,6 @@ logger = logging.getLogger(__name__)
 # Who polls sees a request run once it has run for this long: most are done before anybody could ask.
 SHOWN_AFTER_S = 0.25
 AGAIN_S = 0.5
-
-
-class Batch:
-    """Requests that go through the model together, in one process of the pool."""
-
-    __slots__ = ("began", "id", "limits", "model", "number", "pid", "requests", "started_at", "stopped", "terminated")
-
-    _numbers = itertools.count(1)
-
-    def __init__(self, requests: list[Request], limits: tuple[float | None, float | None]) -> None:
-        """Take the requests, in order, and the hard and soft time limits in seconds."""
-        self.number = next(self._numbers)
-        self.id = requests[0].id
-        self.model = requests[0].model
-        self.requests = requests
-        self.limits = limits
-        self.began = time.monotonic()
-        self.started_at = time.time()
-        self.pid: int | None = None
-        self.stopped = False
-        self.terminated: dict[str, int | None] = {}
-
-
-class Pool(Protocol):
-    """The pool's slots."""
-
-    @property
-    def slots(self) -> int:
-        """How many batches may run at once."""
-
-    @property
-    def starting(self) -> int:
-        """How many more there are in a moment."""
-
-    def send(self, batch: Batch, asked: list[Asked]) -> None:
-        """Run a batch; `Dispatcher.finished` or `Dispatcher.lost` hears how it went."""
-
-    def terminate(self, batch: Batch, signal: Any) -> None:
-        """End the process that runs a batch."""
-
-    def unsent(self, batches: list[Batch]) -> list[Batch]:
-        """Take batches out of the pool that no process has begun to read."""
-
-
-class Hold(Protocol):
-    """Where requests come from, and where they are given back to."""
-
-    def reserving(self) -> Call | None:
-        """Make the call that takes more requests; None where none are wanted."""
-
-    def arrived(self, reply: Any) -> None:
-        """Offer what that call brought."""
-
-    def unsure(self) -> None:
-        """Note that a call that takes requests may have run unheard."""
-
-    def pull(self) -> None:
-        """Take more requests, if more are wanted."""
-
-    def give_back(self, requests: Iterable[Request]) -> None:
-        """Put requests back where others can take them."""
 
 
 class Dispatcher:

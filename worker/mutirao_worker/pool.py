@@ -18,7 +18,8 @@ from mutirao_worker.asked import Asked
 from mutirao_worker.execution import Ran
 
 if TYPE_CHECKING:
-    from mutirao_worker.dispatch import Batch, Dispatcher
+    from mutirao_worker.batch import Batch
+    from mutirao_worker.dispatch import Dispatcher
 
 
 def compute(asked: list[Any], inline_bytes: int) -> Any:

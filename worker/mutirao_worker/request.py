@@ -16,7 +16,8 @@ from mutirao import codec, errors, messages, queues
 from mutirao_worker.asked import TRIPLE
 
 if TYPE_CHECKING:
-    from mutirao_worker.dispatch import Batch, Dispatcher
+    from mutirao_worker.batch import Batch
+    from mutirao_worker.dispatch import Dispatcher
 
 # A larger body of a stock client is not decoded twice.
 _LOOKED_INTO_MAX = 16_384

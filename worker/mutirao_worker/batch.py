@@ -1,0 +1,73 @@
+"""A batch on its way, and what the dispatcher asks of its two neighbours: the pool that runs it, the hold its requests come from."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from mutirao_worker.asked import Asked
+from mutirao_worker.request import Request
+from mutirao_worker.transport.scripts import Call
+
+
+class Batch:
+    """Requests that go through the model together, in one process of the pool."""
+
+    __slots__ = ("began", "id", "limits", "model", "number", "pid", "requests", "started_at", "stopped", "terminated")
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, requests: list[Request], limits: tuple[float | None, float | None]) -> None:
+        """Take the requests, in order, and the hard and soft time limits in seconds."""
+        self.number = next(self._numbers)
+        self.id = requests[0].id
+        self.model = requests[0].model
+        self.requests = requests
+        self.limits = limits
+        self.began = time.monotonic()
+        self.started_at = time.time()
+        self.pid: int | None = None
+        self.stopped = False
+        self.terminated: dict[str, int | None] = {}
+
+
+class Pool(Protocol):
+    """The pool's slots."""
+
+    @property
+    def slots(self) -> int:
+        """How many batches may run at once."""
+
+    @property
+    def starting(self) -> int:
+        """How many more there are in a moment."""
+
+    def send(self, batch: Batch, asked: list[Asked]) -> None:
+        """Run a batch; `Dispatcher.finished` or `Dispatcher.lost` hears how it went."""
+
+    def terminate(self, batch: Batch, signal: Any) -> None:
+        """End the process that runs a batch."""
+
+    def unsent(self, batches: list[Batch]) -> list[Batch]:
+        """Take batches out of the pool that no process has begun to read."""
+
+
+class Hold(Protocol):
+    """Where requests come from, and where they are given back to."""
+
+    def reserving(self) -> Call | None:
+        """Make the call that takes more requests; None where none are wanted."""
+
+    def arrived(self, reply: Any) -> None:
+        """Offer what that call brought."""
+
+    def unsure(self) -> None:
+        """Note that a call that takes requests may have run unheard."""
+
+    def pull(self) -> None:
+        """Take more requests, if more are wanted."""
+
+    def give_back(self, requests: Iterable[Request]) -> None:
+        """Put requests back where others can take them."""
