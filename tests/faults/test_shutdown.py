@@ -173,3 +173,24 @@ def test_stopped_for_longer_than_its_lease(redis_server, tmp_path, client):
             assert [redis_server.client().get(queues.record_key(job.id)) for job in jobs] == records
             commits.settle()
             assert not commits.doubles()
+
+
+def test_stopped_for_longer_than_its_lease_while_nobody_looks(redis_server, tmp_path, client):
+    """A worker that hangs past its lease while no other is there goes on with what it held, each row once."""
+    root = ledger.repository(tmp_path / "models", {"dear": 0.5})
+    redis = redis_server.client()
+    with (
+        Ledger() as book,
+        WorkerProcess(redis_server.url, root, env=book.env | {"MUTIRAO_LEASE_S": "2"}) as worker,
+    ):
+        client.predict("dear", [[0.0, 1.0, 2.0]], timeout=20)  # its times are known, so that some are taken ahead
+        jobs = client.submit_many("dear", np.array([[0.0, counted_models.FIRST + place, 1.0] for place in range(4)]))
+        waiting.until(lambda: len(book.executions()) >= 1 and _held(redis) >= 2)
+        os.kill(worker.pid, signal.SIGSTOP)
+        (lease,) = redis.zrange(queues.LEASES, 0, -1, withscores=True)
+        waiting.until(lambda: redis.time()[0] > lease[1] + 1)
+        os.kill(worker.pid, signal.SIGCONT)
+        for place, job in enumerate(jobs):
+            assert job.result(20)["predict"].tolist() == [3.0 * (counted_models.FIRST + place) + 1.0]
+        assert {row: len(runs) for row, runs in book.by_row().items() if len(runs) != 1} == {}
+        waiting.until(lambda: _held(redis) == 0)

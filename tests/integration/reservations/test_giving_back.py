@@ -35,19 +35,32 @@ def overtaken(worker, submit, redis):
 
 
 def test_leases(worker, submit, redis):
-    """A lease is renewed by reserving and by tending; once lapsed, its holder hears of it."""
-    held = worker("w", lease_s=1)
+    """A lease is renewed by reserving and by tending; once it has lapsed and was taken, its holder hears of it, either way."""
+    held, other = worker("w", lease_s=1), worker("other")
     before = redis.zscore(queues.LEASES, held.identity)
     reserve(held)
     assert redis.zscore(queues.LEASES, held.identity) > before
     assert not held.tend([QUEUE]).lapsed
     waiting.until(lambda: redis.zscore(queues.LEASES, held.identity) < redis.time()[0])
+    other.tend([QUEUE])
     assert held.tend([QUEUE]).lapsed
     assert not held.tend([QUEUE]).lapsed
     age(redis, held)
-    worker("other")
+    other.tend([QUEUE])
     assert reserve(held).lapsed
     assert not reserve(held).lapsed
+
+
+@pytest.mark.parametrize("look", [lambda held: held.tend([QUEUE]), reserve])
+def test_lapsed_but_not_taken(worker, submit, redis, look):
+    """What still stands under a lease that has lapsed is its holder's: it hears nothing, and goes on with it."""
+    submit("a", "b")
+    held, other = worker("w"), worker("other")
+    assert ids(reserve(held)) == ["a", "b"]
+    age(redis, held)
+    assert not look(held).lapsed
+    assert other.tend([QUEUE]).adopted == 0
+    assert redis.hlen(held.key) == 2
 
 
 def test_adopted(worker, submit, redis):

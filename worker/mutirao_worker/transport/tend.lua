@@ -4,15 +4,11 @@
 -- ARGV[4]: "1" where records are on this server; else the caller ends and buries what is given up.  ARGV[5]: how long an ended record is kept.
 -- ARGV[6]: the time of ending, as Celery writes it.  ARGV[7]: the worker's free slots.
 -- ARGV[8]: how many queues it consumes.  ARGV from ARGV[9]: those, and then the queues that it consumes no more.
--- Reply: {now, 1 if the lease had lapsed, how many were adopted, {list key, envelope, worker, ...} given up}.
--- Invariant: a lease lapses by this server's clock alone; a live worker's reservations are never touched.
+-- Reply: {now, 1 if the lease had lapsed and all under it was adopted, how many were adopted, {list key, envelope, worker, ...} given up}.
+-- Invariant: a lease lapses by this server's clock alone; a live worker's reservations are never touched. A lease that has lapsed is
+--   taken off the list with the last reservation under it: one that still stands there is renewed, and what it covers is still held.
 local now, lease = seconds(), tonumber(ARGV[2])
-local lapsed = 0
-local own = redis.call("ZSCORE", KEYS[1], ARGV[1])
-if not own or tonumber(own) <= now then
-  lapsed = 1
-end
-redis.call("ZADD", KEYS[1], now + lease, ARGV[1])
+local lapsed = redis.call("ZADD", KEYS[1], now + lease, ARGV[1])
 redis.call("HSET", KEYS[2], ARGV[1], ARGV[7])
 for i = 9, #ARGV do
   redis.call(i < 9 + tonumber(ARGV[8]) and "SADD" or "SREM", "mutirao:consumers:" .. ARGV[i], ARGV[1])
