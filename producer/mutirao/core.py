@@ -66,6 +66,8 @@ class Core:
         """
         many = many if hasattr(many, "__len__") else list(many)
         queues.step(ask.priority)
+        if ask.tenant:
+            queues.tenant_name(ask.tenant)
         expires_s = self._deadline(ask)
         count = submission.count(many)
         made = [queues.job_id(id) for id in ids] if ids is not None else queues.new_ids(count)

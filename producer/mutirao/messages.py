@@ -85,7 +85,10 @@ class JobInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     Scripts edit records as text: the fields from `started_at` on are written together, and replaced together.
 
     Attributes:
+        owner: the tenant that submitted it; empty for a job submitted through Redis, or through a gateway without keys.
+        webhook: the URL that is told of its end; empty for none.
         digest: of the request's content: what an id that is sent again must have.
+        line: its own number in its list: how many had been taken from the list's head, and how many waited, when it was queued.
         history: earlier deliveries.
         attempts: deliveries, this one included.
         reserved_at: when the worker took it from the queue.
@@ -96,9 +99,12 @@ class JobInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     model: str = ""
     rows: int = 0
     priority: str = ""
+    owner: str = ""
+    webhook: str = ""
     digest: str = ""
     queued_at: float | None = None
     expires_at: float | None = None
+    line: int | None = None
     history: tuple[History, ...] = ()
     started_at: float | None = None
     finished_at: float | None = None

@@ -45,6 +45,11 @@ def model_name(name: str) -> str:
     return _checked(_MODEL, "model name", name, "1 to 64 of a-z 0-9 . _ -, the first a letter or digit")
 
 
+def tenant_name(name: str) -> str:
+    """Return the tenant's name unchanged, or raise InvalidRequest: tenants become parts of list names."""
+    return _checked(_MODEL, "tenant", name, "1 to 64 of a-z 0-9 . _ -, the first a letter or digit")
+
+
 def version_name(name: str) -> str:
     """Return the version unchanged, or raise InvalidRequest: versions are looked up as folders."""
     return _checked(_VERSION, "version", name, "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
@@ -73,8 +78,10 @@ def model_of(queue: str) -> str | None:
     return name if name != queue and _MODEL.fullmatch(name) else None
 
 
-def queue_key(model: str, step: int) -> str:
-    """Name the Redis list where kombu keeps a model's messages of one priority step."""
+def queue_key(model: str, step: int, tenant: str = "") -> str:
+    """Name the Redis list where kombu keeps a model's messages of one priority step, or that of a tenant's requests."""
+    if tenant:
+        return f"{queue(model)}{KOMBU_SEPARATOR}{step}{KOMBU_SEPARATOR}{tenant_name(tenant)}"
     return f"{queue(model)}{KOMBU_SEPARATOR}{step}" if step else queue(model)
 
 

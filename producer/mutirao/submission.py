@@ -31,13 +31,27 @@ _EXACT = 2.0**53  # every integer up to here is a float64
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, the same for each request of a call."""
+    """What a caller asks for, the same for each request of a call.
+
+    Attributes:
+        model: its name.
+        outputs: the outputs that are wanted; None for the model's default ones.
+        parameters: V2 parameters of each request.
+        expires_s: how long a request may wait, in seconds; None for the settings' value.
+        priority: high, normal or low.
+        tenant: whose requests these are: they wait in the tenant's own lists, and their records name it as their owner.
+        webhook: the URL that is told of each job's end; empty for none.
+        binary: whether the worker writes outputs as raw bytes; False asks it for JSON.
+    """
 
     model: str
     outputs: Sequence[str] | None = None
     parameters: Mapping[str, Any] | None = None
     expires_s: float | None = None
     priority: str = "normal"
+    tenant: str = ""
+    webhook: str = ""
+    binary: bool = True
 
 
 class Table(NamedTuple):
@@ -62,7 +76,7 @@ class Form:
         request = PredictRequest(
             inputs=tuple(inputs),
             outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs is not None else None,
-            parameters={**(ask.parameters or {}), "binary_data_output": True},
+            parameters={**(ask.parameters or {}), "binary_data_output": ask.binary},
         )
         body, beside = codec.encode_body(ask.model, request, {}, maker.inline_bytes)
         size = sum(len(tensor.data) for tensor in inputs)
@@ -74,7 +88,8 @@ class Form:
         self.rows = inputs[0].shape[0]
         self._beside = beside is not None
         self._rest = head[common:]
-        self._digest = hashlib.blake2b(head, digest_size=16)
+        # An id that another tenant has taken is taken, whatever is sent under it.
+        self._digest = hashlib.blake2b(head, digest_size=16, key=ask.tenant.encode())
         record = _record(ask, self.rows).split(_MARK)
         own = {"rows": self.rows, "reply": maker.reply} | ({"beside": True} if self._beside else {})
         summary = messages.summary(ask.model, request)
@@ -106,7 +121,7 @@ class Maker:
         outputs = None if ask.outputs is None else tuple(ask.outputs)
         # As JSON 1, 1.0 and True differ, but not as parts of a key.
         parameters = msgspec.json.encode(ask.parameters) if ask.parameters else b""
-        key = (ask.model, ask.priority, outputs, parameters, shapes)
+        key = (ask.model, ask.priority, ask.tenant, ask.webhook, ask.binary, outputs, parameters, shapes)
         form = self._forms.get(key)
         if form is None:
             if len(self._forms) >= FORMS_MAX:
@@ -308,7 +323,9 @@ def _check_size(size: int, limit: int) -> None:
 
 def _record(ask: Ask, rows: int) -> str:
     """Write the QUEUED record without its last two braces: the script adds the times by Redis's clock."""
-    job = JobInfo(model=ask.model, rows=rows, priority=ask.priority, digest=_MARK)
+    job = JobInfo(
+        model=ask.model, rows=rows, priority=ask.priority, owner=ask.tenant, webhook=ask.webhook, digest=_MARK
+    )
     return msgspec.json.encode(JobRecord(status="QUEUED", task_id=_MARK, job=job))[:-2].decode()
 
 
