@@ -1,4 +1,4 @@
-"""What clients do, written once: operations that the blocking and the asyncio client both run."""
+"""What clients do with Redis, written once: operations that the blocking and the asyncio client both run."""
 
 from __future__ import annotations
 
@@ -7,40 +7,29 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from mutirao import catalog, codec, errors, queues, submission, tensors
 from mutirao.broker.celery import Published
 from mutirao.broker.redis import Call, Operation, Side
-from mutirao.catalog import Catalog, ModelInfo
+from mutirao.catalog import Catalog
 from mutirao.messages import JobRecord
+from mutirao.operations import Operations, Submitted
 from mutirao.settings import Settings
-from mutirao.submission import Ask, Bound, Maker, Run
+from mutirao.submission import Ask, Maker, Run
 from mutirao.tensors import Array
 
-CATALOG_AGE_S = 5.0
 READ_MAX = 1_000  # keys in one command
 
 
-class Submitted(NamedTuple):
-    """What became of a call: the id of each request, and the places of those not queued, since they were known already."""
-
-    ids: list[str]
-    known: frozenset[int]
-    expires_s: float
-
-
-class Core:
-    """Settings, the catalogue's latest copy, and the operations."""
+class Core(Operations):
+    """The operations on Redis."""
 
     def __init__(self, settings: Settings, *, check: bool) -> None:
         """Take the settings; `check` says whether requests are held against the served models' signatures before they queue."""
-        self.settings = settings
-        self._check = check
-        self._catalog: Catalog | None = None
-        self._catalog_until = 0.0
+        super().__init__(settings, check=check)
         self._ahead_s = 0.0  # of Redis's clock before ours
         self._maker, self._process = _maker(settings), os.getpid()
         self._results: Side = "results" if settings.split else "broker"
@@ -64,17 +53,8 @@ class Core:
         Raises:
             IdTaken, QueueFull: nothing of the call is queued.
         """
-        many = many if hasattr(many, "__len__") else list(many)
-        queues.step(ask.priority)
-        if ask.tenant:
-            queues.tenant_name(ask.tenant)
-        expires_s = self._deadline(ask)
-        count = submission.count(many)
-        made = [queues.job_id(id) for id in ids] if ids is not None else queues.new_ids(count)
-        if len(made) != count:
-            raise errors.InvalidRequest(f"{len(made)} ids were given for {count} requests")
-        bound = yield from self._bound(ask, many, rows=rows)
-        if not count:
+        made, bound, expires_s = yield from self._prepared(ask, many, ids, rows=rows)
+        if not made:
             return Submitted(made, frozenset(), expires_s)
         runs = submission.runs(ask, bound, made, self._named())
         known = yield from self._queue(ask, made, runs, expires_s)
@@ -139,14 +119,6 @@ class Core:
                 raise _gone(record.task_id, self.settings)
         return {tensor.name: tensors.decode(tensor) for tensor in codec.unpack_result(response, raw).outputs}
 
-    def late(self, record: JobRecord, timeout: float | None) -> Operation[errors.ResultTimeout]:
-        """Build the error for a job that has not ended in time, with the reason where there is one to see."""
-        why, model = "", record.job.model
-        if record.state == "queued" and model and not (yield from self.catalog()).serving(model):
-            why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
-        text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
-        return errors.ResultTimeout(text, id=record.task_id)
-
     def catalog(self) -> Operation[Catalog]:
         """Read which models are served and which workers live."""
         side: Side = "results" if self.settings.foreign else "broker"
@@ -155,9 +127,7 @@ class Core:
         seconds, micros = yield Call(side, "TIME")
         now = int(seconds) + int(micros) / 1e6
         self._ahead_s = now - time.time()
-        self._catalog = catalog.decode(models, workers, now)
-        self._catalog_until = time.monotonic() + CATALOG_AGE_S
-        return self._catalog
+        return self._learned(catalog.decode(models, workers, now))
 
     def now(self) -> float:
         """Redis's clock, as far as this client has seen it: seconds since the epoch."""
@@ -174,26 +144,6 @@ class Core:
         if self._process != os.getpid():
             self._maker, self._process = _maker(self.settings), os.getpid()
         return self._maker
-
-    def _deadline(self, ask: Ask) -> float:
-        expires_s = self.settings.expires_s if ask.expires_s is None else ask.expires_s
-        if not 0 < expires_s < 1e9:
-            raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
-        return expires_s
-
-    def _bound(self, ask: Ask, many: Any, *, rows: bool) -> Operation[Bound]:
-        queues.model_name(ask.model)
-        if not self._check:
-            return submission.bind(ask, None, many, rows=rows)
-        fresh = self._catalog is None or time.monotonic() > self._catalog_until
-        known = (yield from self.catalog()) if fresh or self._catalog is None else self._catalog
-        try:
-            return _checked(known, ask, many, rows=rows)
-        except errors.MutiraoError:
-            if fresh:
-                raise
-        # The model may have been added or replaced since the copy was read.
-        return _checked((yield from self.catalog()), ask, many, rows=rows)
 
     def _queue(self, ask: Ask, ids: Sequence[str], runs: Sequence[Run], expires_s: float) -> Operation[frozenset[int]]:
         """Queue a call's requests; where the queue is on another server than the records, these are written first."""
@@ -283,12 +233,6 @@ class Core:
             limit=limit,
             retry_after_s=after_s,
         )
-
-
-def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:
-    info: ModelInfo = known.find(ask.model)
-    info.signature.chosen(ask.outputs)
-    return submission.bind(ask, info.signature, many, rows=rows)
 
 
 def _maker(settings: Settings) -> Maker:

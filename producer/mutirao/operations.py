@@ -1,0 +1,140 @@
+"""What clients do whatever the way to the system: check requests against the catalogue's latest copy, before they leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from mutirao import errors, queues, submission
+from mutirao.catalog import Catalog
+from mutirao.messages import JobRecord
+from mutirao.settings import Settings
+from mutirao.submission import Ask, Bound
+from mutirao.tensors import Array
+
+CATALOG_AGE_S = 5.0
+
+T = TypeVar("T")
+Steps = Generator[Any, Any, T]
+
+
+class Submitted(NamedTuple):
+    """What became of a call: the id of each request, and the places of those not queued, since they were known already."""
+
+    ids: list[str]
+    known: frozenset[int]
+    expires_s: float
+
+
+class Operations:
+    """The operations of one way: generators of the calls that its drivers run. What all ways share is here."""
+
+    def __init__(self, settings: Settings, *, check: bool) -> None:
+        """Take the settings; `check` says whether requests are held against the served models' signatures before they leave."""
+        self.settings = settings
+        self._check = check
+        self._catalog: Catalog | None = None
+        self._catalog_until = 0.0
+
+    @property
+    def client(self) -> str:
+        """The name by which this process hears of the ends of its jobs."""
+        raise NotImplementedError
+
+    def submit(
+        self, ask: Ask, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+    ) -> Steps[Submitted]:
+        """Check, encode and queue requests, in one round trip.
+
+        Args:
+            ask: what is the same for each.
+            many: the data of each request.
+            ids: an id for each; made here where not given.
+            rows: each item is a row, so a flat one stands for one row.
+
+        Raises:
+            IdTaken, QueueFull: nothing of the call is queued.
+        """
+        raise NotImplementedError
+
+    def record(self, id: str) -> Steps[JobRecord]:
+        """Read a job's record.
+
+        Raises:
+            JobNotFound: no such job; ResultExpired where it is past the time for which results are kept.
+        """
+        raise NotImplementedError
+
+    def cancel(self, id: str) -> Steps[bool]:
+        """Cancel a job if it still waits; False where it runs or has ended.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        raise NotImplementedError
+
+    def outputs(self, record: JobRecord) -> Steps[dict[str, Array]]:
+        """Read a finished job's outputs.
+
+        Raises:
+            JobError: the job ended without a result; the class says how.
+        """
+        raise NotImplementedError
+
+    def catalog(self) -> Steps[Catalog]:
+        """Read which models are served and which workers live."""
+        raise NotImplementedError
+
+    def late(self, record: JobRecord, timeout: float | None) -> Steps[errors.ResultTimeout]:
+        """Build the error for a job that has not ended in time, with the reason where there is one to see."""
+        why, model = "", record.job.model
+        if record.state == "queued" and model and not (yield from self.catalog()).serving(model):
+            why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
+        text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
+        return errors.ResultTimeout(text, id=record.task_id)
+
+    def _learned(self, known: Catalog) -> Catalog:
+        self._catalog, self._catalog_until = known, time.monotonic() + CATALOG_AGE_S
+        return known
+
+    def _prepared(
+        self, ask: Ask, many: Any, ids: Sequence[str] | None, *, rows: bool
+    ) -> Steps[tuple[list[str], Bound, float]]:
+        """Check a call's requests, and give each its id; find its deadline in seconds."""
+        many = many if hasattr(many, "__len__") else list(many)
+        queues.step(ask.priority)
+        if ask.tenant:
+            queues.tenant_name(ask.tenant)
+        expires_s = self._deadline(ask)
+        count = submission.count(many)
+        made = [queues.job_id(id) for id in ids] if ids is not None else queues.new_ids(count)
+        if len(made) != count:
+            raise errors.InvalidRequest(f"{len(made)} ids were given for {count} requests")
+        return made, (yield from self._bound(ask, many, rows=rows)), expires_s
+
+    def _deadline(self, ask: Ask) -> float:
+        expires_s = self.settings.expires_s if ask.expires_s is None else ask.expires_s
+        if not 0 < expires_s < 1e9:
+            raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
+        return expires_s
+
+    def _bound(self, ask: Ask, many: Any, *, rows: bool) -> Steps[Bound]:
+        queues.model_name(ask.model)
+        if not self._check:
+            return submission.bind(ask, None, many, rows=rows)
+        fresh = self._catalog is None or time.monotonic() > self._catalog_until
+        known = (yield from self.catalog()) if fresh or self._catalog is None else self._catalog
+        try:
+            return _checked(known, ask, many, rows=rows)
+        except errors.MutiraoError:
+            if fresh:
+                raise
+        # The model may have been added or replaced since the copy was read.
+        return _checked((yield from self.catalog()), ask, many, rows=rows)
+
+
+def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:
+    info = known.find(ask.model)
+    info.signature.chosen(ask.outputs)
+    return submission.bind(ask, info.signature, many, rows=rows)
