@@ -52,6 +52,31 @@ class InvalidRequest(MutiraoError):
     reason: str = ""
 
 
+class UnsupportedMedia(InvalidRequest):
+    """The body is in a form that is not read here."""
+
+    status = 415
+
+
+class NotAcceptable(MutiraoError):
+    """The answer cannot be written in any form that the caller accepts."""
+
+    status = 406
+
+
+class SlowRequest(MutiraoError):
+    """The body did not arrive in time."""
+
+    status = 408
+    retryable = True
+
+
+class NotSupported(MutiraoError):
+    """The call is known, but this system does not do what it asks."""
+
+    status = 501
+
+
 class InvalidTensor(InvalidRequest):
     """A tensor's datatype, shape and data do not agree."""
 
@@ -74,6 +99,37 @@ class PayloadTooLarge(InvalidRequest):
     size: int = 0
 
 
+class Unauthorized(MutiraoError):
+    """The call has no key, or none that is good."""
+
+    status = 401
+
+
+class Forbidden(MutiraoError):
+    """The key does not allow this."""
+
+    status = 403
+    verb: str = ""
+    model: str = ""
+
+
+class KeyNotFound(MutiraoError):
+    """There is no API key of this id."""
+
+    status = 404
+    id: str = ""
+
+
+class TooManyRequests(MutiraoError):
+    """The key's limit is reached; `retry_after_s` is None for what can never fit."""
+
+    status = 429
+    retryable = True
+    key: str = ""
+    limit: str = ""
+    retry_after_s: float | None = None
+
+
 class ModelNotFound(MutiraoError):
     """No worker has announced a model of this name."""
 
@@ -88,6 +144,29 @@ class ModelUnavailable(MutiraoError):
     status = 503
     model: str = ""
     reason: str = ""
+
+
+class VersionNotFound(ModelNotFound):
+    """The model is served in other versions than this one."""
+
+    version: str = ""
+
+
+class NoWorker(MutiraoError):
+    """No live worker serves the model now."""
+
+    status = 503
+    retryable = True
+    model: str = ""
+    retry_after_s: float | None = None
+
+
+class GatewayBusy(MutiraoError):
+    """The gateway holds as many waits open as it may, or is stopping."""
+
+    status = 503
+    retryable = True
+    retry_after_s: float | None = None
 
 
 class JobNotFound(MutiraoError):
@@ -108,6 +187,39 @@ class IdTaken(MutiraoError):
 
     status = 409
     id: str = ""
+
+
+class KeyReused(IdTaken):
+    """The Idempotency-Key was sent before, with another request."""
+
+    status = 422
+
+
+class JobNotFinished(MutiraoError):
+    """The job has no result yet."""
+
+    status = 409
+    retryable = True
+    id: str = ""
+    state: str = ""
+
+
+class NotCancellable(MutiraoError):
+    """The job runs or has ended."""
+
+    status = 409
+    id: str = ""
+    state: str = ""
+
+
+class TooLate(MutiraoError):
+    """By the time that the request would be served its deadline will have passed."""
+
+    status = 429
+    retryable = True
+    model: str = ""
+    wait_s: float = 0.0
+    retry_after_s: float | None = None
 
 
 class QueueFull(MutiraoError):

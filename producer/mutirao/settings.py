@@ -16,6 +16,9 @@ import msgspec
 from mutirao import address, errors
 
 PREFIX = "MUTIRAO_"
+_POSITIVE = (
+    "expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit", "gateway_wait_s", "gateway_waits",
+)  # fmt: skip
 _WANTED = {bool: "1 or 0", float: "a number", int: "a whole number", str: "text"}
 
 
@@ -23,7 +26,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What producers and workers must agree on.
 
     Attributes:
-        broker_url: where requests are queued: redis://, rediss://, sentinel://, or RabbitMQ's amqp://.
+        broker_url: where requests are queued: redis://, rediss://, sentinel://, or RabbitMQ's amqp://; a client's may be a
+            gateway's http:// or https://.
+        api_key: what a gateway knows a client by.
         result_url: where results are kept; the broker's own by default. It is always a Redis.
         sentinel_master: the name by which sentinels know the Redis, for URLs that begin with sentinel://.
         models: the folder that is the model repository.
@@ -38,9 +43,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         lease_s: a worker that Redis has not heard of for this long has lost what it had reserved to the others.
         max_deliveries: a request is given up when so many workers that had it were lost.
         grace_s: how long a worker that is told to stop lets running predictions go on before it gives them back.
+        gateway_host: where the HTTP gateway listens; beyond loopback only once there are keys.
+        gateway_port: its port.
+        gateway_wait_s: the longest time for which `infer` holds a request open, in seconds; then it answers with the job's address.
+        gateway_waits: the most waits and streams that one gateway process holds open at once; more are refused.
+        webhook_hosts: the hosts that webhooks may name, comma-separated, *.example.com for all below one; empty turns webhooks off.
+        webhook_secret: what webhooks are signed with: whsec_ and base64.
     """
 
     broker_url: str = "redis://127.0.0.1:6379/0"
+    api_key: str = ""
     result_url: str = ""
     sentinel_master: str = "mymaster"
     models: str = "./models"
@@ -55,11 +67,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 6.0
     max_deliveries: int = 10
     grace_s: float = 30.0
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = 8000
+    gateway_wait_s: float = 30.0
+    gateway_waits: int = 10_000
+    webhook_hosts: str = ""
+    webhook_secret: str = ""
 
     @property
     def split(self) -> bool:
         """Whether results are kept elsewhere than requests."""
         return self.result_url != self.broker_url
+
+    @property
+    def remote(self) -> bool:
+        """Whether the system is reached through a gateway."""
+        return address.scheme(self.broker_url) in address.HTTP
 
     @property
     def foreign(self) -> bool:
@@ -70,7 +93,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Show every setting, without passwords: `inspect conf` and Flower show this of a worker."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         urls = {name: without_password(url) for name, url in shown.items() if name.endswith("_url")}
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in (shown | urls).items())})"
+        secret = {"webhook_secret": "***" if self.webhook_secret else ""}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in (shown | urls | secret).items())})"
 
 
 def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
@@ -124,7 +148,7 @@ def _converted(name: str, value: Any, kind: type) -> Any:
 def _checked(settings: Settings) -> Settings:
     for name in ("broker_url", "result_url"):
         _check_url(name, getattr(settings, name))
-    for name in ("expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit"):
+    for name in _POSITIVE:
         if not getattr(settings, name) > 0:
             raise _refused(name, getattr(settings, name), "it must be more than 0")
     if settings.inline_bytes > settings.max_request_bytes:
@@ -133,6 +157,8 @@ def _checked(settings: Settings) -> Settings:
             settings.inline_bytes,
             f"it must not be more than max_request_bytes, {settings.max_request_bytes}",
         )
+    if not 0 <= settings.gateway_port <= 65535:
+        raise _refused("gateway_port", settings.gateway_port, "it must be a port, 1 to 65535, or 0 for any that is free")
     return settings
 
 
