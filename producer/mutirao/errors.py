@@ -99,6 +99,12 @@ class PayloadTooLarge(InvalidRequest):
     size: int = 0
 
 
+class WebhookRefused(InvalidRequest):
+    """The webhook's URL is not one that may be called from here."""
+
+    host: str = ""
+
+
 class Unauthorized(MutiraoError):
     """The call has no key, or none that is good."""
 

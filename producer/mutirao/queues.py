@@ -28,6 +28,8 @@ SLOTS = "mutirao:slots"
 # What could not be served, by id; and when it was given up.
 DEAD = "mutirao:dead"
 DEAD_INDEX = "mutirao:dead:index"
+# The gateway's API keys, by id.
+KEYS = "mutirao:keys"
 # The oldest dead letters go when there are more; and how long the tensors beside one are kept, so that it can be replayed.
 DEAD_MAX = 100_000
 DEAD_PAYLOAD_S = 7 * 86_400
@@ -103,6 +105,11 @@ def reserved_key(worker: str) -> str:
 def reply_channel(client: str) -> str:
     """Name the channel on which a client process hears of all its finished jobs, in groups."""
     return f"mutirao:reply:{client}"
+
+
+def limit_keys(key: str) -> tuple[str, str, str]:
+    """Name what Redis keeps of an API key's limits: its rate, its jobs that have not ended, and that these were looked at lately."""
+    return f"mutirao:limit:{key}:rate", f"mutirao:limit:{key}:jobs", f"mutirao:limit:{key}:looked"
 
 
 def record_key(id: str) -> str:

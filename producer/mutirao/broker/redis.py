@@ -38,7 +38,7 @@ class Call(msgspec.Struct, frozen=True):
 
 Operation = Generator[Call, Any, T]
 
-_NAMES = ("purge", "replay", "seek", "settle", "submit")
+_NAMES = ("admit", "purge", "replay", "seek", "settle", "submit")
 SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_text() for name in _NAMES}
 
 

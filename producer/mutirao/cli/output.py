@@ -38,6 +38,7 @@ class Exit(enum.IntEnum):
 CODES: dict[type[errors.MutiraoError], Exit] = {
     errors.ResultTimeout: Exit.TIMEOUT,
     errors.JobNotFound: Exit.NOT_FOUND,
+    errors.KeyNotFound: Exit.NOT_FOUND,
     errors.ModelNotFound: Exit.NOT_FOUND,
     errors.BrokerUnavailable: Exit.UNAVAILABLE,
     errors.ModelUnavailable: Exit.UNAVAILABLE,
