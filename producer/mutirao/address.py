@@ -8,6 +8,7 @@ import msgspec
 
 REDIS = ("redis", "rediss", "sentinel")
 AMQP = ("amqp", "amqps", "pyamqp")
+HTTP = ("http", "https")
 SEPARATOR = ";"
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 

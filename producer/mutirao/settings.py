@@ -19,6 +19,7 @@ PREFIX = "MUTIRAO_"
 _POSITIVE = (
     "expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit", "gateway_wait_s", "gateway_waits",
 )  # fmt: skip
+_SECRET = ("api_key", "webhook_secret")
 _WANTED = {bool: "1 or 0", float: "a number", int: "a whole number", str: "text"}
 
 
@@ -89,12 +90,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the broker is no Redis, so that kombu takes messages to it and from it."""
         return not address.is_redis(self.broker_url)
 
+    def direct(self) -> Settings:
+        """Return these settings to who speaks with Redis or the broker itself.
+
+        Raises:
+            SettingsError: the URL is a gateway's, through which only clients go.
+        """
+        if self.remote:
+            rule = "this speaks with Redis itself, and only clients go through a gateway: name a redis:// URL"
+            raise _refused("broker_url", self.broker_url, rule)
+        return self
+
     def __repr__(self) -> str:
-        """Show every setting, without passwords: `inspect conf` and Flower show this of a worker."""
+        """Show every setting, without passwords and keys: `inspect conf` and Flower show this of a worker."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown |= dict.fromkeys((name for name in _SECRET if shown[name]), "***")
         urls = {name: without_password(url) for name, url in shown.items() if name.endswith("_url")}
-        secret = {"webhook_secret": "***" if self.webhook_secret else ""}
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in (shown | urls | secret).items())})"
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in (shown | urls).items())})"
 
 
 def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
@@ -120,7 +132,9 @@ def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
     if "broker_url" not in values and (running := _running_here(values.get("home", Settings().home))):
         values["broker_url"] = running
     settings = Settings(**values)
-    return _checked(msgspec.structs.replace(settings, result_url=settings.result_url or settings.broker_url))
+    if settings.remote or not settings.result_url:
+        settings = msgspec.structs.replace(settings, result_url=settings.broker_url)
+    return _checked(settings)
 
 
 def without_password(url: str) -> str:
@@ -158,11 +172,16 @@ def _checked(settings: Settings) -> Settings:
             f"it must not be more than max_request_bytes, {settings.max_request_bytes}",
         )
     if not 0 <= settings.gateway_port <= 65535:
-        raise _refused("gateway_port", settings.gateway_port, "it must be a port, 1 to 65535, or 0 for any that is free")
+        raise _refused(
+            "gateway_port", settings.gateway_port, "it must be a port, 1 to 65535, or 0 for any that is free"
+        )
     return settings
 
 
 def _check_url(name: str, url: str) -> None:
+    if address.scheme(url) in address.HTTP:
+        _check_gateway(name, url)
+        return
     if address.scheme(url) in address.AMQP:
         if name == "result_url":
             raise _refused(
@@ -175,6 +194,14 @@ def _check_url(name: str, url: str) -> None:
         address.read(url)
     except ValueError as exc:
         raise _refused(name, url, str(exc)) from exc
+
+
+def _check_gateway(name: str, url: str) -> None:
+    parts = urlsplit(url)
+    if not parts.hostname or parts.query or parts.fragment:
+        raise _refused(name, url, "it must look like http://127.0.0.1:8000")
+    if parts.username is not None or parts.password is not None:
+        raise _refused(name, url, "a gateway's key is given apart: MUTIRAO_API_KEY, or api_key of a client")
 
 
 def _refused(name: str, value: object, rule: str) -> errors.SettingsError:

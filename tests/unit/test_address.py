@@ -3,6 +3,7 @@
 import pytest
 
 from mutirao import address, settings
+from mutirao.broker.redis import Redis
 from mutirao.errors import SettingsError
 
 THREE = "sentinel://u:p%40w@a:1;sentinel://b;sentinel://[::1]:3/4"
@@ -37,7 +38,10 @@ def test_celery_is_told_to_check_certificates():
 @pytest.mark.parametrize(
     ("given", "rule"),
     [
-        ({"broker_url": "http://h"}, "it must look like redis://"),
+        ({"broker_url": "ftp://h"}, "it must look like redis://"),
+        ({"broker_url": "http:///"}, "it must look like http://127.0.0.1:8000"),
+        ({"broker_url": "https://h/?key=1"}, "it must look like http://127.0.0.1:8000"),
+        ({"broker_url": "https://:key@h"}, "a gateway's key is given apart: MUTIRAO_API_KEY"),
         ({"broker_url": "redis:///0"}, "it must look like redis://"),
         ({"broker_url": "redis://h/many"}, "the database's number"),
         ({"broker_url": "redis://a;redis://b"}, "only sentinels are more than one"),
@@ -55,6 +59,28 @@ def test_what_is_no_address_is_refused(given, rule):
         settings.load({}, **given)
 
 
+def test_a_gateway_is_for_clients_alone():
+    """A gateway's URL is taken, results and all, and refused to those who speak with Redis itself."""
+    given = settings.load({"MUTIRAO_RESULT_URL": "redis://h"}, broker_url="https://gateway/mutirao")
+
+    assert (given.remote, given.split) == (True, False)
+    with pytest.raises(SettingsError, match="only clients go through a gateway"):
+        Redis(given)
+
+
+def test_an_api_key_is_not_shown():
+    """The key that a gateway knows a client by, and the key that webhooks are signed with, are in no repr of the settings."""
+    given = settings.load(
+        {"MUTIRAO_API_KEY": "s3cret"}, broker_url="http://gateway:8000", webhook_secret="whsec_s3cret"
+    )
+
+    assert given.api_key == "s3cret"
+    assert "s3cret" not in repr(given)
+    assert "api_key='***'" in repr(given)
+    assert "webhook_secret='***'" in repr(given)
+    assert "api_key=''" in repr(settings.load({}))
+
+
 @pytest.mark.parametrize(("text", "meant"), [("0", False), ("false", False), ("1", True), ("true", True)])
 def test_the_engine_is_switched_from_the_environment(text, meant):
     """MUTIRAO_ENGINE says in one word whether the engine's transport is used."""
@@ -70,4 +96,4 @@ def test_no_password_is_shown():
         settings.load({}, broker_url=url)
     assert "secret" not in str(caught.value)
     shown = repr(settings.load({}, broker_url="amqp://u:secret@h//", result_url="rediss://:secret@h"))
-    assert "secret" not in shown
+    assert ":secret" not in shown

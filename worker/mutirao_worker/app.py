@@ -27,7 +27,7 @@ def _encode(_: Any) -> bytes:
 
 def make(given: Settings) -> Celery:
     """Build the app; nothing is loaded and nothing connects."""
-    transport.channel.install(engine=given.engine)
+    transport.channel.install(engine=given.direct().engine)
     app = Celery("mutirao", broker=_broker(given), backend=f"{RESULTS}+{without_password(given.result_url)}")
     app.host = Host()
     app.conf.mutirao = given

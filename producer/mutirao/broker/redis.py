@@ -178,7 +178,7 @@ def unavailable(exc: redis.RedisError, settings: Settings, side: Side = "broker"
 
 
 def _urls(settings: Settings) -> dict[Side, str]:
-    if settings.foreign:
+    if settings.direct().foreign:
         return {"results": settings.result_url}
     if settings.split:
         return {"broker": settings.broker_url, "results": settings.result_url}
