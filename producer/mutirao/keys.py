@@ -123,6 +123,10 @@ class Keys:
         found = yield Call(self._side, "HGETALL", (queues.KEYS,))
         return {id.decode(): _read(id.decode(), raw) for id, raw in found.items()}
 
+    def any(self) -> Operation[bool]:
+        """Whether there is any key, a revoked one too."""
+        return bool((yield Call(self._side, "EXISTS", (queues.KEYS,))))
+
     def find(self, id: str) -> Operation[Key]:
         """Read one key, by its id or by its token: who finds a token somewhere may revoke it as it is.
 

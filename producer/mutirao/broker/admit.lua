@@ -8,6 +8,7 @@
 -- Reply, one a call: {"admitted", places of the ids that were in flight before}, {"rate", seconds until there is room},
 --   {"in flight", how many are, seconds until it is worth another try}; with "return" nothing.
 -- Invariant: a job is in flight until its record says that it has ended, or is gone; whoever counts too many looks again.
+-- A call that is sent again takes its share of the rate twice, and counts no job twice.
 -- Source of the rate: the generic cell rate algorithm (ITU-T I.371), whose whole state is one moment.
 local GRACE_S = 60 -- from its admission until a job without a record was never submitted
 local LOOK_MS = 0.05 -- a look costs some 2 us a job: no key takes more than a twentieth of Redis's time by looking
