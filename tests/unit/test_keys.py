@@ -5,25 +5,11 @@ import re
 import sys
 
 import pytest
+from key_ring import Ring
 from servers import RedisServer
 
-from mutirao import errors, keys, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.keys import Key, Keys, Limits
-
-
-class Ring:
-    """The keys of a Redis, blocking."""
-
-    def __init__(self, url):
-        given = settings.load(broker_url=url)
-        self._keys, self._redis = Keys(given), Redis(given)
-
-    def __getattr__(self, name):
-        return lambda *args, **named: self._redis.run(getattr(self._keys, name)(*args, **named))
-
-    def close(self):
-        self._redis.close()
+from mutirao import errors, keys, queues
+from mutirao.keys import Key, Limits
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +22,8 @@ def server():
 def ring(server):
     """A Redis without keys."""
     server.client().flushall()
-    made = Ring(server.url)
-    yield made
-    made.close()
+    with Ring(server.url) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
