@@ -1,0 +1,184 @@
+// The page: follows the fleet, and lets a person try a model.
+
+import { ask, forget, hasKey } from "./access.js";
+import { $, el, say } from "./dom.js";
+import { show, stale } from "./fleet.js";
+import * as form from "./form.js";
+import * as job from "./job.js";
+import { time } from "./numbers.js";
+import * as recent from "./recent.js";
+import { follow } from "./stream.js";
+
+const STALE_MS = 5_000;
+const HIDDEN_MS = 60_000;
+
+let stream = null;
+let heardAt = 0;
+let link = "connecting";
+let retryAt = 0;
+
+// The fleet, live
+
+function start() {
+  stream ??= follow("v1/fleet/events", {
+    event({ name, data }) {
+      if (name !== "fleet") return;
+      heardAt = Date.now();
+      const fleet = JSON.parse(data);
+      show(fleet, choose);
+      offer(fleet.models.map((model) => model.name));
+      tick();
+    },
+    state(state, { error, retryMs } = {}) {
+      link = state;
+      retryAt = Date.now() + (retryMs ?? 0);
+      $("link").title = error?.message ?? "";
+      $("key-forget").hidden = !hasKey();
+      tick();
+    },
+  });
+}
+
+function stop() {
+  stream?.stop();
+  stream = null;
+}
+
+/** Say how current the page is. */
+function tick() {
+  const age = Date.now() - heardAt;
+  const old = heardAt > 0 && age > STALE_MS;
+  stale(old || link === "lost" || link === "refused");
+  const since = heardAt ? `, figures of ${time(age / 1000)} ago` : "";
+  const wait = Math.ceil((retryAt - Date.now()) / 1000);
+  const says = {
+    connecting: heardAt ? `reconnecting${since}` : "connecting",
+    live: old ? `no news for ${time(age / 1000)}` : "live",
+    lost: `reconnecting${wait > 0 ? ` in ${wait} s` : ""}${since}`,
+    refused: `refused: ${$("link").title}`,
+  };
+  $("link").dataset.state = link === "live" && old ? "lost" : link === "connecting" && heardAt ? "lost" : link;
+  say($("link-says"), says[link]);
+  $("link-again").hidden = !(link === "lost" || link === "refused");
+}
+
+function again() {
+  if (link !== "refused") return stream?.again();
+  stop();
+  start();
+}
+
+// Trying a model
+
+let described = "";
+let offered = null;
+
+function offer(names) {
+  if (offered === names.join("\n")) return;
+  offered = names.join("\n");
+  const select = $("try-model");
+  const chosen = select.value;
+  select.replaceChildren(...names.map((name) => el("option", {}, name)));
+  $("try-none").hidden = names.length > 0;
+  $("try-form").hidden = $("try-curl").hidden = names.length === 0;
+  if (names.includes(chosen)) select.value = chosen;
+  else if (names.length) describe(names[0]);
+}
+
+async function describe(name) {
+  $("try-model").value = name;
+  described = name;
+  say($("try-error"), "");
+  try {
+    const model = await (await ask(`v2/models/${encodeURIComponent(name)}`)).json();
+    if (described !== name) return;
+    form.build(model);
+    curl();
+  } catch (error) {
+    if (described === name) say($("try-error"), error.message);
+  }
+}
+
+async function choose(name) {
+  await describe(name);
+  $("try").scrollIntoView({ block: "nearest", behavior: "instant" });
+  form.focus();
+}
+
+async function submit(event) {
+  event.preventDefault();
+  const model = $("try-model").value;
+  const body = form.body();
+  if (body === null || !model) return;
+  $("try-submit").disabled = true;
+  try {
+    const response = await ask(target(model), { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    open((await response.json()).id, model);
+  } catch (error) {
+    say($("try-error"), error.afterS ? `${error.message} (try again in ${time(error.afterS)})` : error.message);
+  } finally {
+    $("try-submit").disabled = false;
+  }
+}
+
+function target(model) {
+  const query = new URLSearchParams();
+  if ($("try-priority").value !== "normal") query.set("priority", $("try-priority").value);
+  if ($("try-expires").value) query.set("expires_s", $("try-expires").value);
+  return `v1/models/${encodeURIComponent(model)}/jobs${query.size ? `?${query}` : ""}`;
+}
+
+function open(id, model) {
+  job.watch(id, model, (view) => {
+    recent.note({ id, model, status: view.status, seconds: view.finished_at && view.queued_at ? view.finished_at - view.queued_at : null });
+    recent.list(reopen);
+  });
+  recent.note({ id, model, status: "queued", seconds: null });
+  recent.list(reopen);
+}
+
+function reopen({ id, model }) {
+  open(id, model);
+  $("job").scrollIntoView({ block: "nearest" });
+  $("job").focus();
+}
+
+function curl() {
+  const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+  const address = new URL(target($("try-model").value), document.baseURI).href;
+  const lines = [`curl ${quoted(address)}`, `-H 'Content-Type: application/json'`];
+  if (hasKey()) lines.push(`-H "Authorization: Bearer $MUTIRAO_API_KEY"`);
+  lines.push(`-d ${quoted(form.sample())}`);
+  say($("try-curl-code"), lines.join(" \\\n  "));
+}
+
+// The page
+
+$("try-form").addEventListener("submit", submit);
+$("try-form").addEventListener("input", curl);
+$("try-as").addEventListener("change", () => {
+  form.choice();
+  curl();
+});
+$("try-model").addEventListener("change", () => describe($("try-model").value));
+$("try-example").addEventListener("click", () => {
+  form.example();
+  curl();
+});
+$("job-cancel").addEventListener("click", job.cancel);
+$("link-again").addEventListener("click", again);
+$("key-forget").addEventListener("click", () => {
+  forget();
+  location.reload();
+});
+
+let hiding = 0;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(hiding);
+  if (document.hidden) hiding = setTimeout(stop, HIDDEN_MS);
+  else start();
+});
+
+recent.list(reopen);
+setInterval(tick, 1000);
+start();

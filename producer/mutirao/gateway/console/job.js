@@ -1,0 +1,147 @@
+// One job, live: its steps as they happen, how its time was spent, and what came of it.
+
+import { ask } from "./access.js";
+import { $, announce, el, say } from "./dom.js";
+import { cell, plural, time } from "./numbers.js";
+import { follow } from "./stream.js";
+
+const ENDED = new Set(["succeeded", "failed", "cancelled", "expired"]);
+const ROWS_MAX = 200;
+
+let current = null;
+
+/** Show a job from now on, until another is shown; `changed(view)` hears how it stands. */
+export function watch(id, model, changed) {
+  current?.stream.stop();
+  const mine = { id, model, changed, steps: new Map(), view: null };
+  current = mine;
+  clear(mine);
+  mine.stream = follow(`v1/jobs/${encodeURIComponent(id)}/events`, {
+    event: (event) => current === mine && take(mine, event),
+    state: (state, more) => (current === mine ? linked(mine, state, more) : "stop"),
+  });
+}
+
+/** Cancel the job that is shown, while it waits. */
+export async function cancel() {
+  const mine = current;
+  $("job-cancel").disabled = true;
+  try {
+    await ask(`v1/jobs/${encodeURIComponent(mine.id)}`, { method: "DELETE" });
+  } catch (error) {
+    if (current === mine) fail(error.message);
+  } finally {
+    $("job-cancel").disabled = false;
+  }
+}
+
+function clear({ id, model }) {
+  $("job").hidden = false;
+  say($("job-title"), `Job for ${model}`);
+  say($("job-id"), id);
+  say($("job-error"), "");
+  $("job-spent").hidden = true;
+  $("job-result").hidden = true;
+  $("job-steps").replaceChildren();
+  stateIs("queued");
+}
+
+function stateIs(state, { before, wait_s: wait } = {}) {
+  $("job-state").dataset.state = state;
+  say($("job-state"), state);
+  $("job-cancel").hidden = state !== "queued";
+  const ahead = [before != null && `${plural(before, "request")} before it`, wait != null && `about ${time(wait)} to wait`];
+  say($("job-ahead"), state === "queued" ? ahead.filter(Boolean).join(" · ") : "");
+}
+
+function take(mine, { name, data }) {
+  const read = JSON.parse(data);
+  if (name === "state") return void stand(mine, read);
+  mine.steps.set(`${name} ${read.at}`, { name, ...read });
+  const first = Math.min(...[...mine.steps.values()].map((step) => step.at));
+  $("job-steps").replaceChildren(...[...mine.steps.values()].sort((a, b) => a.at - b.at).map((step) => line(step, first)));
+}
+
+function line({ name, at, says }, first) {
+  const when = at === first ? new Date(at * 1000).toLocaleTimeString([], { hourCycle: "h23" }) : `+ ${time(at - first)}`;
+  const moment = el("time", { datetime: new Date(at * 1000).toISOString() }, when);
+  return el("li", { "data-step": name }, el("b", {}, name), moment, says ? el("span", { class: "says" }, says) : null);
+}
+
+function linked(mine, state, { error } = {}) {
+  if (state === "refused") {
+    fail(error.message);
+    mine.changed({ id: mine.id, model: mine.model, status: "gone" });
+    stateIs("gone");
+  }
+  if (state === "lost" && ENDED.has(mine.view?.status)) return "stop";
+  return undefined;
+}
+
+function stand(mine, view) {
+  const was = mine.view?.status;
+  mine.view = view;
+  stateIs(view.status, view);
+  mine.changed(view);
+  if (view.status === was) return;
+  spent(view);
+  if (!ENDED.has(view.status)) return;
+  mine.stream.stop();
+  announce(`job for ${mine.model}: ${view.status}`);
+  if (view.status === "succeeded") result(mine);
+  else fail(view.error?.message ?? `the job is ${view.status}`);
+}
+
+/** How the time was spent: waiting, held by a worker, running. */
+function spent({ queued_at: queued, reserved_at: reserved, started_at: started, finished_at: finished }) {
+  $("job-spent").hidden = !(queued && started && finished);
+  if ($("job-spent").hidden) return;
+  const taken = reserved ?? started;
+  const parts = [["queued", "waited", taken - queued], ["held", "held", started - taken], ["run", "ran", finished - started]];
+  const whole = parts.reduce((total, [, , length]) => total + Math.max(0, length), 0) || 1;
+  $("job-bar").replaceChildren(...parts.map(([kind, , length]) => piece(kind, Math.max(0, length) / whole)));
+  $("job-times").replaceChildren(...parts.map(([kind, says, length]) => el("span", { class: kind }, `${says} ${time(Math.max(0, length))}`)));
+}
+
+function piece(kind, share) {
+  const made = el("i", { class: kind });
+  made.style.width = `${share * 100}%`;
+  return made;
+}
+
+async function result(mine) {
+  try {
+    const response = await ask(`v1/jobs/${encodeURIComponent(mine.id)}/result`, { headers: { Accept: "application/json" } });
+    const { outputs } = await response.json();
+    if (current !== mine) return;
+    $("job-result").replaceChildren(table(outputs), ...more(outputs));
+    $("job-result").hidden = false;
+  } catch (error) {
+    if (current === mine) fail(error.message);
+  }
+}
+
+/** One line a row; an output of several values a row has a column for each. */
+function table(outputs) {
+  const columns = outputs.flatMap((output) => columnsOf(output));
+  const rows = Math.min(ROWS_MAX, Math.max(0, ...outputs.map(({ shape }) => shape[0])));
+  const head = el("tr", {}, el("th", { scope: "col", class: "number" }, "row"), ...columns.map(({ name }) => el("th", { scope: "col", class: "number" }, name)));
+  const line = (at) => el("tr", {}, el("th", { scope: "row", class: "number about" }, String(at + 1)), ...columns.map(({ of }) => el("td", { class: "number" }, cell(of(at)))));
+  return el("table", {}, el("thead", {}, head), el("tbody", {}, ...Array.from({ length: rows }, (_, at) => line(at))));
+}
+
+function columnsOf({ name, shape, data }) {
+  const flat = data.flat(Infinity);
+  const width = shape.slice(1).reduce((product, size) => product * size, 1);
+  if (shape.length < 2) return [{ name, of: (row) => flat[row] }];
+  return Array.from({ length: width }, (_, at) => ({ name: `${name}[${at}]`, of: (row) => flat[row * width + at] }));
+}
+
+function more(outputs) {
+  const rows = Math.max(0, ...outputs.map(({ shape }) => shape[0]));
+  return rows > ROWS_MAX ? [el("p", { class: "about" }, `and ${plural(rows - ROWS_MAX, "row")} more`)] : [];
+}
+
+function fail(text) {
+  say($("job-error"), text);
+}
