@@ -44,6 +44,7 @@ SUMMARIES = {
     "status": "Say where jobs are.",
     "submit": "Queue a request and print its job's id.",
     "up": "Run Redis, workers and Flower on this machine.",
+    "webhooks": "Tell receivers that jobs have ended.",
     "worker": "Answer predictions.",
 }
 EXTRAS = {

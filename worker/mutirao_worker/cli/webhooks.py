@@ -1,0 +1,50 @@
+"""`mutirao webhooks`."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import click
+
+from mutirao import errors, settings, webhook
+from mutirao.cli.options import broker
+
+
+@click.command(epilog="Example: MUTIRAO_WEBHOOK_HOSTS=crm.example.com mutirao webhooks")
+@click.option("--threads", type=click.IntRange(2, 1024), default=64, show_default=True, help="Deliveries at once.")
+@click.option("--hosts", metavar="A,B", help="The hosts that may be called; MUTIRAO_WEBHOOK_HOSTS by default.")
+@click.option("--name", "-n", help="The worker's name; webhooks@HOST by default.")
+@broker
+@click.option(
+    "--loglevel",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="How much it logs.",
+)
+def webhooks(threads: int, hosts: str | None, name: str | None, broker_url: str | None, loglevel: str) -> None:
+    """Tell receivers of jobs' ends: a Celery worker that loads no model.
+
+    A job that was submitted with a webhook has its end POSTed there, signed with MUTIRAO_WEBHOOK_SECRET, and again for the better part
+    of a day where the receiver is away. Any number of these may run.
+    """
+    given = settings.load(broker_url=broker_url, webhook_hosts=hosts).direct()
+    if not webhook.allowed(given.webhook_hosts):
+        raise errors.SettingsError(
+            "MUTIRAO_WEBHOOK_HOSTS is empty, so webhooks are off: name the hosts that may be called, such as crm.example.com",
+            key="MUTIRAO_WEBHOOK_HOSTS",
+        )
+    os.environ.pop("MUTIRAO_WEBHOOK_SECRET", None)
+    name = name or f"webhooks@{socket.gethostname()}"
+    from mutirao_worker.webhooks.app import make  # noqa: PLC0415 - Celery takes a moment
+
+    argv = [
+        "--quiet",
+        "worker",
+        f"--loglevel={loglevel}",
+        "--pool=threads",
+        f"--concurrency={threads}",
+        f"--hostname={name}",
+    ]
+    make(given, threads, name).worker_main([*argv, "--without-mingle", "--without-gossip"])

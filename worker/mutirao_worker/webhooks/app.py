@@ -1,0 +1,59 @@
+"""The Celery app of `mutirao webhooks`: one task, threads, no model; its broker is the Redis that keeps the jobs' records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, Task
+from kombu import Exchange, Queue
+
+from mutirao import address, queues
+from mutirao.settings import Settings
+from mutirao_worker import transport
+from mutirao_worker.webhooks import job
+from mutirao_worker.webhooks.courier import Courier
+from mutirao_worker.webhooks.lanes import Lanes
+from mutirao_worker.webhooks.outbox import Delivery, Outbox
+from mutirao_worker.webhooks.taking import HEADER, Taker
+
+
+def make(given: Settings, threads: int, name: str) -> Celery:
+    """Build the app; nothing connects.
+
+    Args:
+        given: the settings.
+        threads: how many deliveries run at once.
+        name: of this worker, for dead letters.
+
+    Raises:
+        SettingsError: the hosts or the secret cannot be used.
+    """
+    transport.channel.install(engine=True)
+    app = Celery("mutirao-webhooks", broker=address.read(given.result_url).url, backend="disabled://")
+    app.outbox = Outbox(given)
+    app.courier = Courier(given, app.outbox, Lanes(threads), worker=name, describe=job.view)
+    app.conf.update(
+        accept_content=["json"],
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"master_name": given.sentinel_master, "socket_keepalive": True},
+        event_serializer="json",
+        task_ignore_result=True,
+        # What is taken is acknowledged by the script that ends it.
+        task_queues=[Queue(queues.WEBHOOKS, Exchange("", type="direct"), routing_key=queues.WEBHOOKS, no_ack=True)],
+        task_serializer="json",
+        worker_send_task_events=True,
+    )
+    app.steps["consumer"].add(Taker)
+    app.task(name=queues.WEBHOOK_TASK, bind=True)(deliver)
+    return app
+
+
+def deliver(self: Task, job_id: str) -> str:
+    """Tell a receiver of a job's end: one try."""
+    app: Any = self.app
+    envelope = (self.request.headers or {})[HEADER].encode()
+    try:
+        said: str = app.courier.deliver(Delivery(envelope, job_id, self.request.retries))
+    finally:
+        app.outbox.forget(envelope)
+    return said

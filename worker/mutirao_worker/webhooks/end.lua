@@ -1,0 +1,26 @@
+-- End a try: the delivery is done, waits for another try, or becomes a dead letter.
+-- KEYS[1]: those that are held or wait for another try, by when.  KEYS[2]: the dead letters.  KEYS[3]: their index.
+-- ARGV[1]: the delivery.  ARGV[2]: the delivery as it waits for another try, "" for none.  ARGV[3]: in how many seconds.
+-- ARGV[4]: the dead letter's id.  ARGV[5]: the dead letter, "" for none.  ARGV[6]: how many dead letters are kept.
+-- Reply: 1, or 0 where the delivery was not held any more: it is another's, or has ended.
+-- Invariant: what is not held is changed by nobody, so no delivery waits twice.
+if redis.call("ZREM", KEYS[1], ARGV[1]) == 0 then
+  return 0
+end
+local time = redis.call("TIME")
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+if ARGV[2] ~= "" then
+  redis.call("ZADD", KEYS[1], now + tonumber(ARGV[3]), ARGV[2])
+end
+if ARGV[5] ~= "" then
+  redis.call("HSET", KEYS[2], ARGV[4], ARGV[5])
+  redis.call("ZADD", KEYS[3], now, ARGV[4])
+  local over = redis.call("ZCARD", KEYS[3]) - tonumber(ARGV[6])
+  if over > 0 then
+    for _, oldest in ipairs(redis.call("ZRANGE", KEYS[3], 0, over - 1)) do
+      redis.call("HDEL", KEYS[2], oldest)
+      redis.call("ZREM", KEYS[3], oldest)
+    end
+  end
+end
+return 1

@@ -1,0 +1,24 @@
+-- Take deliveries, those whose time has come first, and hold them for a while.
+-- KEYS[1]: the list of those that were never tried.  KEYS[2]: those that are held or wait for another try, by when.
+-- ARGV[1]: how many.  ARGV[2]: for how many seconds they are held.  ARGV, 1 a delivery from ARGV[3]: held already, and still on its way.
+-- Reply: the deliveries.
+-- Invariant: a delivery is always in exactly one of the two; one that is held by a process that died is taken again when its time is up.
+local time = redis.call("TIME")
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local room, till = tonumber(ARGV[1]), now + tonumber(ARGV[2])
+for at = 3, #ARGV do
+  redis.call("ZADD", KEYS[2], "XX", till, ARGV[at])
+end
+if room < 1 then
+  return {}
+end
+local reply = redis.call("ZRANGEBYSCORE", KEYS[2], "-inf", now, "LIMIT", 0, room)
+if #reply < room then
+  for _, envelope in ipairs(redis.call("RPOP", KEYS[1], room - #reply) or {}) do
+    reply[#reply + 1] = envelope
+  end
+end
+for _, envelope in ipairs(reply) do
+  redis.call("ZADD", KEYS[2], till, envelope)
+end
+return reply
