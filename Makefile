@@ -15,7 +15,7 @@ N ?= 1000000
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-compose test-faults test-rabbitmq lint format bench bench-budget bench-backlog lock clean
+.PHONY: help install demo test test-compose test-faults test-rabbitmq lint format bench bench-budget bench-backlog bench-http lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-budget: install ## where a request's time goes, in microseconds by step
 
 bench-backlog: install ## serve a backlog of N requests and see whether anything grows with it (N=50000 for a quick one)
 	$(BIN)/python benchmarks/backlog.py --requests $(N) $(ARGS)
+
+bench-http: install ## measure the gateway and MLServer side by side (ARGS=--quick); installs MLServer under benchmarks/out/
+	$(BIN)/python benchmarks/bench_http.py $(ARGS)
 
 lock: ## resolve requirements.txt again (ARGS=--upgrade for the newest of everything)
 	.ci/lock $(ARGS)

@@ -1,0 +1,60 @@
+"""The figures for people on a terminal, in tables of 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from summary import Spread, number
+from targets import Target
+
+import fronts
+from fronts.figures import ROLES, Speed
+
+
+def speeds(model: str, found: Iterable[Speed]) -> Table:
+    """Lay out how quickly each server answered."""
+    headings = ("requests/s", "x MLServer", "p50 ms", "p99 ms", "alone:\np50 / p99 ms", "lost /\nwrong")
+    table = _table(f"{model}, one row a request: median (least-most) of the rounds", headings)
+    for one in found:
+        alone = " / ".join(map(number, one.alone_ms)) if one.alone_ms else "-"
+        shown = [_shown(value) for value in (one.rate, one.ratio, one.p50_ms, one.p99_ms)]
+        _add(table, one.contestant, [*shown, alone, f"{one.lost} / {one.wrong}"])
+    return table
+
+
+def costs(model: str, found: Iterable[Speed]) -> Table:
+    """Lay out what the requests cost."""
+    headings = ("client", "gateway or\nmlserver", "workers", "Redis", "all", "others'\ncores")
+    table = _table(f"{model}, CPU seconds per 1,000 requests", headings)
+    for one in found:
+        spent = [one.cpu_s[role] for role in ROLES]
+        _add(table, one.contestant, [number(value) for value in (*spent, sum(spent), one.others_cores)])
+    return table
+
+
+def targets(found: Iterable[Target]) -> Table:
+    """Lay out what this system is held to."""
+    headings = ("MLServer", "this system", "ratio", "must", "met")
+    table = _table("against MLServer in the better setting of the same round, median (least-most)", headings, "measure")
+    for one in found:
+        met = "-" if one.met is None else "yes" if one.met else "no"
+        cells = [_shown(one.theirs), _shown(one.ours), _shown(one.ratio), one.must, met]
+        table.add_row(one.measure, *cells, style="red" if one.met is False else "")
+    return table
+
+
+def _table(title: str, headings: Sequence[str], first: str = "server") -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _add(table: Table, name: str, cells: Sequence[str]) -> None:
+    table.add_row(name, *cells, style="bold" if name == fronts.OURS else "")
+
+
+def _shown(value: Spread | None) -> str:
+    return "-" if value is None else str(value)
