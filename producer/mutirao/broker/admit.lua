@@ -1,5 +1,5 @@
 -- Admit calls of an API key that has limits, each as a whole or not at all; or give back what was admitted.
--- KEYS[1]: until when the key's rate is spoken for.  KEYS[2]: its jobs that have not ended, by when they were admitted.
+-- KEYS[1]: until when the key's rate is spoken for.  KEYS[2]: its jobs in flight, by when they were admitted, or last found there.
 -- KEYS[3]: there while those were looked at a moment ago.
 -- ARGV[1]: "admit", "return".  ARGV[2]: requests a second, 0 for no such limit.  ARGV[3]: how many of them at once.
 -- ARGV[4]: how many jobs may be in flight, 0 for no such limit.  ARGV[5]: how long their records are kept, in seconds.
@@ -7,11 +7,13 @@
 -- From ARGV[7], one call after another: how many requests it has; how many ids follow; the ids, none where jobs are not counted.
 -- Reply, one a call: {"admitted", places of the ids that were in flight before}, {"rate", seconds until there is room},
 --   {"in flight", how many are, seconds until it is worth another try}; with "return" nothing.
--- Invariant: a job is in flight until its record says that it has ended, or is gone; whoever counts too many looks again.
+-- Invariant: a job is in flight until its record says that it has ended, or is gone. Nobody tells of each end: when the limit is
+--   reached the records are looked at, those first that were not for longest, so that no look stops Redis for long.
 -- A call that is sent again takes its share of the rate twice, and counts no job twice.
 -- Source of the rate: the generic cell rate algorithm (ITU-T I.371), whose whole state is one moment.
 local GRACE_S = 60 -- from its admission until a job without a record was never submitted
-local LOOK_MS = 0.05 -- a look costs some 2 us a job: no key takes more than a twentieth of Redis's time by looking
+local LOOK_MAX = 1000 -- jobs in one look
+local LOOK_MS = 0.1 -- the rest after a look, a job: it costs some 4 us, so no key takes much of Redis's time by looking
 local CLOCK_S = 0.000001 -- what a double holds of a time
 local rate, burst, most, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call("TIME")
@@ -30,20 +32,25 @@ end
 local function has_ended(id, admitted)
   local status = string.match(redis.call("GETRANGE", ARGV[6] .. id, 0, 31), '^{"status": ?"(%u+)"')
   if not status then
-    return admitted + GRACE_S < now
+    return admitted + GRACE_S < now, false
   elseif status == "QUEUED" then
     local expires = string.match(redis.call("GET", ARGV[6] .. id), '"expires_at":([%d%.]+)')
-    return expires and tonumber(expires) <= now
+    return expires and tonumber(expires) <= now, true
   end
-  return status == "SUCCESS" or status == "FAILURE" or status == "REVOKED"
+  return status == "SUCCESS" or status == "FAILURE" or status == "REVOKED", true
 end
 
 local function look()
-  local held = redis.call("ZRANGE", KEYS[2], 0, -1, "WITHSCORES")
+  local held = redis.call("ZRANGE", KEYS[2], 0, LOOK_MAX - 1, "WITHSCORES")
+  local all = redis.call("ZCARD", KEYS[2]) * 2 == #held
   redis.call("SET", KEYS[3], "1", "PX", math.max(1, math.ceil(#held / 2 * LOOK_MS)))
   for at = 1, #held, 2 do
-    if has_ended(held[at], tonumber(held[at + 1])) then
-      redis.call("ZREM", KEYS[2], held[at])
+    local id = held[at]
+    local ended, recorded = has_ended(id, tonumber(held[at + 1]))
+    if ended then
+      redis.call("ZREM", KEYS[2], id)
+    elseif recorded and not all then
+      redis.call("ZADD", KEYS[2], now, id)
     end
   end
 end

@@ -133,11 +133,14 @@ class Limiter:
         self._start(self._drop(caller.key_id))
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop, and end what waits to be admitted."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for waiting in self._waiting.values():  # of tasks that had not begun
+            for asked in waiting:
+                asked.reply.cancel()
 
     def _ask(self, caller: Caller, limits: Limits, asked: _Asked) -> None:
         if caller.key_id in self._waiting:
