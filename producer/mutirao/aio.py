@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from mutirao import errors, settings
-from mutirao.broker.redis import AsyncRedis
 from mutirao.catalog import Catalog, ModelInfo
-from mutirao.core import Core
 from mutirao.job import AsyncJob, Origin
 from mutirao.messages import JobRecord
-from mutirao.replies import Ended, Replies, Wait
+from mutirao.replies import Ended, Wait
 from mutirao.submission import Ask
 from mutirao.tensors import Array
+from mutirao.ways import way
 
 
 class AsyncClient:
@@ -28,9 +27,10 @@ class AsyncClient:
     def __init__(self, broker_url: str | None = None, *, check: bool = True, **given: Any) -> None:
         """Take the broker's URL and any other setting by name; nothing connects yet."""
         self.settings = settings.load(broker_url=broker_url, **given)
-        self._core = Core(self.settings, check=check)
-        self._redis = AsyncRedis(self.settings)
-        self._replies = Replies(self._core, self._redis)
+        chosen = way(self.settings)
+        self._core = chosen.operations(self.settings, check=check)
+        self._driver = chosen.async_driver(self.settings)
+        self._waits = chosen.waits(self._core, self._driver)
 
     async def submit(
         self,
@@ -72,11 +72,11 @@ class AsyncClient:
 
     async def record(self, id: str) -> JobRecord:
         """Read a job's record."""
-        return await self._redis.run(self._core.record(id))
+        return await self._driver.run(self._core.record(id))
 
     async def cancel(self, id: str) -> bool:
         """Cancel a job if it still waits; False where it runs or has ended."""
-        return await self._redis.run(self._core.cancel(id))
+        return await self._driver.run(self._core.cancel(id))
 
     async def models(self) -> list[ModelInfo]:
         """List the models that workers have announced."""
@@ -84,11 +84,11 @@ class AsyncClient:
 
     async def catalog(self) -> Catalog:
         """Read the models and the live workers."""
-        return await self._redis.run(self._core.catalog())
+        return await self._driver.run(self._core.catalog())
 
     async def wait(self, job: AsyncJob, timeout: float | None = None) -> dict[str, Array]:  # noqa: ASYNC109
         """Wait for a job's outputs; see `Job.result`."""
-        return await self._redis.run(self._core.outputs(await self.finished(job, timeout)))
+        return await self._driver.run(self._core.outputs(await self.finished(job, timeout)))
 
     async def finished(self, job: AsyncJob, timeout: float | None = None) -> JobRecord:  # noqa: ASYNC109
         """Wait for a job's finished record, however it ended.
@@ -106,7 +106,7 @@ class AsyncClient:
             if isinstance(found, Exception):
                 raise found
             if not found.done:
-                raise await self._redis.run(self._core.late(found, timeout))
+                raise await self._driver.run(self._core.late(found, timeout))
             job.finished = found
         return job.finished
 
@@ -137,8 +137,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Stop waiting, and close every connection."""
-        await self._replies.close()
-        await self._redis.close()
+        await self._waits.close()
+        await self._driver.close()
 
     async def __aenter__(self) -> Self:
         """Return the client."""
@@ -149,8 +149,8 @@ class AsyncClient:
         await self.close()
 
     async def _submitted(self, ask: Ask, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[AsyncJob]:
-        heard = self._replies.heard
-        made = await self._redis.run(self._core.submit(ask, many, ids, rows=rows))
+        heard = self._waits.heard
+        made = await self._driver.run(self._core.submit(ask, many, ids, rows=rows))
         origin = Origin(self._core.client, heard, time.monotonic() + made.expires_s)
         return [AsyncJob(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
 
@@ -158,8 +158,8 @@ class AsyncClient:
     def _waiting(self, jobs: Sequence[AsyncJob]) -> Iterator[asyncio.Queue[Ended]]:
         ended: asyncio.Queue[Ended] = asyncio.Queue()
         wait = Wait(jobs, ended.put_nowait)
-        self._replies.watch(wait)
+        self._waits.watch(wait)
         try:
             yield ended
         finally:
-            self._replies.leave(wait)
+            self._waits.leave(wait)

@@ -86,6 +86,10 @@ class Catalog(msgspec.Struct, frozen=True):
             )
         return info
 
+    def served(self, name: str) -> bool:
+        """Whether a live worker serves a model."""
+        return name in self.models and self.models[name].workers > 0
+
     def serving(self, name: str) -> tuple[WorkerInfo, ...]:
         """The live workers that serve a model."""
         return tuple(worker for worker in self.workers if name in worker.models)

@@ -13,33 +13,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from mutirao import errors, settings
-from mutirao.broker.redis import AsyncRedis, Redis
 from mutirao.catalog import Catalog, ModelInfo
-from mutirao.core import Core
 from mutirao.job import Job, Origin
 from mutirao.messages import JobRecord
-from mutirao.replies import Ended, Replies, Wait, closed, ended
+from mutirao.operations import Operations
+from mutirao.replies import Ended, Wait, closed, ended
 from mutirao.submission import Ask
 from mutirao.tensors import Array
+from mutirao.ways import Way, way
 
 
 class Client:
     """Submits requests and waits for their results. Threads may share one; a fork gets its own connections.
 
     Args:
-        broker_url: Redis's URL; by default MUTIRAO_BROKER_URL, then the embedded system that runs in this folder, then
-            redis://127.0.0.1:6379/0.
+        broker_url: Redis's URL, or a gateway's: http://host:8000; by default MUTIRAO_BROKER_URL, then the embedded system that
+            runs in this folder, then redis://127.0.0.1:6379/0.
         check: hold each request against the signature that workers announced before it is queued. False lets a producer queue
-            before the first worker ever started; the worker then refuses what does not fit.
-        given: any other setting, by its name in `settings.Settings`.
+            before the first worker ever started; the worker then refuses what does not fit. A gateway always checks.
+        given: any other setting, by its name in `settings.Settings`; `api_key` is what a gateway knows the caller by.
     """
 
     def __init__(self, broker_url: str | None = None, *, check: bool = True, **given: Any) -> None:
         """Read the settings; nothing connects yet."""
         self.settings = settings.load(broker_url=broker_url, **given)
-        self._check = check
-        self._core = Core(self.settings, check=check)
-        self._redis = Redis(self.settings)
+        self._way = way(self.settings)
+        self._core = self._way.operations(self.settings, check=check)
+        self._driver = self._way.driver(self.settings)
         self._waiter: _Waiter | None = None
         self._lock = threading.Lock()
 
@@ -69,7 +69,7 @@ class Client:
             ModelNotFound, ModelUnavailable: nobody serves the model.
             SignatureMismatch, InvalidTensor, PayloadTooLarge, InvalidRequest: the request does not fit; nothing was queued.
             IdTaken: the id belongs to a job with other content.
-            BrokerUnavailable: Redis did not answer in time.
+            BrokerUnavailable: Redis, or the gateway, did not answer in time.
         """
         ask = Ask(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
         return self._submitted(ask, [data], None if id is None else [id])[0]
@@ -136,11 +136,11 @@ class Client:
 
     def record(self, id: str) -> JobRecord:
         """Read a job's record."""
-        return self._redis.run(self._core.record(id))
+        return self._driver.run(self._core.record(id))
 
     def cancel(self, id: str) -> bool:
         """Cancel a job if it still waits; False where it runs or has ended."""
-        return self._redis.run(self._core.cancel(id))
+        return self._driver.run(self._core.cancel(id))
 
     def models(self) -> list[ModelInfo]:
         """List the models that workers have announced, each with how many live workers serve it now."""
@@ -148,7 +148,7 @@ class Client:
 
     def catalog(self) -> Catalog:
         """Read the models and the live workers."""
-        return self._redis.run(self._core.catalog())
+        return self._driver.run(self._core.catalog())
 
     def wait(self, job: Job, timeout: float | None = None) -> dict[str, Array]:
         """Wait for a job's outputs; see `Job.result`."""
@@ -169,7 +169,7 @@ class Client:
             if isinstance(found, Exception):
                 raise found
             if not found.done:
-                raise self._redis.run(self._core.late(found, timeout))
+                raise self._driver.run(self._core.late(found, timeout))
             job.finished = found
         return job.finished
 
@@ -179,7 +179,7 @@ class Client:
         Raises:
             JobError: the job ended without a result; the class says how.
         """
-        return self._redis.run(self._core.outputs(record))
+        return self._driver.run(self._core.outputs(record))
 
     def close(self) -> None:
         """Stop waiting, and close every connection."""
@@ -187,7 +187,7 @@ class Client:
             waiter, self._waiter = self._waiter, None
         if waiter is not None:
             waiter.close()
-        self._redis.close()
+        self._driver.close()
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -200,7 +200,7 @@ class Client:
     def _submitted(self, ask: Ask, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[Job]:
         waiter = self._waiter
         heard = waiter.heard if waiter is not None and waiter.pid == os.getpid() else None
-        made = self._redis.run(self._core.submit(ask, many, ids, rows=rows))
+        made = self._driver.run(self._core.submit(ask, many, ids, rows=rows))
         origin = Origin(self._core.client, heard, time.monotonic() + made.expires_s)
         return [Job(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
 
@@ -218,36 +218,36 @@ class Client:
     def _waits(self) -> _Waiter:
         with self._lock:
             if self._waiter is None or self._waiter.pid != os.getpid():
-                self._waiter = _Waiter(self.settings, self._core)
+                self._waiter = _Waiter(self._way, self._core)
                 # A client that nobody closes ends with the process, or with its last reference, without a word.
                 weakref.finalize(self, self._waiter.close)
             return self._waiter
 
 
 class _Waiter:
-    """`replies` on a thread of its own: there is one way to wait."""
+    """What waits on an event loop, on a thread of its own: there is one way to wait."""
 
-    def __init__(self, given: settings.Settings, core: Core) -> None:
+    def __init__(self, way: Way, core: Operations) -> None:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mutirao-replies", daemon=True)
         self._thread.start()
-        self._redis = AsyncRedis(given)
-        self._replies = Replies(core, self._redis)
+        self._driver = way.async_driver(core.settings)
+        self._waits = way.waits(core, self._driver)
 
     @property
     def heard(self) -> object | None:
-        return self._replies.heard
+        return self._waits.heard
 
     def watch(self, wait: Wait) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._replies.watch, wait)
+            self._loop.call_soon_threadsafe(self._waits.watch, wait)
         except RuntimeError:  # the loop is closed
             raise closed() from None
 
     def leave(self, wait: Wait) -> None:
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._replies.leave, wait)
+            self._loop.call_soon_threadsafe(self._waits.leave, wait)
 
     def close(self) -> None:
         # Its thread did not follow into a fork; and the last reference may go anywhere, on that thread too.
@@ -260,6 +260,6 @@ class _Waiter:
         self._loop.close()
 
     async def _ended(self) -> None:
-        await self._replies.close()
-        await self._redis.close()
+        await self._waits.close()
+        await self._driver.close()
         await ended({task for task in asyncio.all_tasks() if task is not asyncio.current_task()})

@@ -139,7 +139,7 @@ def _submitted(
         jobs = client.submit_many(model, data.split(taken), **asked)
     else:
         jobs = [client.submit(model, taken, id=id or given.id, **asked)]
-    if not known.serving(model):
+    if not known.served(model):
         output.note(f"queued; no live worker serves {model!r} now: start one with mutirao worker")
     return jobs
 

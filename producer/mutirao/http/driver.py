@@ -1,0 +1,191 @@
+"""Running exchanges with httpx, blocking and on an event loop: connections, limits of time, and what is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from mutirao import errors
+from mutirao.http.exchange import Exchange, Operation, Reply, T, refused, unavailable
+from mutirao.settings import Settings
+
+try:
+    import httpx
+except ImportError as missing:
+    raise errors.SettingsError(
+        "a broker URL that begins with http needs the package httpx: pip install 'mutirao[http]'"
+    ) from missing
+
+# A connection that broke is tried again for about a second, as with Redis; a gateway that does not answer is not.
+PAUSES_S = (0.05, 0.1, 0.2, 0.5)
+# What a balancer says while the gateway behind it changes.
+_BETWEEN = (502, 503)
+_BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
+
+
+class Http:
+    """Runs operations, blocking. Threads may share one; a fork gets its own connections."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing connects before the first call."""
+        self._settings = settings
+        self._client: httpx.Client | None = None
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end.
+
+        Raises:
+            BrokerUnavailable: the gateway did not answer in time, or whoever answered is none.
+            MutiraoError: what the gateway refused.
+        """
+        try:
+            exchange = next(operation)
+            while True:
+                try:
+                    reply = self._reply(exchange)
+                except errors.MutiraoError as exc:
+                    exchange = operation.throw(exc)
+                else:
+                    exchange = operation.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def close(self) -> None:
+        """Close every connection; a later call opens new ones."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _reply(self, exchange: Exchange) -> Reply:
+        for attempt in _attempts(self._settings.broker_url):
+            try:
+                client = self._connected()
+                attempt.answer(client.send(_request(client, exchange, self._settings)))
+            except httpx.HTTPError as exc:
+                attempt.fail(exc)
+            if attempt.reply is not None:
+                return attempt.reply
+            time.sleep(attempt.pause_s)
+        raise AssertionError("the last attempt raises")
+
+    def _connected(self) -> httpx.Client:
+        client = self._client
+        if client is None or self._process != os.getpid():
+            client = self._opened()
+        return client
+
+    def _opened(self) -> httpx.Client:
+        with self._lock:
+            if self._process != os.getpid() and self._client is not None:
+                self._client.close()  # of the parent: its own connections stay open
+                self._client = None
+            if self._client is None:
+                self._client, self._process = httpx.Client(**_options(self._settings)), os.getpid()
+                weakref.finalize(self, self._client.close)
+            return self._client
+
+
+class AsyncHttp:
+    """Runs operations on the running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing connects before the first call."""
+        self._settings = settings
+        self._client: httpx.AsyncClient | None = None
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end.
+
+        Raises:
+            BrokerUnavailable: the gateway did not answer in time, or whoever answered is none.
+            MutiraoError: what the gateway refused.
+        """
+        try:
+            exchange = next(operation)
+            while True:
+                try:
+                    reply = await self._reply(exchange)
+                except errors.MutiraoError as exc:
+                    exchange = operation.throw(exc)
+                else:
+                    exchange = operation.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def close(self) -> None:
+        """Close every connection; a later call opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _reply(self, exchange: Exchange) -> Reply:
+        for attempt in _attempts(self._settings.broker_url):
+            try:
+                client = self._client = self._client or httpx.AsyncClient(**_options(self._settings))
+                attempt.answer(await client.send(_request(client, exchange, self._settings)))
+            except httpx.HTTPError as exc:
+                attempt.fail(exc)
+            if attempt.reply is not None:
+                return attempt.reply
+            await asyncio.sleep(attempt.pause_s)
+        raise AssertionError("the last attempt raises")
+
+
+class _Attempt:
+    """One of several: it ends with a reply, with an error that is raised, or with a pause before the next."""
+
+    def __init__(self, url: str, pause_s: float | None) -> None:
+        self.reply: Reply | None = None
+        self._url = url
+        self._last = pause_s is None
+        self.pause_s = pause_s or 0.0
+
+    def answer(self, response: httpx.Response) -> None:
+        if response.status_code < 300:
+            self.reply = Reply(response.headers, response.content)
+            return
+        error = refused(response.status_code, response.content, self._url)
+        between = response.status_code in _BETWEEN and isinstance(error, errors.BrokerUnavailable) and error.url
+        if self._last or not between:
+            raise error
+
+    def fail(self, error: httpx.HTTPError) -> None:
+        if self._last or not isinstance(error, _BROKEN):
+            raise unavailable(self._url, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _attempts(url: str) -> Iterator[_Attempt]:
+    for pause_s in (*PAUSES_S, None):
+        yield _Attempt(url, pause_s)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    key = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    return {
+        "base_url": settings.broker_url,
+        "headers": {"accept": "application/json", "user-agent": "mutirao", **key},
+        # As many threads as call at once have a connection each.
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0),
+    }
+
+
+def _request(client: httpx.Client | httpx.AsyncClient, exchange: Exchange, settings: Settings) -> httpx.Request:
+    within_s = settings.timeout_s + exchange.wait_s
+    return client.build_request(
+        exchange.method,
+        exchange.path,
+        params=dict(exchange.query) or None,
+        content=exchange.body or None,
+        headers=dict(exchange.headers),
+        timeout=httpx.Timeout(settings.timeout_s, read=within_s),
+    )

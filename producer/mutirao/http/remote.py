@@ -1,0 +1,128 @@
+"""What clients do with a gateway, written once: operations that the blocking and the asyncio client both run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from mutirao import codec, errors, queues, tensors
+from mutirao.catalog import Catalog, ModelInfo, WorkerInfo
+from mutirao.http import batch
+from mutirao.http.exchange import BINARY, HEADER_LENGTH, JSON, Exchange, Operation, T, unavailable
+from mutirao.http.view import Told, View
+from mutirao.messages import JobRecord, PredictResult
+from mutirao.operations import Operations, Submitted
+from mutirao.replies import Ended
+from mutirao.submission import Ask
+from mutirao.tensors import Array
+
+
+class _Models(msgspec.Struct, frozen=True):
+    models: tuple[ModelInfo, ...]
+
+
+class _Fleet(msgspec.Struct, frozen=True):
+    workers: tuple[WorkerInfo, ...]
+
+
+class Remote(Operations):
+    """The operations on a gateway."""
+
+    client = ""
+
+    def submit(
+        self, ask: Ask, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+    ) -> Operation[Submitted]:
+        """Check, encode and send requests; see `Operations.submit`."""
+        made, bound, expires_s = yield from self._prepared(ask, many, ids, rows=rows)
+        if made:
+            body, head = batch.encode(ask, bound, made, self.settings.max_request_bytes)
+            yield Exchange(
+                "POST",
+                f"/v1/models/{quote(ask.model, safe='')}/jobs:batch",
+                {"priority": ask.priority, "expires_s": repr(float(expires_s))},
+                body,
+                {"content-type": BINARY, HEADER_LENGTH: str(head)},
+            )
+        return Submitted(made, frozenset(), expires_s)
+
+    def record(self, id: str) -> Operation[JobRecord]:
+        """Read a job's record; see `Operations.record`."""
+        reply = yield Exchange("GET", _job(id))
+        return self._read(reply.body, View).record()
+
+    def ends(self, ids: Sequence[str], wait_s: float) -> Operation[Ended]:
+        """Read how those of the jobs ended that have; wait until at least one has, or the time has passed.
+
+        Args:
+            ids: of the jobs.
+            wait_s: the longest wait, in seconds.
+        """
+        asked = msgspec.json.encode({"ids": ids, "wait": wait_s, "results": True})
+        reply = yield Exchange("POST", "/v1/jobs:wait", body=asked, headers=_JSON, wait_s=wait_s)
+        told = self._read(reply.body, Told)
+        found: Ended = [(view.id, view.record()) for view in told.jobs]
+        for id in told.missing:
+            try:
+                found.append((id, (yield from self.record(id))))
+            except errors.JobNotFound as exc:
+                found.append((id, exc))
+        return found
+
+    def cancel(self, id: str) -> Operation[bool]:
+        """Cancel a job if it still waits; see `Operations.cancel`."""
+        try:
+            yield Exchange("DELETE", _job(id))
+        except errors.NotCancellable:
+            return False
+        return True
+
+    def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
+        """Read a finished job's outputs; see `Operations.outputs`."""
+        if record.status != "SUCCESS":
+            raise record.error()
+        result = record.result
+        inline = codec.inline_outputs(result)
+        if inline is not None:
+            return inline
+        if bytes(result) == b"null":
+            reply = yield Exchange("GET", f"{_job(record.task_id)}/result", headers={"accept": BINARY})
+            head = int(reply.headers.get(HEADER_LENGTH.lower(), len(reply.body)))
+            return _decoded(self._read(reply.body[:head], PredictResult), reply.body[head:])
+        return _decoded(record.response(), None)
+
+    def catalog(self) -> Operation[Catalog]:
+        """Read which models are served and which workers live; workers are shown to those keys alone that may see them."""
+        known = yield from self._announced()
+        try:
+            reply = yield Exchange("GET", "/v1/fleet")
+        except errors.Forbidden:
+            return known
+        workers = self._read(reply.body, _Fleet).workers
+        return self._learned(msgspec.structs.replace(known, workers=workers))
+
+    def _announced(self) -> Operation[Catalog]:
+        reply = yield Exchange("GET", "/v1/models")
+        models = self._read(reply.body, _Models).models
+        return self._learned(Catalog(models={info.name: info for info in models}, workers=()))
+
+    def _read(self, body: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            reason = f"its answer is not one that this version reads ({exc})"
+            raise unavailable(self.settings.broker_url, reason, "does the URL name a gateway?") from exc
+
+
+_JSON = {"content-type": JSON}
+
+
+def _job(id: str) -> str:
+    return f"/v1/jobs/{quote(queues.job_id(id), safe='')}"
+
+
+def _decoded(result: PredictResult, raw: bytes | None) -> dict[str, Array]:
+    return {tensor.name: tensors.decode(tensor) for tensor in codec.unpack_result(result, raw).outputs}
