@@ -18,7 +18,7 @@ from mutirao.catalog import Catalog
 from mutirao.messages import JobRecord
 from mutirao.operations import Operations, Submitted
 from mutirao.settings import Settings
-from mutirao.submission import Ask, Maker, Run
+from mutirao.submission import Ask, Bound, Maker, Run
 from mutirao.tensors import Array
 
 READ_MAX = 1_000  # keys in one command
@@ -59,6 +59,24 @@ class Core(Operations):
         runs = submission.runs(ask, bound, made, self._named())
         known = yield from self._queue(ask, made, runs, expires_s)
         return Submitted(made, known, expires_s)
+
+    def encoded(self, ask: Ask, bound: Bound, ids: Sequence[str]) -> list[Run]:
+        """Encode checked requests for `queue`.
+
+        Raises:
+            PayloadTooLarge: one of them is, or all of them together are.
+        """
+        return submission.runs(ask, bound, ids, self._named())
+
+    def queue(self, ask: Ask, ids: Sequence[str], runs: Sequence[Run]) -> Operation[Submitted]:
+        """Queue encoded requests of one model, priority, deadline and tenant, in one round trip.
+
+        Raises:
+            IdTaken, QueueFull: nothing of the call is queued.
+        """
+        expires_s = self._deadline(ask)
+        known = yield from self._queue(ask, ids, runs, expires_s)
+        return Submitted(list(ids), known, expires_s)
 
     def record(self, id: str) -> Operation[JobRecord]:
         """Read a job's record; a queued one whose deadline has passed is ended by whoever looks at it.
@@ -126,8 +144,19 @@ class Core(Operations):
         workers = yield Call(side, "HGETALL", (queues.WORKERS,))
         seconds, micros = yield Call(side, "TIME")
         now = int(seconds) + int(micros) / 1e6
+        leases = yield Call(side, "ZRANGEBYSCORE", (queues.LEASES,), (now, "+inf"))
         self._ahead_s = now - time.time()
-        return self._learned(catalog.decode(models, workers, now))
+        return self._learned(catalog.decode(models, workers, now, leases))
+
+    def known(self) -> Operation[Catalog]:
+        """Return the catalogue's latest copy; one that is older than 5 s is read anew."""
+        if self._catalog is None or time.monotonic() > self._catalog_until:
+            return (yield from self.catalog())
+        return self._catalog
+
+    def line_of(self, tenant: str) -> str:
+        """Name the tenant in whose line a tenant's requests wait: without the engine all wait in one, that of ""."""
+        return tenant if self.settings.engine and not self.settings.foreign else ""
 
     def now(self) -> float:
         """Redis's clock, as far as this client has seen it: seconds since the epoch."""
@@ -154,7 +183,7 @@ class Core(Operations):
             id = ids[int(reply[1]) - 1]
             raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
         if reply[0] == b"full":
-            raise (yield from self._full(ask.model, int(reply[1]), int(reply[2])))
+            raise (yield from self._full(ask, int(reply[1]), int(reply[2])))
         self._ahead_s = float(reply[1]) - time.time()
         known = frozenset(place - 1 for place in reply[2:])
         if split and len(known) < len(ids):
@@ -173,7 +202,7 @@ class Core(Operations):
             raise
         if reply[0] == b"full":
             yield from self._take_back(runs)
-            raise (yield from self._full(ask.model, int(reply[1]), int(reply[2])))
+            raise (yield from self._full(ask, int(reply[1]), int(reply[2])))
 
     def _publish(self, ask: Ask, runs: Sequence[Run]) -> Operation[None]:
         """Push to a broker that is no Redis: it takes one message after another, so a part of them may be queued when it fails."""
@@ -188,7 +217,7 @@ class Core(Operations):
             return
         yield from self._take_back(submission.without(runs, done.accepted))
         if done.error is None:
-            raise (yield from self._full(ask.model, done.depth, len(envelopes)))
+            raise (yield from self._full(ask, done.depth, len(envelopes)))
         if not done.accepted:
             raise done.error
         text = (
@@ -198,8 +227,9 @@ class Core(Operations):
 
     def _call(self, mode: str, ask: Ask, runs: Sequence[Run], expires_s: float) -> Call:
         queue = queues.queue(ask.model)
-        lists = tuple(queues.queue_key(ask.model, step) for step in queues.KOMBU_STEPS)
-        keys = (queues.queue_key(ask.model, queues.step(ask.priority)), queues.bell_key(queue), *lists)
+        tenant = self.line_of(ask.tenant)
+        lists = tuple(queues.queue_key(ask.model, step, tenant) for step in queues.KOMBU_STEPS)
+        keys = (queues.queue_key(ask.model, queues.step(ask.priority), tenant), queues.bell_key(queue), *lists)
         limits = (self.settings.result_ttl_s, expires_s, self.settings.queue_limit)
         names = (queues.record_key(""), *queues.payload_key("|", "in").split("|"))
         args = [arg for run in runs for arg in run.args()]
@@ -212,8 +242,8 @@ class Core(Operations):
             keys = [key for id in some for key in (queues.record_key(id), queues.payload_key(id, "in"))]
             yield Call("results", "DEL", tuple(keys))
 
-    def _full(self, model: str, depth: int, asked: int) -> Operation[errors.QueueFull]:
-        limit = self.settings.queue_limit
+    def _full(self, ask: Ask, depth: int, asked: int) -> Operation[errors.QueueFull]:
+        model, limit = ask.model, self.settings.queue_limit
         known = yield from self.catalog()
         rate = known.rate(model)
         after_s = (depth + asked - limit) / rate if rate and asked <= limit else None
@@ -226,8 +256,9 @@ class Core(Operations):
         else:
             remedy = f"try again in about {math.ceil(after_s):,} s"
         more = f", {asked:,} more do not fit" if depth < limit else ""
+        whose = f" of tenant {ask.tenant!r}" if self.line_of(ask.tenant) else ""
         return errors.QueueFull(
-            f"queue of model {model!r} is full: {depth:,} of {limit:,} requests wait{more}; {remedy}",
+            f"queue of model {model!r} is full: {depth:,} of {limit:,} requests{whose} wait{more}; {remedy}",
             model=model,
             depth=depth,
             limit=limit,

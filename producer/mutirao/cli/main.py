@@ -22,6 +22,7 @@ LIGHT = {
     "doctor": "mutirao.cli.doctor:doctor",
     "explain": "mutirao.cli.explain:explain",
     "flower": "mutirao.cli.flower:flower",
+    "gateway": "mutirao.cli.gateway:gateway",
     "keys": "mutirao.cli.keys:keys",
     "predict": "mutirao.cli.jobs:predict",
     "result": "mutirao.cli.jobs:result",
@@ -37,6 +38,7 @@ SUMMARIES = {
     "doctor": "Look for what is wrong, and say what to do about it.",
     "explain": "Say what happened to jobs, step by step.",
     "flower": "Watch tasks and workers in a browser.",
+    "gateway": "Answer HTTP, in front of the queue.",
     "keys": "Add, list and revoke the API keys of the HTTP front.",
     "models": "Add, list, check and remove the models that workers serve.",
     "predict": "Ask a model and wait for its answer.",
@@ -52,10 +54,14 @@ EXTRAS = {
     "flower": "flower",
     "joblib": "worker",
     "kombu": "worker",
+    "litestar": "gateway",
     "pandas": "worker",
+    "prometheus_client": "gateway",
     "psutil": "worker",
     "sklearn": "worker",
     "threadpoolctl": "worker",
+    "uvicorn": "gateway",
+    "uvloop": "gateway",
 }
 
 

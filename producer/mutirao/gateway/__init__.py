@@ -1,0 +1,1 @@
+"""The HTTP front: one process of it turns requests into jobs, waits for them, and tells of them."""

@@ -1,0 +1,95 @@
+"""What goes back to the client: a status, headers, and a body at once or piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from litestar.types import Receive, Scope, Send
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+CSV = "text/csv"
+NPY = "application/x-npy"
+EVENTS = "text/event-stream"
+# A client that takes no byte of a stream for this long is slower than any that is there.
+WRITE_S = 30.0
+
+Headers = list[tuple[bytes, bytes]]
+_ENCODER = msgspec.json.Encoder(enc_hook=str)
+
+
+class Answer:
+    """A response; an ASGI application."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, body: bytes = b"", media: str = JSON, headers: Headers | None = None) -> None:
+        """Take the status, the body and its media type, and what other headers there are, names in lower case."""
+        self.status = status
+        self.body = body
+        self.headers: Headers = [
+            (b"content-type", media.encode()),
+            (b"content-length", b"%d" % len(body)),
+            *(headers or ()),
+        ]
+
+    def with_header(self, name: bytes, value: str) -> Answer:
+        """Add a header, and return the answer."""
+        self.headers.append((name, plain(value)))
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+
+class Stream(Answer):
+    """A response of pieces; it ends with them, or when the client goes or takes nothing for `WRITE_S`."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, pieces: AsyncIterator[bytes], media: str = EVENTS, headers: Headers | None = None) -> None:
+        """Take the pieces."""
+        super().__init__(200, b"", media)
+        self.headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store"), *(headers or ())]
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send it; the pieces' generator is closed however it ends."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        sending = asyncio.ensure_future(self._send(send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    async def _send(self, send: Send) -> None:
+        try:
+            async for piece in self._pieces:
+                async with asyncio.timeout(WRITE_S):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self._pieces.aclose()  # type: ignore[attr-defined]
+
+
+def json(value: Any, status: int = 200, headers: Headers | None = None) -> Answer:
+    """Answer with a record, or with any other value that JSON holds."""
+    return Answer(status, _ENCODER.encode(value), JSON, headers)
+
+
+def plain(text: str) -> bytes:
+    """Make text fit for a header: nothing in it ends the line."""
+    return "".join(sign if " " <= sign <= "~" else "?" for sign in text).encode()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,144 @@
+"""What a caller asks of a job: from the body, the query, the headers and V2's parameters to one `Ask`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+from mutirao import errors, queues
+from mutirao.catalog import ModelInfo
+from mutirao.gateway.bodies import Body
+from mutirao.gateway.call import Call
+from mutirao.gateway.results import Form, accepted
+from mutirao.gateway.routes import Param
+from mutirao.submission import Ask
+
+EXPIRES = b"mutirao-expires"
+IDEMPOTENCY = b"idempotency-key"
+_SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e8}
+# V2's schedule policy: 0 is the default, 1 the highest.
+_LEVELS = {0: "normal", 1: "high", 2: "normal"}
+PARAMS = {
+    "priority": Param("What is served first.", {"enum": ["high", "normal", "low"]}),
+    "expires_s": Param("Drop the job if it has not started in so many seconds.", _SECONDS),
+    "outputs": Param("An output that is wanted; repeatable."),
+    "Mutirao-Expires": Param("As expires_s.", _SECONDS, header=True),
+    "Idempotency-Key": Param(
+        "The same key with the same request is the same job, for as long as results are kept.",
+        {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        header=True,
+    ),
+}
+
+
+def ask(call: Call, info: ModelInfo, body: Body, *, text: bool = False) -> Ask:
+    """Gather what a request asks for.
+
+    Args:
+        call: the request.
+        info: the model.
+        body: what stood around its data.
+        text: whether the worker is to write JSON.
+
+    Raises:
+        InvalidRequest: an output, a priority or a deadline that there is not.
+    """
+    outputs = _outputs(call, body)
+    if outputs is not None:
+        info.signature.chosen(outputs)
+    return Ask(
+        model=info.name,
+        outputs=outputs,
+        expires_s=expires_s(call, body),
+        priority=_priority(call, body),
+        tenant=call.caller.tenant,
+        webhook=body.webhook or "",
+        binary=not text,
+    )
+
+
+def form(call: Call, body: Body, *, bare: bool = False) -> Form:
+    """Find out how the answer is to be written.
+
+    Args:
+        call: the request.
+        body: what stood around its data.
+        bare: the request was one raw tensor, so the answer's are raw.
+    """
+    media = accepted(call.headers.get(b"accept"))
+    raw = bare or (body.parameters or {}).get("binary_data_output") is True
+    own = {
+        output.name: bool((output.parameters or {})["binary_data"])
+        for output in body.outputs or ()
+        if "binary_data" in (output.parameters or {})
+    }
+    return Form(media, raw, own)
+
+
+def expires_s(call: Call, body: Body) -> float | None:
+    """Find the deadline: the header first, then the query, the body, and V2's timeout in microseconds; None for the default."""
+    given = call.headers.get(EXPIRES)
+    if given is not None:
+        return _seconds("header Mutirao-Expires", given.decode("latin-1"))
+    asked = call.param("expires_s")
+    if asked is not None:
+        return _seconds("expires_s", asked)
+    if body.expires_s is not None:
+        return _seconds("expires_s", body.expires_s)
+    timeout = (body.parameters or {}).get("timeout")
+    if timeout is None or timeout == 0:
+        return None
+    if type(timeout) not in (int, float, str):
+        raise _refused("timeout", timeout, "a number of microseconds")
+    return _seconds("timeout", timeout) / 1e6
+
+
+def own_id(call: Call) -> str | None:
+    """Make the id of a request that brings an Idempotency-Key, or take the one that it names itself; None for neither.
+
+    Raises:
+        InvalidRequest: the key or the id is not one.
+    """
+    key = call.headers.get(IDEMPOTENCY)
+    if key is None:
+        id = call.param("id")
+        return None if id is None else queues.job_id(id)
+    if not 0 < len(key) < 256:
+        raise errors.InvalidRequest("Idempotency-Key must be 1 to 255 characters", reason="idempotency key")
+    return "key-" + hashlib.sha256(call.caller.tenant.encode() + b"\0" + key).hexdigest()[:40]
+
+
+def _outputs(call: Call, body: Body) -> tuple[str, ...] | None:
+    if body.outputs:
+        return tuple(output.name for output in body.outputs)
+    named = call.params("outputs") if call.scope["query_string"] else []
+    return tuple(named) or None
+
+
+def _priority(call: Call, body: Body) -> str:
+    asked: Any = call.param("priority") or body.priority or (body.parameters or {}).get("priority")
+    if asked is None:
+        return "normal"
+    if type(asked) is int:
+        if asked < 0:
+            raise _refused("priority", asked, "0 or more")
+        return _LEVELS.get(asked, "low")
+    if not isinstance(asked, str):
+        raise _refused("priority", asked, "high, normal or low")
+    queues.step(asked)
+    return asked
+
+
+def _seconds(name: str, value: str | float) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e14:
+        raise _refused(name, value, "a number of seconds, more than 0")
+    return seconds
+
+
+def _refused(name: str, value: object, rule: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(f"{name} is {str(value)[:40]!r}: it must be {rule}", reason=f"{name} not allowed")

@@ -1,0 +1,218 @@
+"""From a request's body to checked arrays: JSON rows, V2 in JSON or with raw tensors, CSV, npy, or one file of a form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from mutirao import codec, errors, signature, tensors
+from mutirao.catalog import ModelInfo
+from mutirao.gateway import files
+from mutirao.gateway.call import Call
+from mutirao.messages import PredictRequest, RequestedOutput, Tensor
+from mutirao.signature import Signature
+from mutirao.tensors import Array
+
+HEADER_LENGTH = b"inference-header-content-length"
+# Beside JSON.
+MEDIAS = ("application/octet-stream", "text/csv", "application/x-npy", "multipart/form-data")
+_JSON = ("application/json", "text/json", "application/octet-stream", "application/x-www-form-urlencoded", "")
+
+
+class Body(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a JSON body may hold: a V2 inference request, or `rows`; and what a job may be asked for beside.
+
+    Attributes:
+        inputs: V2's tensors.
+        outputs: the outputs wanted; the model's default ones where none is named.
+        parameters: V2's parameters: binary_data_output, priority and timeout (microseconds) count.
+        id: V2's name of the request; it is echoed, and no job is called so.
+        rows: instead of `inputs`: rows of values, or objects by column.
+        priority: high, normal or low.
+        expires_s: drop the job if it has not started in so many seconds.
+        webhook: the URL that is told when the job has ended.
+        ids: own ids of a batch's jobs.
+        requests: of a batch: each with `inputs` or `rows`.
+    """
+
+    inputs: tuple[Tensor, ...] | msgspec.UnsetType = msgspec.UNSET
+    outputs: tuple[RequestedOutput, ...] | None = None
+    parameters: dict[str, Any] | None = None
+    id: str | None = None
+    rows: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    priority: str | None = None
+    expires_s: float | None = None
+    webhook: str | None = None
+    ids: tuple[str, ...] | None = None
+    requests: tuple[Request, ...] | None = None
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request of a batch."""
+
+    inputs: tuple[Tensor, ...] | msgspec.UnsetType = msgspec.UNSET
+    rows: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    id: str | None = None
+
+
+class Given(NamedTuple):
+    """A body that was read: the record around the data, and the data, not yet checked.
+
+    Attributes:
+        body: what stood around the data; of a bare table nothing.
+        data: arrays by name, rows, or None where the body's own `inputs`, `rows` or `requests` hold them.
+        bare: whether the whole body was one raw tensor, so that the answer's tensors are raw too.
+    """
+
+    body: Body
+    data: Any = None
+    bare: bool = False
+
+
+T = TypeVar("T")
+_DAMAGED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_EMPTY = Body()
+_DECODER = msgspec.json.Decoder(Body)
+_ANY = msgspec.json.Decoder()
+
+
+async def read(call: Call, info: ModelInfo, limit: int) -> Given:
+    """Read a request's body by its content type.
+
+    Raises:
+        InvalidRequest: it is not what it says it is.
+        PayloadTooLarge, SlowRequest, UnsupportedMedia: see `Call.body`, and a content type that is not read here.
+    """
+    body = await call.body(limit)
+    length = call.headers.get(HEADER_LENGTH)
+    if length is not None:
+        return _binary(body, length, info.signature)
+    media = call.headers.get(b"content-type", b"")
+    if media == b"application/json":
+        return _json(body)
+    return _of_media(body, media.decode("latin-1"), info.signature)
+
+
+def arrays(info: ModelInfo, given: Given) -> dict[str, Array]:
+    """Check a body's data against the model's signature.
+
+    Raises:
+        InvalidTensor, SignatureMismatch, PayloadTooLarge: it does not fit.
+        InvalidRequest: there is none.
+    """
+    if given.data is not None:
+        return checked(info, given.data)
+    return of_request(info, given.body)
+
+
+def of_request(info: ModelInfo, body: Body | Request) -> dict[str, Array]:
+    """Check the `inputs` or `rows` of a request."""
+    if body.inputs is not msgspec.UNSET:
+        return signature.read(info.name, info.signature, PredictRequest(inputs=body.inputs))
+    if body.rows is msgspec.UNSET:
+        raise errors.InvalidRequest(
+            'the body has neither "inputs" (a V2 inference request) nor "rows": see /docs', reason="no inputs"
+        )
+    return checked(info, body.rows)
+
+
+def checked(info: ModelInfo, data: Any) -> dict[str, Array]:
+    """Check rows, or arrays by name."""
+    given = signature.arrays(_columns(data), frame=info.signature.frame)
+    bound = signature.bind(info.name, info.signature, given)
+    if not isinstance(data, Mapping):
+        for name, array in bound.items():
+            tensors.check_finite(name, array)
+    return bound
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Read a JSON body.
+
+    Raises:
+        InvalidRequest: it is not of this type.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except _DAMAGED as exc:
+        raise _damaged(exc) from exc
+
+
+def _json(body: bytes) -> Given:
+    try:
+        if body[:1] == b"{":
+            return Given(_DECODER.decode(body))
+        if body.lstrip()[:1] == b"[":
+            return Given(_EMPTY, _ANY.decode(body))
+        return Given(_DECODER.decode(body))
+    except _DAMAGED as exc:
+        raise _damaged(exc) from exc
+
+
+def _damaged(exc: Exception) -> errors.InvalidRequest:
+    said = "it is nested too deeply" if isinstance(exc, RecursionError) else exc
+    return errors.InvalidRequest(f"the body is not a request in JSON: {said}", reason="damaged body")
+
+
+def _binary(body: bytes, length: bytes, takes: Signature) -> Given:
+    """Read V2's binary form: so many bytes of JSON, then the raw tensors in the order in which JSON names them."""
+    if not length.isdigit() or len(length) > 15 or int(length) > len(body):
+        shown = length[:20].decode("latin-1")
+        text = f"Inference-Header-Content-Length is {shown!r}, but the body has {len(body)} bytes"
+        raise errors.InvalidRequest(text, reason="damaged body")
+    size = int(length)
+    if size == 0:
+        return Given(_EMPTY, _bare(body, takes), bare=True)
+    found = _json(body[:size])
+    if found.data is not None or found.body.inputs is msgspec.UNSET:
+        raise errors.InvalidRequest('the JSON before raw tensors has no "inputs"', reason="no inputs")
+    for tensor in found.body.inputs:
+        if codec.SIZE in (tensor.parameters or {}) and tensor.data is not None:
+            text = f"tensor {tensor.name!r} has both data and {codec.SIZE}"
+            raise errors.InvalidTensor(text, tensor=tensor.name)
+    filled = codec.request_with(PredictRequest(inputs=found.body.inputs), memoryview(body)[size:])
+    return Given(msgspec.structs.replace(found.body, inputs=filled.inputs))
+
+
+def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
+    """Read a body that is one raw tensor: the model's only input, as many rows as there are bytes for."""
+    if len(takes.inputs) != 1:
+        text = f"a raw body is one tensor, but the model takes {len(takes.inputs)} inputs: send the JSON before them"
+        raise errors.InvalidRequest(text, reason="raw body")
+    spec = takes.inputs[0]
+    if -1 in spec.shape[1:]:
+        raise errors.InvalidRequest(f"a raw body does not tell the shape of {spec}: send the JSON", reason="raw body")
+    width = 1
+    for size in spec.shape[1:]:
+        width *= size
+    item = 0 if spec.datatype == "BYTES" else tensors.DTYPES[spec.datatype].itemsize * width
+    rows = 1 if item == 0 else len(body) // item
+    tensor = Tensor(name=spec.name, datatype=spec.datatype, shape=(rows, *spec.shape[1:]), data=memoryview(body))
+    return {spec.name: tensors.decode(tensor)}
+
+
+def _of_media(body: bytes, header: str, takes: Signature) -> Given:
+    media, _, rest = header.partition(";")
+    media = media.strip().lower()
+    if media in _JSON or media.endswith("+json"):
+        return _json(body)
+    if media == "multipart/form-data":
+        return Given(_EMPTY, files.of_form(body, header, takes))
+    data = files.read(body, media, takes)
+    if data is None:
+        text = f"Content-Type {media!r} is not read here: send application/json, application/octet-stream with Inference-Header-Content-Length, text/csv, application/x-npy or multipart/form-data"
+        raise errors.UnsupportedMedia(text, reason="content type")
+    return Given(_EMPTY, data)
+
+
+def _columns(data: Any) -> Any:
+    """Turn rows that are objects into columns."""
+    if not (isinstance(data, list) and data and isinstance(data[0], dict)):
+        return data
+    names = list(data[0])
+    for at, row in enumerate(data):
+        if not isinstance(row, dict) or row.keys() != data[0].keys():
+            raise errors.InvalidRequest(f"row {at} has other columns than row 0", reason="rows differ")
+    return {name: [row[name] for row in data] for name in names}

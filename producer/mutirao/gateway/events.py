@@ -1,0 +1,127 @@
+"""A job's steps as server-sent events: each once, in order, with an id from which a client may go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from mutirao import timeline
+from mutirao.gateway.answers import Stream
+from mutirao.gateway.front import Front
+from mutirao.job import Handle
+from mutirao.messages import JobRecord
+from mutirao.replies import Ended, Wait
+
+KEEP_ALIVE_S = 15.0
+_ALIVE = b": still here\n\n"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a job.
+
+    Attributes:
+        id: the job.
+        step: what happened: submitted, reserved, batched, run, committed, ...
+        at: when, in seconds since the epoch by Redis's clock.
+        says: the rest of the sentence.
+        status: the job's state as of now.
+    """
+
+    id: str
+    step: str
+    at: float
+    says: str
+    status: str
+
+
+Mark = tuple[int, int]
+
+
+def answer(front: Front, record: JobRecord, last_seen: str) -> Stream:
+    """Stream a job's steps, those after the last one seen."""
+    following = Following(record)
+    return Stream(following.pieces(front, _mark(last_seen)))
+
+
+def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
+    """Number a job's steps by when they were: what is told once keeps its number, whatever comes later."""
+    told: list[tuple[Mark, Step]] = []
+    for moment in timeline.moments(record):
+        at = int(moment.at * 1e6)
+        mark = (at, told[-1][0][1] + 1 if told and told[-1][0][0] == at else 0)
+        step = Step(id=record.task_id, step=moment.what, at=moment.at, says=moment.says, status=record.state)
+        told.append((mark, step))
+    return told
+
+
+def piece(mark: Mark, step: Step) -> bytes:
+    """Write one event."""
+    name = step.step.replace(" ", "-")
+    return b"id: %d.%d\nevent: %b\ndata: %b\n\n" % (*mark, name.encode(), msgspec.json.encode(step))
+
+
+class Following:
+    """One stream: it is told of its job's records, and gives the steps that are new."""
+
+    def __init__(self, record: JobRecord) -> None:
+        """Take the job as it is now."""
+        self.patient = False
+        self.id = record.task_id
+        self._records: asyncio.Queue[JobRecord | None] = asyncio.Queue()
+        self._records.put_nowait(record)
+
+    def give_up(self) -> None:
+        """End the stream: the client goes on from its last event at another gateway."""
+        self._records.put_nowait(None)
+
+    def see(self, record: JobRecord) -> None:
+        """Take the job as it is by now."""
+        self._records.put_nowait(record)
+
+    async def pieces(self, front: Front, last: Mark) -> AsyncIterator[bytes]:
+        """Yield events until the job has ended."""
+        wait = Wait([Handle(self.id)], self._told)
+        with front.holding(self):
+            front.replies.watch(wait)
+            front.looks.add(self)
+            try:
+                async for record in self._changes():
+                    if record is None:
+                        yield _ALIVE
+                        continue
+                    for mark, step in steps(record):
+                        if mark > last:
+                            last = mark
+                            yield piece(mark, step)
+                    if record.done:
+                        return
+            finally:
+                front.looks.discard(self)
+                front.replies.leave(wait)
+
+    async def _changes(self) -> AsyncIterator[JobRecord | None]:
+        """Yield the job's records, and None where nothing has changed for a while."""
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_S):
+                    record = await self._records.get()
+            except TimeoutError:
+                yield None
+                continue
+            if record is None:
+                return
+            yield record
+
+    def _told(self, ended: Ended) -> None:
+        ((_, found),) = ended
+        self._records.put_nowait(found if isinstance(found, JobRecord) else None)
+
+
+def _mark(text: str) -> Mark:
+    """Read the id of an event; one that is none of ours counts as before all."""
+    at, _, rank = text.partition(".")
+    if at.isascii() and at.isdigit() and rank.isascii() and rank.isdigit() and len(text) < 40:
+        return int(at), int(rank)
+    return (-1, 0)

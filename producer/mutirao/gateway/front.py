@@ -1,0 +1,205 @@
+"""What the gateway's handlers share: settings, operations, Redis, replies, the latest catalogue, and who may come in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Protocol
+
+from mutirao import errors, queues
+from mutirao.broker.redis import AsyncRedis
+from mutirao.catalog import Catalog, ModelInfo
+from mutirao.core import Core
+from mutirao.gateway.access import Doorkeeper
+from mutirao.gateway.intake import Intake
+from mutirao.gateway.looks import Looks
+from mutirao.gateway.metrics import Meters
+from mutirao.messages import JobRecord
+from mutirao.replies import Replies
+from mutirao.settings import Settings
+
+# The catalogue is read so often in the background, never by a request that only looks a model up.
+REFRESH_S = 0.75
+# An answer about readiness rests on nothing older.
+READY_AGE_S = 1.0
+
+
+class Open(Protocol):
+    """A wait or a stream that is open.
+
+    Attributes:
+        patient: whether it goes on while the process stops, as long as its grace lasts.
+    """
+
+    patient: bool
+
+    def give_up(self) -> None:
+        """End it now, as if its time were up."""
+
+
+class Front:
+    """One gateway process.
+
+    Attributes:
+        settings: the settings.
+        core: operations on Redis.
+        redis: runs them.
+        replies: tells how jobs ended.
+        intake: queues requests.
+        meters: counts.
+        doorkeeper: knows who calls.
+        open: the waits and streams that are.
+        looks: follow the records of jobs for streams.
+        stopping: whether the process was told to end.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing connects before `running`."""
+        self.settings = settings
+        self.core = Core(settings, check=False)
+        self.redis = AsyncRedis(settings)
+        self.replies = Replies(self.core, self.redis)
+        self.meters = Meters()
+        self.intake = Intake(self.core, self.redis, self.replies, self.meters)
+        self.doorkeeper = Doorkeeper(settings, self.redis)
+        self.open: set[Open] = set()
+        self.looks = Looks(self.core, self.redis)
+        self.stopping = False
+        self._catalog: Catalog | None = None
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[Catalog] | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the catalogue fresh meanwhile, and close everything at the end."""
+        refreshing = asyncio.create_task(self._refresh())
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+            await asyncio.gather(refreshing, return_exceptions=True)
+            await self.replies.close()
+            await self.redis.close()
+
+    def model(self, name: str, version: str = "") -> ModelInfo:
+        """Find a model in the latest copy of the catalogue.
+
+        Args:
+            name: the model.
+            version: the version that the caller wants; "" for the active one.
+
+        Raises:
+            ModelNotFound, ModelUnavailable: as `Catalog.find`.
+            VersionNotFound: the model is served, but not in this version.
+            BrokerUnavailable: the catalogue could not be read yet.
+        """
+        if self._catalog is None:
+            raise errors.BrokerUnavailable("the catalogue could not be read from Redis yet")
+        info = self._catalog.find(name)
+        if version and version != info.version:
+            text = f"model {name!r} is not served in version {version!r}: its active version is {info.version}"
+            raise errors.VersionNotFound(text, model=name, version=version, known=(info.version,))
+        return info
+
+    async def find(self, name: str, version: str = "") -> ModelInfo:
+        """Find a model; one that the copy does not have may have come since."""
+        queues.model_name(name)
+        try:
+            return self.model(name, version)
+        except errors.MutiraoError:
+            await self.catalog()
+        return self.model(name, version)
+
+    async def known(self, name: str, version: str = "") -> ModelInfo:
+        """Find a model in the copy, without a look at Redis where it is there."""
+        try:
+            return self.model(name, version)
+        except errors.MutiraoError:
+            return await self.find(name, version)
+
+    def served(self, info: ModelInfo) -> None:
+        """Make sure that a live worker serves a model.
+
+        Raises:
+            NoWorker: none does.
+        """
+        if not info.workers:
+            text = f"no live worker serves {info.name!r} now: try again, or have it queued with ?queue=1 or Prefer: respond-async"
+            raise errors.NoWorker(text, model=info.name, retry_after_s=5)
+
+    async def catalog(self, age_s: float = READY_AGE_S) -> Catalog:
+        """Return the catalogue, read anew where the copy is older than this; all who ask meanwhile share one reading."""
+        if self._catalog is not None and time.monotonic() - self._read_at <= age_s:
+            return self._catalog
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(_noticed)
+        return await asyncio.shield(self._reading)
+
+    async def record(self, id: str, tenant: str) -> JobRecord:
+        """Read a job's record for whoever owns it; to all others there is no such job.
+
+        Raises:
+            JobNotFound: no such job, or another tenant's.
+        """
+        record = await self.redis.run(self.core.record(id))
+        if record.job.owner != tenant:
+            raise self.core.missing(id)
+        return record
+
+    async def depths(self, models: Sequence[str]) -> dict[str, Any]:
+        """Read what waits for each model, over all tenants."""
+        return {}
+
+    async def place(self, record: JobRecord) -> Any:
+        """Find a job's place in its queue, and how long it will still wait; None where nobody can tell."""
+        return None
+
+    @contextlib.contextmanager
+    def holding(self, one: Open) -> Iterator[None]:
+        """Hold a wait or a stream open.
+
+        Raises:
+            GatewayBusy: as many as may be are, or the process is stopping.
+        """
+        limit = self.settings.gateway_waits
+        if len(self.open) >= limit:
+            text = f"this gateway holds {limit} waits open and takes no more: ask again, or poll without waiting"
+            raise errors.GatewayBusy(text, retry_after_s=1)
+        self.open.add(one)
+        try:
+            yield
+        finally:
+            self.open.discard(one)
+
+    def stop(self) -> None:
+        """Be no longer ready, and end the waits that lose nothing by it: a poll asks again, a stream goes on elsewhere."""
+        self.stopping = True
+        for one in tuple(self.open):
+            if not one.patient:
+                one.give_up()
+
+    def give_up(self) -> None:
+        """End every wait and every stream: the jobs go on, and any other gateway tells of them."""
+        for one in tuple(self.open):
+            one.give_up()
+
+    async def _read(self) -> Catalog:
+        asked_at = time.monotonic()
+        self._catalog = await self.redis.run(self.core.catalog())
+        self._read_at = asked_at
+        return self._catalog
+
+    async def _refresh(self) -> None:
+        while True:
+            with contextlib.suppress(errors.MutiraoError):  # Redis is away: whoever asks is told
+                await self.catalog(0)
+            await asyncio.sleep(REFRESH_S)
+
+
+def _noticed(reading: asyncio.Task[Catalog]) -> None:
+    """Take note of a failure that perhaps nobody waits for."""
+    if not reading.cancelled():
+        reading.exception()

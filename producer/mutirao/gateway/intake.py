@@ -1,0 +1,151 @@
+"""Requests that arrive together are queued together: what comes while a call to Redis is under way goes with the next.
+
+Nothing waits for company: where no call is under way, a request goes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mutirao import errors, queues
+from mutirao.broker.redis import AsyncRedis
+from mutirao.core import Core
+from mutirao.gateway.metrics import Meters
+from mutirao.job import Handle, Origin
+from mutirao.replies import Replies
+from mutirao.submission import Ask, Bound, Run
+from mutirao.tensors import Array
+
+# Redis runs nothing else while a call is queued: this many take it about a millisecond.
+TOGETHER_MAX = 256
+
+
+class Queued(NamedTuple):
+    """A request that is in the queue, and whether its id was known already."""
+
+    job: Handle
+    known: bool = False
+
+
+class Item(NamedTuple):
+    """A request that is to be queued."""
+
+    ask: Ask
+    id: str
+    run: Run
+    queued: asyncio.Future[Queued]
+
+
+class Intake:
+    """Queues requests for all handlers of the process."""
+
+    def __init__(self, core: Core, redis: AsyncRedis, replies: Replies, meters: Meters) -> None:
+        """Take the operations, what runs them, and the replies through which the jobs' ends come."""
+        self._core = core
+        self._redis = redis
+        self._replies = replies
+        self._meters = meters
+        self._gathered: dict[tuple[object, ...], list[Item]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def one(self, ask: Ask, arrays: dict[str, Array]) -> asyncio.Future[Queued]:
+        """Queue one request, together with those like it that arrive at the same time.
+
+        Returns:
+            A future of the job. It raises QueueFull where the queue has no room, BrokerUnavailable where Redis is away.
+
+        Raises:
+            PayloadTooLarge: the request is.
+        """
+        id = queues.new_id()
+        (run,) = self._core.encoded(ask, [arrays], [id])
+        item = Item(ask, id, run, asyncio.get_running_loop().create_future())
+        key = (ask.model, ask.priority, ask.expires_s, ask.tenant)
+        gathered = self._gathered.get(key)
+        if gathered is not None:
+            gathered.append(item)
+            return item.queued
+        self._gathered[key] = [item]
+        task = asyncio.get_running_loop().create_task(self._drain(key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return item.queued
+
+    async def many(self, ask: Ask, bound: Bound, ids: Sequence[str]) -> list[Queued]:
+        """Queue requests in a call of their own, all of them or none.
+
+        Raises:
+            IdTaken: an id belongs to a job with other content.
+            QueueFull: they do not fit.
+        """
+        runs = self._core.encoded(ask, bound, ids)
+        heard = self._replies.heard
+        made = await self._redis.run(self._core.queue(ask, ids, runs))
+        self._meters.queued(ask.model, sum(run.form.rows * (len(run.items) // 3) for run in runs))
+        origin = self._origin(heard, made.expires_s)
+        return [
+            Queued(Handle(id, None if at in made.known else origin), at in made.known) for at, id in enumerate(made.ids)
+        ]
+
+    async def _drain(self, key: tuple[object, ...]) -> None:
+        """Queue what was gathered, and what gathers meanwhile, until nothing does."""
+        items: list[Item] = []
+        try:
+            while self._gathered[key]:
+                items = self._gathered[key][:TOGETHER_MAX]
+                self._gathered[key] = self._gathered[key][TOGETHER_MAX:]
+                try:
+                    await self._queue(items)
+                except errors.BrokerUnavailable as exc:  # who came meanwhile need not find that out again
+                    self._fail(items + self._gathered[key], exc)
+                    self._gathered[key] = []
+        except BaseException as exc:
+            self._fail(items + self._gathered[key], exc)
+            raise
+        finally:
+            del self._gathered[key]
+
+    async def _queue(self, items: list[Item]) -> None:
+        try:
+            await self._together(items)
+        except errors.QueueFull as exc:
+            if len(items) == 1:
+                self._fail(items, exc)
+                return
+            for item in items:  # there may be room for some of them
+                await self._queue([item])
+        except errors.BrokerUnavailable:
+            raise
+        except errors.MutiraoError as exc:
+            self._fail(items, exc)
+
+    async def _together(self, items: list[Item]) -> None:
+        ask, heard = items[0].ask, self._replies.heard
+        made = await self._redis.run(self._core.queue(ask, [item.id for item in items], _joined(items)))
+        self._meters.queued(ask.model, sum(item.run.form.rows for item in items))
+        origin = self._origin(heard, made.expires_s)
+        for item in items:
+            if not item.queued.done():
+                item.queued.set_result(Queued(Handle(item.id, origin)))
+
+    def _origin(self, heard: object | None, expires_s: float) -> Origin:
+        return Origin(self._core.client, heard, asyncio.get_running_loop().time() + expires_s)
+
+    def _fail(self, items: Sequence[Item], error: BaseException) -> None:
+        told = error if isinstance(error, Exception) else errors.GatewayBusy("this gateway is stopping: ask again")
+        for item in items:
+            if not item.queued.done():
+                item.queued.set_exception(told)
+
+
+def _joined(items: Sequence[Item]) -> list[Run]:
+    """Put requests of one form that follow each other into one run."""
+    runs: list[Run] = []
+    for item in items:
+        if runs and runs[-1].form is item.run.form:
+            runs[-1].items.extend(item.run.items)
+        else:
+            runs.append(Run(item.run.form, list(item.run.items)))
+    return runs

@@ -1,0 +1,288 @@
+"""Jobs: `/v1/models/{m}/jobs` queues them, `/v1/jobs/{id}` tells of them, waits for them, and ends them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mutirao import errors, queues, submission
+from mutirao.catalog import ModelInfo
+from mutirao.core import READ_MAX
+from mutirao.gateway import answers, asking, bodies, events, results, submit, views
+from mutirao.gateway.answers import Answer
+from mutirao.gateway.bodies import Body, Given
+from mutirao.gateway.call import Call
+from mutirao.gateway.front import Front
+from mutirao.gateway.routes import Doc, Param, endpoint
+from mutirao.gateway.views import Await, Batch, Jobs, JobView, Models
+from mutirao.gateway.waiting import Waiting
+from mutirao.job import Handle
+from mutirao.messages import JobInfo, JobRecord
+from mutirao.submission import Ask, Bound, Table
+
+# The longest time for which one call waits.
+WAIT_MAX_S = 60.0
+_TAG = "Jobs"
+_JOB = "/v1/jobs/{id:str}"
+_WAIT = Param("Wait for the end, so many seconds at most.", {"type": "number", "minimum": 0, "maximum": WAIT_MAX_S})
+_ID = Param("An id of your own: the same id with the same request is the same job.")
+_SUBMIT = {**asking.PARAMS, "id": _ID, "webhook": Param("The URL that is told when the job has ended.")}
+
+
+@endpoint(
+    "POST",
+    "/v1/models/{model:str}/jobs",
+    Doc(
+        tag=_TAG,
+        params=_SUBMIT,
+        body=Body,
+        medias=bodies.MEDIAS,
+        status=202,
+        answer=JobView,
+        refusals=(400, 404, 408, 409, 413, 415, 422, 429, 503),
+    ),
+)
+async def create(front: Front, call: Call, model: str) -> Answer:
+    """Queue a request, and answer with its job.
+
+    202 for a job that has not ended; 200 for one that has, where the same id or Idempotency-Key was sent before.
+    """
+    call.caller.require("predict", model)
+    info = await front.known(model)
+    given = await bodies.read(call, info, front.settings.max_request_bytes)
+    ask = asking.ask(call, info, given.body)
+    arrays = bodies.arrays(info, given)
+    queued = await submit.one(front, call, ask, arrays)
+    if queued.known:
+        record = await front.record(queued.job.id, call.caller.tenant)
+        return submit.accepted(views.job(record), 200 if record.done else 202)
+    rows = len(next(iter(arrays.values())))
+    return submit.accepted(views.job(_fresh(front, ask, queued.job.id, rows)), 202)
+
+
+@endpoint(
+    "POST",
+    "/v1/models/{model:str}/jobs:batch",
+    Doc(
+        tag=_TAG,
+        params={key: value for key, value in _SUBMIT.items() if key not in ("id", "Idempotency-Key")}
+        | {"rows": Param("each: every row of the body is a request of its own.", {"enum": ["each"]})},
+        body=Body,
+        medias=bodies.MEDIAS,
+        status=202,
+        answer=Batch,
+        refusals=(400, 404, 408, 409, 413, 415, 429, 503),
+    ),
+)
+async def create_many(front: Front, call: Call, model: str) -> Answer:
+    """Queue many requests in one round trip to Redis: all of them, or none.
+
+    Either `requests`, each with its `inputs` or `rows`; or one body in any form with `?rows=each`, whose rows are the requests.
+    """
+    call.caller.require("predict", model)
+    info = await front.known(model)
+    given = await bodies.read(call, info, front.settings.max_request_bytes)
+    ask = asking.ask(call, info, given.body)
+    bound, count = _bound(call, info, given)
+    submission.count(range(count))
+    ids = [queues.job_id(id) for id in given.body.ids] if given.body.ids is not None else queues.new_ids(count)
+    if len(ids) != count or len(set(ids)) != count:
+        raise errors.InvalidRequest(
+            f"{len(set(ids))} ids were given for {count} requests", reason="ids and requests differ"
+        )
+    queued = await submit.many(front, call, ask, bound, ids)
+    return answers.json(Batch(ids=tuple(ids), known=tuple(at for at, one in enumerate(queued) if one.known)), 202)
+
+
+@endpoint("GET", _JOB, Doc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
+async def show(front: Front, call: Call, id: str) -> Answer:
+    """Tell where a job is; with `?wait=` as soon as it has ended, or when the time is up."""
+    call.caller.require("read")
+    record = await _waited(front, call, id, await front.record(id, call.caller.tenant))
+    return answers.json(await _placed(front, record))
+
+
+@endpoint(
+    "GET",
+    _JOB + "/result",
+    Doc(
+        tag=_TAG,
+        params={"wait": _WAIT},
+        answer=msgspec.Raw,
+        forms=results.FORMS[1:],
+        refusals=(400, 404, 406, 409, 410, 413, 500, 503, 504),
+    ),
+)
+async def result(front: Front, call: Call, id: str) -> Answer:
+    """Give a job's result: V2 in JSON or with raw tensors, CSV or npy, by Accept; 409 while there is none yet.
+
+    A job that ended without a result answers with its error.
+    """
+    call.caller.require("read")
+    form = results.Form(results.accepted(call.headers.get(b"accept")))
+    record = await _waited(front, call, id, await front.record(id, call.caller.tenant))
+    if not record.done:
+        text = f"job {id!r} is {record.state}: it has no result yet; ask again, or wait with ?wait=20"
+        raise errors.JobNotFinished(text, id=id, state=record.state)
+    return await front.redis.run(results.written(front.core, record, form))
+
+
+@endpoint("DELETE", _JOB, Doc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))
+async def cancel(front: Front, call: Call, id: str) -> Answer:
+    """Cancel a job that still waits; 409 where it runs or has ended."""
+    call.caller.require("cancel")
+    await front.record(id, call.caller.tenant)
+    (record,) = await front.redis.run(front.core.settle([id], "revoked"))
+    if record is None:
+        raise front.core.missing(id)
+    if record.state != "cancelled":
+        text = f"job {id!r} is {record.state}: only a job that waits can be cancelled"
+        raise errors.NotCancellable(text, id=id, state=record.state)
+    return answers.json(views.job(record))
+
+
+@endpoint(
+    "GET",
+    _JOB + "/events",
+    Doc(
+        tag=_TAG,
+        params={"Last-Event-ID": Param("The last event that was seen: only later ones are sent.", header=True)},
+        forms=(answers.EVENTS,),
+        refusals=(400, 404, 410, 503),
+    ),
+)
+async def stream(front: Front, call: Call, id: str) -> Answer:
+    """Tell of each step of a job as it happens, until it has ended (server-sent events)."""
+    call.caller.require("read")
+    record = await front.record(id, call.caller.tenant)
+    return events.answer(front, record, call.header(b"last-event-id"))
+
+
+@endpoint("POST", "/v1/jobs:wait", Doc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
+async def wait(front: Front, call: Call) -> Answer:
+    """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
+    call.caller.require("read")
+    asked = bodies.decode(await call.body(front.settings.max_request_bytes), Await)
+    ids = list(dict.fromkeys(queues.job_id(id) for id in asked.ids))
+    if len(ids) > READ_MAX:
+        raise errors.InvalidRequest(f"{len(ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids")
+    found = await _ended(front, call, ids)
+    if ids and not found.jobs and not found.missing and asked.wait > 0:
+        await Waiting(call, min(asked.wait, WAIT_MAX_S)).first(front, [Handle(id) for id in ids])
+        found = await _ended(front, call, ids)
+    return answers.json(found)
+
+
+@endpoint("GET", "/v1/models", Doc(tag="Models", answer=Models, refusals=(503,)))
+async def models(front: Front, call: Call) -> Answer:
+    """List the models: what they take and give, who serves them, and what waits for them."""
+    known = await front.catalog()
+    infos = [info for name, info in sorted(known.models.items()) if call.caller.may("read", name)]
+    depths = await front.depths([info.name for info in infos])
+    return answers.json(
+        Models(models=tuple(views.model(info, known.rate(info.name), depths.get(info.name)) for info in infos))
+    )
+
+
+@endpoint("GET", "/v1/models/{model:str}", Doc(tag="Models", answer=views.ModelView, refusals=(400, 404, 503)))
+async def model(front: Front, call: Call, model: str) -> Answer:
+    """Tell of one model."""
+    call.caller.require("read", model)
+    known = await front.catalog()
+    info = known.models.get(queues.model_name(model))
+    if info is None:
+        info = known.find(model)
+    depths = await front.depths([info.name])
+    return answers.json(views.model(info, known.rate(info.name), depths.get(info.name)))
+
+
+routes: list[Any] = [create, create_many, show, result, cancel, stream, wait, models, model]
+
+
+def _fresh(front: Front, ask: Ask, id: str, rows: int) -> JobRecord:
+    """Tell of a job that was queued this moment, without reading it back."""
+    now = front.core.now()
+    wait_s = front.settings.expires_s if ask.expires_s is None else ask.expires_s
+    job = JobInfo(
+        model=ask.model, rows=rows, priority=ask.priority, queued_at=now, expires_at=now + wait_s, owner=ask.tenant
+    )
+    return JobRecord(status="QUEUED", task_id=id, job=job)
+
+
+def _bound(call: Call, info: ModelInfo, given: Given) -> tuple[Bound, int]:
+    """Check a batch's requests, each by itself or as the rows of one table."""
+    requests = given.body.requests
+    if requests is not None:
+        return [_numbered(at, info, one) for at, one in enumerate(requests)], len(requests)
+    if call.param("rows") != "each":
+        raise errors.InvalidRequest(
+            'the body has no "requests": send them, or rows with ?rows=each', reason="no requests"
+        )
+    # All rows are checked at once, so the limit of one request is not theirs.
+    takes = msgspec.structs.replace(info.signature, max_rows=submission.REQUESTS_MAX)
+    arrays = bodies.arrays(msgspec.structs.replace(info, signature=takes), given)
+    rows = len(next(iter(arrays.values())))
+    return Table({name: np.ascontiguousarray(array) for name, array in arrays.items()}, rows), rows
+
+
+def _numbered(at: int, info: ModelInfo, one: bodies.Request) -> dict[str, Any]:
+    try:
+        return bodies.of_request(info, one)
+    except errors.MutiraoError as exc:
+        raise type(exc)(f"request {at}: {exc}", **exc.data) from None
+
+
+async def _waited(front: Front, call: Call, id: str, record: JobRecord) -> JobRecord:
+    """Wait for a job's end as long as the query says."""
+    wait_s = _wait_s(call)
+    if record.done or not wait_s:
+        return record
+    await call.body(0)
+    ended = await Waiting(call, wait_s).end(front, Handle(id))
+    return ended or await front.record(id, call.caller.tenant)
+
+
+def _wait_s(call: Call) -> float:
+    asked = call.param("wait")
+    if asked is None:
+        return 0.0
+    try:
+        wait_s = float(asked)
+    except ValueError:
+        wait_s = math.nan
+    if not 0 <= wait_s <= 1e9:
+        raise errors.InvalidRequest(
+            f"wait is {asked[:40]!r}: it must be a number of seconds", reason="wait not allowed"
+        )
+    return min(wait_s, WAIT_MAX_S)
+
+
+async def _placed(front: Front, record: JobRecord) -> JobView:
+    """Show a job, and its place in the queue while it waits."""
+    if record.status != "QUEUED":
+        return views.job(record)
+    place = await front.place(record)
+    return views.job(record) if place is None else views.job(record, before=place.before, wait_s=place.wait_s)
+
+
+async def _ended(front: Front, call: Call, ids: Sequence[str]) -> Jobs:
+    """Read which of these jobs have ended, and which are not the caller's."""
+    records = await front.redis.run(front.core.records(ids)) if ids else []
+    mine = {
+        id: record for id, record in zip(ids, records, strict=True) if record and record.job.owner == call.caller.tenant
+    }
+    late = [id for id, record in mine.items() if _overdue(front, record)]
+    if late:
+        settled = await front.redis.run(front.core.settle(late, "expired"))
+        mine |= {record.task_id: record for record in settled if record is not None}
+    done = tuple(views.job(record) for record in mine.values() if record.done)
+    return Jobs(jobs=done, missing=tuple(id for id in ids if id not in mine))
+
+
+def _overdue(front: Front, record: JobRecord) -> bool:
+    expires_at = record.job.expires_at
+    return record.status == "QUEUED" and expires_at is not None and expires_at < front.core.now()

@@ -1,0 +1,260 @@
+"""The Open Inference Protocol, version 2: `/v2`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed
+from typing import Any
+
+import msgspec
+
+from mutirao import errors
+from mutirao.catalog import ModelInfo
+from mutirao.gateway import answers, asking, bodies, prefer, results, submit, views
+from mutirao.gateway.answers import Answer
+from mutirao.gateway.bodies import Body
+from mutirao.gateway.call import Call
+from mutirao.gateway.front import Front
+from mutirao.gateway.routes import Doc, Param, endpoint
+from mutirao.gateway.waiting import Waiting
+from mutirao.messages import PredictResult
+from mutirao.signature import TensorSpec
+
+EXTENSIONS = ("binary_tensor_data", "model_repository", "schedule_policy")
+_TAG = "Open Inference Protocol"
+_MODEL = "/v2/models/{model:str}"
+_VERSION = _MODEL + "/versions/{version:str}"
+
+
+class Server(msgspec.Struct, frozen=True):
+    """The server.
+
+    Attributes:
+        name: always mutirao.
+        version: the package's.
+        extensions: of the protocol, those that are spoken here.
+    """
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class Live(msgspec.Struct, frozen=True):
+    """Whether the process runs."""
+
+    live: bool
+
+
+class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether all models can answer now.
+
+    Attributes:
+        ready: whether it can.
+        name: of the model; absent for the server as a whole.
+        reason: why not.
+    """
+
+    ready: bool
+    name: str = ""
+    reason: str = ""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model, and what it takes and gives; -1 stands for any size, the first is the rows."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What of the repository is asked for.
+
+    Attributes:
+        ready: only the models that are ready.
+    """
+
+    ready: bool = False
+
+
+class Indexed(msgspec.Struct, frozen=True):
+    """A model of the repository."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+async def infer(front: Front, call: Call, model: str, version: str = "") -> Answer:
+    """Ask a model and wait for its answer.
+
+    The request is queued, and the answer is the job's result. Where the job has not ended when the wait's limit passes, 504 names the
+    job's address; the job goes on. `Prefer: respond-async` answers 202 with that address at once.
+    """
+    call.caller.require("predict", model)
+    info = await front.known(model, version)
+    given = await bodies.read(call, info, front.settings.max_request_bytes)
+    wanted = asking.form(call, given.body, bare=given.bare)
+    ask = asking.ask(call, info, given.body, text=wanted.text)
+    arrays = bodies.arrays(info, given)
+    preferred = prefer.read(call.every(b"prefer")) if b"prefer" in call.headers else prefer.NONE
+    if not info.workers and not preferred.respond_async and call.param("queue") is None:
+        front.served(info)
+    queued = await submit.one(front, call, ask, arrays)
+    limit = front.settings.gateway_wait_s
+    wait_s = limit if preferred.wait_s is None else min(limit, preferred.wait_s)
+    if preferred.respond_async and not preferred.wait_s:
+        return await _later(front, call, queued, preferred)
+    record = await Waiting(call, wait_s, patient=True).end(front, queued.job)
+    if record is None:
+        if preferred.respond_async:
+            return await _later(front, call, queued, preferred)
+        raise await front.redis.run(front.core.late(await front.record(queued.job.id, call.caller.tenant), wait_s))
+    front.meters.ended(record)
+    if wanted.text and not queued.known:
+        made = results.passed(record, given.body.id)
+    else:
+        made = await front.redis.run(results.written(front.core, record, wanted, given.body.id))
+    return made.with_header(b"preference-applied", preferred.applied) if preferred.wait_s is not None else made
+
+
+_INFER = Doc(
+    tag=_TAG,
+    params={
+        **asking.PARAMS,
+        "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
+        "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
+        bodies.HEADER_LENGTH.decode().title(): Param(
+            "V2's binary form: how many bytes of JSON stand before the raw tensors.",
+            {"type": "integer", "minimum": 0},
+            header=True,
+        ),
+    },
+    body=Body,
+    medias=bodies.MEDIAS,
+    answer=PredictResult,
+    forms=results.FORMS[1:],
+    refusals=(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+)
+infer_route = endpoint("POST", _MODEL + "/infer", _INFER)(infer)
+infer_version_route = endpoint("POST", _VERSION + "/infer", _INFER)(infer)
+
+
+@endpoint("GET", "/v2", Doc(tag=_TAG, answer=Server))
+async def server(front: Front, call: Call) -> Answer:  # noqa: ARG001 - a handler's signature
+    """Tell which server this is, and which extensions of the protocol it speaks."""
+    call.caller.require("read")
+    return answers.json(Server("mutirao", installed("mutirao"), EXTENSIONS))
+
+
+@endpoint("GET", "/v2/health/live", Doc(tag=_TAG, answer=Live))
+async def live(front: Front, call: Call) -> Answer:  # noqa: ARG001
+    """Tell that the process runs."""
+    return answers.json(Live(live=True))
+
+
+@endpoint("GET", "/v2/health/ready", Doc(tag=_TAG, answer=Ready, refusals=(503,)))
+async def ready(front: Front, call: Call) -> Answer:  # noqa: ARG001
+    """Tell whether every model that workers have announced is ready, and there is one."""
+    known = await front.catalog()
+    missing = sorted(info.name for info in known.models.values() if not _is_ready(info))
+    if front.stopping or not known.models or missing:
+        return answers.json(Ready(ready=False, reason=_why(front, missing)), 503)
+    return answers.json(Ready(ready=True))
+
+
+async def model_ready(front: Front, call: Call, model: str, version: str = "") -> Answer:
+    """Tell whether a live worker has warmed the model up and takes its requests."""
+    call.caller.require("read", model)
+    await front.catalog()
+    try:
+        info = front.model(model, version)
+    except errors.ModelUnavailable as exc:
+        return answers.json(Ready(ready=False, name=model, reason=str(exc)), 503)
+    if not _is_ready(info):
+        return answers.json(Ready(ready=False, name=model, reason="no live worker serves it"), 503)
+    return answers.json(Ready(ready=True, name=model))
+
+
+_READY = Doc(tag=_TAG, answer=Ready, refusals=(400, 404, 503))
+model_ready_route = endpoint("GET", _MODEL + "/ready", _READY)(model_ready)
+model_version_ready_route = endpoint("GET", _VERSION + "/ready", _READY)(model_ready)
+
+
+async def metadata(front: Front, call: Call, model: str, version: str = "") -> Answer:
+    """Tell what a model takes and gives."""
+    call.caller.require("read", model)
+    info = await front.find(model, version)
+    takes = info.signature
+    outputs = tuple(TensorSpec(spec.name, spec.datatype, spec.shape) for spec in takes.outputs)
+    return answers.json(Model(info.name, (info.version,), f"{info.runtime}_model", takes.inputs, outputs))
+
+
+_METADATA = Doc(tag=_TAG, answer=Model, refusals=(400, 404, 503))
+metadata_route = endpoint("GET", _MODEL, _METADATA)(metadata)
+metadata_version_route = endpoint("GET", _VERSION, _METADATA)(metadata)
+
+
+@endpoint("POST", "/v2/repository/index", Doc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
+async def index(front: Front, call: Call) -> Answer:
+    """List the models that workers have announced, with their states."""
+    call.caller.require("read")
+    body = await call.body(front.settings.max_request_bytes)
+    asked = bodies.decode(body or b"{}", Index)
+    known = await front.catalog()
+    rows = [_indexed(info) for info in known.models.values() if _is_ready(info) or not asked.ready]
+    return answers.json(sorted(rows, key=lambda row: row.name))
+
+
+async def change(front: Front, call: Call, model: str) -> Answer:
+    """Refuse to load or unload: workers load what their repository holds (see mutirao models add)."""
+    call.caller.require("operate", model)
+    await front.find(model)
+    text = f"models are not loaded or unloaded over HTTP: workers serve what their repository holds; to change {model!r}, use mutirao models add or remove"
+    raise errors.NotSupported(text, model=model)
+
+
+_CHANGE = Doc(tag=_TAG, refusals=(400, 403, 404, 501), status=501)
+load_route = endpoint("POST", "/v2/repository/models/{model:str}/load", _CHANGE)(change)
+unload_route = endpoint("POST", "/v2/repository/models/{model:str}/unload", _CHANGE)(change)
+
+routes: list[Any] = [
+    infer_route,
+    infer_version_route,
+    server,
+    live,
+    ready,
+    model_ready_route,
+    model_version_ready_route,
+    metadata_route,
+    metadata_version_route,
+    index,
+    load_route,
+    unload_route,
+]
+
+
+async def _later(front: Front, call: Call, queued: submit.Queued, preferred: prefer.Preference) -> Answer:
+    """Answer 202 with the job's address."""
+    record = await front.record(queued.job.id, call.caller.tenant)
+    made = submit.accepted(views.job(record), 202)
+    return made.with_header(b"preference-applied", preferred.applied)
+
+
+def _is_ready(info: ModelInfo) -> bool:
+    return info.state == "ready" and info.workers > 0
+
+
+def _indexed(info: ModelInfo) -> Indexed:
+    state = "READY" if _is_ready(info) else "UNAVAILABLE"
+    reason = info.reason or ("" if info.workers else "no live worker serves it")
+    return Indexed(info.name, info.version, state, reason)
+
+
+def _why(front: Front, missing: list[str]) -> str:
+    if front.stopping:
+        return "the gateway is stopping"
+    return f"not ready: {', '.join(missing)}" if missing else "no worker has announced any model yet"

@@ -1,0 +1,79 @@
+"""An address of the gateway: what answers there, and what the OpenAPI document says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from litestar import Request
+from litestar.handlers import HTTPRouteHandler
+
+from mutirao.gateway.answers import JSON, Answer
+from mutirao.gateway.call import Call
+from mutirao.gateway.front import Front
+
+Handler = Callable[..., Awaitable[Answer]]
+
+
+class Param(NamedTuple):
+    """A parameter of the query or a header.
+
+    Attributes:
+        says: what it is for.
+        schema: its JSON schema.
+        header: whether it is a header.
+    """
+
+    says: str
+    schema: Mapping[str, Any] = {"type": "string"}
+    header: bool = False
+
+
+class Doc(NamedTuple):
+    """What the document says of an address, beside its handler's docstring.
+
+    Attributes:
+        tag: the group it stands in.
+        params: parameters of the query, and headers, by name.
+        body: the type of its JSON body; None where there is none.
+        medias: other forms of the body.
+        status: of the answer where all is well.
+        answer: the type of the JSON answer; None where it is not JSON.
+        forms: other forms of the answer.
+        refusals: the statuses of its errors.
+    """
+
+    tag: str
+    params: Mapping[str, Param] = {}
+    body: Any = None
+    medias: tuple[str, ...] = ()
+    status: int = 200
+    answer: Any = None
+    forms: tuple[str, ...] = ()
+    refusals: tuple[int, ...] = ()
+
+
+def endpoint(method: str, path: str, doc: Doc | None = None) -> Callable[[Handler], HTTPRouteHandler]:
+    """Make a route of a function of (front, call, **the path's parameters).
+
+    Args:
+        method: GET, POST, ...
+        path: as Litestar writes it: /v1/jobs/{id:str}
+        doc: for the document; None leaves it out.
+    """
+
+    def made(run: Handler) -> HTTPRouteHandler:
+        async def handle(request: Request[Any, Any, Any]) -> Answer:
+            front: Front = request.app.state.front
+            return await run(front, Call.of(request.scope), **request.path_params)
+
+        handle.__doc__ = run.__doc__
+        # Litestar reads these at run time.
+        handle.__annotations__ = {"request": Request, "return": Answer}
+        opt = {"doc": doc, "run": run}
+        route = HTTPRouteHandler(
+            path, http_method=method, status_code=200, media_type=JSON, opt=opt, name=f"{method} {path}"
+        )
+        return route(handle)
+
+    return made

@@ -1,0 +1,182 @@
+"""Serve the gateway over HTTP: uvicorn, with limits on how slowly a client may speak, and an end that answers what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import resource
+import socket
+from typing import Any
+
+import uvicorn
+from litestar.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mutirao import errors
+from mutirao.gateway.front import Front
+from mutirao.settings import Settings
+
+# From the first byte of a request, or from the connection, to the end of its headers.
+HEADERS_S = 10.0
+HEADERS_BYTES = 64 * 1024
+# How long a client may take no byte of an answer.
+READ_S = 30.0
+KEEP_ALIVE_S = 75
+# What is left of the grace when waits are ended, so that their answers still go out.
+FAREWELL_S = 1.0
+
+HEADERS = [
+    (
+        "content-security-policy",
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),
+]
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that is ended when its client speaks or listens too slowly.
+
+    Attributes:
+        since: when the headers that are awaited began to be; None while none are.
+        stuck: when a byte of the answer was last taken, and how many were left.
+    """
+
+    since: float | None = None
+    stuck: tuple[float, int] = (0.0, 0)
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to await headers."""
+        super().connection_made(transport)
+        self.since = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; too many of headers are refused."""
+        if self.since is None and (self.cycle is None or self.cycle.response_complete):
+            self.since = self.loop.time()
+        if self.since is not None:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self.since is not None and self._header_bytes > HEADERS_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large", b"the headers are too large", b"HeadersTooLarge")
+
+    def on_headers_complete(self) -> None:
+        """Stop awaiting headers."""
+        self.since, self._header_bytes = None, 0
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Say that this is no HTTP, as all errors are said."""
+        self._refuse(b"400 Bad Request", b"this is not a request in HTTP/1.1", b"BadRequest")
+
+    def look(self, now: float) -> None:
+        """End the connection if its client has been too slow for too long."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self.since is not None and now - self.since > HEADERS_S:
+            self._refuse(b"408 Request Timeout", b"the headers came too slowly", b"SlowRequest")
+            return
+        left = self.transport.get_write_buffer_size()
+        if left == 0 or left != self.stuck[1]:
+            self.stuck = (now, left)
+        elif now - self.stuck[0] > READ_S:
+            self.transport.abort()
+
+    def _refuse(self, status: bytes, text: bytes, kind: bytes) -> None:
+        body = b'{"error":"%b","type":"%b","data":{}}' % (text, kind)
+        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head % (status, len(body)) + body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Watches its connections, and ends what waits before its grace does."""
+
+    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+        """Take uvicorn's settings, and the gateway that is served."""
+        super().__init__(config)
+        self._front = front
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and begin to watch."""
+        await super().startup(sockets)
+        self._watching = asyncio.create_task(self._watch())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop: long polls and streams are answered now, `infer` when its job ends or the grace does."""
+        self._front.stop()
+        loop, grace_s = asyncio.get_running_loop(), self._front.settings.grace_s
+        farewell = loop.call_later(max(0.0, grace_s - FAREWELL_S), self._front.give_up)
+        await super().shutdown(sockets)
+        farewell.cancel()
+        self._watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watching
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1)
+            now = loop.time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.look(now)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket.
+
+    Raises:
+        SettingsError: the address is in use, or is none of this machine's; names the remedy.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host.strip("[]"), port))
+        made.listen(2048)
+    except OSError as exc:
+        made.close()
+        raise _refused(host, port, exc) from exc
+    made.setblocking(False)
+    return made
+
+
+def serve(settings: Settings, front: Front, app: ASGIApp, listening: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    _raise_limit()
+    whole: dict[str, Any] = {
+        "access_log": False,
+        "date_header": True,
+        "headers": HEADERS,
+        "http": Connection,
+        "lifespan": "on",
+        "log_config": None,
+        "loop": "uvloop",
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": max(1, round(settings.grace_s)),
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "ws": "none",
+    }
+    Server(uvicorn.Config(app, **whole), front).run([listening])
+
+
+def _raise_limit() -> None:
+    """Let as many connections be open as the system allows this process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _refused(host: str, port: int, exc: OSError) -> errors.SettingsError:
+    if exc.errno == errno.EADDRINUSE:
+        text = f"port {port} of {host} is in use: choose another with --port"
+        return errors.SettingsError(text, key="MUTIRAO_GATEWAY_PORT", value=str(port))
+    text = f"cannot listen to port {port} of {host!r}: {exc.strerror}; --host must be an address of this machine"
+    return errors.SettingsError(text, key="MUTIRAO_GATEWAY_HOST", value=host)

@@ -1,0 +1,101 @@
+"""A request that waits for its job: until the job ends, the time is up, or the client goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from mutirao.gateway.call import Call, ClientGone
+from mutirao.gateway.front import Front
+from mutirao.job import Handle
+from mutirao.messages import JobRecord
+from mutirao.replies import Ended, Wait
+
+# Most jobs end sooner than this; only then is it worth a task to see whether the client is still there.
+LOOK_S = 1.0
+
+
+class Waiting:
+    """One wait; it leaves nothing behind however it ends."""
+
+    __slots__ = ("_call", "_ended", "_left_s", "_loop", "_looking", "_timer", "patient")
+
+    def __init__(self, call: Call, wait_s: float, *, patient: bool = False) -> None:
+        """Take who waits, for how long at most, and whether that holds while the process stops."""
+        self.patient = patient
+        self._call = call
+        self._left_s = wait_s
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[JobRecord | Exception | None] = self._loop.create_future()
+        self._looking: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def end(self, front: Front, job: Handle) -> JobRecord | None:
+        """Wait.
+
+        Returns:
+            The job's finished record; None where the time was up first.
+
+        Raises:
+            JobNotFound: there is no such job.
+            ClientGone: nobody waits any more.
+            GatewayBusy: too many wait.
+        """
+        found = await self._first(front, [job])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def first(self, front: Front, jobs: Sequence[Handle]) -> None:
+        """Wait until any of these jobs has ended, or there is no such job, or the time is up.
+
+        Raises:
+            ClientGone, GatewayBusy: as `end`.
+        """
+        found = await self._first(front, jobs)
+        if isinstance(found, ClientGone):
+            raise found
+
+    async def _first(self, front: Front, jobs: Sequence[Handle]) -> JobRecord | Exception | None:
+        with front.holding(self):
+            wait = Wait(jobs, self._told)
+            front.replies.watch(wait)
+            self._set_timer()
+            try:
+                return await self._ended
+            finally:
+                self._stop()
+                front.replies.leave(wait)
+
+    def give_up(self) -> None:
+        """End the wait now, as if its time were up."""
+        self._finish(None)
+
+    def _told(self, ended: Ended) -> None:
+        self._finish(ended[0][1])
+
+    def _finish(self, how: JobRecord | Exception | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(how)
+
+    def _set_timer(self) -> None:
+        step = min(LOOK_S, self._left_s) if self._looking is None else self._left_s
+        self._left_s -= step
+        self._timer = self._loop.call_later(max(0.0, step), self._ring)
+
+    def _ring(self) -> None:
+        if self._left_s <= 0:
+            self._finish(None)
+            return
+        self._looking = self._loop.create_task(self._look())
+        self._set_timer()
+
+    async def _look(self) -> None:
+        await self._call.disconnected()
+        self._finish(ClientGone())
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
