@@ -20,15 +20,20 @@ import fronts
 import machine
 import table
 import workload
-from fronts import figures, mlserver, rounds, tables
+from fronts import figures, mlserver, polls, rounds, steps, tables
 from rich.console import Console
 from run import OUT, Names
 
+ONLY = ("compare", "steps", "polls")
+POLLS = 2_000
+# So many functions are shown.
+FUNCTIONS = 16
 MODELS, SERVERS = tuple(workload.WORKLOADS), tuple(fronts.TABLE)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--quick", is_flag=True, help="One short round: shows that all works; not for figures.")
+@click.option("--only", type=Names(ONLY), default=",".join(ONLY), help="What to measure.")
 @click.option("--models", type=Names(MODELS), default=",".join(MODELS), help="Which models.")
 @click.option("--servers", "names", type=Names(SERVERS), default=",".join(SERVERS), help="Who takes part.")
 @click.option("--rounds", "count", type=click.IntRange(1), default=5, help="Rounds.")
@@ -42,6 +47,7 @@ MODELS, SERVERS = tuple(workload.WORKLOADS), tuple(fronts.TABLE)
 )
 def main(
     quick: bool,
+    only: tuple[str, ...],
     models: tuple[str, ...],
     names: tuple[str, ...],
     count: int,
@@ -49,56 +55,91 @@ def main(
     connections: int,
     file: Path | None,
 ) -> None:
-    """Measure the gateway beside MLServer.
+    """Measure the gateway beside MLServer; where its CPU time goes; and 2,000 long polls.
 
     Ends with 1 if an answer was lost, refused or is not the model's own.
 
     \b
     Example:  python benchmarks/bench_http.py --quick
-              python benchmarks/bench_http.py --models forest --servers mutirao,mlserver --rounds 2
+              python benchmarks/bench_http.py --only compare --models forest --rounds 2
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped and folders removed
     plan = rounds.Plan(models, names, count, seconds, connections)
     plan = dataclasses.replace(plan, rounds=1, seconds=2.0, alone_s=0.5, warm_s=0.5) if quick else plan
-    sys.exit(measure(plan, file or OUT / f"http-{time.strftime('%Y%m%d-%H%M%S')}.json"))
+    sys.exit(measure(plan, only, file or OUT / f"http-{time.strftime('%Y%m%d-%H%M%S')}.json"))
 
 
-def measure(plan: rounds.Plan, file: Path) -> int:
-    """Run the plan, show and write what was found; return the exit code."""
-    if set(plan.names) & set(fronts.THEIRS):
+def measure(plan: rounds.Plan, only: tuple[str, ...], file: Path) -> int:
+    """Measure, show and write what was found; return the exit code."""
+    if "compare" in only and set(plan.names) & set(fronts.THEIRS):
         _tell("installing MLServer where it is not yet")
         mlserver.installed()
-    start, began = machine.description(), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mutirao-bench-http-") as folder:
-        records = rounds.run(plan, Path(folder), _tell)
-    run = {"machine": start, "load_average_after": os.getloadavg(), "took_s": time.monotonic() - began}
-    report(plan, records, run, file)
-    bad = [record for record in records if record["lost"] or record["wrong"]]
-    for record in bad:
-        said = f"{record['lost']} lost or refused, {record['wrong']} wrong {record['said']}"
-        _tell(f"failed: {record['contestant']}, {record['model']}, {record['measure']}: {said}")
-    return 1 if bad else 0
-
-
-def report(plan: rounds.Plan, records: list[dict[str, Any]], run: dict[str, Any], file: Path) -> None:
-    """Print the tables and write the JSON."""
-    console = Console()
-    out = console if console.is_terminal else Console(width=max(console.width, table.COLUMNS))
-    found, held = figures.speeds(records), figures.targets(records)
-    for model in plan.models:
-        of_model = [one for one in found if one.model == model]
-        out.print(tables.speeds(model, of_model), tables.costs(model, of_model), sep="\n")
-    out.print(tables.targets(held))
+    found = Found({"machine": machine.description(), "plan": dataclasses.asdict(plan)})
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutirao-bench-http-") as name:
+        for one in only:
+            _MEASURES[one](found, plan, Path(name))
+    took = {"load_average_after": os.getloadavg(), "took_s": time.monotonic() - began}
+    found.document["run"] = took
     file.parent.mkdir(parents=True, exist_ok=True)
-    document = {
-        "run": run,
-        "plan": dataclasses.asdict(plan),
-        "targets": [dataclasses.asdict(one) for one in held],
-        "speeds": [dataclasses.asdict(one) for one in found],
-        "records": records,
-    }
-    file.write_text(json.dumps(document, indent=1) + "\n")
-    out.print(f"{_note(run)}\nwritten: {file}", soft_wrap=True)
+    file.write_text(json.dumps(found.document, indent=1) + "\n")
+    found.show(f"{_note(found.document)}\nwritten: {file}")
+    for failure in found.failures:
+        _tell(f"failed: {failure}")
+    return 1 if found.failures else 0
+
+
+def _console() -> Console:
+    """Print to a file or a pipe as wide as the tables are."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, table.COLUMNS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What goes into the file, and what went wrong; tables are shown as soon as they are known."""
+
+    document: dict[str, Any]
+    failures: list[str] = dataclasses.field(default_factory=list)
+    console: Console = dataclasses.field(default_factory=_console)
+
+    def show(self, *shown: Any) -> None:
+        self.console.print(*shown, sep="\n", soft_wrap=all(isinstance(one, str) for one in shown))
+
+
+def _compare(found: Found, plan: rounds.Plan, folder: Path) -> None:
+    records = rounds.run(plan, folder, _tell)
+    speeds, held = figures.speeds(records), figures.targets(records)
+    for model in plan.models:
+        of_model = [one for one in speeds if one.model == model]
+        found.show(tables.speeds(model, of_model), tables.costs(model, of_model))
+    found.show(tables.targets(held))
+    found.document["targets"] = [dataclasses.asdict(one) for one in held]
+    found.document["speeds"] = [dataclasses.asdict(one) for one in speeds]
+    found.document["records"] = records
+    for record in records:
+        if record["lost"] or record["wrong"]:
+            said = f"{record['lost']} lost or refused, {record['wrong']} wrong {record['said']}"
+            found.failures.append(f"{record['contestant']}, {record['model']}, {record['measure']}: {said}")
+
+
+def _steps(found: Found, plan: rounds.Plan, folder: Path) -> None:
+    _tell("where the gateway's CPU time goes")
+    budget = steps.taken(workload.iris(folder, rounds.OUTPUT), folder / "steps", plan.connections, plan.seconds)
+    found.show(tables.steps(budget), tables.functions(budget, FUNCTIONS))
+    found.document["steps"] = dataclasses.asdict(budget)
+
+
+def _polls(found: Found, plan: rounds.Plan, folder: Path) -> None:  # noqa: ARG001 - as the others
+    _tell(f"{POLLS:,} long polls")
+    held = polls.held(workload.iris(folder, rounds.OUTPUT), folder / "polls", POLLS)
+    found.show(tables.polls(held))
+    found.document["polls"] = dataclasses.asdict(held)
+    if held.answered < held.count:
+        found.failures.append(f"{held.count - held.answered} of {held.count} long polls were not answered")
+
+
+_MEASURES = {"compare": _compare, "steps": _steps, "polls": _polls}
 
 
 def _tell(text: str) -> None:
@@ -106,8 +147,8 @@ def _tell(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def _note(run: dict[str, Any]) -> str:
-    where = run["machine"]
+def _note(document: dict[str, Any]) -> str:
+    where, run = document["machine"], document["run"]
     return (
         f"{where['commit']}: {where['cores']} cores ({where['processor']}), Python {where['python']}; load average "
         f"{where['load_average'][0]:.1f} before, {run['load_average_after'][0]:.1f} after; took {run['took_s']:.0f} s"

@@ -33,6 +33,10 @@ class Gateway(Front):
         workers = [process.pid for process in accounting.tree(self._fleet.workers())]
         return {"server": [self._gateway.pid], "workers": workers, "redis": self._fleet.redis()}
 
+    @property
+    def broker_url(self) -> str:
+        return self._fleet.url
+
     def command(self) -> list[str]:
         """Return the gateway's command."""
         return [sys.executable, "-m", "mutirao", "gateway", "--host", HOST, "--port", str(self.port)]

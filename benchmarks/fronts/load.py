@@ -42,7 +42,7 @@ class Load:
     cpu_s: float
 
 
-class _Connection:
+class Connection:
     """One keep-alive connection with at most one request under way."""
 
     __slots__ = ("began", "held", "row", "socket")
@@ -79,7 +79,7 @@ def drive(port: int, requests: Sequence[bytes], *, connections: int, seconds: fl
     Args:
         requests: whole HTTP requests, one for each row; the first one sent is that of row `start`.
     """
-    opened = [_Connection(port) for _ in range(connections)]
+    opened = [Connection(port) for _ in range(connections)]
     try:
         with _uncollected():
             return _drive(opened, requests, seconds, start)
@@ -88,7 +88,7 @@ def drive(port: int, requests: Sequence[bytes], *, connections: int, seconds: fl
             connection.socket.close()
 
 
-def _drive(opened: list[_Connection], requests: Sequence[bytes], seconds: float, start: int) -> Load:
+def _drive(opened: list[Connection], requests: Sequence[bytes], seconds: float, start: int) -> Load:
     answers: list[Answer] = []
     poll, by_number = select.epoll(), {connection.socket.fileno(): connection for connection in opened}
     sent, rows, cpu, clock = start, len(requests), time.process_time(), time.perf_counter

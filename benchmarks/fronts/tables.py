@@ -10,6 +10,8 @@ from targets import Target
 
 import fronts
 from fronts.figures import ROLES, Speed
+from fronts.polls import LIMIT_MB, Polls
+from fronts.steps import Budget
 
 
 def speeds(model: str, found: Iterable[Speed]) -> Table:
@@ -41,6 +43,45 @@ def targets(found: Iterable[Target]) -> Table:
         met = "-" if one.met is None else "yes" if one.met else "no"
         cells = [_shown(one.theirs), _shown(one.ours), _shown(one.ratio), one.must, met]
         table.add_row(one.measure, *cells, style="red" if one.met is False else "")
+    return table
+
+
+def steps(found: Budget) -> Table:
+    """Lay out where the gateway's CPU time goes."""
+    title = f"{found.model}: CPU of the gateway's process for one request, {found.rate:,.0f} requests/s"
+    table = _table(title, ("us a request", "share"), "step")
+    for name, us in found.steps:
+        table.add_row(name, f"{us:.1f}", f"{us / found.total_us:.0%}")
+    table.add_row("all", f"{found.total_us:.1f}", "100%", style="bold")
+    return table
+
+
+def functions(found: Budget, count: int) -> Table:
+    """Lay out the functions that take the most; one's C code, redis-py and Python's library count as its own."""
+    table = _table("of that, by function", ("us a request", "step"), "function")
+    for step, function, us in [line for line in found.lines if line[1]][:count]:
+        table.add_row(function, f"{us:.1f}", step.partition(":")[0])
+    return table
+
+
+def polls(found: Polls) -> Table:
+    """Lay out what open polls take."""
+    title = f"{found.count:,} long polls held by one process"
+    headings = (
+        "before:\nPSS MB",
+        "while open",
+        "when\nanswered",
+        "must",
+        "met",
+        "answered",
+        "told\nwithin s",
+        "cores\nmeanwhile",
+    )
+    table = _table(title, headings, "server")
+    met = "yes" if found.met else "no"
+    memory = [number(value) for value in (found.idle_mb, found.held_mb, found.after_mb)]
+    rest = [f"{found.answered:,}", number(found.told_s), number(found.held_cpu)]
+    table.add_row(fronts.OURS, *memory, f"< {LIMIT_MB:g}", met, *rest, style="" if found.met else "red")
     return table
 
 
