@@ -49,11 +49,11 @@ function tick() {
   const age = Date.now() - heardAt;
   const old = heardAt > 0 && age > STALE_MS;
   stale(old || link === "lost" || link === "refused");
-  const since = heardAt ? `, figures of ${time(age / 1000)} ago` : "";
+  const since = heardAt ? `, figures of ${time(Math.max(1, Math.round(age / 1000)))} ago` : "";
   const wait = Math.ceil((retryAt - Date.now()) / 1000);
   const says = {
     connecting: heardAt ? `reconnecting${since}` : "connecting",
-    live: old ? `no news for ${time(age / 1000)}` : "live",
+    live: old ? `no news for ${time(Math.round(age / 1000))}` : "live",
     lost: `reconnecting${wait > 0 ? ` in ${wait} s` : ""}${since}`,
     refused: `refused: ${$("link").title}`,
   };

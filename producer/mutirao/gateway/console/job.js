@@ -7,13 +7,14 @@ import { follow } from "./stream.js";
 
 const ENDED = new Set(["succeeded", "failed", "cancelled", "expired"]);
 const ROWS_MAX = 200;
+const QUEUED_MS = 1_500;
 
 let current = null;
 
 /** Show a job from now on, until another is shown; `changed(view)` hears how it stands. */
 export function watch(id, model, changed) {
   current?.stream.stop();
-  const mine = { id, model, changed, steps: new Map(), view: null };
+  const mine = { id, model, changed, steps: new Map(), status: "" };
   current = mine;
   clear(mine);
   mine.stream = follow(`v1/jobs/${encodeURIComponent(id)}/events`, {
@@ -54,42 +55,54 @@ function stateIs(state, { before, wait_s: wait } = {}) {
   say($("job-ahead"), state === "queued" ? ahead.filter(Boolean).join(" · ") : "");
 }
 
-function take(mine, { name, data }) {
-  const read = JSON.parse(data);
-  if (name === "state") return void stand(mine, read);
-  mine.steps.set(`${name} ${read.at}`, { name, ...read });
-  const first = Math.min(...[...mine.steps.values()].map((step) => step.at));
-  $("job-steps").replaceChildren(...[...mine.steps.values()].sort((a, b) => a.at - b.at).map((step) => line(step, first)));
+function take(mine, { data }) {
+  const step = JSON.parse(data);
+  mine.steps.set(`${step.step} ${step.at}`, step);
+  const steps = [...mine.steps.values()].sort((a, b) => a.at - b.at);
+  $("job-steps").replaceChildren(...steps.map((one) => line(one, steps[0].at)));
+  if (step.status !== mine.status) stand(mine, step.status);
 }
 
-function line({ name, at, says }, first) {
+function line({ step, at, says }, first) {
   const when = at === first ? new Date(at * 1000).toLocaleTimeString([], { hourCycle: "h23" }) : `+ ${time(at - first)}`;
   const moment = el("time", { datetime: new Date(at * 1000).toISOString() }, when);
-  return el("li", { "data-step": name }, el("b", {}, name), moment, says ? el("span", { class: "says" }, says) : null);
+  return el("li", { "data-step": step }, el("b", {}, step), moment, says ? el("span", { class: "says" }, says) : null);
 }
 
 function linked(mine, state, { error } = {}) {
   if (state === "refused") {
-    fail(error.message);
     mine.changed({ id: mine.id, model: mine.model, status: "gone" });
     stateIs("gone");
+    fail(error.message);
   }
-  if (state === "lost" && ENDED.has(mine.view?.status)) return "stop";
-  return undefined;
+  return state === "lost" && ENDED.has(mine.status) ? "stop" : undefined;
 }
 
-function stand(mine, view) {
-  const was = mine.view?.status;
-  mine.view = view;
-  stateIs(view.status, view);
-  mine.changed(view);
-  if (view.status === was) return;
-  spent(view);
-  if (!ENDED.has(view.status)) return;
-  mine.stream.stop();
-  announce(`job for ${mine.model}: ${view.status}`);
-  if (view.status === "succeeded") result(mine);
-  else fail(view.error?.message ?? `the job is ${view.status}`);
+function stand(mine, status) {
+  mine.status = status;
+  stateIs(status);
+  if (ENDED.has(status)) {
+    mine.stream.stop();
+    announce(`job for ${mine.model}: ${status}`);
+  }
+  look(mine);
+}
+
+/** Read the job's record: its place in line while it waits, its times and its result once it has ended. */
+async function look(mine) {
+  const status = mine.status;
+  try {
+    const view = await (await ask(`v1/jobs/${encodeURIComponent(mine.id)}`)).json();
+    if (current !== mine || mine.status !== status) return;
+    stateIs(view.status, view);
+    mine.changed(view);
+    spent(view);
+    if (view.status === "queued") setTimeout(() => current === mine && mine.status === "queued" && look(mine), QUEUED_MS);
+    else if (view.status === "succeeded") await result(mine);
+    else if (view.error) fail(view.error.message);
+  } catch (error) {
+    if (current === mine) fail(error.message);
+  }
 }
 
 /** How the time was spent: waiting, held by a worker, running. */
@@ -110,15 +123,11 @@ function piece(kind, share) {
 }
 
 async function result(mine) {
-  try {
-    const response = await ask(`v1/jobs/${encodeURIComponent(mine.id)}/result`, { headers: { Accept: "application/json" } });
-    const { outputs } = await response.json();
-    if (current !== mine) return;
-    $("job-result").replaceChildren(table(outputs), ...more(outputs));
-    $("job-result").hidden = false;
-  } catch (error) {
-    if (current === mine) fail(error.message);
-  }
+  const response = await ask(`v1/jobs/${encodeURIComponent(mine.id)}/result`, { headers: { Accept: "application/json" } });
+  const { outputs } = await response.json();
+  if (current !== mine) return;
+  $("job-result").replaceChildren(table(outputs), ...more(outputs));
+  $("job-result").hidden = false;
 }
 
 /** One line a row; an output of several values a row has a column for each. */

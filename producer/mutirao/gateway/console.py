@@ -1,0 +1,109 @@
+"""The console: a page at `/` that shows what is served, live, and lets a person try a model; and the fleet as it reads it."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from pathlib import PurePath
+from typing import NamedTuple
+
+from litestar.exceptions import NotFoundException
+
+from mutirao.gateway import answers
+from mutirao.gateway.answers import Answer, Headers, Stream
+from mutirao.gateway.call import Call
+from mutirao.gateway.feed import Following
+from mutirao.gateway.fleet import Fleet
+from mutirao.gateway.front import Front
+from mutirao.gateway.routes import Doc, endpoint
+
+_MEDIA = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_TAG = "Fleet"
+
+
+class Asset(NamedTuple):
+    """A file of the page.
+
+    Attributes:
+        body: its bytes.
+        media: its type.
+        tag: changes with its content.
+    """
+
+    body: bytes
+    media: str
+    tag: bytes
+
+
+def _assets() -> dict[str, Asset]:
+    return {
+        path.name: Asset(body, _MEDIA[suffix], b'"%b"' % hashlib.sha256(body).hexdigest()[:32].encode())
+        for path in files(__package__).joinpath("console").iterdir()
+        if (suffix := PurePath(path.name).suffix) in _MEDIA
+        for body in (path.read_bytes(),)
+    }
+
+
+# Read once: what is served is this table alone, whatever a path says.
+ASSETS = _assets()
+
+
+@endpoint("GET", "/")
+async def page(front: Front, call: Call) -> Answer:  # noqa: ARG001 - every handler takes the front
+    """Show the console."""
+    return _served(ASSETS["index.html"], call)
+
+
+@endpoint("GET", "/console/{name:str}")
+async def asset(front: Front, call: Call, name: str) -> Answer:  # noqa: ARG001
+    """Send a file of the page."""
+    if name not in ASSETS:
+        raise NotFoundException
+    return _served(ASSETS[name], call)
+
+
+@endpoint("GET", "/favicon.ico")
+async def favicon(front: Front, call: Call) -> Answer:  # noqa: ARG001
+    """Send the mark: pages other than the console's do not name it."""
+    return _served(ASSETS["icon.svg"], call)
+
+
+@endpoint("GET", "/v1/fleet", Doc(tag=_TAG, answer=Fleet, refusals=(401, 403, 503)))
+async def look(front: Front, call: Call) -> Answer:
+    """Read what is served, how much waits and who works, at this moment."""
+    _may_look(call)
+    return answers.json((await front.feed.seen()).by(call.caller), headers=[(b"cache-control", b"no-store")])
+
+
+@endpoint("GET", "/v1/fleet/events", Doc(tag=_TAG, forms=(answers.EVENTS,), refusals=(401, 403, 503)))
+async def follow(front: Front, call: Call) -> Answer:
+    """Follow the fleet: an event `fleet` a second, each as `/v1/fleet` answers, its `id` rising."""
+    _may_look(call)
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers.items()}
+    return Stream(Following(front, headers).pieces())
+
+
+routes = [page, asset, favicon, look, follow]
+
+
+def _may_look(call: Call) -> None:
+    """Make sure that there is anything that the caller may see.
+
+    Raises:
+        Forbidden: its key neither reads a model nor operates.
+    """
+    verbs = {scope.partition(":")[0] for scope in call.caller.scopes}
+    if not verbs & {"read", "operate", "*"}:
+        call.caller.require("read")
+
+
+def _served(found: Asset, call: Call) -> Answer:
+    headers: Headers = [(b"etag", found.tag), (b"cache-control", b"no-cache")]
+    if found.tag in call.headers.get(b"if-none-match", b"").replace(b"W/", b"").split(b", "):
+        return Answer(304, b"", found.media, headers)
+    return Answer(200, found.body, found.media, headers)

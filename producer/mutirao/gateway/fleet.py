@@ -1,0 +1,152 @@
+"""The fleet at a glance: models, queues and workers at one moment, as far as a caller may see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from mutirao.catalog import Catalog, ModelInfo, WorkerInfo
+from mutirao.depths import Depth, drain_s
+from mutirao.gateway.access import Caller
+
+
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as the console shows it.
+
+    Attributes:
+        name: its name.
+        version: the active version.
+        versions: all versions in the repository.
+        runtime: what loads it.
+        ready: whether a live worker serves it now.
+        reason: why it is not ready, or what to know of it.
+        workers: how many live workers serve it.
+        requests: how many requests wait.
+        rows: how many rows wait.
+        oldest_s: the age in seconds of the request that has waited longest; None where none waits, or its age is not known.
+        rate_per_s: requests a second that the live workers answered lately.
+        batch_rows: mean rows of a batch lately; 0 where there was none.
+        drain_s: the seconds in which what waits will have been served, at the live workers' speed; None where it is not known.
+    """
+
+    name: str
+    version: str
+    versions: tuple[str, ...]
+    runtime: str
+    ready: bool
+    reason: str
+    workers: int
+    requests: int
+    rows: int
+    oldest_s: float | None
+    rate_per_s: float
+    batch_rows: float
+    drain_s: float | None
+
+
+class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A live worker as the console shows it.
+
+    Attributes:
+        name: Celery's host name of it.
+        cores: of its machine that it may use.
+        processes: how many predictions it runs at once.
+        memory_bytes: resident memory of its main process.
+        models: the active version of each model it serves, by name.
+        rate_per_s: requests a second that it answered lately.
+        started_at: seconds since the epoch.
+    """
+
+    name: str
+    cores: int
+    processes: int
+    memory_bytes: int
+    models: dict[str, str]
+    rate_per_s: float
+    started_at: float
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it at one moment.
+
+    Attributes:
+        at: when, in seconds since the epoch by Redis's clock.
+        models: the models, by name.
+        workers: the live workers, by name; None for a caller who may not see them.
+    """
+
+    at: float
+    models: tuple[ModelRow, ...]
+    workers: tuple[WorkerRow, ...] | None
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What was read of the fleet at one moment, before it is known who looks."""
+
+    at: float
+    catalog: Catalog
+    depths: tuple[Depth, ...]
+
+    def by(self, caller: Caller) -> Fleet:
+        """Show it to a caller: an operator sees everything; others see the models that they may read, and what they queued."""
+        return fleet(self.catalog, self.depths, self.at, caller)
+
+
+def fleet(catalog: Catalog, waiting: Iterable[Depth], at: float, caller: Caller) -> Fleet:
+    """Make the snapshot that a caller may see.
+
+    Args:
+        catalog: the models and the live workers.
+        waiting: how much waits, of each model and tenant.
+        at: when, in seconds since the epoch by Redis's clock.
+        caller: who looks: with the scope operate, at everything; else at the models that it may read, its own requests that wait,
+            and no workers. How soon a queue drains counts everybody's requests for all.
+    """
+    waiting = list(waiting)
+    operator = caller.may("operate")
+    models = tuple(
+        _model(info, catalog, [depth for depth in waiting if depth.model == name], None if operator else caller.tenant)
+        for name, info in sorted(catalog.models.items())
+        if operator or caller.may("read", name)
+    )
+    return Fleet(at=at, models=models, workers=tuple(map(_worker, catalog.workers)) if operator else None)
+
+
+def _model(info: ModelInfo, catalog: Catalog, waiting: Sequence[Depth], tenant: str | None) -> ModelRow:
+    shown = [depth for depth in waiting if tenant is None or depth.tenant == tenant]
+    serving = catalog.serving(info.name)
+    ready = info.state == "ready" and bool(serving)
+    return ModelRow(
+        name=info.name,
+        version=info.version,
+        versions=info.versions,
+        runtime=info.runtime,
+        ready=ready,
+        reason=info.reason or ("" if ready else "no live worker serves it"),
+        workers=len(serving),
+        requests=sum(depth.requests for depth in shown),
+        rows=sum(depth.rows for depth in shown),
+        oldest_s=max((depth.oldest_s for depth in shown if depth.oldest_s is not None), default=None),
+        rate_per_s=catalog.rate(info.name),
+        batch_rows=_batch_rows(info.name, serving),
+        drain_s=drain_s(sum(depth.rows for depth in waiting), catalog.speed(info.name)),
+    )
+
+
+def _batch_rows(model: str, serving: Sequence[WorkerInfo]) -> float:
+    """Mean rows of a batch, over the workers that ran any."""
+    found = [worker.batches[model] for worker in serving if worker.batches.get(model)]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _worker(info: WorkerInfo) -> WorkerRow:
+    return WorkerRow(
+        name=info.name,
+        cores=info.cores,
+        processes=info.processes,
+        memory_bytes=info.memory_bytes,
+        models=info.models,
+        rate_per_s=sum(info.rates.values(), 0.0),
+        started_at=info.started_at,
+    )
