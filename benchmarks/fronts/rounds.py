@@ -101,7 +101,10 @@ def _asked(served: Workload, name: str, folder: Path, plan: Plan) -> Iterator[_A
     try:
         front.start()
         one = _Asked(front, wire.requests(served, front.port))
-        one.measure("warm-up", 0, plan.connections, plan.warm_s)
+        warm = one.measure("warm-up", 0, plan.connections, plan.warm_s)
+        if warm.lost or warm.wrong:
+            said = f"{warm.lost} of {warm.asked} requests lost or refused, {warm.wrong} wrong {warm.said}"
+            raise RuntimeError(f"{name} does not answer {served.name} as the model does: {said}")
         yield one
     finally:
         with suppress(AttributeError):  # it failed before it had anything to stop

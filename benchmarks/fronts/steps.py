@@ -96,6 +96,9 @@ def taken(workload: Workload, folder: Path, connections: int, seconds: float) ->
         found = gateway.sample(requests, connections, seconds)
         cpu_s = spent(gateway)["server"] - before
         stacks = json.loads(gateway.file.read_text())
+        lost, wrong, said = wire.missing(workload, found.answers, found.sent)
+        if lost or wrong:
+            raise RuntimeError(f"{lost} of {found.sent} requests lost or refused, {wrong} wrong while sampled: {said}")
     finally:
         gateway.stop()
     return budget(workload.name, len(found.answers) / seconds, 1e6 * cpu_s / len(found.answers), stacks)

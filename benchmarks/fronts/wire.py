@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,11 +11,14 @@ from workload import Workload
 
 from fronts.load import HOST, Answer
 
+# As `mutirao models add` names the input of an estimator that knows no columns; MLServer takes any name.
+INPUT = "X"
+
 
 class _Tensor(msgspec.Struct):
     name: str
     shape: list[int]
-    data: list[float]
+    data: list[Any]  # flat, or nested as the shape says
 
 
 class _Response(msgspec.Struct):
@@ -39,7 +43,7 @@ def missing(workload: Workload, answers: Iterable[Answer], sent: int) -> tuple[i
 
 
 def _body(row: np.ndarray, output: str) -> bytes:
-    tensor = {"name": "input", "shape": [1, len(row)], "datatype": "FP64", "data": row.tolist()}
+    tensor = {"name": INPUT, "shape": [1, len(row)], "datatype": "FP64", "data": row.tolist()}
     return msgspec.json.encode({"inputs": [tensor], "outputs": [{"name": output}]})
 
 
