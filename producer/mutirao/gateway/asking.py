@@ -19,6 +19,7 @@ IDEMPOTENCY = b"idempotency-key"
 _SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e8}
 # V2's schedule policy: 0 is the default, 1 the highest.
 _LEVELS = {0: "normal", 1: "high", 2: "normal"}
+_OURS = ("binary_data_output", "priority", "timeout")
 PARAMS = {
     "priority": Param("What is served first.", {"enum": ["high", "normal", "low"]}),
     "expires_s": Param("Drop the job if it has not started in so many seconds.", _SECONDS),
@@ -50,10 +51,11 @@ def ask(call: Call, info: ModelInfo, body: Body, *, text: bool = False) -> Ask:
     return Ask(
         model=info.name,
         outputs=outputs,
+        parameters=_handed_on(body.parameters),
         expires_s=expires_s(call, body),
         priority=_priority(call, body),
         tenant=call.caller.tenant,
-        webhook=body.webhook or "",
+        webhook=body.webhook or call.param("webhook") or "",
         binary=not text,
     )
 
@@ -107,6 +109,11 @@ def own_id(call: Call) -> str | None:
     if not 0 < len(key) < 256:
         raise errors.InvalidRequest("Idempotency-Key must be 1 to 255 characters", reason="idempotency key")
     return "key-" + hashlib.sha256(call.caller.tenant.encode() + b"\0" + key).hexdigest()[:40]
+
+
+def _handed_on(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Leave out of V2's parameters what is said to the gateway; the runtime is handed the others."""
+    return {name: value for name, value in (parameters or {}).items() if name not in _OURS} or None
 
 
 def _outputs(call: Call, body: Body) -> tuple[str, ...] | None:

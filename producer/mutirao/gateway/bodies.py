@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -165,15 +166,30 @@ def _binary(body: bytes, length: bytes, takes: Signature) -> Given:
     size = int(length)
     if size == 0:
         return Given(_EMPTY, _bare(body, takes), bare=True)
-    found = _json(body[:size])
-    if found.data is not None or found.body.inputs is msgspec.UNSET:
-        raise errors.InvalidRequest('the JSON before raw tensors has no "inputs"', reason="no inputs")
-    for tensor in found.body.inputs:
+    found, raw = _json(body[:size]), memoryview(body)[size:]
+    if found.data is None and found.body.inputs is not msgspec.UNSET:
+        return Given(msgspec.structs.replace(found.body, inputs=_filled(found.body.inputs, raw)))
+    if found.data is None and found.body.requests is not None:
+        return Given(msgspec.structs.replace(found.body, requests=_each_filled(found.body.requests, raw)))
+    raise errors.InvalidRequest('the JSON before raw tensors has no "inputs"', reason="no inputs")
+
+
+def _filled(heads: tuple[Tensor, ...], raw: memoryview) -> tuple[Tensor, ...]:
+    for tensor in heads:
         if codec.SIZE in (tensor.parameters or {}) and tensor.data is not None:
             text = f"tensor {tensor.name!r} has both data and {codec.SIZE}"
             raise errors.InvalidTensor(text, tensor=tensor.name)
-    filled = codec.request_with(PredictRequest(inputs=found.body.inputs), memoryview(body)[size:])
-    return Given(msgspec.structs.replace(found.body, inputs=filled.inputs))
+    return codec.request_with(PredictRequest(inputs=heads), raw).inputs
+
+
+def _each_filled(requests: tuple[Request, ...], raw: memoryview) -> tuple[Request, ...]:
+    """Give the requests of a batch their tensors: the bytes of all of them stand one after another."""
+    heads = [() if request.inputs is msgspec.UNSET else request.inputs for request in requests]
+    filled = iter(_filled(tuple(itertools.chain.from_iterable(heads)), raw))
+    return tuple(
+        msgspec.structs.replace(request, inputs=tuple(itertools.islice(filled, len(own)))) if own else request
+        for request, own in zip(requests, heads, strict=True)
+    )
 
 
 def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
@@ -194,7 +210,7 @@ def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
 
 
 def _of_media(body: bytes, header: str, takes: Signature) -> Given:
-    media, _, rest = header.partition(";")
+    media, _, _ = header.partition(";")
     media = media.strip().lower()
     if media in _JSON or media.endswith("+json"):
         return _json(body)

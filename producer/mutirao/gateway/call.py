@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from litestar.types import HTTPScope, Receive
@@ -46,7 +46,7 @@ class Call:
 
     def keep(self) -> None:
         """Be found by `of`."""
-        self.scope[_KEY] = self  # type: ignore[typeddict-unknown-key]
+        cast("dict[str, Any]", self.scope)[_KEY] = self
 
     def header(self, name: bytes) -> str:
         """Read a header, "" where there is none."""
@@ -122,7 +122,7 @@ class Call:
         return b"".join(parts)
 
 
-class ClientGone(Exception):  # noqa: N818 - what happened; nobody is left to be told of an error
+class ClientGone(Exception):
     """The client has gone: there is nobody to answer."""
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from mutirao.gateway import problems, protocol
@@ -37,9 +38,12 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http":
+        if scope["type"] == ScopeType.HTTP:
+            await self._http(scope, receive, send)
+        else:
             await self._inner(scope, receive, send)
-            return
+
+    async def _http(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         hot = infer_path(scope["path"]) if scope["method"] == "POST" else None
         counted = _Counted(send)
@@ -50,9 +54,9 @@ class Door:
                 await self._inner(scope, receive, counted)
             else:
                 await self._answer(await protocol.infer(self._front, call, *hot), scope, counted)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer
+        except Exception as exc:
             if counted.status:
-                logger.error("an answer broke off: %s", type(exc).__name__, exc_info=exc)
+                logger.exception("an answer broke off")
                 raise
             await self._answer(problems.answer(exc), scope, counted)
         route = _INFER if hot is not None else str(scope.get("path_template") or "other")

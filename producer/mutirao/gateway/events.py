@@ -67,7 +67,6 @@ class Following:
 
     def __init__(self, record: JobRecord) -> None:
         """Take the job as it is now."""
-        self.patient = False
         self.id = record.task_id
         self._records: asyncio.Queue[JobRecord | None] = asyncio.Queue()
         self._records.put_nowait(record)

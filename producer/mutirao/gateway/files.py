@@ -150,7 +150,7 @@ def _cell(name: str, at: int, value: Any) -> Any:
     return value
 
 
-def _number(cell: str, kind: type[float] | type[int]) -> float | int | None:
+def _number(cell: str, kind: type[float | int]) -> float | int | None:
     try:
         value = kind(cell)
     except ValueError:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
 
-from mutirao import errors, queues
+from mutirao import depths, errors, queues
 from mutirao.broker.redis import AsyncRedis
 from mutirao.catalog import Catalog, ModelInfo
 from mutirao.core import Core
 from mutirao.gateway.access import Doorkeeper
+from mutirao.gateway.feed import Feed
 from mutirao.gateway.intake import Intake
+from mutirao.gateway.limits import Limiter
+from mutirao.gateway.lines import Lines
 from mutirao.gateway.looks import Looks
 from mutirao.gateway.metrics import Meters
+from mutirao.gateway.own import Own
 from mutirao.messages import JobRecord
 from mutirao.replies import Replies
 from mutirao.settings import Settings
@@ -27,13 +31,7 @@ READY_AGE_S = 1.0
 
 
 class Open(Protocol):
-    """A wait or a stream that is open.
-
-    Attributes:
-        patient: whether it goes on while the process stops, as long as its grace lasts.
-    """
-
-    patient: bool
+    """A wait or a stream that is open."""
 
     def give_up(self) -> None:
         """End it now, as if its time were up."""
@@ -50,8 +48,12 @@ class Front:
         intake: queues requests.
         meters: counts.
         doorkeeper: knows who calls.
+        limiter: knows how much they may.
+        own: the jobs of batches that this process has queued.
         open: the waits and streams that are.
         looks: follow the records of jobs for streams.
+        lines: what waits.
+        feed: snapshots of the fleet, for the console.
         stopping: whether the process was told to end.
     """
 
@@ -64,8 +66,12 @@ class Front:
         self.meters = Meters()
         self.intake = Intake(self.core, self.redis, self.replies, self.meters)
         self.doorkeeper = Doorkeeper(settings, self.redis)
+        self.limiter = Limiter(settings, self.redis)
+        self.own = Own()
         self.open: set[Open] = set()
         self.looks = Looks(self.core, self.redis)
+        self.lines = Lines(self.core, self.redis)
+        self.feed = Feed(self)
         self.stopping = False
         self._catalog: Catalog | None = None
         self._read_at = float("-inf")
@@ -80,6 +86,7 @@ class Front:
         finally:
             refreshing.cancel()
             await asyncio.gather(refreshing, return_exceptions=True)
+            await self.limiter.close()
             await self.replies.close()
             await self.redis.close()
 
@@ -149,13 +156,18 @@ class Front:
             raise self.core.missing(id)
         return record
 
-    async def depths(self, models: Sequence[str]) -> dict[str, Any]:
-        """Read what waits for each model, over all tenants."""
-        return {}
+    async def late(self, model: str, tenant: str, expires_s: float) -> None:
+        """Make sure that a request would be served before its deadline, as far as the live workers' speed tells.
 
-    async def place(self, record: JobRecord) -> Any:
-        """Find a job's place in its queue, and how long it will still wait; None where nobody can tell."""
-        return None
+        Raises:
+            TooLate: it would not.
+        """
+        known = await self.catalog(REFRESH_S + READY_AGE_S)
+        found = await self.lines.of(tuple(known.models))
+        wait_s = depths.wait_s(found.get(model, ()), tenant, known.speed(model))
+        if wait_s is not None and wait_s > expires_s:
+            text = f"model {model!r} would come to this request in about {wait_s:.3g} s, and it expires in {expires_s:g} s: try again later"
+            raise errors.TooLate(text, model=model, wait_s=round(wait_s, 3), retry_after_s=wait_s - expires_s)
 
     @contextlib.contextmanager
     def holding(self, one: Open) -> Iterator[None]:
@@ -178,7 +190,7 @@ class Front:
         """Be no longer ready, and end the waits that lose nothing by it: a poll asks again, a stream goes on elsewhere."""
         self.stopping = True
         for one in tuple(self.open):
-            if not one.patient:
+            if not getattr(one, "patient", False):
                 one.give_up()
 
     def give_up(self) -> None:

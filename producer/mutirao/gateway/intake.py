@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mutirao import errors, queues
+from mutirao import errors
 from mutirao.broker.redis import AsyncRedis
 from mutirao.core import Core
 from mutirao.gateway.metrics import Meters
@@ -50,7 +50,7 @@ class Intake:
         self._gathered: dict[tuple[object, ...], list[Item]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def one(self, ask: Ask, arrays: dict[str, Array]) -> asyncio.Future[Queued]:
+    def one(self, ask: Ask, arrays: dict[str, Array], id: str) -> asyncio.Future[Queued]:
         """Queue one request, together with those like it that arrive at the same time.
 
         Returns:
@@ -59,7 +59,6 @@ class Intake:
         Raises:
             PayloadTooLarge: the request is.
         """
-        id = queues.new_id()
         (run,) = self._core.encoded(ask, [arrays], [id])
         item = Item(ask, id, run, asyncio.get_running_loop().create_future())
         key = (ask.model, ask.priority, ask.expires_s, ask.tenant)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from mutirao import errors, queues, submission
+from mutirao import depths, errors, queues, submission
 from mutirao.catalog import ModelInfo
 from mutirao.core import READ_MAX
-from mutirao.gateway import answers, asking, bodies, events, results, submit, views
+from mutirao.gateway import answers, asking, bodies, ends, events, results, submit, views
 from mutirao.gateway.answers import Answer
 from mutirao.gateway.bodies import Body, Given
 from mutirao.gateway.call import Call
 from mutirao.gateway.front import Front
+from mutirao.gateway.lines import whole
 from mutirao.gateway.routes import Doc, Param, endpoint
 from mutirao.gateway.views import Await, Batch, Jobs, JobView, Models
 from mutirao.gateway.waiting import Waiting
@@ -69,8 +69,7 @@ async def create(front: Front, call: Call, model: str) -> Answer:
     "/v1/models/{model:str}/jobs:batch",
     Doc(
         tag=_TAG,
-        params={key: value for key, value in _SUBMIT.items() if key not in ("id", "Idempotency-Key")}
-        | {"rows": Param("each: every row of the body is a request of its own.", {"enum": ["each"]})},
+        params={key: value for key, value in _SUBMIT.items() if key not in ("id", "Idempotency-Key")},
         body=Body,
         medias=bodies.MEDIAS,
         status=202,
@@ -81,16 +80,16 @@ async def create(front: Front, call: Call, model: str) -> Answer:
 async def create_many(front: Front, call: Call, model: str) -> Answer:
     """Queue many requests in one round trip to Redis: all of them, or none.
 
-    Either `requests`, each with its `inputs` or `rows`; or one body in any form with `?rows=each`, whose rows are the requests.
+    Either `requests`, each with its `inputs` or `rows`; or one body in any form, each of whose rows is a request.
     """
     call.caller.require("predict", model)
     info = await front.known(model)
     given = await bodies.read(call, info, front.settings.max_request_bytes)
     ask = asking.ask(call, info, given.body)
-    bound, count = _bound(call, info, given)
+    bound, count = _bound(info, given)
     submission.count(range(count))
     ids = [queues.job_id(id) for id in given.body.ids] if given.body.ids is not None else queues.new_ids(count)
-    if len(ids) != count or len(set(ids)) != count:
+    if len(ids) != count:
         raise errors.InvalidRequest(
             f"{len(set(ids))} ids were given for {count} requests", reason="ids and requests differ"
         )
@@ -170,11 +169,7 @@ async def wait(front: Front, call: Call) -> Answer:
     ids = list(dict.fromkeys(queues.job_id(id) for id in asked.ids))
     if len(ids) > READ_MAX:
         raise errors.InvalidRequest(f"{len(ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids")
-    found = await _ended(front, call, ids)
-    if ids and not found.jobs and not found.missing and asked.wait > 0:
-        await Waiting(call, min(asked.wait, WAIT_MAX_S)).first(front, [Handle(id) for id in ids])
-        found = await _ended(front, call, ids)
-    return answers.json(found)
+    return answers.json(await ends.told(front, call, ids, min(asked.wait, WAIT_MAX_S), results=asked.results))
 
 
 @endpoint("GET", "/v1/models", Doc(tag="Models", answer=Models, refusals=(503,)))
@@ -182,10 +177,9 @@ async def models(front: Front, call: Call) -> Answer:
     """List the models: what they take and give, who serves them, and what waits for them."""
     known = await front.catalog()
     infos = [info for name, info in sorted(known.models.items()) if call.caller.may("read", name)]
-    depths = await front.depths([info.name for info in infos])
-    return answers.json(
-        Models(models=tuple(views.model(info, known.rate(info.name), depths.get(info.name)) for info in infos))
-    )
+    found = await front.lines.of(tuple(known.models))
+    shown = (views.model(info, known.rate(info.name), whole(info.name, found.get(info.name, ()))) for info in infos)
+    return answers.json(Models(models=tuple(shown)))
 
 
 @endpoint("GET", "/v1/models/{model:str}", Doc(tag="Models", answer=views.ModelView, refusals=(400, 404, 503)))
@@ -196,8 +190,8 @@ async def model(front: Front, call: Call, model: str) -> Answer:
     info = known.models.get(queues.model_name(model))
     if info is None:
         info = known.find(model)
-    depths = await front.depths([info.name])
-    return answers.json(views.model(info, known.rate(info.name), depths.get(info.name)))
+    found = await front.lines.of(tuple(known.models))
+    return answers.json(views.model(info, known.rate(info.name), whole(info.name, found.get(info.name, ()))))
 
 
 routes: list[Any] = [create, create_many, show, result, cancel, stream, wait, models, model]
@@ -213,15 +207,11 @@ def _fresh(front: Front, ask: Ask, id: str, rows: int) -> JobRecord:
     return JobRecord(status="QUEUED", task_id=id, job=job)
 
 
-def _bound(call: Call, info: ModelInfo, given: Given) -> tuple[Bound, int]:
+def _bound(info: ModelInfo, given: Given) -> tuple[Bound, int]:
     """Check a batch's requests, each by itself or as the rows of one table."""
     requests = given.body.requests
     if requests is not None:
         return [_numbered(at, info, one) for at, one in enumerate(requests)], len(requests)
-    if call.param("rows") != "each":
-        raise errors.InvalidRequest(
-            'the body has no "requests": send them, or rows with ?rows=each', reason="no requests"
-        )
     # All rows are checked at once, so the limit of one request is not theirs.
     takes = msgspec.structs.replace(info.signature, max_rows=submission.REQUESTS_MAX)
     arrays = bodies.arrays(msgspec.structs.replace(info, signature=takes), given)
@@ -265,24 +255,4 @@ async def _placed(front: Front, record: JobRecord) -> JobView:
     """Show a job, and its place in the queue while it waits."""
     if record.status != "QUEUED":
         return views.job(record)
-    place = await front.place(record)
-    return views.job(record) if place is None else views.job(record, before=place.before, wait_s=place.wait_s)
-
-
-async def _ended(front: Front, call: Call, ids: Sequence[str]) -> Jobs:
-    """Read which of these jobs have ended, and which are not the caller's."""
-    records = await front.redis.run(front.core.records(ids)) if ids else []
-    mine = {
-        id: record for id, record in zip(ids, records, strict=True) if record and record.job.owner == call.caller.tenant
-    }
-    late = [id for id, record in mine.items() if _overdue(front, record)]
-    if late:
-        settled = await front.redis.run(front.core.settle(late, "expired"))
-        mine |= {record.task_id: record for record in settled if record is not None}
-    done = tuple(views.job(record) for record in mine.values() if record.done)
-    return Jobs(jobs=done, missing=tuple(id for id in ids if id not in mine))
-
-
-def _overdue(front: Front, record: JobRecord) -> bool:
-    expires_at = record.job.expires_at
-    return record.status == "QUEUED" and expires_at is not None and expires_at < front.core.now()
+    return views.job(record, await front.redis.run(depths.place(front.core, record)))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from litestar import Request
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Method
 
 from mutirao.gateway.answers import JSON, Answer
 from mutirao.gateway.call import Call
@@ -53,7 +54,7 @@ class Doc(NamedTuple):
     refusals: tuple[int, ...] = ()
 
 
-def endpoint(method: str, path: str, doc: Doc | None = None) -> Callable[[Handler], HTTPRouteHandler]:
+def endpoint(method: Method, path: str, doc: Doc | None = None) -> Callable[[Handler], HTTPRouteHandler]:
     """Make a route of a function of (front, call, **the path's parameters).
 
     Args:

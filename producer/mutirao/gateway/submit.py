@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mutirao import errors
+from mutirao import errors, queues, webhook
 from mutirao.gateway import answers, asking
 from mutirao.gateway.answers import Answer
 from mutirao.gateway.call import Call
@@ -23,21 +23,18 @@ async def one(front: Front, call: Call, ask: Ask, arrays: dict[str, Array]) -> Q
     Raises:
         KeyReused: its Idempotency-Key was sent before, with another request.
         IdTaken: its own id belongs to a job with other content.
-        QueueFull, BrokerUnavailable: it is not queued.
+        WebhookRefused, TooLate, TooManyRequests: it may not be queued.
+        QueueFull, BrokerUnavailable: it is not.
     """
-    if asking.IDEMPOTENCY not in call.headers and not call.scope["query_string"]:
-        return await front.intake.one(ask, arrays)
+    await _allowed(front, ask)
     id = asking.own_id(call)
-    if id is None:
-        return await front.intake.one(ask, arrays)
-    try:
-        (queued,) = await front.intake.many(ask, [arrays], [id])
-    except errors.IdTaken as exc:
-        if asking.IDEMPOTENCY not in call.headers:
-            raise
-        text = "this Idempotency-Key was sent before, with another request: take a new key for a new request"
-        raise errors.KeyReused(text, id=id) from exc
-    return queued
+    if id is not None:
+        return await _named(front, call, ask, arrays, id)
+    id = queues.new_id()
+    if call.caller.limits is None:
+        return await front.intake.one(ask, arrays, id)
+    async with front.limiter.admitted(call.caller, [id], ask.expires_s):
+        return await front.intake.one(ask, arrays, id)
 
 
 async def many(front: Front, call: Call, ask: Ask, bound: Bound, ids: Sequence[str]) -> list[Queued]:
@@ -45,11 +42,48 @@ async def many(front: Front, call: Call, ask: Ask, bound: Bound, ids: Sequence[s
 
     Raises:
         IdTaken: an id belongs to a job with other content.
-        QueueFull, BrokerUnavailable: nothing is queued.
+        WebhookRefused, TooLate, TooManyRequests: they may not be queued.
+        QueueFull, BrokerUnavailable: they are not.
     """
-    return await front.intake.many(ask, bound, ids)
+    await _allowed(front, ask)
+    async with front.limiter.admitted(call.caller, ids, ask.expires_s):
+        made = await front.intake.many(ask, bound, ids)
+    front.own.keep(made, call.caller.tenant)
+    known = [one.job.id for one in made if one.known]
+    if known:
+        await _own(front, call, known)
+    return made
 
 
 def accepted(view: JobView, status: int) -> Answer:
     """Answer with a job and its address."""
     return answers.json(view, status).with_header(b"location", view.links.self)
+
+
+async def _allowed(front: Front, ask: Ask) -> None:
+    """Refuse what would come to nothing: a webhook that nobody would call, a deadline that will have passed."""
+    if ask.webhook:
+        webhook.check(ask.webhook, front.settings.webhook_hosts)
+    if ask.expires_s is not None:
+        await front.late(ask.model, ask.tenant, ask.expires_s)
+
+
+async def _named(front: Front, call: Call, ask: Ask, arrays: dict[str, Array], id: str) -> Queued:
+    try:
+        async with front.limiter.admitted(call.caller, [id], ask.expires_s):
+            (queued,) = await front.intake.many(ask, [arrays], [id])
+    except errors.IdTaken as exc:
+        if asking.IDEMPOTENCY not in call.headers:
+            raise
+        text = "this Idempotency-Key was sent before, with another request: take a new key for a new request"
+        raise errors.KeyReused(text, id=id) from exc
+    if queued.known:
+        await _own(front, call, [id])
+    return queued
+
+
+async def _own(front: Front, call: Call, ids: Sequence[str]) -> None:
+    """Make sure that jobs which were there before are the caller's: nobody learns by an id of another's job."""
+    for id, record in zip(ids, await front.redis.run(front.core.records(ids)), strict=True):
+        if record is not None and record.job.owner != call.caller.tenant:
+            raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)

@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
+from mutirao import codec
 from mutirao.catalog import ModelInfo
+from mutirao.depths import Depth, Place
 from mutirao.messages import History, JobRecord
 from mutirao.signature import Signature
 
@@ -70,8 +72,10 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         place: its own place among them, from 1.
         history: earlier deliveries that came to nothing.
         before: how many requests are served before it, while it is queued and that is known.
+        urgent: how many of a higher priority wait, likewise.
         wait_s: how long it will still wait, as far as the live workers' speed tells.
         error: why it ended without a result.
+        result: its V2 response as it is kept, where it was asked for and is not a large one; raw tensors stand in it as base64.
         links: the addresses of the job, of its result and of its events.
     """
 
@@ -92,8 +96,10 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     place: int = 0
     history: tuple[History, ...] = ()
     before: int | None = None
+    urgent: int | None = None
     wait_s: float | None = None
     error: Failure | None = None
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     links: Links
 
 
@@ -115,10 +121,12 @@ class Await(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         ids: at most 1,000 of them.
         wait: how long at most, in seconds, at most 60.
+        results: whether to tell the results too, those that are not large.
     """
 
     ids: tuple[str, ...]
     wait: float = 0.0
+    results: bool = False
 
 
 class Jobs(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +157,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         requests: how many wait.
         waiting_rows: how many rows wait.
         oldest_s: the age of the oldest that waits, in seconds.
+        speed: rows a second of one worker at full batches, as it was last measured.
         signature: what it takes and gives.
     """
 
@@ -164,6 +173,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests: int | None = None
     waiting_rows: int | None = None
     oldest_s: float | None = None
+    speed: float = 0.0
     signature: Signature
 
 
@@ -173,8 +183,8 @@ class Models(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelView, ...]
 
 
-def job(record: JobRecord, *, before: int | None = None, wait_s: float | None = None) -> JobView:
-    """Show a job's record, without whose it is."""
+def job(record: JobRecord, place: Place | None = None, *, result: bool = False) -> JobView:
+    """Show a job's record, without whose it is; where it stands while it waits, and its result if that is wanted."""
     info = record.job
     return JobView(
         id=record.task_id,
@@ -193,9 +203,11 @@ def job(record: JobRecord, *, before: int | None = None, wait_s: float | None = 
         batch=info.batch,
         place=info.place,
         history=info.history,
-        before=before,
-        wait_s=wait_s,
+        before=None if place is None else place.before,
+        urgent=None if place is None else place.urgent,
+        wait_s=None if place is None else place.wait_s,
         error=_failure(record),
+        result=_kept(record) if result and record.status == "SUCCESS" else msgspec.UNSET,
         links=links(record.task_id),
     )
 
@@ -205,7 +217,7 @@ def links(id: str) -> Links:
     return Links(self=f"/v1/jobs/{id}", result=f"/v1/jobs/{id}/result", events=f"/v1/jobs/{id}/events")
 
 
-def model(info: ModelInfo, rate_per_s: float, depth: Any) -> ModelView:
+def model(info: ModelInfo, rate_per_s: float, depth: Depth | None) -> ModelView:
     """Show a model."""
     return ModelView(
         name=info.name,
@@ -220,8 +232,13 @@ def model(info: ModelInfo, rate_per_s: float, depth: Any) -> ModelView:
         requests=None if depth is None else depth.requests,
         waiting_rows=None if depth is None else depth.rows,
         oldest_s=None if depth is None else depth.oldest_s,
+        speed=info.speed,
         signature=info.signature,
     )
+
+
+def _kept(record: JobRecord) -> msgspec.Raw:
+    return msgspec.Raw(b"null") if codec.is_beside(record.response()) else record.result
 
 
 def _failure(record: JobRecord) -> Failure | None:

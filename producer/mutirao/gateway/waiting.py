@@ -18,7 +18,7 @@ LOOK_S = 1.0
 class Waiting:
     """One wait; it leaves nothing behind however it ends."""
 
-    __slots__ = ("_call", "_ended", "_left_s", "_loop", "_looking", "_timer", "patient")
+    __slots__ = ("_call", "_ended", "_left_s", "_looking", "_loop", "_timer", "patient")
 
     def __init__(self, call: Call, wait_s: float, *, patient: bool = False) -> None:
         """Take who waits, for how long at most, and whether that holds while the process stops."""
