@@ -80,7 +80,7 @@ class AsyncClient:
 
     async def models(self) -> list[ModelInfo]:
         """List the models that workers have announced."""
-        return list((await self.catalog()).models.values())
+        return list((await self._driver.run(self._core.announced())).models.values())
 
     async def catalog(self) -> Catalog:
         """Read the models and the live workers."""

@@ -144,7 +144,7 @@ class Client:
 
     def models(self) -> list[ModelInfo]:
         """List the models that workers have announced, each with how many live workers serve it now."""
-        return list(self.catalog().models.values())
+        return list(self._driver.run(self._core.announced()).models.values())
 
     def catalog(self) -> Catalog:
         """Read the models and the live workers."""

@@ -89,12 +89,12 @@ class Operations:
     def late(self, record: JobRecord, timeout: float | None) -> Steps[errors.ResultTimeout]:
         """Build the error for a job that has not ended in time, with the reason where there is one to see."""
         why, model = "", record.job.model
-        if record.state == "queued" and model and not (yield from self._announced()).served(model):
+        if record.state == "queued" and model and not (yield from self.announced()).served(model):
             why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
         text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
         return errors.ResultTimeout(text, id=record.task_id)
 
-    def _announced(self) -> Steps[Catalog]:
+    def announced(self) -> Steps[Catalog]:
         """Read which models are served, and by how many; the workers need not be told."""
         return self.catalog()
 
@@ -128,14 +128,14 @@ class Operations:
         if not self._check:
             return submission.bind(ask, None, many, rows=rows)
         fresh = self._catalog is None or time.monotonic() > self._catalog_until
-        known = (yield from self._announced()) if fresh or self._catalog is None else self._catalog
+        known = (yield from self.announced()) if fresh or self._catalog is None else self._catalog
         try:
             return _checked(known, ask, many, rows=rows)
         except errors.MutiraoError:
             if fresh:
                 raise
         # The model may have been added or replaced since the copy was read.
-        return _checked((yield from self._announced()), ask, many, rows=rows)
+        return _checked((yield from self.announced()), ask, many, rows=rows)
 
 
 def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:

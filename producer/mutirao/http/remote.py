@@ -24,8 +24,22 @@ class _Models(msgspec.Struct, frozen=True):
     models: tuple[ModelInfo, ...]
 
 
+class _Worker(msgspec.Struct, frozen=True):
+    """A worker as a gateway shows it."""
+
+    name: str
+    processes: int
+    models: dict[str, str]
+    memory_bytes: int = 0
+    cores: int = 0
+    started_at: float = 0.0
+
+    def info(self) -> WorkerInfo:
+        return WorkerInfo(pid=0, **msgspec.structs.asdict(self))
+
+
 class _Fleet(msgspec.Struct, frozen=True):
-    workers: tuple[WorkerInfo, ...]
+    workers: tuple[_Worker, ...] | None = None
 
 
 class Remote(Operations):
@@ -96,15 +110,15 @@ class Remote(Operations):
 
     def catalog(self) -> Operation[Catalog]:
         """Read which models are served and which workers live; workers are shown to those keys alone that may see them."""
-        known = yield from self._announced()
+        known = yield from self.announced()
         try:
             reply = yield Exchange("GET", "/v1/fleet")
         except errors.Forbidden:
             return known
-        workers = self._read(reply.body, _Fleet).workers
-        return self._learned(msgspec.structs.replace(known, workers=workers))
+        workers = self._read(reply.body, _Fleet).workers or ()
+        return self._learned(msgspec.structs.replace(known, workers=tuple(worker.info() for worker in workers)))
 
-    def _announced(self) -> Operation[Catalog]:
+    def announced(self) -> Operation[Catalog]:
         reply = yield Exchange("GET", "/v1/models")
         models = self._read(reply.body, _Models).models
         return self._learned(Catalog(models={info.name: info for info in models}, workers=()))

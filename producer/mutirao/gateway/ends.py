@@ -1,0 +1,116 @@
+"""Waiting for the ends of many jobs at once: one answer tells of all that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mutirao.errors import JobNotFound
+from mutirao.gateway import views
+from mutirao.gateway.call import Call
+from mutirao.gateway.front import Front
+from mutirao.gateway.views import Jobs, JobView
+from mutirao.gateway.waiting import Waiting
+from mutirao.job import Handle
+from mutirao.messages import JobRecord
+from mutirao.replies import Ended
+
+# After the first end, so long others that come with it are waited for: workers tell of them in groups.
+LINGER_S = 0.005
+# Results in one answer. Of jobs beyond that the ends alone are told, and their results are read one by one.
+RESULTS_BYTES = 4 * 1024 * 1024
+
+
+class Gathering(Waiting):
+    """One wait for many jobs."""
+
+    __slots__ = ("_found", "_linger_s")
+
+    def __init__(self, call: Call, wait_s: float, count: int) -> None:
+        """Take who waits, for how long at most, and for how many jobs."""
+        super().__init__(call, wait_s)
+        self._found: Ended = []
+        self._linger_s = LINGER_S if count > 1 else 0.0
+
+    async def ends(self, front: Front, jobs: Sequence[Handle]) -> Ended:
+        """Wait until one of the jobs has ended, or there is no such job, or the time is up.
+
+        Returns:
+            All that were told by then.
+
+        Raises:
+            ClientGone: nobody waits any more.
+            GatewayBusy: too many wait.
+        """
+        await self.first(front, jobs)
+        return self._found
+
+    def _told(self, ended: Ended) -> None:
+        if not self._found:
+            self._loop.call_later(self._linger_s, self._finish, None)
+        self._found += ended
+
+
+async def told(front: Front, call: Call, ids: Sequence[str], wait_s: float, *, results: bool) -> Jobs:
+    """Tell which of the caller's jobs have ended, and which are not there: at least one, unless the time is up.
+
+    Args:
+        front: the gateway.
+        call: the request; its body has been read.
+        ids: each once.
+        wait_s: the longest wait, in seconds.
+        results: whether to tell the results too.
+    """
+    tenant = call.caller.tenant
+    own = front.own.handles(ids, tenant) if wait_s else {}
+    others = [id for id in ids if id not in own]
+    found = await _read(front, others, tenant)
+    jobs = [*own.values(), *(Handle(id) for id in others if not found)]
+    if jobs and wait_s:
+        gathering = Gathering(call, 0.0 if found else wait_s, len(jobs))
+        found |= _known(await gathering.ends(front, jobs))
+    front.own.forget(found)
+    return _answer(found, results=results)
+
+
+async def _read(front: Front, ids: Sequence[str], tenant: str) -> dict[str, JobRecord | None]:
+    """Read those of the jobs that have ended; None for each that is not there, or not the tenant's."""
+    if not ids:
+        return {}
+    records = await front.redis.run(front.core.records(ids))
+    found = {
+        id: record if record is not None and record.job.owner == tenant else None
+        for id, record in zip(ids, records, strict=True)
+    }
+    late = [id for id, record in found.items() if record is not None and _overdue(record, front.core.now())]
+    if late:
+        found |= dict(zip(late, await front.redis.run(front.core.settle(late, "expired")), strict=True))
+    return {id: record for id, record in found.items() if record is None or record.done}
+
+
+def _known(ended: Ended) -> dict[str, JobRecord | None]:
+    known: dict[str, JobRecord | None] = {}
+    for id, how in ended:
+        if isinstance(how, Exception) and not isinstance(how, JobNotFound):
+            raise how
+        known[id] = how if isinstance(how, JobRecord) else None
+    return known
+
+
+def _overdue(record: JobRecord, now: float) -> bool:
+    expires_at = record.job.expires_at
+    return record.status == "QUEUED" and expires_at is not None and expires_at < now
+
+
+def _answer(found: dict[str, JobRecord | None], *, results: bool) -> Jobs:
+    records = [record for record in found.values() if record is not None]
+    shown = _with_results(records) if results else map(views.job, records)
+    return Jobs(jobs=tuple(shown), missing=tuple(id for id, record in found.items() if record is None))
+
+
+def _with_results(records: Iterable[JobRecord]) -> Iterable[JobView]:
+    left = RESULTS_BYTES
+    for record in records:
+        size = len(bytes(record.result))
+        fits = size <= left
+        left -= size if fits else 0
+        yield views.job(record, result=fits)
