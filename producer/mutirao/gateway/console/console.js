@@ -130,11 +130,12 @@ function target(model) {
 
 function open(id, model) {
   job.watch(id, model, (view) => {
-    recent.note({ id, model, status: view.status, seconds: view.finished_at && view.queued_at ? view.finished_at - view.queued_at : null });
+    recent.note(view);
     recent.list(reopen);
   });
-  recent.note({ id, model, status: "queued", seconds: null });
+  recent.note({ id, model, status: "queued" });
   recent.list(reopen);
+  recent.settle(reopen);
 }
 
 function reopen({ id, model }) {
@@ -180,5 +181,6 @@ document.addEventListener("visibilitychange", () => {
 });
 
 recent.list(reopen);
+recent.settle(reopen);
 setInterval(tick, 1000);
 start();

@@ -123,7 +123,7 @@ function input(field) {
   if (field.datatype === "BOOL") return el("label", { class: "tick" }, el("input", { id: field.id, type: "checkbox" }), field.label);
   const text = field.datatype === "BYTES";
   const kind = text ? { type: "text", autocomplete: "off" } : { type: "text", inputmode: WHOLE.test(field.datatype) ? "numeric" : "decimal", autocomplete: "off" };
-  return el("div", {}, el("label", { for: field.id }, field.label), el("input", { id: field.id, "data-datatype": field.datatype, ...kind }));
+  return el("div", { class: text && "text" }, el("label", { for: field.id }, field.label), el("input", { id: field.id, "data-datatype": field.datatype, ...kind }));
 }
 
 function fill(element, value) {

@@ -3,9 +3,9 @@
 import { ask } from "./access.js";
 import { $, announce, el, say } from "./dom.js";
 import { cell, plural, time } from "./numbers.js";
+import { ENDED } from "./recent.js";
 import { follow } from "./stream.js";
 
-const ENDED = new Set(["succeeded", "failed", "cancelled", "expired"]);
 const ROWS_MAX = 200;
 const QUEUED_MS = 1_500;
 
@@ -75,16 +75,13 @@ function linked(mine, state, { error } = {}) {
     stateIs("gone");
     fail(error.message);
   }
-  return state === "lost" && ENDED.has(mine.status) ? "stop" : undefined;
+  return state === "lost" && !error && ENDED.has(mine.status) ? "stop" : undefined;
 }
 
 function stand(mine, status) {
   mine.status = status;
   stateIs(status);
-  if (ENDED.has(status)) {
-    mine.stream.stop();
-    announce(`job for ${mine.model}: ${status}`);
-  }
+  if (ENDED.has(status)) announce(`job for ${mine.model}: ${status}`);
   look(mine);
 }
 
@@ -99,7 +96,7 @@ async function look(mine) {
     spent(view);
     if (view.status === "queued") setTimeout(() => current === mine && mine.status === "queued" && look(mine), QUEUED_MS);
     else if (view.status === "succeeded") await result(mine);
-    else if (view.error) fail(view.error.message);
+    else if (view.error && view.status !== "cancelled") fail(view.error.message);
   } catch (error) {
     if (current === mine) fail(error.message);
   }

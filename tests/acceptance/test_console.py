@@ -1,0 +1,376 @@
+"""The console, in a real browser against a real gateway and fleet: what is served, live, and a form to try each model."""
+
+import json
+import re
+
+import browser as browsers
+import httpx
+import numpy as np
+import pytest
+import samples
+import waiting
+from browser import Browser
+from gateways import GatewayProcess
+from selenium.webdriver.common.keys import Keys
+from servers import RedisServer
+
+from mutirao import Client, keys, settings
+from mutirao.broker.redis import Redis
+
+pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
+
+# What a browser notes by itself of a call that was refused, or found no gateway.
+REFUSED = re.compile(r"/v[12]/\S+ - Failed to load resource")
+IRIS = [5.1, 3.5, 1.4, 0.2]
+ROW = "#models-rows tr[data-model=iris]"
+
+# The contrast of each piece of text with what lies behind it, by WCAG 2.2's formula; the least first.
+CONTRAST = """
+const light = (channel) => (channel <= 0.04045 ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4);
+const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+const rgb = (colour) => {
+  canvas.clearRect(0, 0, 1, 1);
+  canvas.fillStyle = colour;
+  canvas.fillRect(0, 0, 1, 1);
+  return [...canvas.getImageData(0, 0, 1, 1).data];
+};
+const luminance = ([r, g, b]) => 0.2126 * light(r / 255) + 0.7152 * light(g / 255) + 0.0722 * light(b / 255);
+const behind = (element) => {
+  for (let at = element; at; at = at.parentElement) {
+    const colour = rgb(getComputedStyle(at).backgroundColor);
+    if (colour[3] === 255) return colour;
+  }
+  return [255, 255, 255, 255];
+};
+const found = [];
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (texts.nextNode()) {
+  const element = texts.currentNode.parentElement;
+  const said = texts.currentNode.data.trim();
+  if (!said || !element.checkVisibility() || element.closest(".unseen, noscript, script")) continue;
+  const style = getComputedStyle(element);
+  const [a, b] = [luminance(rgb(style.color)), luminance(behind(element))];
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  const large = parseFloat(style.fontSize) >= 24;
+  found.push([ratio / (large ? 3 : 4.5), said]);
+}
+return found.sort((a, b) => a[0] - b[0]).slice(0, 5);
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(fleet):
+    with GatewayProcess(fleet.url) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser; afterwards its console has told of nothing but refused calls, and it has asked this machine alone."""
+    yield chromium
+    assert [line for line in chromium.said() if not REFUSED.search(line)] == []
+    elsewhere = [url for url in chromium.asked() if not url.startswith(("http://127.0.0.1:", "data:", "chrome:"))]
+    assert elsewhere == []
+
+
+@pytest.fixture
+def page(browser, gateway):
+    """The console, with its models."""
+    browser.open(gateway.url, wait=ROW)
+    return browser
+
+
+def choose(page, model):
+    """Choose a model to try, and wait for its form."""
+    page.find(f"#models-rows tr[data-model={model}] button").click()
+    waiting.until(lambda: page.run("return document.activeElement.closest('#try-form') !== null"))
+    waiting.until(lambda: page.run("return document.getElementById('try-model').value") == model)
+
+
+def fill(page, values):
+    """Type over the form's fields, in their order."""
+    for element, value in zip(page.all("#try-fields input"), values, strict=True):
+        element.clear()
+        element.send_keys(str(value))
+
+
+def result(page):
+    """The result's columns, by their heads."""
+    page.find("#job-state", text="succeeded")
+    page.find("#job-result td")
+    heads = [head.text for head in page.all("#job-result thead th")]
+    rows = [
+        [cell.text for cell in row.find_elements("css selector", "th, td")] for row in page.all("#job-result tbody tr")
+    ]
+    return dict(zip(heads, zip(*rows, strict=True), strict=True))
+
+
+def steps(page):
+    return [step.get_attribute("data-step") for step in page.all("#job-steps li")]
+
+
+def test_models_and_workers_are_shown(page, fleet):
+    """Each model has a row with its version and readiness, each worker one with its processes and models; and the page is live."""
+    assert "ready" in page.find(ROW).text
+    assert "version 1" in page.find(ROW).text
+    worker = page.find(f"#workers-rows tr[data-worker='{fleet.worker.name}']").text
+    assert "MB" in worker
+    assert "houses" in worker
+    names = [row.get_attribute("data-model") for row in page.all("#models-rows tr")]
+    assert names == sorted(fleet.repository.names())
+    assert page.find("#hands").text == "1"
+    page.find("#link", text="live")
+
+
+def test_figures_follow_what_happens(page, fleet):
+    """What waits, and what is answered a second, shows by itself after a submit, and nothing waits once it is answered."""
+    slow = "#models-rows tr[data-model=slow]"
+    with Client(fleet.url) as client:
+        jobs = client.submit_many("slow", [[0.4, 0.0, 0.0]] * 12, expires_s=60)
+        page.find(f"{slow} td[data-name=Waiting] span:not(.zero)")
+        page.find(f"{slow} td[data-name='Requests/s']:not(.zero)")
+        for _ in client.as_completed(jobs, 60):
+            pass
+    page.find(f"{slow} td[data-name=Waiting] span.zero", text="0")
+    assert page.run(f"return document.querySelector('{slow} path.rate').getAttribute('d')")
+
+
+def test_a_model_is_tried_with_the_keyboard_alone(page):
+    """Tab leads from the top to the form, every stop shows that it has the focus, typing and Enter submit, and the result comes."""
+    page.run("document.body.focus()")
+    for _ in range(60):
+        page.press(Keys.TAB)
+        shown = page.run(
+            "const style = getComputedStyle(document.activeElement);"
+            "return [document.activeElement.id, parseFloat(style.outlineWidth), style.outlineStyle]"
+        )
+        assert shown[1] >= 2, shown
+        assert shown[2] != "none", shown
+        if shown[0] == "try-model":
+            break
+    else:
+        pytest.fail("Tab never reached the form")
+    page.press("iris")
+    waiting.until(lambda: page.run("return document.getElementById('try-model').value") == "iris")
+    waiting.until(lambda: len(page.all("#try-fields input")) == 4)
+    page.press(Keys.TAB, Keys.TAB)
+    for value in IRIS:
+        # What Tab comes to is selected, so this types over it.
+        page.press(str(value), Keys.TAB if value != IRIS[-1] else Keys.ENTER)
+    expected = samples.get("iris").model.predict_proba([IRIS])[0]
+    shown = result(page)
+    assert shown["predict"] == ("0",)
+    assert [float(shown[f"predict_proba[{at}]"][0]) for at in range(3)] == pytest.approx(expected, rel=1e-4)
+    waiting.until(lambda: steps(page)[-1:] == ["committed"])
+    assert steps(page) == ["submitted", "reserved", "batched", "run", "committed"]
+    assert "ran" in page.find("#job-times").text
+
+
+def test_tab_leaves_the_page_again(page):
+    """No control keeps the focus: from the last one Tab goes on, out of the page."""
+    page.run("document.querySelector('#try-curl summary').focus()")
+    for _ in range(20):
+        page.press(Keys.TAB)
+        if page.run("return document.activeElement === document.body"):
+            return
+    pytest.fail("the focus never left the page")
+
+
+def test_a_model_of_columns_has_a_field_for_each(page):
+    """A model that was fitted on a table is asked by its columns' names, text as text, and answers in its own words."""
+    choose(page, "houses")
+    labels = [label.text for label in page.all("#try-fields label")]
+    assert labels == ["area", "city", "rooms"]
+    row = samples.get("houses").data.iloc[0]
+    fill(page, [row["area"], row["city"], row["rooms"]])
+    page.find("#try-submit").click()
+    assert result(page)["predict"] == (str(samples.get("houses").expected()[0]),)
+
+
+def test_many_rows_go_as_json(page):
+    """JSON rows are sent as they are written, each row of the result stands on a line of its own, and text that is no JSON is marked."""
+    choose(page, "iris")
+    page.find("#try-as input[value=json]").click()
+    rows = samples.get("iris").data[:3]
+    area = page.find("#try-rows")
+    area.clear()
+    area.send_keys("[[1, 2")
+    page.find("#try-submit").click()
+    page.find("#try-error", text="not JSON")
+    assert area.get_attribute("aria-invalid") == "true"
+    area.clear()
+    area.send_keys(json.dumps(rows.tolist()))
+    page.find("#try-submit").click()
+    assert np.array(result(page)["predict"], int).tolist() == samples.get("iris").expected()[:3].tolist()
+
+
+def test_errors_are_told_as_the_gateway_says_them(page, gateway):
+    """A request that is refused, and a job that fails, show the gateway's own sentence; a field that is no number is named."""
+    choose(page, "iris")
+    fill(page, [1, 2, 3, "viel"])
+    page.find("#try-submit").click()
+    assert page.find("#try-error").text == "X[3] must be a number"
+    assert page.run("return document.activeElement.getAttribute('aria-invalid')") == "true"
+
+    page.find("#try-as input[value=json]").click()
+    page.find("#try-rows").clear()
+    page.find("#try-rows").send_keys("[[1, 2]]")
+    page.find("#try-submit").click()
+    with gateway.client() as client:
+        said = client.post("/v1/models/iris/jobs", json=[[1, 2]]).json()["error"]
+    page.find("#try-error", text=said)
+
+    choose(page, "raises")
+    page.find("#try-as input[value=fields]").click()
+    fill(page, [-1, 2, 3])
+    page.find("#try-submit").click()
+    page.find("#job-state", text="failed")
+    page.find("#job-error", text="ValueError")
+
+
+def test_a_job_that_waits_is_cancelled(page, fleet):
+    """While a job waits it can be cancelled; then it is so, in the page and in its record, and the list of recent jobs says so."""
+    with Client(fleet.url) as client:
+        busy = [client.submit("slow", [[3.0, 0.0, 0.0]]) for _ in range(4)]
+        choose(page, "slow")
+        fill(page, [0, 0, 0])
+        page.find("#try-submit").click()
+        page.find("#job-cancel").click()
+        page.find("#job-state", text="cancelled")
+        assert client.job(page.find("#job-id").text).status == "cancelled"
+        assert "cancelled" in page.find("#recent-list li").text
+        for job in busy:
+            job.cancel()
+        for _ in client.as_completed(busy, 30):
+            pass
+
+
+def test_recent_jobs_outlive_a_reload(page):
+    """The jobs of a tab are listed again after a reload, without their data, and one opens with its steps and result."""
+    choose(page, "iris")
+    fill(page, [1.25, 2, 3, 4])
+    page.find("#try-submit").click()
+    result(page)
+    page.driver.refresh()
+    page.find("#recent-list button", text="succeeded").click()
+    assert len(result(page)["predict"]) == 1
+    assert "1.25" not in page.run("return JSON.stringify(sessionStorage)")
+
+
+def test_the_same_with_curl_is_the_same(page, gateway):
+    """The curl line that the page shows asks for what the form says: run by hand it is a job of the same model."""
+    choose(page, "iris")
+    fill(page, IRIS)
+    page.find("#try-curl summary").click()
+    line = page.find("#try-curl-code").text
+    assert f"{gateway.url}/v1/models/iris/jobs" in line
+    body = line.split("-d '", 1)[1].rstrip("'")
+    with gateway.client() as client:
+        made = client.post("/v1/models/iris/jobs", content=body, headers={"content-type": "application/json"}).json()
+        assert client.get(f"/v1/jobs/{made['id']}", params={"wait": 20}).json()["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_can_be_read(dark, browser, gateway):
+    """In light and in dark, all text stands out from what is behind it as WCAG AA asks, that of a job and of stale figures too."""
+    browser.open(gateway.url, dark=dark, wait=ROW)
+    ground = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert (max(int(part) for part in ground[4:-1].split(",")) < 64) is dark
+    choose(browser, "iris")
+    browser.find("#try-submit").click()
+    result(browser)
+    assert browser.run(CONTRAST)[0][0] >= 1, browser.run(CONTRAST)
+    browser.run("document.querySelectorAll('#glance, #fleet').forEach((part) => part.classList.add('stale'))")
+    assert browser.run(CONTRAST)[0][0] >= 1, browser.run(CONTRAST)
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 881, 1121, 1321])
+def test_nothing_is_wider_than_the_screen(width, browser, gateway):
+    """From a narrow phone to a desktop no page scrolls sideways, and every row is inside it."""
+    browser.open(gateway.url, width=width, height=812, wait=ROW)
+    choose(browser, "houses")
+    wide, screen = browser.run("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= screen
+    for part in ("table", "button", "input", ".tile"):
+        right = browser.run(
+            "return Math.max(...[...document.querySelectorAll(arguments[0])].filter((one) => one.checkVisibility())"
+            ".map((one) => one.getBoundingClientRect().right))",
+            part,
+        )
+        assert right <= screen, part
+
+
+def test_who_wants_no_motion_gets_none(browser, gateway):
+    """Nothing moves by itself for people who ask for reduced motion."""
+    browser.open(gateway.url, still=True, wait=ROW)
+    browser.find("#link", text="live")
+    moving = browser.run("return document.getAnimations().filter((one) => one.playState === 'running').length")
+    assert moving == 0
+
+
+def test_everything_has_a_name_and_a_place(page):
+    """Every control has a label, every picture a description, and the page has its landmarks and one main heading."""
+    choose(page, "houses")
+    nameless = page.run(
+        "return [...document.querySelectorAll('input, select, textarea, button')]"
+        ".filter((one) => !(one.labels?.length || one.textContent.trim() || one.ariaLabel)).map((one) => one.outerHTML)"
+    )
+    assert nameless == []
+    assert page.run("return document.querySelectorAll('svg:not([aria-hidden], [aria-label])').length") == 0
+    for landmark in ("header", "main", "nav", "footer", "h1"):
+        assert page.run("return document.querySelectorAll(arguments[0]).length", landmark) == 1, landmark
+    assert page.run("return document.getElementById('said').getAttribute('aria-live')") == "polite"
+    assert page.run("return document.documentElement.lang") == "en"
+
+
+def test_a_lost_gateway_is_seen_and_found_again(browser, fleet):
+    """When the gateway goes, the page says so and marks its figures; when it is back, they go on by themselves."""
+    with GatewayProcess(fleet.url) as gateway:
+        browser.open(gateway.url, wait=ROW)
+        gateway.kill()
+        browser.find("#link", text="reconnecting")
+        browser.find("#fleet.stale")
+        with GatewayProcess(fleet.url, gateway_port=gateway.port):
+            browser.find("#link", text="live")
+            browser.find("#fleet:not(.stale)")
+
+
+def test_a_key_is_asked_for_and_forgotten(browser, fleet):
+    """Where the gateway has keys, the page asks for one, says when it is wrong, keeps it in this tab alone, and forgets it."""
+    with RedisServer() as server, GatewayProcess(server.url) as gateway:
+        given = settings.load(broker_url=server.url)
+        redis = Redis(given)
+        made = redis.run(keys.Keys(given).add("ana", scopes=("operate:*",)))
+        redis.close()
+        browser.open(gateway.url, wait="#key-value")
+        browser.find("#key-value").send_keys("mutirao_wrong", Keys.ENTER)
+        browser.find("#key-error", text="API key")
+        browser.find("#key-value").send_keys(made.token, Keys.ENTER)
+        browser.find("#models-none", text="mutirao models add")
+        browser.find("#workers-none", text="mutirao worker")
+        assert browser.run("return localStorage.length + document.cookie.length") == 0
+        assert made.token in browser.run("return JSON.stringify(sessionStorage)")
+        browser.find("#key-forget").click()
+        browser.find("#key-value")
+        assert made.token not in browser.run("return JSON.stringify(sessionStorage)")
+
+
+def test_the_page_is_served_with_its_rules(gateway):
+    """The page and its files come typed, with a policy that allows nothing inline or from elsewhere, and are not sent twice."""
+    with gateway.client() as client:
+        page = client.get("/")
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert client.get("/", headers={"if-none-match": page.headers["etag"]}).status_code == httpx.codes.NOT_MODIFIED
+        script = client.get("/console/console.js")
+        assert script.headers["content-type"].startswith("text/javascript")
+        for path in ("/console/nothing.js", "/console/..%2fconsole.py", "/console/../app.py", "/console/"):
+            assert client.get(path).status_code == 404, path
