@@ -75,6 +75,15 @@ class Doorkeeper:
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
 
+    async def is_open(self) -> bool:
+        """Tell whether nobody has to say who they are.
+
+        Raises:
+            BrokerUnavailable: Redis does not say which keys there are.
+        """
+        await self._fresh()
+        return not self._closed
+
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         """Tell from a call's headers, by their names in lower case, who sent it.
 
@@ -83,11 +92,8 @@ class Doorkeeper:
             Forbidden: the gateway is open, and a web page of elsewhere sent the call.
             BrokerUnavailable: Redis does not say which keys there are.
         """
-        age_s = time.monotonic() - self._read_at
-        if age_s > READ_S:
-            reading = self._read_again()
-            if age_s > AGE_S:
-                await asyncio.shield(reading)
+        if time.monotonic() - self._read_at > READ_S:
+            await self._fresh()
         if not self._closed:
             _check_local(headers)
             return ANYBODY
@@ -98,6 +104,14 @@ class Doorkeeper:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
+
+    async def _fresh(self) -> None:
+        """Have the copy read where it is old, and wait for that where it is too old."""
+        age_s = time.monotonic() - self._read_at
+        if age_s > READ_S:
+            reading = self._read_again()
+            if age_s > AGE_S:
+                await asyncio.shield(reading)
 
     def _bearer(self, authorization: str | None) -> Caller:
         scheme, _, token = (authorization or "").partition(" ")

@@ -10,7 +10,7 @@ from litestar import Litestar
 from litestar.types import ASGIApp
 
 from mutirao.broker.redis import Redis
-from mutirao.gateway import access, console, jobs, problems, protocol
+from mutirao.gateway import access, console, jobs, pages, problems, protocol, scrape
 from mutirao.gateway.door import Door
 from mutirao.gateway.front import Front
 from mutirao.keys import Keys
@@ -61,4 +61,7 @@ def _routed(front: Front) -> Litestar:
 
 def handlers() -> list[Any]:
     """List every route of the gateway."""
-    return [*protocol.routes, *jobs.routes, *console.routes]
+    return [*protocol.routes, *jobs.routes, *console.routes, *scrape.routes, *_PAGES]
+
+
+_PAGES = pages.routes(handlers)

@@ -112,6 +112,8 @@ def _by_column(rows: list[list[str]], takes: Signature) -> dict[str, Any]:
     header = [cell.strip() for cell in rows[0]]
     if set(names) <= set(header):
         rows = rows[1:]
+        if not rows:
+            raise _not_read("the CSV holds a header line alone")
     elif len(header) == len(names):
         header = names
     else:
@@ -137,11 +139,13 @@ def _matrix(rows: list[list[str]]) -> Array:
     first = [_number(cell, float) for cell in rows[0]]
     if all(value is None for value in first):
         rows = rows[1:]
+    if not rows:
+        raise _not_read("the CSV holds no row of numbers")
     values = [
         [_cell(f"cell {place}", at, _number(cell, float)) for place, cell in enumerate(row)]
         for at, row in enumerate(rows)
     ]
-    return np.array(values, dtype=np.float64).reshape(len(rows), -1)
+    return np.array(values, dtype=np.float64)
 
 
 def _cell(name: str, at: int, value: Any) -> Any:

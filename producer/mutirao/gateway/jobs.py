@@ -21,6 +21,7 @@ from mutirao.gateway.routes import Doc, Param, endpoint
 from mutirao.gateway.views import Await, Batch, Jobs, JobView, Models
 from mutirao.gateway.waiting import Waiting
 from mutirao.job import Handle
+from mutirao.keys import Verb
 from mutirao.messages import JobInfo, JobRecord
 from mutirao.submission import Ask, Bound, Table
 
@@ -43,6 +44,7 @@ _SUBMIT = {**asking.PARAMS, "id": _ID, "webhook": Param("The URL that is told wh
         medias=bodies.MEDIAS,
         status=202,
         answer=JobView,
+        others={200: JobView},
         refusals=(400, 404, 408, 409, 413, 415, 422, 429, 503),
     ),
 )
@@ -100,8 +102,7 @@ async def create_many(front: Front, call: Call, model: str) -> Answer:
 @endpoint("GET", _JOB, Doc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
 async def show(front: Front, call: Call, id: str) -> Answer:
     """Tell where a job is; with `?wait=` as soon as it has ended, or when the time is up."""
-    call.caller.require("read")
-    record = await _waited(front, call, id, await front.record(id, call.caller.tenant))
+    record = await _waited(front, call, id, await _own(front, call, id))
     return answers.json(await _placed(front, record))
 
 
@@ -121,9 +122,8 @@ async def result(front: Front, call: Call, id: str) -> Answer:
 
     A job that ended without a result answers with its error.
     """
-    call.caller.require("read")
     form = results.Form(results.accepted(call.headers.get(b"accept")))
-    record = await _waited(front, call, id, await front.record(id, call.caller.tenant))
+    record = await _waited(front, call, id, await _own(front, call, id))
     if not record.done:
         text = f"job {id!r} is {record.state}: it has no result yet; ask again, or wait with ?wait=20"
         raise errors.JobNotFinished(text, id=id, state=record.state)
@@ -133,8 +133,7 @@ async def result(front: Front, call: Call, id: str) -> Answer:
 @endpoint("DELETE", _JOB, Doc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))
 async def cancel(front: Front, call: Call, id: str) -> Answer:
     """Cancel a job that still waits; 409 where it runs or has ended."""
-    call.caller.require("cancel")
-    await front.record(id, call.caller.tenant)
+    await _own(front, call, id, "cancel")
     (record,) = await front.redis.run(front.core.settle([id], "revoked"))
     if record is None:
         raise front.core.missing(id)
@@ -156,15 +155,13 @@ async def cancel(front: Front, call: Call, id: str) -> Answer:
 )
 async def stream(front: Front, call: Call, id: str) -> Answer:
     """Tell of each step of a job as it happens, until it has ended (server-sent events)."""
-    call.caller.require("read")
-    record = await front.record(id, call.caller.tenant)
+    record = await _own(front, call, id)
     return events.answer(front, record, call.header(b"last-event-id"))
 
 
 @endpoint("POST", "/v1/jobs:wait", Doc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
 async def wait(front: Front, call: Call) -> Answer:
     """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
-    call.caller.require("read")
     asked = bodies.decode(await call.body(front.settings.max_request_bytes), Await)
     ids = list(dict.fromkeys(queues.job_id(id) for id in asked.ids))
     if len(ids) > READ_MAX:
@@ -226,6 +223,13 @@ def _numbered(at: int, info: ModelInfo, one: bodies.Request) -> dict[str, Any]:
         raise type(exc)(f"request {at}: {exc}", **exc.data) from None
 
 
+async def _own(front: Front, call: Call, id: str, verb: Verb = "read") -> JobRecord:
+    """Read a job for its owner, who must have the scope of its model; to all others there is no such job."""
+    record = await front.record(id, call.caller.tenant)
+    call.caller.require(verb, record.job.model)
+    return record
+
+
 async def _waited(front: Front, call: Call, id: str, record: JobRecord) -> JobRecord:
     """Wait for a job's end as long as the query says."""
     wait_s = _wait_s(call)
@@ -233,6 +237,8 @@ async def _waited(front: Front, call: Call, id: str, record: JobRecord) -> JobRe
         return record
     await call.body(0)
     ended = await Waiting(call, wait_s).end(front, Handle(id))
+    if ended is not None:
+        front.limiter.ended(call.caller, [id])
     return ended or await front.record(id, call.caller.tenant)
 
 

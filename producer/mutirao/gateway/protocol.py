@@ -114,6 +114,7 @@ async def infer(front: Front, call: Call, model: str, version: str = "") -> Answ
             return await _later(front, call, queued, preferred)
         raise await front.redis.run(front.core.late(await front.record(queued.job.id, call.caller.tenant), wait_s))
     front.meters.ended(record)
+    front.limiter.ended(call.caller, [record.task_id])
     if wanted.text and not queued.known:
         made = results.passed(record, given.body.id)
     else:
@@ -137,6 +138,7 @@ _INFER = Doc(
     medias=bodies.MEDIAS,
     answer=PredictResult,
     forms=results.FORMS[1:],
+    others={202: views.JobView},
     refusals=(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
 )
 infer_route = endpoint("POST", _MODEL + "/infer", _INFER)(infer)
@@ -146,7 +148,6 @@ infer_version_route = endpoint("POST", _VERSION + "/infer", _INFER)(infer)
 @endpoint("GET", "/v2", Doc(tag=_TAG, answer=Server))
 async def server(front: Front, call: Call) -> Answer:  # noqa: ARG001 - a handler's signature
     """Tell which server this is, and which extensions of the protocol it speaks."""
-    call.caller.require("read")
     return answers.json(Server("mutirao", installed("mutirao"), EXTENSIONS))
 
 
@@ -156,13 +157,13 @@ async def live(front: Front, call: Call) -> Answer:  # noqa: ARG001
     return answers.json(Live(live=True))
 
 
-@endpoint("GET", "/v2/health/ready", Doc(tag=_TAG, answer=Ready, refusals=(503,)))
+@endpoint("GET", "/v2/health/ready", Doc(tag=_TAG, answer=Ready, refusals=(503,), answered=(503,)))
 async def ready(front: Front, call: Call) -> Answer:  # noqa: ARG001
     """Tell whether every model that workers have announced is ready, and there is one."""
     known = await front.catalog()
     missing = sorted(info.name for info in known.models.values() if not _is_ready(info))
     if front.stopping or not known.models or missing:
-        return answers.json(Ready(ready=False, reason=_why(front, missing)), 503)
+        return answers.json(Ready(ready=False, reason=await _why(front, missing)), 503)
     return answers.json(Ready(ready=True))
 
 
@@ -179,7 +180,7 @@ async def model_ready(front: Front, call: Call, model: str, version: str = "") -
     return answers.json(Ready(ready=True, name=model))
 
 
-_READY = Doc(tag=_TAG, answer=Ready, refusals=(400, 404, 503))
+_READY = Doc(tag=_TAG, answer=Ready, refusals=(400, 404, 503), answered=(503,))
 model_ready_route = endpoint("GET", _MODEL + "/ready", _READY)(model_ready)
 model_version_ready_route = endpoint("GET", _VERSION + "/ready", _READY)(model_ready)
 
@@ -201,11 +202,11 @@ metadata_version_route = endpoint("GET", _VERSION, _METADATA)(metadata)
 @endpoint("POST", "/v2/repository/index", Doc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
 async def index(front: Front, call: Call) -> Answer:
     """List the models that workers have announced, with their states."""
-    call.caller.require("read")
     body = await call.body(front.settings.max_request_bytes)
     asked = bodies.decode(body or b"{}", Index)
     known = await front.catalog()
-    rows = [_indexed(info) for info in known.models.values() if _is_ready(info) or not asked.ready]
+    infos = [info for info in known.models.values() if call.caller.may("read", info.name)]
+    rows = [_indexed(info) for info in infos if _is_ready(info) or not asked.ready]
     return answers.json(sorted(rows, key=lambda row: row.name))
 
 
@@ -254,7 +255,10 @@ def _indexed(info: ModelInfo) -> Indexed:
     return Indexed(info.name, info.version, state, reason)
 
 
-def _why(front: Front, missing: list[str]) -> str:
+async def _why(front: Front, missing: list[str]) -> str:
+    """Say why the server is not ready; models are named only where nobody needs a key, since nobody shows one here."""
     if front.stopping:
         return "the gateway is stopping"
-    return f"not ready: {', '.join(missing)}" if missing else "no worker has announced any model yet"
+    if not missing:
+        return "no worker has announced any model yet"
+    return f"not ready: {', '.join(missing) if await front.doorkeeper.is_open() else f'{len(missing)} of the models'}"

@@ -21,12 +21,12 @@ class Param(NamedTuple):
 
     Attributes:
         says: what it is for.
-        schema: its JSON schema.
+        schema: its JSON schema; a string by default.
         header: whether it is a header.
     """
 
     says: str
-    schema: Mapping[str, Any] = {"type": "string"}
+    schema: Mapping[str, Any] = {}
     header: bool = False
 
 
@@ -42,6 +42,8 @@ class Doc(NamedTuple):
         answer: the type of the JSON answer; None where it is not JSON.
         forms: other forms of the answer.
         refusals: the statuses of its errors.
+        others: other statuses where all is well, and the types of their answers.
+        answered: those of the refusals that may come with the answer's own type.
     """
 
     tag: str
@@ -52,6 +54,8 @@ class Doc(NamedTuple):
     answer: Any = None
     forms: tuple[str, ...] = ()
     refusals: tuple[int, ...] = ()
+    others: Mapping[int, Any] = {}
+    answered: tuple[int, ...] = ()
 
 
 def endpoint(method: Method, path: str, doc: Doc | None = None) -> Callable[[Handler], HTTPRouteHandler]:
