@@ -69,10 +69,10 @@ class Receiver:
             def do_POST(self) -> None:
                 length = int(self.headers["content-length"])
                 given = {name.lower(): value for name, value in self.headers.items()}
-                received = Received(self.path, given, self.rfile.read(length), time.time())
+                status = receiver._next(Received(self.path, given, self.rfile.read(length), time.time()))
                 before(self)
                 with contextlib.suppress(OSError):
-                    self.send_response(receiver._next(received))
+                    self.send_response(status)
                     for name, value in (headers or {}).items():
                         self.send_header(name, value)
                     self.end_headers()
@@ -95,9 +95,7 @@ class Receiver:
 
         self._server = Server((HOST, port), Handler)
         if tls is not None:
-            self._server.socket = tls.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
-            )
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()

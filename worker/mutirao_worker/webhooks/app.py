@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import Celery, Task
 from kombu import Exchange, Queue
 
 from mutirao import address, queues
+from mutirao.gateway import views
 from mutirao.settings import Settings
 from mutirao_worker import transport
-from mutirao_worker.webhooks import job
 from mutirao_worker.webhooks.courier import Courier
 from mutirao_worker.webhooks.lanes import Lanes
 from mutirao_worker.webhooks.outbox import Delivery, Outbox
@@ -29,9 +30,11 @@ def make(given: Settings, threads: int, name: str) -> Celery:
         SettingsError: the hosts or the secret cannot be used.
     """
     transport.channel.install(engine=True)
+    for name_of in ("celery.app.trace", "celery.worker.strategy"):  # the courier's line says it all
+        logging.getLogger(name_of).setLevel(logging.WARNING)
     app = Celery("mutirao-webhooks", broker=address.read(given.result_url).url, backend="disabled://")
     app.outbox = Outbox(given)
-    app.courier = Courier(given, app.outbox, Lanes(threads), worker=name, describe=job.view)
+    app.courier = Courier(given, app.outbox, Lanes(threads), worker=name, describe=views.job)
     app.conf.update(
         accept_content=["json"],
         broker_connection_retry_on_startup=True,

@@ -94,15 +94,15 @@ class Courier:
         try:
             outcome, answered = self._sent(record, target)
         finally:
-            self._lanes.leave(target.origin, time.monotonic(), answered=answered)
-        took_ms = (time.monotonic() - began) * 1000
+            took_s = time.monotonic() - began
+            self._lanes.leave(target.origin, time.monotonic(), took_s, answered=answered)
         logger.info(
             "webhook of job %s to %s: %s, try %d, %.0f ms",
             delivery.job_id,
             target.origin,
             outcome.why,
             delivery.tries + 1,
-            took_ms,
+            took_s * 1000,
         )
         return outcome
 
@@ -128,7 +128,7 @@ class Courier:
             self._outbox.done(delivery.envelope)
             return outcome.why
         if outcome.what == "busy":
-            wait_s = outcome.wait_s * (1 + random.random())  # noqa: S311 - it spreads, it hides nothing
+            wait_s = outcome.wait_s * (0.75 + random.random() / 2)  # noqa: S311 - it spreads, it hides nothing
             self._outbox.postpone(delivery, wait_s, failed=False)
             return outcome.why
         again_s = schedule.wait_s(delivery.tries + 1, random.random(), outcome.wait_s)  # noqa: S311

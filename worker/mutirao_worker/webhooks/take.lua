@@ -1,4 +1,4 @@
--- Take deliveries, those whose time has come first, and hold them for a while.
+-- Take deliveries, half of them new ones where there are enough of either kind, and hold them for a while.
 -- KEYS[1]: the list of those that were never tried.  KEYS[2]: those that are held or wait for another try, by when.
 -- ARGV[1]: how many.  ARGV[2]: for how many seconds they are held.  ARGV, 1 a delivery from ARGV[3]: held already, and still on its way.
 -- Reply: the deliveries.
@@ -12,11 +12,10 @@ end
 if room < 1 then
   return {}
 end
-local reply = redis.call("ZRANGEBYSCORE", KEYS[2], "-inf", now, "LIMIT", 0, room)
-if #reply < room then
-  for _, envelope in ipairs(redis.call("RPOP", KEYS[1], room - #reply) or {}) do
-    reply[#reply + 1] = envelope
-  end
+local due = redis.call("ZRANGEBYSCORE", KEYS[2], "-inf", now, "LIMIT", 0, room)
+local reply = redis.call("RPOP", KEYS[1], room - math.min(#due, math.floor(room / 2))) or {}
+for at = 1, math.min(#due, room - #reply) do
+  reply[#reply + 1] = due[at]
 end
 for _, envelope in ipairs(reply) do
   redis.call("ZADD", KEYS[2], till, envelope)

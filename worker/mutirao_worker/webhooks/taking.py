@@ -7,20 +7,41 @@ script (take.lua), and the engine's channel leaves the list alone.
 from __future__ import annotations
 
 import logging
-from typing import Any
+import time
+from typing import Any, Literal
 
 import msgspec
 import redis
 from celery import bootsteps
-from celery.worker import state
 
 from mutirao import queues
 from mutirao_worker.webhooks.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
-# How soon a delivery is seen for which no bell rang, and one whose time has come.
+
+# What kombu and Celery take for granted in a message, and what the task takes.
+class _Headers(msgspec.Struct):
+    id: str
+    task: Literal["mutirao.webhook"]
+    retries: int = 0
+
+
+class _Properties(msgspec.Struct):
+    delivery_tag: str
+    delivery_info: dict[str, Any]
+    body_encoding: None = None
+
+
+class _Message(msgspec.Struct):
+    headers: _Headers
+    properties: _Properties
+    body: str
+
+
+# How soon a delivery is seen for which no bell rang, and one whose time has come; and while there is something to do.
 LOOK_S = 0.2
+BUSY_S = 0.04
 # The header in which a message carries the envelope that it was.
 HEADER = "mutirao"
 
@@ -38,13 +59,14 @@ class Taker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         self._channel: Any = None
         self._timer: Any = None
         self._open = False
+        self._looked_at = 0.0
 
     def start(self, consumer: Any) -> None:
         """Begin, or go on with another connection."""
         self._channel = consumer.task_consumer.channel
         self._channel.bells = self
         self._open = True
-        self._timer = consumer.timer.call_repeatedly(LOOK_S, self.look)
+        self._timer = consumer.timer.call_repeatedly(BUSY_S, self._tick)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Take no more; what is on its way goes on."""
@@ -68,20 +90,36 @@ class Taker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         """Take what there is room for."""
         if not self._open:
             return
+        self._looked_at = time.monotonic()
         try:
             for envelope in self._outbox.take(self._room()):
                 self._hand_over(envelope)
         except redis.RedisError as exc:
             logger.warning("cannot take webhooks: %s", " ".join(str(exc).split()))
 
+    def _tick(self) -> None:
+        if self._outbox.held or time.monotonic() - self._looked_at >= LOOK_S:
+            self.look()
+
     def _room(self) -> int:
-        return int(self._pool.limit) - len(state.reserved_requests)
+        return int(self._pool.limit) - len(self._outbox.held)
 
     def _hand_over(self, envelope: bytes) -> None:
-        try:
-            message = msgspec.json.decode(envelope)
-            message["headers"][HEADER] = envelope.decode()
-            self._channel.connection._deliver(message, queues.WEBHOOKS)  # noqa: SLF001 - as kombu's own poll does
-        except Exception:
-            logger.exception("dropped a message of %d bytes that is no webhook's", len(envelope))
+        message = read(envelope)
+        if message is None:
+            logger.error("dropped a message of %d bytes that is no webhook's", len(envelope))
             self._outbox.done(envelope)
+            return
+        message["headers"][HEADER] = envelope.decode()
+        self._channel.connection._deliver(message, queues.WEBHOOKS)  # noqa: SLF001 - as kombu's own poll does
+
+
+def read(envelope: bytes) -> dict[str, Any] | None:
+    """Read a message; None where it is not one that tells the task of a job."""
+    try:
+        known = msgspec.json.decode(envelope, type=_Message)
+        msgspec.json.decode(known.body, type=tuple[tuple[str], dict[str, Any], Any])
+        message: dict[str, Any] = msgspec.json.decode(envelope)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return message
