@@ -52,6 +52,22 @@ def stock(fleet):
         yield client
 
 
+@pytest.fixture(scope="session")
+def gateway(fleet):
+    """A gateway in front of the fleet, for all tests of this session to share."""
+    from gateways import GatewayProcess
+
+    with GatewayProcess(fleet.url, max_request_bytes=2_000_000) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def http(gateway):
+    """An HTTP client of that gateway."""
+    with gateway.client() as client:
+        yield client
+
+
 @pytest.fixture(params=KINDS)
 def connect(request):
     """Make a client of either kind: connect(url, **settings)."""
