@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 
@@ -24,6 +24,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         state: ready, or unavailable.
         reason: why it is unavailable, or what to know of it.
         workers: how many live workers serve it now; counted by the reader.
+        speed: rows a second of one worker at full batches, as it was last measured; 0 where it never was.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: str = "ready"
     reason: str = ""
     workers: int = 0
+    speed: float = 0.0
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,6 +50,10 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         memory_bytes: resident memory of its main process.
         started_at: by its own clock.
         seen_at: when it last announced itself, by Redis's clock.
+        identity: by which it holds requests under a lease; empty where the broker's own transport delivers them.
+        cores: of its machine that it may use.
+        speeds: rows a second of each model that it could answer with full batches, by its fitted times.
+        batches: mean rows of its latest batches of each model.
     """
 
     name: str
@@ -58,10 +64,19 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_bytes: int = 0
     started_at: float = 0.0
     seen_at: float = 0.0
+    identity: str = ""
+    cores: int = 0
+    speeds: dict[str, float] = {}
+    batches: dict[str, float] = {}
 
-    def alive(self, now: float) -> bool:
-        """Whether it announced itself within the last 15 s."""
-        return now - self.seen_at < FRESH_S
+    def alive(self, now: float, leases: Container[bytes]) -> bool:
+        """Whether it announced itself within the last 15 s, and its lease runs, if it is to have one.
+
+        Args:
+            now: by Redis's clock, in seconds since the epoch.
+            leases: the identities of those whose leases run.
+        """
+        return now - self.seen_at < FRESH_S and (not self.identity or self.identity.encode() in leases)
 
 
 class Catalog(msgspec.Struct, frozen=True):
@@ -98,6 +113,10 @@ class Catalog(msgspec.Struct, frozen=True):
         """Requests a second that the live workers answer of a model; 0 where none has said."""
         return sum(worker.rates.get(name, 0.0) for worker in self.workers)
 
+    def speed(self, name: str) -> float:
+        """Rows a second of a model that the live workers that serve it could answer with full batches; 0 where none has said."""
+        return sum(worker.speeds.get(name, 0.0) for worker in self.serving(name))
+
 
 def redelivered_after_s(limits: Iterable[float]) -> float:
     """How long a worker lets others hold a request before it gives it away: kombu's visibility timeout.
@@ -117,9 +136,19 @@ def not_found(name: str, known: tuple[str, ...]) -> errors.ModelNotFound:
     return errors.ModelNotFound(f"model {name!r} is not served: {hint}", model=name, known=known)
 
 
-def decode(models: Mapping[bytes, bytes], workers: Mapping[bytes, bytes], now: float) -> Catalog:
-    """Read the catalogue's two hashes; `now` is Redis's clock, in seconds since the epoch."""
-    alive = [info for raw in workers.values() if (info := msgspec.json.decode(raw, type=WorkerInfo)).alive(now)]
+def decode(
+    models: Mapping[bytes, bytes], workers: Mapping[bytes, bytes], now: float, leases: Container[bytes]
+) -> Catalog:
+    """Read the catalogue.
+
+    Args:
+        models: the hash of models.
+        workers: the hash of workers.
+        now: by Redis's clock, in seconds since the epoch.
+        leases: the identities of those whose leases run.
+    """
+    announced = [msgspec.json.decode(raw, type=WorkerInfo) for raw in workers.values()]
+    alive = [info for info in announced if info.alive(now, leases)]
     found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
     counted = {
         name: msgspec.structs.replace(info, workers=sum(name in worker.models for worker in alive))

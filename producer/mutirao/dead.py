@@ -20,7 +20,7 @@ from mutirao.tensors import Array
 
 # Why a request became a dead letter; what was no request in the first place cannot be sent again.
 NO_REQUEST = ("not decodable", "not a task message", "no id")
-REASONS = ("worker lost", "process died", "time limit", *NO_REQUEST, "unknown task")
+REASONS = ("worker lost", "process died", "time limit", *NO_REQUEST, "unknown task", "webhook undelivered")
 # Letters hold whole envelopes, and Redis runs nothing else while a script does.
 READ_MAX = 200
 WRITE_MAX = 200
@@ -92,7 +92,8 @@ class Letter(msgspec.Struct, frozen=True):
     @property
     def replayable(self) -> bool:
         """Whether it is a request at all; its tensors may be gone nevertheless."""
-        known = queues.model_of(self.queue.partition(queues.KOMBU_SEPARATOR)[0]) is not None
+        queue = self.queue.partition(queues.KOMBU_SEPARATOR)[0]
+        known = queue == queues.WEBHOOKS or queues.model_of(queue) is not None
         return bool(known and self.task_id and self.reason not in NO_REQUEST and not self.envelope_base64)
 
     def inputs(self, raw: bytes | None = None) -> dict[str, Array]:
@@ -212,18 +213,17 @@ class Dead:
         """Push where queues are on another server than letters; what could not be pushed becomes a letter again."""
         for at, (_, (_, key, envelope, *_)) in enumerate(sent):
             try:
+                if key.decode() == queues.WEBHOOKS:  # these are where letters are
+                    yield Call("results", "LPUSH", (queues.WEBHOOKS,), (envelope,))
+                    continue
                 if self._settings.foreign:
                     yield from self._publish(key, envelope)
                     continue
-                yield Call("broker", "LPUSH", (key.decode(),), (envelope,))
+                yield Call("broker", "requeue", (key.decode(),), (envelope,))
             except errors.BrokerUnavailable:
                 for left, reply in sent[at:]:
                     yield from self._put_back(left, *reply[3:])
                 raise
-            bell = queues.bell_key(key.decode().partition(queues.KOMBU_SEPARATOR)[0])
-            with contextlib.suppress(errors.BrokerUnavailable):  # workers look by themselves, a little later
-                yield Call("broker", "LPUSH", (bell,), ("1",))
-                yield Call("broker", "LTRIM", (bell,), (0, 7))
 
     def _publish(self, key: bytes, envelope: bytes) -> Operation[None]:
         queue = key.decode().partition(queues.KOMBU_SEPARATOR)[0]

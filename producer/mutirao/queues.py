@@ -25,6 +25,13 @@ WORKERS = "mutirao:workers"
 # Until when each worker's reservations are its own, by Redis's clock; and how many of its pool's slots are free.
 LEASES = "mutirao:leases"
 SLOTS = "mutirao:slots"
+# What has been taken from each list, and the rows of what waits in it beyond one a request.
+LINES = "mutirao:lines"
+# The queue of the tasks that call webhooks: a list of that name, where results are.
+WEBHOOKS = "mutirao:webhooks"
+WEBHOOK_TASK = "mutirao.webhook"
+# Those that are on their way, or are to be called again, by when.
+WEBHOOKS_HELD = "mutirao:webhooks:held"
 # What could not be served, by id; and when it was given up.
 DEAD = "mutirao:dead"
 DEAD_INDEX = "mutirao:dead:index"
@@ -85,6 +92,16 @@ def queue_key(model: str, step: int, tenant: str = "") -> str:
     if tenant:
         return f"{queue(model)}{KOMBU_SEPARATOR}{step}{KOMBU_SEPARATOR}{tenant_name(tenant)}"
     return f"{queue(model)}{KOMBU_SEPARATOR}{step}" if step else queue(model)
+
+
+def stock_lists(queue: str) -> tuple[str, ...]:
+    """Name the lists of a queue that kombu keeps: one a priority step, urgent first."""
+    return tuple(f"{queue}{KOMBU_SEPARATOR}{step}" if step else queue for step in KOMBU_STEPS)
+
+
+def tenants_key(queue: str) -> str:
+    """Name the ring of those who share a queue: tenants that wait, and "" for the stock lists; score: what each has been served."""
+    return f"mutirao:tenants:{queue}"
 
 
 def bell_key(queue: str) -> str:

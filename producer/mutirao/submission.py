@@ -94,7 +94,7 @@ class Form:
         own = {"rows": self.rows, "reply": maker.reply} | ({"beside": True} if self._beside else {})
         summary = messages.summary(ask.model, request)
         envelope = _envelope(ask, head[:common], summary, maker.origin, own).split(_MARK)
-        self.texts = (*record, *envelope, "1" if self._beside else "0")
+        self.texts = (*record, *envelope, "1" if self._beside else "0", str(max(0, self.rows - 1)))
 
     def filled(self, id: str, raw: bytes) -> tuple[str, str, bytes]:
         """Make what the script takes of one request: its id, digest and values."""

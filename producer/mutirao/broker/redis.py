@@ -38,8 +38,25 @@ class Call(msgspec.Struct, frozen=True):
 
 Operation = Generator[Call, Any, T]
 
-_NAMES = ("admit", "purge", "replay", "seek", "settle", "submit")
-SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_text() for name in _NAMES}
+
+def prelude(*names: str) -> str:
+    """Read what scripts begin with."""
+    return "".join(files(__package__).joinpath(f"{name}.lua").read_text() for name in names)
+
+
+# Each with the preludes that it needs.
+_PARTS: dict[str, tuple[str, ...]] = {
+    "admit": (),
+    "depths": ("lists",),
+    "place": ("lists",),
+    "purge": (),
+    "replay": ("lists",),
+    "requeue": ("lists",),
+    "seek": (),
+    "settle": ("hooks",),
+    "submit": ("lists",),
+}
+SCRIPTS = {name: prelude(*parts, name) for name, parts in _PARTS.items()}
 
 
 class Redis:

@@ -17,24 +17,29 @@ local function base_of(document, letter)
   local job = string.match(document or "", '"job":({.*)}}$')
   if not job then
     local rows = string.match(letter.envelope, '"mutirao":%s*{"rows":%s*(%d+)') or "0"
-    local priority = PRIORITIES[string.match(letter.queue, "\6\22(%d+)$") or "0"] or ""
-    return string.format('{"model":%s,"rows":%s,"priority":"%s"', cjson.encode(letter.model), rows, priority), ""
+    local priority = PRIORITIES[string.match(letter.queue, "^[^\6]*\6\22(%d+)") or "0"] or ""
+    local _, tenant = parts_of_list(letter.queue)
+    local owner = tenant ~= "" and ',"owner":"' .. tenant .. '"' or ""
+    return string.format('{"model":%s,"rows":%s,"priority":"%s"%s', cjson.encode(letter.model), rows, priority, owner), ""
   end
   local run = string.find(job, ',"started_at":', 1, true)
   job = run and string.sub(job, 1, run - 1) or job
   local before, history = string.match(job, '^(.*),"history":%[(.*)%]$')
   job = string.gsub(before or job, ',"queued_at":[%d%.]+', "", 1)
   job = string.gsub(job, ',"expires_at":[%d%.]+', "", 1)
+  job = string.gsub(job, ',"line":%-?%d+', "", 1)
   return job, history and history .. "," or ""
 end
 
 local function queued(id, document, letter)
   local job, history = base_of(document, letter)
+  local line = ARGV[1] == "all" and string.format(',"line":%d',
+    redis.call("LLEN", letter.queue) + tonumber(redis.call("HGET", LINES, letter.queue) or 0)) or ""
   return string.format(
     '{"status":"QUEUED","task_id":"%s","result":null,"traceback":null,"date_done":null,"children":null,"job":'
-      .. '%s,"queued_at":%.4f,"expires_at":%.4f,"history":[%s{"worker":%s,"at":%.4f,"how":%s},'
+      .. '%s,"queued_at":%.4f,"expires_at":%.4f%s,"history":[%s{"worker":%s,"at":%.4f,"how":%s},'
       .. '{"worker":"","at":%.4f,"how":"replayed"}]}}',
-    id, job, now, now + tonumber(ARGV[3]), history, cjson.encode(letter.worker), letter.at, cjson.encode(letter.reason), now
+    id, job, now, now + tonumber(ARGV[3]), line, history, cjson.encode(letter.worker), letter.at, cjson.encode(letter.reason), now
   )
 end
 
@@ -69,11 +74,7 @@ local function replay(id)
   if ARGV[1] == "records" then
     return {"replayed", letter.queue, fresh(letter.envelope), raw, score, document}
   end
-  redis.call("LPUSH", letter.queue, fresh(letter.envelope))
-  local bell = "mutirao:bell:" .. string.match(letter.queue, "^([^\6]*)")
-  if redis.call("LLEN", bell) < 8 then
-    redis.call("LPUSH", bell, "1")
-  end
+  put(letter.queue, fresh(letter.envelope))
   return {"replayed"}
 end
 

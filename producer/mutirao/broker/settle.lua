@@ -28,6 +28,7 @@ for at = 1, #KEYS, 2 do
     redis.call("SETEX", KEYS[at], ARGV[2], document)
     redis.call("DEL", KEYS[at + 1])
     redis.call("PUBLISH", KEYS[at], document)
+    hook(document)
     ended[#ended + 1] = document
   end
   reply[#reply + 1] = document

@@ -1,18 +1,19 @@
 -- Write the QUEUED records of a call and push its envelopes: all of it, or nothing.
--- KEYS[1]: the queue's list to push to.  KEYS[2]: the queue's bell.  KEYS[3] and on: all lists of the queue, KEYS[1] among them.
+-- KEYS[1]: the list to push to.  KEYS[2]: the queue's bell.  KEYS[3] and on: all stock lists of the queue, or all of the tenant's in it,
+--   KEYS[1] among them.
 -- ARGV[1]: "all", or one half of it where the queue is on another server than the records: "records", "push".
 -- ARGV[2]: how long a finished record is kept, in seconds.  ARGV[3]: the deadline, in seconds from now.
--- ARGV[4]: how many requests may wait in the queue.
+-- ARGV[4]: how many requests may wait in these lists.
 -- ARGV[5]: what a record's key begins with.  ARGV[6], ARGV[7]: what stands before and after the id in a payload's key.
 -- From ARGV[8], one run after another, each of requests that differ in no more than id, digest and values:
 --   3 texts of the record: before the id, before the digest, after it (without the last two braces);
 --   4 texts of the envelope: before the id twice, before the values, after them;
---   "1" where the values go beside the message;  how many requests;
+--   "1" where the values go beside the message;  the rows of each beyond one;  how many requests;
 --   3 a request: its id, the digest of its content, its values (base64 in the message, raw beside it).
 -- Reply: {"queued", now, places of requests already known by this very content}, or, with nothing written,
 --   {"taken", place} for an id of other content, or {"full", how many wait, how many are new}.
 -- Invariant: a record's key is written once by this script, so a call that is sent again queues nothing twice.
-local RUN, CHUNK = 9, 100
+local RUN, CHUNK = 10, 100
 local mode, prefix = ARGV[1], ARGV[5]
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -73,9 +74,13 @@ if mode ~= "records" and new > 0 then
   end
 end
 
+-- What the next one's number in its list is: known only where the list is.
+local waited = mode ~= "records" and new > 0 and redis.call("LLEN", KEYS[1])
+local line = mode == "all" and waited and waited + tonumber(redis.call("HGET", LINES, KEYS[1]) or 0)
+
 local kept = math.ceil(tonumber(ARGV[2]) + tonumber(ARGV[3]))
-local times = string.format(',"queued_at":%.4f,"expires_at":%.4f}}', now, now + tonumber(ARGV[3]))
-local envelopes = {}
+local times = string.format(',"queued_at":%.4f,"expires_at":%.4f', now, now + tonumber(ARGV[3]))
+local envelopes, more_rows = {}, 0
 place = 0
 requests(function(at, run)
   place = place + 1
@@ -85,12 +90,16 @@ requests(function(at, run)
   local id, values = ARGV[at], ARGV[at + 2]
   local beside = ARGV[run + 7] == "1"
   if mode ~= "push" then
-    redis.call("SETEX", keys[place], kept, ARGV[run] .. id .. ARGV[run + 1] .. ARGV[at + 1] .. ARGV[run + 2] .. times)
+    local numbered = line and ',"line":' .. line .. "}}" or "}}"
+    redis.call("SETEX", keys[place], kept,
+      ARGV[run] .. id .. ARGV[run + 1] .. ARGV[at + 1] .. ARGV[run + 2] .. times .. numbered)
+    line = line and line + 1
     if beside then
       redis.call("SETEX", ARGV[6] .. id .. ARGV[7], kept, values)
     end
   end
   if mode ~= "records" then
+    more_rows = more_rows + ARGV[run + 8]
     envelopes[#envelopes + 1] = ARGV[run + 3] .. id .. ARGV[run + 4] .. id .. ARGV[run + 5] .. (beside and "" or values)
       .. ARGV[run + 6]
     if #envelopes == CHUNK then
@@ -102,7 +111,13 @@ end)
 if #envelopes > 0 then
   redis.call("LPUSH", KEYS[1], unpack(envelopes))
 end
-if mode ~= "records" and new > 0 and redis.call("LLEN", KEYS[2]) < 8 then
-  redis.call("LPUSH", KEYS[2], "1")
+if waited then
+  if waited == 0 and more_rows > 0 then
+    redis.call("HDEL", LINES, "rows " .. KEYS[1])
+  end
+  noted(KEYS[1], more_rows)
+  if redis.call("LLEN", KEYS[2]) < 8 then
+    redis.call("LPUSH", KEYS[2], "1")
+  end
 end
 return reply

@@ -161,13 +161,21 @@ def _fleet(client: redis.Redis) -> dict[str, Any]:
 def _catalog(client: redis.Redis) -> Catalog:
     models, workers = client.hgetall(queues.MODELS), client.hgetall(queues.WORKERS)
     seconds, micros = client.time()
-    return catalog.decode(models, workers, seconds + micros / 1e6)  # type: ignore[arg-type]
+    now = seconds + micros / 1e6
+    leases = client.zrangebyscore(queues.LEASES, now, "+inf")
+    return catalog.decode(models, workers, now, leases)  # type: ignore[arg-type]
 
 
 def _waiting(client: redis.Redis, models: Iterable[str]) -> dict[str, int]:
-    return {
-        model: sum(int(client.llen(queues.queue_key(model, step))) for step in queues.KOMBU_STEPS) for model in models
-    }
+    return {model: sum(int(client.llen(key)) for key in _lists(client, model)) for model in models}
+
+
+def _lists(client: redis.Redis, model: str) -> Iterator[str]:
+    """Name the lists of a model's queue: kombu's own, and those of the tenants that wait."""
+    yield from queues.stock_lists(queues.queue(model))
+    sharing: Any = client.zrange(queues.tenants_key(queues.queue(model)), 0, -1)
+    for tenant in filter(None, map(_text, sharing)):
+        yield from (queues.queue_key(model, step, tenant) for step in queues.KOMBU_STEPS)
 
 
 def _reserved(client: redis.Redis) -> int:

@@ -73,7 +73,8 @@ def _now(story: Story) -> Iterator[str]:
         lease = f"runs for {story.held.lease_s:.1f} s more" if story.held.lease_s > 0 else lapsed
         yield f"now held by {story.held.worker}, whose lease {lease}"
     elif (waiting := story.waiting) is not None:
-        queue = f"{waiting.queue}{f', priority {waiting.priority}' if waiting.priority else ''}"
+        whose = f", in the line of tenant {waiting.tenant}" if waiting.tenant else ""
+        queue = f"{waiting.queue}{f', priority {waiting.priority}' if waiting.priority else ''}{whose}"
         before = (
             f"more than {waiting.searched:,}"
             if waiting.before is None

@@ -250,7 +250,9 @@ class Embedded:
     def _fleet(self, client: redis.Redis) -> Catalog:
         models: Any = client.hgetall(queues.MODELS)
         workers: Any = client.hgetall(queues.WORKERS)
-        return decode(models, workers, time.time())
+        now = time.time()
+        leases: Any = client.zrangebyscore(queues.LEASES, now, "+inf")
+        return decode(models, workers, now, leases)
 
     def _not_ready(self, name: str, timeout_s: float, *, died: bool) -> errors.EmbeddedError:
         what = "died each time it was started" if died else f"is not ready after {timeout_s:g} s"

@@ -17,7 +17,7 @@ local rung, now = {}, seconds()
 for _, field in ipairs(oldest_last(fields)) do
   local _, key = parts_of(field)
   local envelope = redis.call("HGET", KEYS[1], field)
-  redis.call("RPUSH", key, envelope)
+  put_back(key, envelope)
   redis.call("HDEL", KEYS[1], field)
   if ARGV[3] == "1" then
     requeued(string.match(envelope, '"id":%s*"([^"]*)"') or "", ARGV[2], "given back", now)

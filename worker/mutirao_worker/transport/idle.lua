@@ -7,7 +7,8 @@
 local now, reply = seconds(), {}
 for at = 3, #ARGV do
   local queue, idle = ARGV[at], 0
-  if redis.call("EXISTS", queue, queue .. ARGV[2] .. "3", queue .. ARGV[2] .. "6", queue .. ARGV[2] .. "9") == 0 then
+  local lists = {queue, queue .. ARGV[2] .. "3", queue .. ARGV[2] .. "6", queue .. ARGV[2] .. "9"}
+  if redis.call("EXISTS", "mutirao:tenants:" .. queue, unpack(lists)) == 0 then
     local members = redis.call("SMEMBERS", "mutirao:consumers:" .. queue)
     if #members > 1 then
       local leases, slots = redis.call("ZMSCORE", KEYS[1], unpack(members)), redis.call("HMGET", KEYS[2], unpack(members))

@@ -37,6 +37,7 @@ end
 local function announce(key, document, ttl, reply, groups)
   redis.call("SETEX", key, ttl, document)
   redis.call("PUBLISH", key, document)
+  hook(document)
   if reply and reply ~= "" then
     local group = groups[reply]
     if group then

@@ -88,9 +88,7 @@ class Reservations:
 
     def waiting(self, names: Iterable[str]) -> bool:
         """Tell whether anything waits in these queues: one small command."""
-        keys = [
-            f"{name}{queues.KOMBU_SEPARATOR}{step}" if step else name for name in names for step in queues.KOMBU_STEPS
-        ]
+        keys = [key for name in names for key in (*queues.stock_lists(name), queues.tenants_key(name))]
         return bool(keys and self.scripts.client.exists(*keys))
 
     def reserving(self, rooms: Mapping[str, Room], free: int, starting: int = 0) -> Call:

@@ -10,6 +10,7 @@
 --   of what is taken ("" for none), {list key, envelope, ...} taken, in the order of their tags, {list key, envelope, why, ...}
 --   ended before they could be taken}.
 -- Invariant: an envelope is always in exactly one place: a queue's list, one worker's reservations, or ended.
+-- Invariant: a tenant whose lists are all empty is not in the ring of the queue.
 local worker, free, starting = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local tag, turn, recorded = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == "1"
 local now = seconds()
@@ -48,56 +49,150 @@ local function wanted(queue, waiting, cap, ahead, held)
   return math.min(share, waiting)
 end
 
-local STEPS = {0, 3, 6, 9}
+local STEPS = {"", "3", "6", "9"}
 local taken, gone, left = {}, {}, {}
 local entries, ids, keys, earliest = {}, {}, {}, math.huge
 
-local function pop(key, count)
-  if count < 1 then
-    return 0
+-- One who waits in a queue: its lists, and what it has been served; "" is the tenant of the stock lists.
+local function waiter(queue, tenant, served)
+  local found = {tenant = tenant, served = served, lists = {}, lengths = {}, waiting = 0, share = 0, got = 0, cost = 0}
+  for i, step in ipairs(STEPS) do
+    local list = step == "" and queue or queue .. ARGV[10] .. step
+    if tenant ~= "" then
+      list = queue .. ARGV[10] .. (step == "" and "0" or step) .. ARGV[10] .. tenant
+    end
+    found.lists[i], found.lengths[i] = list, redis.call("LLEN", list)
+    found.waiting = found.waiting + found.lengths[i]
   end
-  local popped = redis.call("RPOP", key, count)
+  return found
+end
+
+-- Who waits in a queue, as many as may matter, the least served first; how many requests wait there, and the ring of those who share.
+local function waiters_of(queue, most)
+  local ring, stock = "mutirao:tenants:" .. queue, waiter(queue, "", 0)
+  local members = redis.call("ZRANGE", ring, 0, math.max(1, most - 1), "WITHSCORES")
+  if #members == 0 then
+    return {stock}, stock.waiting, nil
+  end
+  if stock.waiting > 0 then
+    join(queue, "")
+    members = redis.call("ZRANGE", ring, 0, math.max(1, most - 1), "WITHSCORES")
+  end
+  local found, waiting = {}, math.max(0, redis.call("ZCARD", ring) - #members / 2)
+  for i = 1, #members, 2 do
+    local each = members[i] == "" and stock or waiter(queue, members[i], 0)
+    each.served = tonumber(members[i + 1])
+    if each.waiting > 0 then
+      found[#found + 1] = each
+      waiting = waiting + each.waiting
+    else
+      redis.call("ZREM", ring, members[i])
+    end
+  end
+  return found, waiting, ring
+end
+
+-- Share what is taken among those who wait: the least served first, until all have been served alike.
+local function share_out(waiters, count)
+  while count > 0 do
+    local least, above, group = math.huge, math.huge, {}
+    for _, each in ipairs(waiters) do
+      if each.share < each.waiting then
+        local level = each.served + each.share
+        if level < least then
+          least, above, group = level, least, {each}
+        elseif level == least then
+          group[#group + 1] = each
+        else
+          above = math.min(above, level)
+        end
+      end
+    end
+    if #group == 0 then
+      return
+    end
+    local by = math.min(math.max(1, math.floor(count / #group)), above - least)
+    for _, each in ipairs(group) do
+      local more = math.min(by, each.waiting - each.share, count)
+      each.share, count = each.share + more, count - more
+    end
+  end
+end
+
+local function pop(from, i, count)
+  local key = from.lists[i]
+  local popped = count >= 1 and redis.call("RPOP", key, count)
   if not popped then
     return 0
   end
+  local more_rows = tonumber(redis.call("HGET", LINES, "rows " .. key) or 0)
+  local counted = 0
   for _, envelope in ipairs(popped) do
     entries[#entries + 1] = {key, envelope}
     local id = string.match(envelope, '"id":%s*"([^"]*)"') or ""
     ids[#ids + 1] = id
     keys[#keys + 1] = "celery-task-meta-" .. id
+    if more_rows > 0 then
+      counted = counted + more_rows_of(envelope)
+    end
   end
+  redis.call("HINCRBY", LINES, key, #popped)
+  from.lengths[i] = from.lengths[i] - #popped
+  if more_rows ~= 0 and from.lengths[i] == 0 then
+    redis.call("HDEL", LINES, "rows " .. key)
+  elseif counted > 0 then
+    redis.call("HINCRBY", LINES, "rows " .. key, -counted)
+  end
+  from.got, from.cost = from.got + #popped, from.cost + #popped + counted
   return #popped
 end
 
-for at = 11, #ARGV, 4 do
-  local queue, lists, lengths, waiting = ARGV[at], {}, {}, 0
-  for i, step in ipairs(STEPS) do
-    lists[i] = step == 0 and queue or queue .. ARGV[10] .. step
-    lengths[i] = redis.call("LLEN", lists[i])
-    waiting = waiting + lengths[i]
+-- Take one's share. Urgent first, but an eighth for each lower step that waits, and every eighth time the other way round: nobody starves.
+local function take(from)
+  local first, last, by, rest = 1, #STEPS, 1, from.share
+  if turn % 8 == 7 then
+    first, last, by = #STEPS, 1, -1
   end
+  for i = first, last, by do
+    if from.lengths[i] > 0 and rest > 0 then
+      local kept = 0
+      for j = i + by, last, by do
+        kept = kept + math.min(from.lengths[j], math.floor(from.share / 8))
+      end
+      rest = rest - pop(from, i, math.min(from.lengths[i], math.max(1, rest - kept)))
+    end
+  end
+  for i = first, last, by do
+    if rest > 0 then
+      rest = rest - pop(from, i, rest)
+    end
+  end
+end
+
+-- Note in the ring what everyone was served. Whose lists are empty leaves it; without tenants there is none.
+local function settle_up(ring, waiters)
+  for _, each in ipairs(waiters) do
+    if each.got > 0 and each.got >= each.waiting then
+      redis.call("ZREM", ring, each.tenant)
+    elseif each.got > 0 then
+      redis.call("ZINCRBY", ring, each.cost, each.tenant)
+    end
+  end
+  if redis.call("ZCARD", ring) == 1 and redis.call("ZSCORE", ring, "") then
+    redis.call("DEL", ring)
+  end
+end
+
+for at = 11, #ARGV, 4 do
+  local queue, cap, ahead = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local waiters, waiting, ring = waiters_of(queue, cap * free + ahead)
   if waiting > 0 then
-    local count = wanted(queue, waiting, tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
     local before = #entries
-    -- Urgent first, but an eighth for each lower step that waits, and every eighth time the other way round: nobody starves.
-    local first, last, by = 1, #STEPS, 1
-    if turn % 8 == 7 then
-      first, last, by = #STEPS, 1, -1
-    end
-    local rest = count
-    for i = first, last, by do
-      if lengths[i] > 0 and rest > 0 then
-        local kept = 0
-        for j = i + by, last, by do
-          kept = kept + math.min(lengths[j], math.floor(count / 8))
-        end
-        rest = rest - pop(lists[i], math.min(lengths[i], math.max(1, rest - kept)))
-      end
-    end
-    for i = first, last, by do
-      if rest > 0 then
-        rest = rest - pop(lists[i], rest)
-      end
+    share_out(waiters, wanted(queue, waiting, cap, ahead, tonumber(ARGV[at + 3])))
+    -- Who gets little gets it first: it is then in the next batch.
+    table.sort(waiters, function(a, b) return a.share < b.share or (a.share == b.share and a.served < b.served) end)
+    for _, each in ipairs(waiters) do
+      take(each)
     end
     local got = #entries - before
     free = math.max(0, free - got)
@@ -109,6 +204,9 @@ for at = 11, #ARGV, 4 do
     else
       redis.call("DEL", "mutirao:bell:" .. queue)
     end
+  end
+  if ring then
+    settle_up(ring, waiters)
   end
 end
 redis.call("HSET", KEYS[2], worker, math.max(0, tonumber(ARGV[3]) + starting - #entries))

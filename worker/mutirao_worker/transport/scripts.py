@@ -13,11 +13,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mutirao import queues
+from mutirao.broker import redis as broker
 from mutirao.broker import server
 from mutirao.settings import Settings
 
 _RECORD = (
     f"local DEAD_MAX, DEAD_PAYLOAD_S = {queues.DEAD_MAX}, {queues.DEAD_PAYLOAD_S}\n"
+    + broker.prelude("lists", "hooks")
     + files(__package__).joinpath("record.lua").read_text()
 )
 Call = tuple[str, Sequence[Any], Sequence[Any]]

@@ -89,7 +89,7 @@ for _, worker in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT
       end
       given_up[#given_up + 1], given_up[#given_up + 2], given_up[#given_up + 3] = key, envelope, host
     else
-      redis.call("RPUSH", key, changed)
+      put_back(key, changed)
       rung[string.match(key, "^([^\6]*)")] = true
       if ARGV[4] == "1" then
         requeued(id, host, "worker lost", now)
