@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1, signed by itself, and a redis-server behind it."""
+"""Certificates that are signed by themselves, and a redis-server behind one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TlsServer(RedisServer):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.certificate = _certificate(folder)
+        self.certificate = certificate(folder, f"IP:{redis_server.HOST}")
         self._tls_port = redis_server.free_port()
         options = {
             "tls-port": str(self._tls_port),
@@ -45,9 +45,10 @@ class TlsServer(RedisServer):
         return f"{self.tls_url}?ssl_ca_certs={self.certificate}"
 
 
-def _certificate(folder: Path) -> Path:
+def certificate(folder: Path, name: str) -> Path:
+    """Make a certificate for a name, such as DNS:example.com, and beside it its key, key.pem; skips the test where it cannot."""
     made = folder / "certificate.pem"
-    names = f"subjectAltName=IP:{redis_server.HOST}"
+    names = f"subjectAltName={name}"
     command = [
         "openssl",
         "req",

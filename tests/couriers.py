@@ -7,11 +7,13 @@ with CourierProcess(server.url, hosts=receiver.origin) as courier, Jobs(server.u
 from __future__ import annotations
 
 import base64
+import ipaddress
 import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -144,3 +146,11 @@ def message(job_id: str) -> str:
         "content-encoding": "utf-8",
         "body": json.dumps([[job_id], {}, {}]),
     })  # fmt: skip
+
+
+def unknown_but_literal(host: str, port: int) -> list[str]:
+    """A resolver that knows addresses, and no name."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        raise socket.gaierror from None

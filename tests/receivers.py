@@ -46,6 +46,7 @@ class Receiver:
         before: called, with its handler, before each answer.
         tls: a context with a certificate, for https.
         port: one of its own by default.
+        host: the address it listens on.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Receiver:
         before: Callable[[BaseHTTPRequestHandler], object] = lambda _: None,
         tls: ssl.SSLContext | None = None,
         port: int = 0,
+        host: str = HOST,
     ) -> None:
         self._statuses = list(statuses) or [204]
         self._lock = threading.Lock()
@@ -93,7 +95,7 @@ class Receiver:
                 receiver.connections += 1
                 return super().get_request()
 
-        self._server = Server((HOST, port), Handler)
+        self._server = Server((host, port), Handler)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = int(self._server.server_address[1])

@@ -45,6 +45,11 @@ class Lane(msgspec.Struct):
         """How many may be on their way."""
         return PER_HOST if self.answers else PER_STRANGER
 
+    @property
+    def strange(self) -> int:
+        """How many are on their way though the host has not shown that it answers."""
+        return 0 if self.answers else self.running
+
     def turn_s(self, now: float, least_s: float) -> float:
         """Say after how many seconds one more should come again: those that wait must not all come at once, and in vain."""
         took_s = max(self.took_s, now - self.began_at if self.running else 0.0)
@@ -63,7 +68,8 @@ class Lanes:
     def __init__(self, threads: int) -> None:
         self._lanes: dict[str, Lane] = {}
         self._lock = threading.Lock()
-        self._strangers = max(1, threads // 2)
+        self._threads = threads
+        self._strange = 0  # on their way to hosts that have not answered
 
     def enter(self, host: str, now: float) -> float:
         """Let a delivery go (0.0), or say after how many seconds it should come again."""
@@ -71,24 +77,27 @@ class Lanes:
             lane = self._lane(host)
             if now < lane.opens_at or lane.running >= lane.width:
                 return lane.turn_s(now, 0.0)
-            if not lane.answers and self._crowded():
+            if not lane.answers and self._strange >= self._threads // 2:
                 return lane.turn_s(now, CROWDED_S)
             lane.began_at = lane.began_at if lane.running else now
             lane.running += 1
+            self._strange += not lane.answers
             return 0.0
 
     def leave(self, host: str, now: float, took_s: float, *, answered: bool) -> None:
         """Note that a delivery came back, how long it took, and whether the host answered at all, whatever it said."""
         with self._lock:
             lane = self._lane(host)
-            lane.running = max(0, lane.running - 1)
+            before = lane.strange
+            lane.running -= 1
             lane.began_at, lane.took_s = now, (lane.took_s + took_s) / 2
             if answered:
                 lane.turn_at = lane.turn_at if lane.answers else now
                 lane.answers, lane.failures, lane.opens_at = True, 0, 0.0
-                return
-            lane.answers, lane.failures = False, lane.failures + 1
-            lane.opens_at = now + min(FIRST_S * 2.0 ** min(lane.failures - 1, 10), LONGEST_S)
+            else:
+                lane.answers, lane.failures = False, lane.failures + 1
+                lane.opens_at = now + min(FIRST_S * 2.0 ** min(lane.failures - 1, 10), LONGEST_S)
+            self._strange += lane.strange - before
 
     def _lane(self, host: str) -> Lane:
         lane = self._lanes.pop(host, None) or Lane()
@@ -97,6 +106,3 @@ class Lanes:
             for name in [name for name, each in self._lanes.items() if not each.running][: REMEMBERED // 10]:
                 del self._lanes[name]
         return lane
-
-    def _crowded(self) -> bool:
-        return sum(lane.running for lane in self._lanes.values() if not lane.answers) >= self._strangers
