@@ -11,11 +11,11 @@ import samples
 import waiting
 from browser import Browser
 from gateways import GatewayProcess
+from key_ring import Ring
 from selenium.webdriver.common.keys import Keys
 from servers import RedisServer
 
-from mutirao import Client, keys, settings
-from mutirao.broker.redis import Redis
+from mutirao import Client
 
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
@@ -56,12 +56,6 @@ while (texts.nextNode()) {
 }
 return found.sort((a, b) => a[0] - b[0]).slice(0, 5);
 """
-
-
-@pytest.fixture(scope="module")
-def gateway(fleet):
-    with GatewayProcess(fleet.url) as gateway:
-        yield gateway
 
 
 @pytest.fixture(scope="module")
@@ -344,10 +338,8 @@ def test_a_lost_gateway_is_seen_and_found_again(browser, fleet):
 def test_a_key_is_asked_for_and_forgotten(browser, fleet):
     """Where the gateway has keys, the page asks for one, says when it is wrong, keeps it in this tab alone, and forgets it."""
     with RedisServer() as server, GatewayProcess(server.url) as gateway:
-        given = settings.load(broker_url=server.url)
-        redis = Redis(given)
-        made = redis.run(keys.Keys(given).add("ana", scopes=("operate:*",)))
-        redis.close()
+        with Ring(server.url) as ring:
+            made, blind = ring.add("ana", scopes=("operate:*",)), ring.add("bot", scopes=("predict:*",))
         browser.open(gateway.url, wait="#key-value")
         browser.find("#key-value").send_keys("mutirao_wrong", Keys.ENTER)
         browser.find("#key-error", text="API key")
@@ -359,6 +351,8 @@ def test_a_key_is_asked_for_and_forgotten(browser, fleet):
         browser.find("#key-forget").click()
         browser.find("#key-value")
         assert made.token not in browser.run("return JSON.stringify(sessionStorage)")
+        with gateway.client(headers={"authorization": f"Bearer {blind.token}"}) as client:
+            assert client.get("/v1/fleet").status_code == client.get("/v1/fleet/events").status_code == 403
 
 
 def test_the_page_is_served_with_its_rules(gateway):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mutirao import depths, errors
+from mutirao import errors
 from mutirao.gateway.access import Caller
 from mutirao.gateway.fleet import Seen
 
@@ -66,8 +66,7 @@ class Feed:
         """
         front = self._front
         catalog = await front.catalog()
-        waiting = await front.redis.run(depths.depths(front.core, tuple(catalog.models)))
-        return Seen(front.core.now(), catalog, tuple(waiting))
+        return Seen(front.core.now(), catalog, await front.lines.of(tuple(catalog.models)))
 
     @contextlib.contextmanager
     def followed(self, one: Following) -> Iterator[None]:

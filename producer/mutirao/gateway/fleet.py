@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -86,35 +86,34 @@ class Seen(msgspec.Struct, frozen=True):
 
     at: float
     catalog: Catalog
-    depths: tuple[Depth, ...]
+    lines: Mapping[str, Sequence[Depth]]
 
     def by(self, caller: Caller) -> Fleet:
         """Show it to a caller: an operator sees everything; others see the models that they may read, and what they queued."""
-        return fleet(self.catalog, self.depths, self.at, caller)
+        return fleet(self.catalog, self.lines, self.at, caller)
 
 
-def fleet(catalog: Catalog, waiting: Iterable[Depth], at: float, caller: Caller) -> Fleet:
+def fleet(catalog: Catalog, lines: Mapping[str, Sequence[Depth]], at: float, caller: Caller) -> Fleet:
     """Make the snapshot that a caller may see.
 
     Args:
         catalog: the models and the live workers.
-        waiting: how much waits, of each model and tenant.
+        lines: what waits, by model: the queue's own line and each tenant's.
         at: when, in seconds since the epoch by Redis's clock.
         caller: who looks: with the scope operate, at everything; else at the models that it may read, its own requests that wait,
             and no workers. How soon a queue drains counts everybody's requests for all.
     """
-    waiting = list(waiting)
     operator = caller.may("operate")
     models = tuple(
-        _model(info, catalog, [depth for depth in waiting if depth.model == name], None if operator else caller.tenant)
+        _model(info, catalog, lines.get(name, ()), None if operator else caller.tenant)
         for name, info in sorted(catalog.models.items())
         if operator or caller.may("read", name)
     )
     return Fleet(at=at, models=models, workers=tuple(map(_worker, catalog.workers)) if operator else None)
 
 
-def _model(info: ModelInfo, catalog: Catalog, waiting: Sequence[Depth], tenant: str | None) -> ModelRow:
-    shown = [depth for depth in waiting if tenant is None or depth.tenant == tenant]
+def _model(info: ModelInfo, catalog: Catalog, lines: Sequence[Depth], tenant: str | None) -> ModelRow:
+    shown = [line for line in lines if tenant is None or line.tenant == tenant]
     serving = catalog.serving(info.name)
     ready = info.state == "ready" and bool(serving)
     return ModelRow(
@@ -125,12 +124,12 @@ def _model(info: ModelInfo, catalog: Catalog, waiting: Sequence[Depth], tenant: 
         ready=ready,
         reason=info.reason or ("" if ready else "no live worker serves it"),
         workers=len(serving),
-        requests=sum(depth.requests for depth in shown),
-        rows=sum(depth.rows for depth in shown),
-        oldest_s=max((depth.oldest_s for depth in shown if depth.oldest_s is not None), default=None),
+        requests=sum(line.requests for line in shown),
+        rows=sum(line.rows for line in shown),
+        oldest_s=max((line.oldest_s for line in shown if line.oldest_s is not None), default=None),
         rate_per_s=catalog.rate(info.name),
         batch_rows=_batch_rows(info.name, serving),
-        drain_s=drain_s(sum(depth.rows for depth in waiting), catalog.speed(info.name)),
+        drain_s=drain_s(sum(line.rows for line in lines), catalog.speed(info.name)),
     )
 
 

@@ -1,0 +1,175 @@
+"""The fleet, live, from a real Redis: one snapshot a second for all who follow, none while nobody does, and an end that is seen."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from key_ring import Ring
+from servers import RedisServer
+
+from mutirao import errors, settings
+from mutirao.gateway import feed
+from mutirao.gateway.feed import Following
+from mutirao.gateway.front import Front
+
+LOCAL = {"host": "127.0.0.1"}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer() as started:
+        yield started
+
+
+@pytest.fixture
+def run(server):
+    """Run a coroutine function of (front), in a gateway of this Redis without its HTTP."""
+
+    def in_front(work, **given):
+        async def whole():
+            front = Front(settings.load(broker_url=server.url, **given))
+            async with front.running(), asyncio.timeout(30):
+                return await work(front)
+
+        return asyncio.run(whole())
+
+    server.client().flushall()
+    return in_front
+
+
+@contextlib.asynccontextmanager
+async def following(front, headers=LOCAL):
+    """A stream, which is closed as when its client goes."""
+    one = Following(front, headers)
+    async with contextlib.aclosing(one.pieces()) as pieces:
+        yield one, pieces
+
+
+def number(piece):
+    """The id of an event."""
+    return int(piece.split(b"id: ")[1].split(b"\n")[0])
+
+
+def test_all_who_follow_are_given_the_same_snapshot(run):
+    """Two streams get the same snapshots, numbered upwards; who comes later begins with the latest at once."""
+
+    async def work(front):
+        async with following(front) as (_, one), following(front) as (_, other), following(front) as (_, late):
+            first = [await anext(one), await anext(other)]
+            late_first = await anext(late)
+            second = await asyncio.gather(anext(one), anext(other), anext(late))
+            assert first[0] == first[1] == late_first
+            assert len({*second}) == 1
+            assert number(second[0]) > number(first[0])
+            assert json.loads(first[0].split(b"data: ")[1])["models"] == []
+
+    run(work)
+
+
+def test_nothing_is_read_while_nobody_follows(run):
+    """Snapshots begin with the first who follows, and end with the last."""
+
+    async def work(front):
+        assert not front.feed.reading
+        async with following(front) as (_, one), following(front) as (_, other):
+            await asyncio.gather(anext(one), anext(other))
+            await one.aclose()
+            assert front.feed.reading
+            assert len(front.open) == 1
+            await anext(other)
+            await other.aclose()
+            assert not front.feed.reading
+        assert not front.open
+        async with following(front) as (_, again):
+            assert number(await anext(again))
+
+    run(work)
+
+
+def test_a_slow_reader_gets_the_latest(run, monkeypatch):
+    """Of what comes while its client reads nothing, a stream keeps the last snapshot alone."""
+    monkeypatch.setattr(feed, "EVERY_S", 0.01)
+
+    async def work(front):
+        async with following(front) as (_, slow), following(front) as (_, quick):
+            first = number(await anext(slow))
+            seen = {number(await anext(quick)) for _ in range(10)}
+            assert number(await anext(slow)) >= sorted(seen)[-2] > first
+
+    run(work)
+
+
+def test_a_quiet_stream_says_that_it_lives(run, monkeypatch):
+    """Where there is nothing new for long, a comment keeps the connection open."""
+    monkeypatch.setattr(feed, "EVERY_S", 60.0)
+    monkeypatch.setattr(feed, "KEEP_ALIVE_S", 0.05)
+
+    async def work(front):
+        async with following(front) as (_, pieces):
+            await anext(pieces)
+            piece = await anext(pieces)
+            assert piece.startswith(b":")
+            assert piece.endswith(b"\n\n")
+
+    run(work)
+
+
+def test_streams_end_when_redis_goes(run, server):
+    """Redis away ends every stream, so that who asks again is told why; with Redis back it can be followed again."""
+
+    async def work(front):
+        async with following(front) as (_, pieces):
+            await anext(pieces)
+            server.kill()
+            async for _ in pieces:
+                pass
+        with pytest.raises(errors.BrokerUnavailable):
+            await front.feed.seen()
+        server.start()
+        async with following(front) as (_, pieces):
+            assert number(await anext(pieces))
+
+    run(work, timeout_s=1)
+
+
+def test_a_stream_ends_when_the_gateway_stops(run):
+    """A gateway that stops ends its streams at once."""
+
+    async def work(front):
+        async with following(front) as (_, pieces):
+            await anext(pieces)
+            front.give_up()
+            async for _ in pieces:
+                pass
+
+    run(work)
+
+
+def test_a_revoked_key_follows_no_longer(run, server):
+    """A stream ends within about a second of the end of its key; until then it shows what that key may see."""
+    with Ring(server.url) as ring:
+        added = ring.add("crm")
+
+        async def work(front):
+            async with following(front, {"authorization": f"Bearer {added.token}"}) as (_, pieces):
+                assert json.loads((await anext(pieces)).split(b"data: ")[1])["workers"] is None
+                ring.revoke(added.key.id)
+                async for _ in pieces:
+                    pass
+
+        run(work)
+
+
+def test_the_fleet_is_for_those_who_may_see_any_of_it(gateway, fleet):
+    """One snapshot and the stream answer alike, in an open gateway with everything."""
+    with gateway.client() as client:
+        once = client.get("/v1/fleet").json()
+        assert {model["name"] for model in once["models"]} == set(fleet.repository.names())
+        assert [worker["name"] for worker in once["workers"]] == [fleet.worker.name]
+        with client.stream("GET", "/v1/fleet/events") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            lines = stream.iter_lines()
+            event = dict(line.split(": ", 1) for line in (next(lines), next(lines), next(lines)))
+        assert event["event"] == "fleet"
+        assert json.loads(event["data"]).keys() == once.keys()
