@@ -87,6 +87,7 @@ class Front:
             refreshing.cancel()
             await asyncio.gather(refreshing, return_exceptions=True)
             await self.limiter.close()
+            await self.doorkeeper.close()
             await self.replies.close()
             await self.redis.close()
 

@@ -1,0 +1,330 @@
+"""API keys as callers of the gateway meet them: what is closed, whose jobs are whose, and that nothing tells a secret."""
+
+import http.client
+import json
+import re
+import time
+
+import pytest
+import samples
+import waiting
+from gateways import GatewayProcess
+from key_ring import Ring
+from servers import RedisServer
+from workers import WorkerProcess
+
+from mutirao import Client, errors, keys
+from mutirao.gateway import app
+from mutirao.keys import Limits
+
+ROW = [[5.1, 3.5, 1.4, 0.2]]
+V2 = {"inputs": [{"name": "X", "datatype": "FP64", "shape": [1, 4], "data": ROW}]}
+OPEN = {
+    "/", "/console/{name:str}", "/docs", "/docs/{name:str}", "/favicon.ico", "/openapi.json", "/v2/health/live",
+    "/v2/health/ready",
+}  # fmt: skip
+SLOW = 0.001  # requests a second: none comes back while a test runs
+
+
+class System:
+    """A Redis with keys, a worker, and a gateway."""
+
+    def __init__(self, server, gateway, ring):
+        self.server, self.gateway, self.ring = server, gateway, ring
+        self.secrets = []
+        self._clients = {}
+
+    def caller(self, tenant="crm", scopes=keys.SCOPES, limits=None, *, fresh=False):
+        """An HTTP client with a key; where it has no limits, tests share it."""
+        name = (tenant, tuple(scopes))
+        if limits is None and not fresh and name in self._clients:
+            return self._clients[name]
+        key, token = self.ring.add(tenant, scopes=scopes, limits=limits)
+        self.secrets.append(token[-43:])
+        client = self.gateway.client(headers={"authorization": f"Bearer {token}"}, verify=False)
+        client.key_id, client.token = key.id, token
+        self._clients[name if limits is None and not fresh else key.id] = client
+        waiting.until(lambda: client.get("/v2").status_code != 401, timeout_s=5)  # within a second
+        return client
+
+    def close(self):
+        for client in self._clients.values():
+            client.close()
+
+    def plain(self, method, path, headers=None):
+        """Send a path as it is, where an HTTP library would mend it; returns status and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=10)
+        try:
+            connection.request(method, path, headers=headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory):
+    root = tmp_path_factory.mktemp("keys") / "models"
+    samples.repository(root, "iris", "houses")
+    repository = samples.repository(root, "slow", time_limit_s=30.0)
+    with (
+        RedisServer() as server,
+        Ring(server.url) as ring,
+        WorkerProcess(server.url, repository.root, concurrency=2),
+    ):
+        ring.add("first")
+        with GatewayProcess(server.url) as gateway:
+            made = System(server, gateway, ring)
+            yield made
+            made.close()
+
+
+@pytest.fixture
+def caller(system):
+    """Make HTTP clients with keys: caller(tenant, scopes=..., limits=...)."""
+    return system.caller
+
+
+def routes():
+    """Every method and path of the gateway, with something in the place of its parameters."""
+    return sorted({(method, path) for route in app.handlers() for path in route.paths for method in route.http_methods})
+
+
+@pytest.mark.parametrize(("method", "path"), routes())
+def test_every_address_asks_for_a_key_unless_it_is_open_by_name(system, method, path):
+    """Whatever is not in the list of open addresses answers 401 and WWW-Authenticate to whoever has no key."""
+    with system.gateway.client() as nobody:
+        said = nobody.request(method, re.sub(r"\{\w+:str\}", "x", path))
+    if path in OPEN:
+        assert said.status_code not in {401, 403}
+        return
+    assert said.status_code == 401
+    assert said.headers["www-authenticate"] == "Bearer"
+    assert (said.json()["type"], said.json()["error"][:32]) == ("Unauthorized", "this gateway asks for an API key")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//v1/models", "/v1/models/", "/v1//models", "/v1/models?x=/docs/", "/v1/models#/docs/", "/docs/../v1/models",
+        "/docs/%2e%2e/v1/models", "/console/..%2fv1/models", "/console/%2e%2e%2fv1%2fmodels", "/docs/../metrics",
+        "/console/../v2/models/iris", "/%761/models", "/v1/models;/docs/", "/docs/..;/v1/models", "/./v1/models",
+        "/v2/health/live/../../models/iris", "/v2/health/live/", "http://127.0.0.1/docs/../v1/models",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_path_gets_around_the_door(system, path):
+    """A closed address that is spelled to look like an open one gives nothing without a key."""
+    status, body = system.plain("GET", path)
+    assert status in {400, 401, 403, 404, 405}
+    assert b"iris" not in body
+
+
+@pytest.mark.parametrize(
+    ("scopes", "method", "path", "status"),
+    [
+        (["predict:iris"], "POST", "/v2/models/iris/infer", 200),
+        (["predict:iris"], "POST", "/v2/models/iris/versions/1/infer", 200),
+        (["predict:iris"], "POST", "/v2/models/houses/infer", 403),
+        (["predict:iris"], "POST", "/v1/models/houses/jobs", 403),
+        (["predict:iris"], "POST", "/v1/models/houses/jobs:batch", 403),
+        (["predict:iris"], "POST", "/v2/models/nobody/infer", 403),
+        (["predict:iris"], "GET", "/v2/models/iris", 403),
+        (["predict:iris"], "GET", "/v2/models/iris/ready", 403),
+        (["predict:iris"], "GET", "/v1/models/iris", 403),
+        (["predict:iris"], "GET", "/v2", 200),
+        (["predict:iris"], "GET", "/v1/fleet", 403),
+        (["read:iris"], "GET", "/v2/models/iris", 200),
+        (["read:iris"], "GET", "/v2/models/houses", 403),
+        (["read:iris"], "GET", "/v2/models/houses/ready", 403),
+        (["read:iris"], "GET", "/v1/models/houses", 403),
+        (["read:iris"], "POST", "/v2/models/iris/infer", 403),
+        (["read:*"], "GET", "/metrics", 403),
+        (["read:*"], "GET", "/v1/fleet", 200),
+        (["operate:*"], "GET", "/metrics", 200),
+        (["operate:*"], "POST", "/v2/repository/models/iris/load", 501),
+        (keys.SCOPES, "POST", "/v2/repository/models/iris/load", 403),
+        (["*:*"], "GET", "/metrics", 200),
+    ],
+)
+def test_a_key_does_what_its_scopes_say(caller, scopes, method, path, status):
+    """Verb and model of the key's scopes decide, before anything else is said of the model."""
+    said = caller(scopes=scopes).request(method, path, json=V2 if method == "POST" else None)
+    assert said.status_code == status, said.text
+    if status == 403:
+        assert said.json()["type"] == "Forbidden"
+        assert "mutirao keys add crm --scope" in said.json()["error"]
+
+
+def test_lists_show_the_models_that_a_key_may_read(caller):
+    """/v1/models, the repository's index and the fleet name those alone, and no workers to who does not operate."""
+    one, all_ = caller(scopes=["read:iris"]), caller(scopes=["read:*", "operate:*"])
+    for client, names in ((one, ["iris"]), (all_, ["houses", "iris", "slow"])):
+        assert [model["name"] for model in client.get("/v1/models").json()["models"]] == names
+        assert [model["name"] for model in client.post("/v2/repository/index").json()] == names
+        assert [model["name"] for model in client.get("/v1/fleet").json()["models"]] == names
+    assert one.get("/v1/fleet").json()["workers"] is None
+    assert all_.get("/v1/fleet").json()["workers"]
+
+
+def test_jobs_are_their_tenants_alone(system, caller):
+    """Another tenant finds no job where there is one: no record, no result, no event, no cancelling, no waiting; its own key does."""
+    crm, colleague, other = caller("crm"), caller("crm"), caller("web", scopes=["*:*"])
+    id = crm.post("/v1/models/iris/jobs", json={"rows": ROW}).json()["id"]
+    assert colleague.get(f"/v1/jobs/{id}?wait=20").json()["status"] == "succeeded"
+    absent = other.get("/v1/jobs/nobody-submitted-this")
+    assert absent.status_code == 404
+    for method, path in (("GET", ""), ("GET", "/result"), ("GET", "/events"), ("DELETE", ""), ("GET", "?wait=1")):
+        said = other.request(method, f"/v1/jobs/{id}{path}")
+        assert (said.status_code, said.json()["error"]) == (
+            404,
+            absent.json()["error"].replace("nobody-submitted-this", id),
+        )
+    for client, found in ((other, []), (colleague, [id])):
+        told = client.post("/v1/jobs:wait", json={"ids": [id], "wait": 0}).json()
+        assert [job["id"] for job in told["jobs"]] == found
+    assert crm.get(f"/v1/jobs/{id}/result").status_code == 200
+
+
+def test_a_job_of_redis_itself_is_no_tenants(system, caller):
+    """What was submitted without the gateway is not shown to any key's holder."""
+    with Client(system.server.url) as client:
+        job = client.submit("iris", ROW)
+        job.result(20)
+    assert caller("crm", scopes=["*:*"]).get(f"/v1/jobs/{job.id}").status_code == 404
+
+
+def test_own_jobs_take_the_scope_of_their_model(caller):
+    """A key without read, or with read of another model, is refused its tenant's job with 403; cancelling takes cancel."""
+    crm = caller("crm")
+    id = crm.post("/v1/models/iris/jobs", json={"rows": ROW}).json()["id"]
+    assert crm.get(f"/v1/jobs/{id}?wait=20").json()["status"] == "succeeded"
+    for scopes in (["predict:*"], ["read:houses"]):
+        blind = caller("crm", scopes=scopes)
+        for path in ("", "/result", "/events"):
+            assert blind.get(f"/v1/jobs/{id}{path}").status_code == 403
+        assert blind.post("/v1/jobs:wait", json={"ids": [id], "wait": 0}).status_code == 403
+        assert blind.delete(f"/v1/jobs/{id}").status_code == 403
+    reader = caller("crm", scopes=["read:iris"])
+    assert reader.get(f"/v1/jobs/{id}").status_code == 200
+    assert reader.get(f"/v1/jobs/{id}/result").status_code == 200
+    assert reader.post("/v1/jobs:wait", json={"ids": [id], "wait": 0}).json()["jobs"]
+    assert caller("crm", scopes=["cancel:iris"]).delete(f"/v1/jobs/{id}").status_code == 409  # it has ended
+
+
+def test_the_same_idempotency_key_of_two_tenants_is_two_jobs(caller):
+    """What one tenant calls a request says nothing about another's, and finds nothing of it."""
+    named = {"json": {"rows": ROW}, "headers": {"idempotency-key": "order-1"}}
+    crm, web = caller("crm"), caller("web")
+    ids = [client.post("/v1/models/iris/jobs", **named).json()["id"] for client in (crm, web, crm)]
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_a_revoked_key_is_refused_within_about_a_second(system, caller):
+    """401, and the reason for whoever has the whole key."""
+    crm = caller(fresh=True)
+    assert crm.get("/v1/models").status_code == 200
+    system.ring.revoke(crm.key_id)
+    began = time.monotonic()
+    waiting.until(lambda: crm.get("/v1/models").status_code == 401, timeout_s=10)
+    assert time.monotonic() - began < 2.5
+    assert f"API key '{crm.key_id}' was revoked" in crm.get("/v1/models").json()["error"]
+    assert crm.post("/v2/models/iris/infer", json=V2).status_code == 401
+
+
+def test_the_rate_of_a_key_holds_on_every_way_in(caller):
+    """infer, one job and a batch draw on the same burst; the next is told when to come again; another key is not touched."""
+    crm, other = caller(limits=Limits(rate_per_s=SLOW, burst=4)), caller("crm")
+    assert crm.post("/v2/models/iris/infer", json=V2).status_code == 200
+    assert crm.post("/v1/models/iris/jobs", json={"rows": ROW}).status_code == 202
+    assert crm.post("/v1/models/iris/jobs:batch", json={"requests": [{"rows": ROW}] * 2}).status_code == 202
+    for path, body in (("/v2/models/iris/infer", V2), ("/v1/models/iris/jobs", {"rows": ROW})):
+        said = crm.post(path, json=body)
+        assert (said.status_code, said.json()["type"]) == (429, "TooManyRequests")
+        assert 0 < int(said.headers["retry-after"]) <= 1000
+        assert said.json()["data"]["key"] == crm.key_id
+    assert crm.get("/v1/models").status_code == 200  # reading is not what the limit is about
+    assert other.post("/v2/models/iris/infer", json=V2).status_code == 200
+
+
+def test_jobs_in_flight_are_counted_until_they_end(system, caller):
+    """Two slow jobs fill a limit of two over two gateways; when one has ended, one more is taken."""
+    crm = caller(limits=Limits(in_flight=2))
+    slow = {"rows": [[3.0, 0.0, 0.0]]}
+    with GatewayProcess(system.server.url) as another, another.client(headers=crm.headers) as elsewhere:
+        first = crm.post("/v1/models/slow/jobs", json=slow)
+        assert first.status_code == 202, first.text
+        assert elsewhere.post("/v1/models/slow/jobs", json=slow).status_code == 202
+        for client in (crm, elsewhere):
+            said = client.post("/v1/models/iris/jobs", json={"rows": ROW})
+            assert (said.status_code, said.json()["data"]["limit"]) == (429, "in flight")
+        waiting.until(lambda: elsewhere.post("/v1/models/iris/jobs", json={"rows": ROW}).status_code == 202)
+
+
+def test_a_key_with_one_job_at_a_time_gets_one_after_another(caller):
+    """An answer makes room for the next request at once."""
+    crm = caller(limits=Limits(in_flight=1))
+    assert [crm.post("/v2/models/iris/infer", json=V2).status_code for _ in range(20)] == [200] * 20
+
+
+def test_what_is_refused_takes_nothing_of_the_limits(caller):
+    """A request that does not fit its model, or whose id is taken, leaves the burst and the jobs in flight as they were."""
+    crm = caller(limits=Limits(rate_per_s=SLOW, burst=2, in_flight=2))
+    named = {"headers": {"idempotency-key": "taken"}}
+    assert crm.post("/v1/models/iris/jobs", json={"rows": ROW}, **named).status_code == 202
+    for _ in range(3):
+        assert crm.post("/v1/models/iris/jobs", json={"rows": [[1.0]]}).status_code == 400
+        assert crm.post("/v1/models/iris/jobs", json={"rows": [[1.0, 2.0, 3.0, 4.0]]}, **named).status_code == 422
+    assert crm.post("/v2/models/iris/infer", json=V2).status_code == 200
+    assert crm.post("/v2/models/iris/infer", json=V2).status_code == 429
+
+
+def test_no_secret_is_told_to_a_log_or_an_answer(system, caller):
+    """Neither good, wrong, revoked nor misplaced keys stand in the gateway's log at debug, or in any answer."""
+    crm = caller(limits=Limits(rate_per_s=SLOW, burst=1))
+    gone, secret = caller(fresh=True), "s" * 43
+    said = [crm.post("/v2/models/iris/infer", json=V2), crm.post("/v2/models/iris/infer", json=V2)]
+    system.ring.revoke(gone.key_id)
+    waiting.until(lambda: gone.get("/v2").status_code == 401)
+    said += [gone.get("/v2"), crm.get(f"/v1/jobs/{crm.token}"), crm.get(f"/v1/models?api_key={crm.token}")]
+    with system.gateway.client() as nobody:
+        for authorization in (f"Bearer mutirao_{crm.key_id}_{secret}", f"Basic {secret}", secret, f"Bearer {secret}"):
+            said.append(nobody.get("/v1/models", headers={"authorization": authorization}))
+            assert said[-1].status_code == 401
+    told = "".join(f"{each.headers} {each.text}" for each in said if crm.token not in str(each.url))
+    assert "mutirao_..." in told
+    for hidden in (*system.secrets, secret):
+        assert hidden not in system.gateway.log
+        assert hidden not in told
+
+
+def test_an_unknown_id_and_a_wrong_secret_get_the_same_answer(system, caller):
+    """Nobody learns which ids there are."""
+    id, answers = caller().key_id, []
+    with system.gateway.client() as nobody:
+        for token in (f"mutirao_{id}_{'x' * 43}", f"mutirao_{'0' * 12}_{'x' * 43}", "mutirao", "x"):
+            said = nobody.get("/v1/models", headers={"authorization": f"Bearer {token}"})
+            answers.append((said.status_code, said.text, sorted(said.headers)))
+    assert answers == [answers[0]] * 4
+    assert answers[0][0] == 401
+
+
+def test_the_client_of_python_brings_its_key(system, caller):
+    """Client(url, api_key=...) is let in; without a key, or with too small a scope, the same errors are raised as here."""
+    token = caller(scopes=["predict:iris", "read:*"]).token
+    with Client(system.gateway.url, api_key=token) as client:
+        assert client.predict("iris", ROW, timeout=20)
+        with pytest.raises(errors.Forbidden, match="predict:slow"):
+            client.predict("slow", [[0.0, 0.0, 0.0]], timeout=20)
+    with Client(system.gateway.url) as nobody, pytest.raises(errors.Unauthorized, match="asks for an API key"):
+        nobody.predict("iris", ROW, timeout=20)
+
+
+def test_without_keys_pages_of_elsewhere_are_refused(redis_server):
+    """An open gateway answers a browser's call from another site's page, or to another name, with 403, before it reads it."""
+    with GatewayProcess(redis_server.url) as gateway, gateway.client() as client:
+        assert client.get("/v1/models").status_code == 200
+        for headers in ({"host": "rebound.example"}, {"origin": "https://evil.example"}, {"origin": "null"}):
+            said = client.post("/v1/models/iris/jobs", json={"rows": ROW}, headers=headers)
+            assert (said.status_code, said.json()["type"]) == (403, "Forbidden")
+            assert json.dumps(ROW) not in said.text
+        assert client.get("/v2/health/live", headers={"host": "balancer.example"}).status_code == 200
