@@ -1,0 +1,60 @@
+"""How much is before a request and how long it takes: plain arithmetic of what waits."""
+
+import pytest
+
+from mutirao import depths
+from mutirao.depths import Depth, Line, Place
+
+WAITING = [Depth("iris", "", 5, 50, 1.0), Depth("iris", "crm", 2, 20, None), Depth("iris", "web", 100, 1000, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "speed", "place"),
+    [
+        pytest.param(7, Line(7, 3, 3, 0, 0), 10.0, Place(0, 0, 0.0), id="the next one"),
+        pytest.param(9, Line(7, 4, 8, 0, 0), 10.0, Place(2, 0, 0.4), id="two before it, of two rows each"),
+        pytest.param(9, Line(7, 4, 8, 0, 0), 0.0, Place(2, 0, None), id="nobody has said how quick it is"),
+        pytest.param(5, Line(7, 4, 4, 0, 0), 10.0, Place(0, 0, 0.0), id="given back to the head of the line"),
+        pytest.param(5, Line(7, 0, 0, 2, 2), 10.0, Place(0, 2, 0.2), id="taken meanwhile"),
+        pytest.param(99, Line(7, 4, 4, 0, 0), 10.0, Place(3, 0, 0.3), id="a stock program took what was not counted"),
+        pytest.param(9, Line(7, 4, 4, 3, 6), 10.0, Place(2, 3, 0.8), id="three more urgent, of two rows each"),
+        pytest.param(
+            9, Line(7, 4, 4, 0, 0, 2, (1, 500)), 1.0, Place(2, 0, 2 + 1 + 2 + 2 * 2), id="five lines take turns"
+        ),
+    ],
+)
+def test_place(number, line, speed, place):
+    """A place is what was not taken before it; its wait is those rows and those of the lines that take turns with its own."""
+    assert depths.placed(number, line, speed) == place
+
+
+@pytest.mark.parametrize(
+    ("tenant", "speed", "wait_s"),
+    [("crm", 10.0, (20 + 20 + 20) / 10), ("", 10.0, (50 + 20 + 50) / 10), ("new", 10.0, 0.0), ("crm", 0.0, None)],
+)
+def test_wait_of_one_who_joins_now(tenant, speed, wait_s):
+    """Who joins waits for the tenant's own line, and for no more than that of each other tenant's."""
+    assert depths.wait_s(WAITING, tenant, speed) == wait_s
+
+
+@pytest.mark.parametrize(("rows", "speed", "seconds"), [(0, 10.0, 0.0), (50, 10.0, 5.0), (50, 0.0, None)])
+def test_drain(rows, speed, seconds):
+    """Rows over rows a second; nothing is foretold where the speed is not known."""
+    assert depths.drain_s(rows, speed) == seconds
+
+
+@pytest.mark.parametrize(
+    ("heads", "oldest_s"),
+    [
+        ([], None),
+        ([b"990.5", b"a", b"970.0", b"b"], 30.0),
+        ([b"", b"of-a-stock-client"], None),
+        ([b"", b"\xff", b"999.0", b"a"], 1.0),
+        ([b"1003.0", b"a"], 0.0),
+        ([b"", b"00000000-03e8-7000-8000-000000000000"], 999.0),
+    ],
+    ids=["nothing waits", "the oldest of two", "nobody says", "one says", "clocks differ", "the id says"],
+)
+def test_oldest(heads, oldest_s):
+    """The oldest is the longest wait of those that records or ids tell."""
+    assert depths.oldest_s(heads, 1000.0) == oldest_s
