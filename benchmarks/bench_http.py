@@ -73,12 +73,19 @@ def measure(plan: rounds.Plan, only: tuple[str, ...], file: Path) -> int:
     """Measure, show and write what was found; return the exit code."""
     if "compare" in only and set(plan.names) & set(fronts.THEIRS):
         _tell("installing MLServer where it is not yet")
-        mlserver.installed()
+        try:
+            mlserver.installed()
+        except RuntimeError as exc:
+            _tell(f"failed: {exc}")
+            return 1
     found = Found({"machine": machine.description(), "plan": dataclasses.asdict(plan)})
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutirao-bench-http-") as name:
         for one in only:
-            _MEASURES[one](found, plan, Path(name))
+            try:
+                _MEASURES[one](found, plan, Path(name))
+            except RuntimeError as exc:
+                found.failures.append(f"{one}: {exc}")
     took = {"load_average_after": os.getloadavg(), "took_s": time.monotonic() - began}
     found.document["run"] = took
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -108,6 +108,8 @@ def budget(model: str, rate: float, total_us: float, stacks: Sequence[tuple[int,
     """Share the CPU time out among steps and functions."""
     shares, lines = Counter[str](), Counter[tuple[str, str]]()
     for count, stack in stacks:
+        if stack and stack[0][1] == "look":  # the sampler itself
+            continue
         name, frame = _step(stack)
         shares[name] += count
         lines[name, frame] += count
