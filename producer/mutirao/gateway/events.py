@@ -37,6 +37,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Mark = tuple[int, int]
+_RANKS = {"submitted": 0, "reserved": 1, "batched": 2, "run": 3}
+_END_RANK, _OVER_RANK = 4, 5
+# They end a delivery; what follows is the next.
+_OVER = frozenset({"lost", "given back", "given up", "replayed"})
 
 
 def answer(front: Front, record: JobRecord, last_seen: str) -> Stream:
@@ -46,13 +50,15 @@ def answer(front: Front, record: JobRecord, last_seen: str) -> Stream:
 
 
 def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
-    """Number a job's steps by when they were: what is told once keeps its number, whatever comes later."""
+    """Number a job's steps by their delivery and their place in it: each keeps its number, whatever is known later."""
     told: list[tuple[Mark, Step]] = []
+    delivery = 0
     for moment in timeline.moments(record):
-        at = int(moment.at * 1e6)
-        mark = (at, told[-1][0][1] + 1 if told and told[-1][0][0] == at else 0)
+        over = moment.what in _OVER
+        mark = (delivery, _OVER_RANK if over else _RANKS.get(moment.what, _END_RANK))
         step = Step(id=record.task_id, step=moment.what, at=moment.at, says=moment.says, status=record.state)
         told.append((mark, step))
+        delivery += over
     return told
 
 
@@ -82,6 +88,7 @@ class Following:
     async def pieces(self, front: Front, last: Mark) -> AsyncIterator[bytes]:
         """Yield events until the job has ended."""
         wait = Wait([Handle(self.id)], self._told)
+        sent: set[Mark] = set()  # a record of a job that runs does not tell yet when it was reserved
         with front.holding(self):
             front.replies.watch(wait)
             front.looks.add(self)
@@ -91,8 +98,8 @@ class Following:
                         yield _ALIVE
                         continue
                     for mark, step in steps(record):
-                        if mark > last:
-                            last = mark
+                        if mark > last and mark not in sent:
+                            sent.add(mark)
                             yield piece(mark, step)
                     if record.done:
                         return
