@@ -1,8 +1,6 @@
 """`mutirao dead` and `mutirao explain`, as an operator meets them: real workers, what is printed, the exit codes."""
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import bad_models
@@ -11,51 +9,16 @@ import numpy as np
 import pytest
 import samples
 import waiting
+from shell import Shell
 from workers import WorkerProcess
 
 from mutirao import Client, MutiraoError, queues
-from mutirao.cli import main
 from mutirao.cli.output import Exit
 
 ROLES = Path(__file__).parents[2] / "deploy/redis/acl"
 ROW = [5.1, 3.5, 1.4, 0.2]
 BAD = [[bad_models.MARKER, 1.0, 2.0]]
 SECRET = 7391.25  # nothing but --payload may show it
-
-
-class Shell:
-    """Runs `mutirao` in this process, for one Redis."""
-
-    def __init__(self, capsys, monkeypatch):
-        self._capsys = capsys
-        self._patch = monkeypatch
-
-    def at(self, url):
-        self._patch.setenv("MUTIRAO_BROKER_URL", url)
-        return self
-
-    def run(self, *args):
-        """Exit code, stdout, stderr."""
-        self._patch.setattr(sys, "argv", ["mutirao", *map(str, args)])
-        self._patch.setattr(sys, "stdin", io.StringIO())
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = self._capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    def says(self, *args):
-        code, out, err = self.run(*args)
-        assert (code, err) == (0, ""), err
-        return out
-
-    def json(self, *args):
-        return [json.loads(line) for line in self.says(*args, "--json").splitlines()]
-
-    def steps(self, id):
-        """The names of a job's steps."""
-        (told,) = self.json("explain", id)
-        return [step["what"] for step in told["steps"]]
 
 
 @pytest.fixture

@@ -155,7 +155,8 @@ def test_a_record_that_cannot_be_read_is_a_key_that_is_refused(ring, server):
     server.client().hset(queues.KEYS, "bad", "{")
     known = ring.all()
     assert known["bad"].revoked_at is not None
-    assert keys.find(known, token).tenant == "crm"
+    assert (found := keys.find(known, token)) is not None
+    assert found.tenant == "crm"
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_a_burst_passes_and_then_the_rate_holds(server):
             await counting.admit(who, [id])
         with pytest.raises(errors.TooManyRequests, match=r"20 requests a second, 5 at once: try again in") as raised:
             await counting.admit(who, ids(1))
-        assert 0 < raised.value.retry_after_s <= 1 / 20
+        assert 0 < (raised.value.retry_after_s or 0) <= 1 / 20
         assert (raised.value.status, raised.value.limit, raised.value.key) == (429, "rate", who.key_id)
         await until(lambda: fits(counting, who, "later"))
 
@@ -174,7 +174,7 @@ def test_jobs_are_in_flight_until_they_end(server):
             text = rf"API key '{who.key_id}' may have 3 jobs in flight, and 3 are: wait for some to end"
             with pytest.raises(errors.TooManyRequests, match=text) as raised:
                 await counting.admit(who, ids(1))
-            assert (raised.value.limit, raised.value.retry_after_s >= 1) == ("in flight", True)
+            assert (raised.value.limit, raised.value.retry_after_s) == ("in flight", 1.0)
             assert jobs[1].cancel()
             await until(lambda: fits(counting, who, "next"))
             assert in_flight(server, who) == {names[0], names[2], "next"}
@@ -361,7 +361,7 @@ def test_a_requester_that_goes_leaves_the_others_alone(server):
         await asyncio.sleep(0)
         asked[0].cancel()
         asked[3].cancel()
-        assert await asyncio.gather(asked[1], asked[2], asked[4]) == [True] * 3
+        assert all(await asyncio.gather(asked[1], asked[2], asked[4]))
         assert await fits(counting, who, "next")
 
     run(server.url, scenario)
