@@ -100,13 +100,22 @@ class Jobs:
         self._core, self._redis = Core(self.settings, check=False), Redis(self.settings)
 
     def end(self, webhook: str, count: int = 1) -> list[str]:
-        ask = Ask(model="iris", webhook=webhook)
-        submitted = self._redis.run(self._core.submit(ask, [[[1.0]]] * count))
-        self._redis.run(self._core.settle(submitted.ids, "revoked"))
-        return submitted.ids
+        """Submit and cancel."""
+        ids = self._submit(webhook, count)
+        self._redis.run(self._core.settle(ids, "revoked"))
+        return ids
+
+    def expire(self, webhook: str) -> None:
+        """Submit, and look at it when its deadline has passed."""
+        (id,) = self._submit(webhook, 1, expires_s=0.01)
+        waiting.until(lambda: self._redis.run(self._core.record(id)).done)
 
     def close(self) -> None:
         self._redis.close()
+
+    def _submit(self, webhook: str, count: int, expires_s: float | None = None) -> list[str]:
+        ask = Ask(model="iris", webhook=webhook, expires_s=expires_s)
+        return self._redis.run(self._core.submit(ask, [[[1.0]]] * count)).ids
 
     def __enter__(self) -> Self:
         return self
