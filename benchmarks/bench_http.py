@@ -115,7 +115,14 @@ class Found:
 
 
 def _compare(found: Found, plan: rounds.Plan, folder: Path) -> None:
-    records = rounds.run(plan, folder, _tell)
+    records: list[dict[str, Any]] = []
+    try:
+        records.extend(rounds.run(plan, folder, _tell))
+    finally:  # what was measured before a failure is shown
+        _show(found, plan, records)
+
+
+def _show(found: Found, plan: rounds.Plan, records: list[dict[str, Any]]) -> None:
     speeds, held = figures.speeds(records), figures.targets(records)
     for model in plan.models:
         of_model = [one for one in speeds if one.model == model]

@@ -64,7 +64,9 @@ class Speed:
 
 def speeds(records: list[Record]) -> list[Speed]:
     """Summarise every server on every model, in the order of the table."""
-    measured = dict.fromkeys((record["model"], record["contestant"]) for record in records)
+    measured = dict.fromkeys(
+        (record["model"], record["contestant"]) for record in records if record["measure"] == "load"
+    )
     order = list(fronts.TABLE)
     return [_speed(*key, records) for key in sorted(measured, key=lambda key: order.index(key[1]))]
 

@@ -24,7 +24,7 @@ class Gateway(Front):
         self._fleet = ThisSystem(self.workload, Place(self.folder))
         self._fleet.start()
         self._gateway = self._fleet.run("gateway", self.command(), self.env())
-        self._fleet.until(self._ready)
+        self._fleet.until(self._ready, timeout_s=180)
 
     def stop(self) -> None:
         self._fleet.stop()

@@ -21,6 +21,8 @@ from mutirao.embedded.redis_server import free_port
 PACKAGES = ("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22")
 # These read the model's file, so they are ours.
 SHARED = ("scikit-learn", "joblib", "numpy")
+# On a machine that is busy otherwise its imports alone take most of a minute.
+START_S = 180.0
 FOLDER = Path(__file__).parent.parent / "out" / "mlserver"
 
 
@@ -45,7 +47,7 @@ class MLServer(Front):
         command = [str(installed() / "mlserver"), "start", str(models)]
         env = {**os.environ, "MLSERVER_METRICS_DIR": str(self.folder / "metrics")}
         self._server = self._processes.start(command, stage=0, grace_s=10, log=log, env=env)
-        self._until_ready(log, 60.0)
+        self._until_ready(log, START_S)
 
     def stop(self) -> None:
         self._processes.end()

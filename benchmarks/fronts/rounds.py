@@ -69,9 +69,9 @@ class Round:
     said: str
 
 
-def run(plan: Plan, folder: Path, tell: Tell) -> list[dict[str, Any]]:
-    """Measure all; raise what a server that does not start raises."""
-    return [asdict(found) for model in plan.models for found in _model(plan, model, folder, tell)]
+def run(plan: Plan, folder: Path, tell: Tell) -> Iterator[dict[str, Any]]:
+    """Measure all, round by round; raise what a server that does not start raises."""
+    return (asdict(found) for model in plan.models for found in _model(plan, model, folder, tell))
 
 
 def _model(plan: Plan, model: str, folder: Path, tell: Tell) -> Iterator[Round]:
