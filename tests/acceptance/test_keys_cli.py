@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +155,15 @@ def test_the_first_key_closes_a_gateway_that_runs(shell, server):
         assert client.get("/v1/models").status_code == 200
         shell.run("keys", "add", "crm")
         waiting.until(lambda: client.get("/v1/models").status_code == 401, timeout_s=5)
+
+
+def test_the_commands_of_the_page_work_as_printed(shell):
+    """docs/keys.md: each `mutirao keys` line runs; the id of its example stands for a real one."""
+    page = (Path(__file__).parents[2] / "docs" / "keys.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^mutirao (keys [^#\n]*)", page, re.MULTILINE)
+    assert len(lines) == 5
+    for line in lines:
+        real = shell.json("keys", "list")[:1]
+        code, _, err = shell.run(*shlex.split(line.replace("5f0c9a1be2d4", real[0]["id"] if real else "")))
+        assert code == 0, err
+    assert [key["revoked_at"] is None for key in shell.json("keys", "list")] == [False, True, True]
