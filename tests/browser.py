@@ -87,9 +87,10 @@ class Browser:
 
     def find(self, selector: str, *, text: str = "", timeout_s: float = 30.0) -> WebElement:
         """Wait until an element is shown that has this text."""
-        return waiting.until(
+        found: Any = waiting.until(
             lambda: self._shown(selector, text), timeout_s=timeout_s, what=lambda: self._seen(selector)
         )
+        return found  # type: ignore[no-any-return]
 
     def text(self, selector: str) -> str:
         """Read an element's text, shown or not; "" where there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -129,7 +129,7 @@ class Following:
         self._over = True
         self._news.set()
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield events until Redis is away, the gateway stops, or the caller's key is good no more."""
         with self._front.holding(self), self._front.feed.followed(self), contextlib.suppress(errors.MutiraoError):
             while True:
