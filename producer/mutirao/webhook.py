@@ -1,7 +1,8 @@
-"""Which URLs may be told of a job's end: those of the hosts that the operator allows, and why any other is refused."""
+"""The settings of webhooks: which URLs may be told of a job's end, why any other is refused, and what signs."""
 
 from __future__ import annotations
 
+import base64
 import functools
 import ipaddress
 import re
@@ -17,6 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_URL = 2048
 PORTS = {"https": 443, "http": 80}
+_WHSEC = "whsec_"
 
 # Printable ASCII alone, so that no URL can hold a line of its own in a request's head.
 _PLAIN = re.compile(r"[!-~]+", re.ASCII)
@@ -103,6 +105,21 @@ def check(url: str, hosts: str) -> Target:
     raise _not_allowed(scheme, host, port, entries)
 
 
+def keys(secret: str) -> tuple[bytes, ...]:
+    """Read the setting `webhook_secret`: one secret, or two with a space between while receivers change to the first.
+
+    Raises:
+        SettingsError: it is missing or is none; never quotes it.
+    """
+    try:
+        found = tuple(_key(each) for each in secret.split())
+    except ValueError as exc:
+        raise _no_secret("is not a secret that can sign") from exc
+    if not found:
+        raise _no_secret("is missing")
+    return found
+
+
 def public(address: Address) -> bool:
     """Whether an address is one host's on the public internet.
 
@@ -121,6 +138,20 @@ def _networks(*texts: str) -> tuple[Network, ...]:
 # What `is_global` lets pass, or did in some Python. In IPv6, 2000::/3 is all that has been given to hosts so far.
 _NOT_V4 = _networks("192.0.0.0/24", "192.88.99.0/24")
 _NOT_V6 = _networks("::/3", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "4000::/2", "8000::/1")
+
+
+def _key(secret: str) -> bytes:
+    key = base64.b64decode(secret.removeprefix(_WHSEC), validate=True)
+    if not secret.startswith(_WHSEC) or not 24 <= len(key) <= 64:
+        raise ValueError
+    return key
+
+
+def _no_secret(what: str) -> errors.SettingsError:
+    return errors.SettingsError(
+        f'MUTIRAO_WEBHOOK_SECRET {what}: set it to whsec_ and the base64 of 24 to 64 random bytes, as "whsec_$(openssl rand -base64 32)" makes them',
+        key="MUTIRAO_WEBHOOK_SECRET",
+    )
 
 
 def _entry(text: str) -> Entry:

@@ -9,14 +9,16 @@ import couriers
 import pytest
 import standardwebhooks
 import waiting
+from celery import Celery
 from couriers import SECRET, CourierProcess, Jobs
 from gateways import GatewayProcess
 from receivers import Receiver, Silent
 from servers import RedisServer
 
-from mutirao import queues, settings
+from mutirao import errors, queues, settings
 from mutirao.broker.redis import Redis
 from mutirao.dead import Dead
+from mutirao.embedded import Embedded
 from mutirao.embedded.redis_server import free_port
 
 pytestmark = brokers.redis_only
@@ -180,6 +182,27 @@ def test_a_message_that_is_none_is_dropped(receive, courier, redis, jobs):
     waiting.until(lambda: empty(redis), what=lambda: courier.log)
 
 
+def test_a_delivery_that_is_revoked_is_not_made(receive, server, courier, redis):
+    """Celery's own revoke ends a delivery: it is neither made nor taken again."""
+    receiver = receive()
+    with Celery(broker=server.url) as celery:
+        celery.control.revoke("webhook-unwanted")
+    courier.wait_logged("webhook-unwanted")
+    redis.lpush(queues.WEBHOOKS, couriers.message("unwanted"))
+    waiting.until(lambda: empty(redis))
+    assert not redis.exists(queues.DEAD)
+    assert receiver.connections == 0
+
+
+def test_a_record_that_cannot_be_read_is_a_dead_letter(courier, server, redis):
+    """A record that is no record does not keep a thread busy for ever."""
+    redis.set(queues.record_key("torn"), b'{"status":')
+    redis.lpush(queues.WEBHOOKS, couriers.message("torn"))
+    (letter,) = waiting.until(lambda: letters(server))
+    assert "cannot be read" in letter.message
+    redis.delete(queues.record_key("torn"))
+
+
 def test_a_delivery_outlives_kill_9(redis_server, own_jobs):
     """The process is killed while its receiver is being told: after the next one's start the receiver is told again, within the lease."""
     redis, hung = redis_server.client(), threading.Event()
@@ -285,6 +308,19 @@ def test_results_on_a_server_of_their_own():
             (id,) = waiting.until(lambda: client.run(dead.ids()))
             assert client.run(dead.replay(client.run(dead.letters([id])))) == {id: None}
             receiver.wait(2)
+
+
+def test_mutirao_up_tells_receivers_where_hosts_are_allowed(tmp_path, monkeypatch):
+    """`mutirao up` runs the courier with the settings of its caller, and refuses to start without a secret."""
+    with Receiver() as receiver:
+        monkeypatch.setenv("MUTIRAO_WEBHOOK_HOSTS", hosts(receiver))
+        with pytest.raises(errors.SettingsError, match="MUTIRAO_WEBHOOK_SECRET"), Embedded(tmp_path, workers=0):
+            pass
+        monkeypatch.setenv("MUTIRAO_WEBHOOK_SECRET", SECRET)
+        with Embedded(tmp_path, workers=0, flower=False) as system, Jobs(system.broker_url) as jobs:
+            assert "webhooks" in system.pids
+            jobs.end(receiver.url)
+            receiver.wait()
 
 
 class Whole:

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import standardwebhooks
 
-from mutirao import errors
+from mutirao import errors, webhook
 from mutirao.messages import JobInfo, JobRecord
 from mutirao_worker.webhooks import event, lanes, schedule
 from mutirao_worker.webhooks.lanes import Lanes
@@ -75,7 +75,7 @@ def test_a_receiver_with_either_secret_believes_it(secret):
     """While secrets change, each event is signed with both, so that a receiver with one of them takes it."""
     made = event.of(record(), {"id": "a.job"})
     now = int(datetime.datetime.now(datetime.UTC).timestamp())
-    found = standardwebhooks.Webhook(SECRETS[0]).verify(made.body, made.headers(event.keys(secret), now))
+    found = standardwebhooks.Webhook(SECRETS[0]).verify(made.body, made.headers(webhook.keys(secret), now))
     assert found["type"] == "job.succeeded"
     assert found["timestamp"] == "2026-11-23T18:40:53.000+00:00"
 
@@ -86,7 +86,7 @@ def test_a_receiver_with_either_secret_believes_it(secret):
 def test_a_weak_secret_is_refused(secret):
     """What is no secret of 24 to 64 bytes is refused, without being quoted."""
     with pytest.raises(errors.SettingsError, match="MUTIRAO_WEBHOOK_SECRET") as caught:
-        event.keys(secret)
+        webhook.keys(secret)
     assert "hunter2" not in str(caught.value) + repr(caught.value)
 
 

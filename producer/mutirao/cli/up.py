@@ -162,6 +162,8 @@ def _parts(system: Embedded) -> Iterator[tuple[str, str]]:
     yield "Models", f"{_models(fleet)}, in {system.settings.models}"
     if system.flower_url:
         yield "Flower", f"{system.flower_url}, user {system.flower_user}, password {system.flower_password}"
+    if system.settings.webhook_hosts:
+        yield "Webhooks", f"to {system.settings.webhook_hosts}"
     yield "Logs", f"{system.home.logs}: {', '.join(f'{name}.log' for name in system.pids)}"
 
 

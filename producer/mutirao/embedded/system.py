@@ -14,7 +14,7 @@ from typing import Any, Self
 import msgspec
 import redis
 
-from mutirao import errors, queues, settings
+from mutirao import errors, queues, settings, webhook
 from mutirao.catalog import Catalog, decode
 from mutirao.embedded import binary, redis_server
 from mutirao.embedded.home import Home, write_private
@@ -24,8 +24,8 @@ from mutirao.embedded.supervisor import Incident, Role, Supervisor
 WORKERS, FLOWER, REDIS = range(3)
 GRACE_S = {WORKERS: 20.0, FLOWER: 3.0, REDIS: 10.0}
 
-# These would win over what the children are told: Celery and Flower read them by themselves.
-FOREIGN = ("CELERY_", "FLOWER_", "MUTIRAO_RESULT_URL")
+# These would win over what the children are told: Celery and Flower read them by themselves. The secret is not for models to see.
+FOREIGN = ("CELERY_", "FLOWER_", "MUTIRAO_RESULT_URL", "MUTIRAO_WEBHOOK_SECRET")
 
 
 class Embedded:
@@ -47,6 +47,7 @@ class Embedded:
 
     Raises:
         EmbeddedError: the system cannot start; the message names the remedy.
+        SettingsError: webhooks are on, and their hosts or their secret cannot be used.
     """
 
     def __init__(
@@ -111,6 +112,8 @@ class Embedded:
     def start(self) -> None:
         """Start all of it; returns when Redis answers, workers and Flower may take longer: see `wait_ready`."""
         local = settings.load(**self._given, broker_url="redis://127.0.0.1")
+        if webhook.allowed(local.webhook_hosts):
+            webhook.keys(local.webhook_secret)
         self.binary = binary.find()
         self.home = Home(Path(local.home))
         self.home.prepare()
@@ -210,6 +213,9 @@ class Embedded:
                     name, [*self._worker_command, "--name", f"{name}@{socket.gethostname()}", *options], WORKERS, env
                 )
             )
+        if self.settings.webhook_hosts:
+            told = env | {"MUTIRAO_WEBHOOK_SECRET": self.settings.webhook_secret}
+            self._supervisor.start(self._role("webhooks", [sys.executable, "-m", "mutirao", "webhooks"], FLOWER, told))
         if self._flower_port:
             self._flower_port = redis_server.free_port(self._flower_port)
             env["FLOWER_BASIC_AUTH"] = f"{self.flower_user}:{self.flower_password}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery, Task, signals
 from kombu import Exchange, Queue
 
 from mutirao import address, queues
@@ -48,15 +48,27 @@ def make(given: Settings, threads: int, name: str) -> Celery:
     )
     app.steps["consumer"].add(Taker)
     app.task(name=queues.WEBHOOK_TASK, bind=True)(deliver)
+    signals.task_revoked.connect(_revoked)
     return app
 
 
 def deliver(self: Task, job_id: str) -> str:
     """Tell a receiver of a job's end: one try."""
     app: Any = self.app
-    envelope = (self.request.headers or {})[HEADER].encode()
+    envelope = _envelope(self.request)
     try:
         said: str = app.courier.deliver(Delivery(envelope, job_id, self.request.retries))
     finally:
         app.outbox.forget(envelope)
     return said
+
+
+def _revoked(sender: Task, request: Any, **_: Any) -> None:
+    """End a delivery that an operator has revoked by Celery's remote control: its task is never run."""
+    app: Any = sender.app
+    app.outbox.done(_envelope(request))
+
+
+def _envelope(request: Any) -> bytes:
+    found: str = (request.headers or {})[HEADER]
+    return found.encode()

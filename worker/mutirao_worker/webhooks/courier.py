@@ -66,7 +66,7 @@ class Courier:
         self._worker = worker
         self._describe = describe
         self._resolver = resolver
-        self._keys = event.keys(settings.webhook_secret)
+        self._keys = webhook.keys(settings.webhook_secret)
         self._trust = trust or ssl.create_default_context()
 
     def deliver(self, delivery: Delivery) -> str:
@@ -75,13 +75,16 @@ class Courier:
         Raises:
             redis.RedisError: Redis did not answer; the delivery is taken again when the hold on it lapses.
         """
-        record = self._outbox.record(delivery.job_id)
-        if record is not None and not (record.done and record.job.webhook):
+        try:
+            record = self._outbox.record(delivery.job_id)
+        except msgspec.DecodeError:
+            return self._settle(delivery, Outcome("undeliverable", "the job's record cannot be read"), "")
+        if record is None:
+            return self._settle(delivery, Outcome("undeliverable", "the job's record has expired"), "")
+        if not (record.done and record.job.webhook):
             self._outbox.done(delivery.envelope)  # it was replayed, so its next end has a delivery of its own
             return "nothing to tell"
-        model = record.job.model if record is not None else ""
-        outcome = self._tried(record, delivery) if record is not None else _EXPIRED
-        return self._settle(delivery, outcome, model)
+        return self._settle(delivery, self._tried(record, delivery), record.job.model)
 
     def _tried(self, record: JobRecord, delivery: Delivery) -> Outcome:
         try:
@@ -139,6 +142,3 @@ class Courier:
         logger.warning("webhook of job %s is given up, and is in the dead letters: %s", delivery.job_id, why)
         self._outbox.bury(delivery, why, model=model, worker=self._worker)
         return f"{why}; given up"
-
-
-_EXPIRED = Outcome("undeliverable", "the job's record has expired")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime
 import hashlib
 import hmac
@@ -12,10 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mutirao import errors
 from mutirao.messages import JobRecord
-
-PREFIX = "whsec_"
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -58,35 +54,6 @@ def sign(key: bytes, id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
 
 
-def keys(secret: str) -> tuple[bytes, ...]:
-    """Read the setting `webhook_secret`: one secret, or two with a space between while receivers change to the first.
-
-    Raises:
-        SettingsError: it is missing or is none; never quotes it.
-    """
-    try:
-        found = tuple(_key(each) for each in secret.split())
-    except (ValueError, binascii.Error) as exc:
-        raise _refused("is not a secret that can sign") from exc
-    if not found:
-        raise _refused("is missing")
-    return found
-
-
-def _key(secret: str) -> bytes:
-    key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-    if not secret.startswith(PREFIX) or not 24 <= len(key) <= 64:
-        raise ValueError
-    return key
-
-
 def _id(job_id: str, ended: float) -> str:
     # The signature covers id.timestamp.body, and a job's own id may hold dots.
     return "msg_" + hashlib.blake2b(f"{job_id} {ended:.4f}".encode(), digest_size=16).hexdigest()
-
-
-def _refused(what: str) -> errors.SettingsError:
-    return errors.SettingsError(
-        f'MUTIRAO_WEBHOOK_SECRET {what}: set it to whsec_ and the base64 of 24 to 64 random bytes, as "whsec_$(openssl rand -base64 32)" makes them',
-        key="MUTIRAO_WEBHOOK_SECRET",
-    )
