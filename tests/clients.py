@@ -1,11 +1,15 @@
-"""One suite for both clients: an AsyncClient behind the verbs of Client, on an event loop of its own as in a real program."""
+"""One suite for every client: an AsyncClient behind the verbs of Client, on an event loop of its own as in a real program; and
+either of them through a gateway in front of the Redis that a test names.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from event_loop import EventLoop
+from gateways import GatewayProcess
 
 from mutirao import AsyncClient, AsyncJob, Client
 from mutirao.job import Timings
@@ -92,4 +96,39 @@ async def _next(found: AsyncIterator[AsyncJob]) -> AsyncJob | None:
     return await anext(found, None)
 
 
+class Gateways:
+    """Gateways for the tests of a module: one for each Redis and settings that they name, started when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._running = contextlib.ExitStack()
+        self._urls: dict[tuple[object, ...], str] = {}
+
+    def url(self, redis_url: str, **settings: Any) -> str:
+        key = (redis_url, *sorted(settings.items()))
+        if key not in self._urls:
+            self._urls[key] = self._running.enter_context(GatewayProcess(redis_url, **settings)).url
+        return self._urls[key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._running.close()
+
+
+class Kind(NamedTuple):
+    """A client, and how it reaches the Redis that a test names; call it as the client's class."""
+
+    client: Any
+    gateways: Gateways | None = None
+
+    def __call__(self, url: str, **given: Any) -> Any:
+        if self.gateways is None:
+            return self.client(url, **given)
+        own = {name: given.pop(name) for name in OF_GATEWAYS & given.keys()}
+        return self.client(self.gateways.url(url, **own), **given)
+
+
+# What a gateway goes by, whatever its clients are told.
+OF_GATEWAYS = {"queue_limit", "result_ttl_s", "result_url"}
 KINDS = {"Client": Client, "AsyncClient": Blocking}

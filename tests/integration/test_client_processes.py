@@ -9,6 +9,7 @@ import time
 
 import brokers
 import pytest
+from gateways import GatewayProcess
 from servers import RedisServer
 
 from mutirao import BrokerUnavailable
@@ -78,18 +79,33 @@ import sys
 from mutirao import Client, ResultTimeout
 client = Client(sys.argv[1], check=False)
 try:
-    client.submit("nobody", [[1.0]]).result(0.1)
+    client.submit("slow", [[1.0, 0, 0]]).result(0.1)
 except ResultTimeout:
     pass
 """
 
 
+@pytest.fixture(params=["Redis", "HTTP"])
+def address(request, fleet):
+    """The URL by which a client reaches the fleet."""
+    if request.param == "Redis":
+        return fleet.broker_url
+    return request.getfixturevalue("gateway").url
+
+
+@pytest.fixture(scope="module")
+def gateway(fleet):
+    """A gateway of the fleet."""
+    with GatewayProcess(fleet.url) as process:
+        yield process
+
+
 @pytest.mark.parametrize(
     "program", [FORKS, BLOCKING, ASYNC, CARELESS], ids=["forks", "blocking", "asyncio", "careless"]
 )
-def test_leaves_nothing(fleet, program):
+def test_leaves_nothing(fleet, address, program):
     """Forked, closed or just left, a client ends with its process: no hang, no thread, no open socket, no warning."""
-    command = [sys.executable, "-W", "error", "-c", program, fleet.broker_url]
+    command = [sys.executable, "-W", "error", "-c", program, address]
     env = os.environ | brokers.environment(fleet.url)
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

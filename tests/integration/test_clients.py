@@ -1,4 +1,6 @@
-"""One suite for Client and AsyncClient: the same verbs, the same answers, the same errors, against a real worker."""
+"""One suite for Client and AsyncClient, over Redis and over HTTP: the same verbs, the same answers, the same errors, against a
+real worker.
+"""
 
 import concurrent.futures
 import threading
@@ -6,10 +8,12 @@ import time
 from typing import cast
 
 import brokers
+import msgspec
 import numpy as np
 import pytest
 import samples
 import waiting
+from clients import KINDS, Gateways, Kind
 from redis_monitor import Monitor
 from servers import RedisServer
 
@@ -24,14 +28,70 @@ from mutirao import (
     ResultTimeout,
     queues,
 )
+from mutirao.catalog import ModelInfo
+from mutirao.signature import OutputSpec, Signature, TensorSpec
 
 ROW = [5.1, 3.5, 1.4, 0.2]
+IRIS = Signature(
+    inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
+)
+OVER_HTTP = " over HTTP"
+# What a gateway asks Redis all the time: which models and workers there are.
+LOOKS = ("HGETALL", "PING", "TIME", "ZRANGEBYSCORE")
+
+
+@pytest.fixture(scope="module")
+def gateways():
+    """The gateways of this module's tests."""
+    with Gateways() as made:
+        yield made
+
+
+@pytest.fixture(params=[name + way for name in KINDS for way in ("", OVER_HTTP)])
+def connect(request, gateways):
+    """Make a client of any kind: connect(url, **settings), the URL a Redis's."""
+    name = request.param
+    return Kind(KINDS[name.removesuffix(OVER_HTTP)], gateways if name.endswith(OVER_HTTP) else None)
+
+
+@pytest.fixture(params=KINDS)
+def direct(request):
+    """Make a client of either kind that speaks with Redis itself."""
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def shared_redis():
+    """One Redis for the gateway of all tests in which nobody serves."""
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture
-def unserved(connect, redis_server):
+def redis_server(request, connect):
+    """A Redis that holds nothing."""
+    if connect.gateways is None or brokers.AMQP:
+        with RedisServer() as server:
+            yield server
+    else:
+        server = request.getfixturevalue("shared_redis")
+        server.client().flushall()
+        yield server
+
+
+@pytest.fixture
+def announced(redis_server):
+    """The Redis, to which a worker that is no longer there has said which models it serves: a gateway queues no others."""
+    for name in ("iris", "forest"):
+        info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=IRIS))
+        redis_server.client().hset(queues.MODELS, name, info)
+    return redis_server
+
+
+@pytest.fixture
+def unserved(connect, announced):
     """A client of a Redis where no worker is, that queues all the same."""
-    with connect(redis_server.url, check=False) as client:
+    with connect(announced.url, check=False) as client:
         yield client
 
 
@@ -69,7 +129,7 @@ def test_submit_many_is_one_round_trip(unserved, redis_server):
     unserved.submit("iris", [ROW])  # loads the script
     with Monitor(redis_server.url) as monitor:
         jobs = unserved.submit_many("iris", np.ones((200, 4)))
-    assert monitor.names() == ["EVALSHA"]
+    assert [name for name in monitor.names() if name not in LOOKS] == ["EVALSHA"]
     assert brokers.queued(redis_server, "iris") == 201
     assert len({job.id for job in jobs}) == 200
 
@@ -158,19 +218,19 @@ def test_no_worker_alive(unserved):
     assert job.status == "queued"
 
 
-def test_cancel_queued(connect, redis_server):
+def test_cancel_queued(connect, announced):
     """A queued job that is cancelled ends at once, for its waiters too, and its payload is gone."""
-    with connect(redis_server.url, check=False, result_ttl_s=0.5) as client:
+    with connect(announced.url, check=False, result_ttl_s=0.5) as client:
         job = client.submit("iris", np.ones((4096, 4)))
         with concurrent.futures.ThreadPoolExecutor() as pool:
             wait = pool.submit(job.result, 20)
-            waiting.until(lambda: _subscribed(redis_server) == 1)
+            waiting.until(lambda: _subscribed(announced))
             assert job.cancel()
             with pytest.raises(JobCancelled, match="was cancelled"):
                 wait.result(20)
         assert job.status == "cancelled"
         assert job.cancel()
-        assert redis_server.client().get(queues.payload_key(job.id, "in")) is None
+        assert announced.client().get(queues.payload_key(job.id, "in")) is None
 
 
 def test_cancelled_never_runs(client, fleet):
@@ -264,7 +324,8 @@ def test_odd_deadlines_and_priorities(unserved, redis_server, asked, says):
     """A deadline or priority that cannot be is refused, and nothing is queued."""
     with pytest.raises(InvalidRequest, match=says):
         unserved.submit("iris", [ROW], **asked)
-    assert redis_server.client().dbsize() == 0
+    assert redis_server.client().keys("celery-task-meta-*") == []
+    assert brokers.queued(redis_server, "iris") == 0
 
 
 @pytest.mark.parametrize("rows", [4096, 60_000])
@@ -295,10 +356,11 @@ def _subscribed(server):
     return len(server.client().pubsub_channels(queues.reply_channel("*")))
 
 
-def test_waiting_hardly_polls(connect, redis_server):
+def test_waiting_hardly_polls(direct):
     """While results are waited for, Redis is asked for all their records once a second, and nothing more."""
     with (
-        connect(redis_server.url, check=False, timeout_s=1.0) as client,
+        RedisServer() as redis_server,
+        direct(redis_server.url, check=False, timeout_s=1.0) as client,
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
         jobs = client.submit_many("iris", [ROW, ROW])
@@ -313,9 +375,8 @@ def test_waiting_hardly_polls(connect, redis_server):
     assert {command[0] for command in asked} == {"MGET"}
 
 
-def test_a_thousand_waiters(unserved, redis_server):
+def test_a_thousand_waiters(direct):
     """A thousand threads wait for a thousand jobs over one subscription; each hears the end of its own."""
-    jobs = unserved.submit_many("iris", np.ones((1000, 4)))
     heard = []
 
     def wait(job):
@@ -324,18 +385,18 @@ def test_a_thousand_waiters(unserved, redis_server):
         except JobCancelled as exc:
             heard.append((job.id, exc.id))
 
-    threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    redis = redis_server.client()
-    waiting.until(lambda: _subscribed(redis_server) == 1)
-    assert (
-        sum(b"sub=1 " in line for line in redis.execute_command("CLIENT", "LIST", "TYPE", "pubsub").splitlines()) == 1
-    )
-    for job in jobs:
-        assert job.cancel()
-    for thread in threads:
-        thread.join()
+    with RedisServer() as redis_server, direct(redis_server.url, check=False) as client:
+        jobs = client.submit_many("iris", np.ones((1000, 4)))
+        threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        waiting.until(lambda: _subscribed(redis_server) == 1)
+        listening = redis_server.client().execute_command("CLIENT", "LIST", "TYPE", "pubsub").splitlines()
+        assert [b" sub=1 " in line for line in listening] == [True]
+        for job in jobs:
+            assert job.cancel()
+        for thread in threads:
+            thread.join()
     assert sorted(heard) == sorted((job.id, job.id) for job in jobs)
 
 
@@ -372,10 +433,10 @@ def test_split_results(connect, split):
 
 
 @brokers.redis_only
-def test_split_results_away(connect, split):
+def test_split_results_away(direct, split):
     """Where the queues' server is away, the records that were already written are taken back."""
     _, results = split
-    with RedisServer() as away, connect(away.url, result_url=results.url, check=False, timeout_s=1.0) as client:
+    with RedisServer() as away, direct(away.url, result_url=results.url, check=False, timeout_s=1.0) as client:
         away.stop()
         with pytest.raises(BrokerUnavailable, match=str(away.port)):
             client.submit("iris", [ROW] * 3000, id="never-queued")

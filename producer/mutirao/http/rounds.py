@@ -146,11 +146,20 @@ class Rounds:
             self._asked.pop(id, None)
         if not round.task.cancelled():
             error = round.task.exception()
+            if isinstance(error, errors.Forbidden) and len(round.ids) > 1:
+                self._part(round)  # one of them is not for this key, which is no reason to refuse the others
+                return
             self._settle(round.task.result() if error is None else [(id, _known(error)) for id in round.ids])
         for id in round.ids:
             if id in self._waits:
                 self._next[id] = None
         self._begin_soon()
+
+    def _part(self, round: _Round) -> None:
+        half = len(round.ids) // 2
+        for ids in (round.ids[:half], round.ids[half:]):
+            if wanted := [id for id in ids if id in self._waits]:
+                self._open(_Round(wanted))
 
     def _settle(self, found: Ended) -> None:
         told: dict[Wait, Ended] = {}

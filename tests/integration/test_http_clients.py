@@ -1,0 +1,393 @@
+"""What clients over HTTP meet that those over Redis do not: gateways that come and go, keys, balancers, crowds on few connections."""
+
+import asyncio
+import base64
+import contextlib
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import brokers
+import msgspec
+import numpy as np
+import psutil
+import pytest
+import samples
+import waiting
+from clients import KINDS
+from gateways import GatewayProcess
+from key_ring import Ring
+from servers import RedisServer
+from tcp_proxy import TcpProxy
+
+from mutirao import (
+    AsyncClient,
+    BrokerUnavailable,
+    Client,
+    JobExpired,
+    JobNotFound,
+    ResultTimeout,
+    codec,
+    errors,
+    queues,
+)
+from mutirao.catalog import ModelInfo
+from mutirao.embedded.redis_server import free_port
+from mutirao.gateway import views
+from mutirao.http import rounds
+from mutirao.http.exchange import refused
+from mutirao.http.view import View
+from mutirao.messages import History, JobInfo, JobRecord
+from mutirao.signature import OutputSpec, Signature, TensorSpec
+
+ROW = [5.1, 3.5, 1.4, 0.2]
+IRIS = Signature(
+    inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
+)
+MUTIRAO = str(Path(sys.executable).parent / "mutirao")
+
+
+@pytest.fixture(scope="module")
+def gateway(fleet):
+    """A gateway of the fleet."""
+    with GatewayProcess(fleet.url) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def idle():
+    """A Redis that knows a model which nobody serves, and a gateway of it."""
+    with RedisServer() as server:
+        server.client().hset(
+            queues.MODELS, "iris", msgspec.json.encode(ModelInfo(name="iris", version="1", signature=IRIS))
+        )
+        with GatewayProcess(server.url) as process:
+            yield server, process
+
+
+@pytest.fixture(params=KINDS)
+def connect(request):
+    """Make a client of either kind: connect(url, **settings)."""
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def client(connect, gateway):
+    """A client of the fleet's gateway, of either kind."""
+    with connect(gateway.url) as made:
+        yield made
+
+
+def connections(port: int) -> int:
+    """How many connections this process has to a port."""
+    found = psutil.Process().net_connections("tcp")
+    return sum(bool(each.raddr) and each.raddr.port == port and each.status == "ESTABLISHED" for each in found)
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Whatever stands between: answers with the next of the statuses and a page, in the end with no models."""
+
+    statuses: list[int]
+
+    def do_GET(self):
+        status = self.statuses.pop(0) if self.statuses else 200
+        body = b'{"models": []}' if status == 200 else b"<html>nginx</html>"
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def balancer(*statuses):
+    handler = type("Handler", (Answers,), {"statuses": list(statuses)})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_nobody_listens(connect):
+    """Where nothing listens, a call fails within seconds, names the URL and says what to do."""
+    url = f"http://127.0.0.1:{free_port()}"
+    began = time.monotonic()
+    with (
+        connect(url) as client,
+        pytest.raises(BrokerUnavailable, match=rf"gateway at {url} is unavailable: .*running\?"),
+    ):
+        client.submit("iris", [ROW])
+    assert time.monotonic() - began < 5
+
+
+def test_a_gateway_that_never_answers(connect):
+    """A server that accepts connections and never answers costs no more than the time allowed."""
+    began = time.monotonic()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as hole,
+        connect(f"http://127.0.0.1:{hole.getsockname()[1]}", timeout_s=0.5) as client,
+        pytest.raises(BrokerUnavailable, match=r"is unavailable: (timed out|ReadTimeout)"),
+    ):
+        client.models()
+    assert time.monotonic() - began < 5
+
+
+def test_what_is_no_gateway(connect):
+    """A server that is no gateway is said to be none."""
+    with (
+        balancer(404) as url,
+        connect(url) as client,
+        pytest.raises(BrokerUnavailable, match=r"status 404, .*does the URL name a gateway"),
+    ):
+        client.models()
+
+
+def test_a_balancer_between_two_gateways(connect):
+    """What a balancer says while it changes from one gateway to the next, 502 or 503, is tried again."""
+    with balancer(502, 503) as url, connect(url) as client:
+        assert client.models() == []
+
+
+def test_a_gateway_goes_and_comes(fleet):
+    """A gateway is killed while a result is waited for; the one that takes its place tells it."""
+    port = free_port()
+    with GatewayProcess(fleet.url, gateway_port=port) as first, Client(first.url) as client:
+        job = client.submit("slow", [[2.0, 0, 0]])
+        waited = []
+        waiter = threading.Thread(target=lambda: waited.append(job.result(60)))
+        waiter.start()
+        waiting.until(lambda: "POST /v1/models/{model}/jobs:batch 202" in first.log)
+        first.kill()
+        with GatewayProcess(fleet.url, gateway_port=port):
+            waiter.join()
+    assert [found["predict"].tolist() for found in waited] == [[2.0]]
+
+
+def test_an_answer_that_is_cut(connect, idle):
+    """A submit whose answer is lost on the way is sent again, and queued once."""
+    server, process = idle
+    before = brokers.queued(server, "iris")
+    with TcpProxy(process.port) as proxy, connect(f"http://127.0.0.1:{proxy.port}") as client:
+        client.models()
+        proxy.cut()
+        jobs = client.submit_many("iris", np.ones((50, 4)))
+        assert proxy.cuts == 1
+    assert brokers.queued(server, "iris") - before == 50 == len({job.id for job in jobs})
+
+
+def test_requests_of_many_shapes(client):
+    """Requests of differing rows go in one call, and what JSON cannot carry goes bit for bit."""
+    many = [np.array([[0.0, float("nan"), 1.0]]), np.array([[0.0, 5e-324, 0.0], [0.0, float("inf"), 2.0]])]
+    for given, job in zip(many, client.submit_many("slow", many), strict=True):
+        assert np.array_equal(job.result(20)["predict"], given.sum(axis=1), equal_nan=True)
+
+
+def test_large_results_are_read_apart(client):
+    """Results that are kept beside their records come over HTTP as they do over Redis."""
+    data = np.random.default_rng(5).normal(size=(9_000, 4))
+    jobs = [client.submit("iris", part, outputs=["predict_proba"]) for part in np.array_split(data, 3)]
+    found = {job.id: job.result(0)["predict_proba"] for job in client.as_completed(jobs, timeout=30)}
+    model = samples.get("iris").model
+    assert np.concatenate([found[job.id] for job in jobs]).tobytes() == model.predict_proba(data).tobytes()
+
+
+def test_text_comes_back(client):
+    """Columns of text go, and labels that are text come back."""
+    frame = samples.get("houses").data[:5]
+    assert (
+        client.predict("houses", frame, timeout=20)["predict"].tolist() == samples.get("houses").expected()[:5].tolist()
+    )
+
+
+def test_parameters_are_handed_on(connect, idle):
+    """V2 parameters reach the worker, beside those that are the gateway's."""
+    server, process = idle
+    with connect(process.url) as client:
+        client.submit("iris", [ROW], parameters={"note": "kept"}, priority="low")
+    raw = server.client().lindex(queues.queue_key("iris", queues.STEPS["low"]), 0)
+    body = base64.b64decode(msgspec.json.decode(raw)["body"])
+    assert codec.decode_body(body)[0][1].parameters == {"note": "kept", "binary_data_output": True}
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    """A gateway that asks for keys, with the keys of two tenants."""
+    with RedisServer() as server, Ring(server.url) as ring:
+        info = msgspec.json.encode(ModelInfo(name="iris", version="1", signature=IRIS))
+        server.client().hset(queues.MODELS, "iris", info)
+        tokens = [ring.add(tenant).token for tenant in ("crm", "shop")]
+        with GatewayProcess(server.url) as process:
+            yield process, *tokens
+
+
+def test_keys(connect, guarded, monkeypatch):
+    """A key opens the gateway, given as an argument or by the environment, and shows its tenant's jobs alone."""
+    process, crm, shop = guarded
+    with connect(process.url) as stranger, pytest.raises(errors.Unauthorized, match="asks for an API key"):
+        stranger.submit("iris", [ROW])
+    with connect(process.url, api_key=crm) as client, connect(process.url, api_key=shop) as other:
+        job = client.submit("iris", [ROW])
+        assert job.status == "queued"
+        with pytest.raises(JobNotFound, match="is not known"):
+            other.job(job.id).record()
+        with pytest.raises(JobNotFound):
+            other.job(job.id).result(5)
+        assert client.catalog().workers == ()
+    monkeypatch.setenv("MUTIRAO_API_KEY", crm)
+    monkeypatch.setenv("MUTIRAO_BROKER_URL", process.url)
+    with connect() as client:
+        assert client.job(job.id).cancel()
+
+
+def test_a_wrong_key_ends_a_wait(connect, guarded):
+    """Who waits with a key that is none is told so at once."""
+    process, _, _ = guarded
+    with connect(process.url, api_key="mutirao_wrong") as client, pytest.raises(errors.Unauthorized):
+        client.job("any").result(20)
+
+
+def test_a_crowd_of_threads(idle):
+    """Threads that wait, one after another, for a job each share a few connections; each hears the end of its own."""
+    _, process = idle
+    ended = []
+
+    def wait(job):
+        try:
+            job.result(60)
+        except JobExpired as exc:
+            ended.append((job.id, exc.id))
+
+    with Client(process.url, timeout_s=30) as client:
+        jobs = client.submit_many("iris", np.ones((300, 4)), expires_s=4)
+        threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        assert connections(process.port) <= rounds.ROUNDS_MAX + 2
+        for thread in threads:
+            thread.join()
+    assert sorted(ended) == sorted((job.id, job.id) for job in jobs)
+
+
+def test_a_crowd_of_tasks(idle):
+    """Tasks that wait together for a job each do so on a connection for five hundred of them."""
+    _, process = idle
+
+    async def main():
+        async with AsyncClient(process.url, timeout_s=30) as client:
+            jobs = await client.submit_many("iris", np.ones((2000, 4)), expires_s=4)
+            waits = [asyncio.ensure_future(job.result(60)) for job in jobs]
+            await asyncio.sleep(0)
+            await client.models()
+            open = connections(process.port)
+            ends: list[Any] = await asyncio.gather(*waits, return_exceptions=True)
+            return open, [(job.id, type(end), end.id) for job, end in zip(jobs, ends, strict=True)]
+
+    open, ends = asyncio.run(main())
+    assert open <= 6
+    assert all(kind is JobExpired and of == id for id, kind, of in ends)
+
+
+def test_polling_opens_no_wait_each_time(idle):
+    """Whoever asks again and again with a short timeout shares one long poll; nobody's is dropped soon."""
+    _, process = idle
+    with Client(process.url) as client:
+        job = client.submit("iris", [ROW])
+        for _ in range(20):
+            with pytest.raises(ResultTimeout, match=r"still queued after 0\.01 s since no live worker serves 'iris'"):
+                job.result(0.01)
+        waits: Any = client._waits()._waits
+        assert len(waits._rounds) == 1
+        waiting.until(lambda: not waits._rounds, timeout_s=5)
+
+
+def test_the_command_line_goes_through_a_gateway(gateway, tmp_path):
+    """With a gateway's URL for a broker, submit, status, result, cancel and predict work as with Redis."""
+
+    def says(*args, code=0):
+        env = {**os.environ, "MUTIRAO_BROKER_URL": gateway.url}
+        ran = subprocess.run(
+            [MUTIRAO, *args], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ran.returncode == code, ran.stderr
+        return ran.stdout + ran.stderr
+
+    id = says("submit", "iris", f"[{ROW}]").strip()
+    assert "predict" in says("result", id, "--wait")
+    assert "succeeded" in says("status", id)
+    assert "only a job that waits can be cancelled" in says("cancel", id, code=1)
+    assert "predict_proba" in says("predict", "iris", f"[{ROW}]")
+    assert "only clients go through a gateway" in says("dead", "list", code=2)
+
+
+def test_a_missing_package_is_named():
+    """Without httpx, a URL that begins with http is refused with what to install."""
+    code = "import sys; sys.modules['httpx'] = None; import mutirao; mutirao.Client('http://127.0.0.1')"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "SettingsError" in ran.stderr
+    assert "pip install 'mutirao[http]'" in ran.stderr
+
+
+RESULT = msgspec.Raw(b'{"model_name":"iris","model_version":"1","outputs":[]}')
+BESIDE = msgspec.Raw(b'{"model_name":"iris","model_version":"1","outputs":[],"parameters":{"binary_data_beside":true}}')
+QUEUED = JobInfo(model="iris", rows=2, priority="high", queued_at=1.5, expires_at=9.5)
+ENDED = msgspec.structs.replace(
+    QUEUED, history=(History(worker="a", at=2.0, how="worker lost"),), started_at=2.5, finished_at=3.5, worker="b",
+    version="1", attempts=2, reserved_at=2.25, batch=3, place=2,
+)  # fmt: skip
+
+
+def failure(kind, message, module, **data):
+    return msgspec.Raw(
+        msgspec.json.encode(
+            {"exc_type": kind, "exc_message": [message], "exc_module": module, "exc_data": data or None}
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        JobRecord(status="QUEUED", task_id="a", job=QUEUED),
+        JobRecord(status="STARTED", task_id="a", job=msgspec.structs.replace(ENDED, finished_at=None)),
+        JobRecord(status="SUCCESS", task_id="a", result=RESULT, job=ENDED),
+        JobRecord(status="FAILURE", task_id="a", result=failure("ModelFailed", "it raised", "mutirao.errors", model="iris", cause="ValueError"), job=ENDED),
+        JobRecord(status="FAILURE", task_id="a", result=failure("WorkerLostError", "signal 9", "billiard.exceptions"), job=ENDED),
+        JobRecord(status="REVOKED", task_id="a", result=failure("TaskRevokedError", "revoked", "celery.exceptions"), job=QUEUED),
+        JobRecord(status="REVOKED", task_id="a", result=failure("TaskRevokedError", "expired", "celery.exceptions"), job=QUEUED),
+    ],
+    ids=["queued", "running", "succeeded", "failed", "lost", "cancelled", "expired"],
+)  # fmt: skip
+def test_a_view_is_its_record(record):
+    """From a job's view a client makes the record: the same state, times, result and error."""
+    shown = msgspec.json.encode(views.job(record, result=True))
+    made = msgspec.json.decode(shown, type=View).record()
+    assert (made.status, made.task_id, made.job) == (record.status, record.task_id, record.job)
+    if record.status == "SUCCESS":
+        assert bytes(made.result) == bytes(record.result)
+    elif record.done:
+        error, meant = made.error(), record.error()
+        assert (type(error), str(error), error.data) == (type(meant), str(meant), meant.data)
+
+
+def test_a_large_result_is_not_in_a_view():
+    """A result that is kept beside its record has to be read apart."""
+    record = JobRecord(status="SUCCESS", task_id="a", result=BESIDE, job=ENDED)
+    made = msgspec.json.decode(msgspec.json.encode(views.job(record, result=True)), type=View).record()
+    assert bytes(made.result) == b"null"
+
+
+def test_an_error_of_a_newer_gateway():
+    """An error whose class is not known here is raised all the same, with its sentence."""
+    error = refused(418, b'{"error": "no coffee", "type": "Teapot", "data": {"short": true}}', "http://h")
+    assert type(error) is errors.MutiraoError
+    assert str(error) == "no coffee"
