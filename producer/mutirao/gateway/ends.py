@@ -14,8 +14,10 @@ from mutirao.job import Handle
 from mutirao.messages import JobRecord
 from mutirao.replies import Ended
 
-# After the first end, so long others that come with it are waited for: workers tell of them in groups.
-LINGER_S = 0.005
+# After the first end others are waited for, so long for each job, and no longer than that: what an answer costs grows with the
+# jobs that it was waited for with.
+LINGER_EACH_S = 0.0001
+LINGER_S = 0.02
 # Results in one answer. Of jobs beyond that the ends alone are told, and their results are read one by one.
 RESULTS_BYTES = 4 * 1024 * 1024
 
@@ -23,13 +25,13 @@ RESULTS_BYTES = 4 * 1024 * 1024
 class Gathering(Waiting):
     """One wait for many jobs."""
 
-    __slots__ = ("_found", "_linger_s")
+    __slots__ = ("_count", "_found")
 
     def __init__(self, call: Call, wait_s: float, count: int) -> None:
         """Take who waits, for how long at most, and for how many jobs."""
         super().__init__(call, wait_s)
         self._found: Ended = []
-        self._linger_s = LINGER_S if count > 1 else 0.0
+        self._count = count
 
     async def ends(self, front: Front, jobs: Sequence[Handle]) -> Ended:
         """Wait until one of the jobs has ended, or there is no such job, or the time is up.
@@ -46,8 +48,10 @@ class Gathering(Waiting):
 
     def _told(self, ended: Ended) -> None:
         if not self._found:
-            self._loop.call_later(self._linger_s, self._finish, None)
+            self._loop.call_later(min(LINGER_S, LINGER_EACH_S * self._count), self._finish, None)
         self._found += ended
+        if len(self._found) == self._count:
+            self._finish(None)
 
 
 async def told(front: Front, call: Call, ids: Sequence[str], wait_s: float, *, results: bool) -> Jobs:
@@ -59,6 +63,9 @@ async def told(front: Front, call: Call, ids: Sequence[str], wait_s: float, *, r
         ids: each once.
         wait_s: the longest wait, in seconds.
         results: whether to tell the results too.
+
+    Raises:
+        Forbidden: the caller may not read jobs of this model.
     """
     tenant = call.caller.tenant
     own = front.own.handles(ids, tenant) if wait_s else {}
@@ -69,6 +76,9 @@ async def told(front: Front, call: Call, ids: Sequence[str], wait_s: float, *, r
         gathering = Gathering(call, 0.0 if found else wait_s, len(jobs))
         found |= _known(await gathering.ends(front, jobs))
     front.own.forget(found)
+    for record in filter(None, found.values()):
+        call.caller.require("read", record.job.model)
+    front.limiter.ended(call.caller, [id for id, record in found.items() if record is not None])
     return _answer(found, results=results)
 
 
