@@ -7,13 +7,14 @@ import time
 
 import numpy as np
 import pytest
+import redis
 from servers import RedisServer
 
 from mutirao import Client, errors, queues, settings
-from mutirao.broker.redis import AsyncRedis
+from mutirao.broker.redis import AsyncRedis, Redis
 from mutirao.gateway.access import Caller
 from mutirao.gateway.limits import Limiter
-from mutirao.keys import Limits
+from mutirao.keys import Keys, Limits
 
 _NUMBERS = itertools.count(1)
 SLOW = 0.001  # requests a second: none comes back while a test runs
@@ -34,13 +35,13 @@ def caller(**limits):
 async def limiter(url, **given):
     """The limits as one gateway counts them."""
     made = settings.load(broker_url=url, **given)
-    redis = AsyncRedis(made)
-    counting = Limiter(made, redis)
+    driver = AsyncRedis(made)
+    counting = Limiter(made, driver)
     try:
         yield counting
     finally:
         await counting.close()
-        await redis.close()
+        await driver.close()
 
 
 def run(url, scenario, **given):
@@ -395,3 +396,26 @@ def test_nobody_waits_for_a_gateway_that_stops(redis_server):
         assert [type(each) for each in said] == [asyncio.CancelledError] * 3
 
     run(redis_server.url, scenario)
+
+
+def test_keys_and_limits_are_where_results_are(server):
+    """Where queues are on another server than records, keys, rates and jobs in flight are counted beside the records."""
+    results = f"{server.url.rpartition('/')[0]}/1"
+    given = settings.load(broker_url=server.url, result_url=results)
+    driver = Redis(given)
+    try:
+        key, _ = driver.run(Keys(given).add("crm", limits=Limits(rate_per_s=5.0, burst=5, in_flight=1)))
+    finally:
+        driver.close()
+    who = Caller(tenant="crm", key_id=key.id, limits=key.limits)
+
+    async def scenario(counting):
+        assert await fits(counting, who, "here")
+        there.set(queues.record_key("here"), '{"status":"SUCCESS"}')
+        await until(lambda: fits(counting, who, "next"))
+
+    names = (queues.KEYS, *queues.limit_keys(key.id)[:2])
+    with redis.Redis.from_url(results) as there:
+        run(server.url, scenario, result_url=results)
+        assert there.exists(*names) == 3
+    assert server.client().exists(*names) == 0
