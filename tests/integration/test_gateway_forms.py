@@ -1,0 +1,187 @@
+"""What goes in and out: JSON rows, V2, CSV, npy and forms; JSON, raw tensors, CSV and npy."""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+
+import numpy as np
+import pytest
+import samples
+
+IRIS, HOUSES = samples.get("iris"), samples.get("houses")
+ROWS = IRIS.data[:3]
+LABELS = IRIS.expected()[:3].tolist()
+FRAME = HOUSES.data[:3]
+CLASSES = HOUSES.expected()[:3].tolist()
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def predicted(answer):
+    assert answer.status_code == 200, answer.text
+    return next(output["data"] for output in answer.json()["outputs"] if output["name"] == "predict")
+
+
+def text_of(rows):
+    return "".join(",".join(map(str, row)) + "\n" for row in rows)
+
+
+IRIS_BODIES = {
+    "bare rows": (json.dumps(ROWS.tolist()), "application/json"),
+    "rows": (json.dumps({"rows": ROWS.tolist()}), "application/json; charset=utf-8"),
+    "rows after spaces": ("\n  " + json.dumps(ROWS.tolist()), "application/json"),
+    "no content type": (json.dumps(ROWS.tolist()), ""),
+    "what curl -d says": (json.dumps(ROWS.tolist()), "application/x-www-form-urlencoded"),
+    "V2": (
+        json.dumps({"inputs": [{"name": "X", "datatype": "FP64", "shape": [3, 4], "data": ROWS.ravel().tolist()}]}),
+        "application/json",
+    ),
+    "V2, FP32": (
+        json.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [3, 4], "data": ROWS.tolist()}]}),
+        "application/json",
+    ),
+    "CSV": (text_of(ROWS), "text/csv"),
+    "CSV with a header": ("a,b,c,d\r\n" + text_of(ROWS), "text/csv; charset=utf-8"),
+    "CSV with a mark of its order": ("\ufeff" + text_of(ROWS), "text/csv"),
+    "npy": (npy(ROWS), "application/x-npy"),
+    "npy in Fortran's order": (npy(np.asfortranarray(ROWS)), "application/x-npy"),
+    "npy, big-endian": (npy(ROWS.astype(">f8")), "application/x-npy"),
+}
+
+
+@pytest.mark.parametrize("form", IRIS_BODIES)
+def test_a_matrix_comes_in_many_forms(http, form):
+    """Each form of the same rows has the same answer."""
+    body, media = IRIS_BODIES[form]
+    content = body if isinstance(body, bytes) else body.encode()
+    headers = {"Content-Type": media} if media else {}
+    assert predicted(http.post("/v2/models/iris/infer", content=content, headers=headers)) == LABELS
+
+
+HOUSES_BODIES = {
+    "objects": json.dumps({"rows": FRAME.to_dict("records")}),
+    "rows in order": json.dumps({"rows": FRAME.to_numpy().tolist()}),
+    "CSV, columns in another order": FRAME[["rooms", "city", "area"]].to_csv(index=False),
+    "CSV with a column more": FRAME.assign(label="x").to_csv(index=False),
+    "CSV without a header": FRAME.to_csv(index=False, header=False),
+}
+
+
+@pytest.mark.parametrize("form", HOUSES_BODIES)
+def test_columns_come_in_many_forms(http, form):
+    """Columns of text and numbers are found by name, or by their order."""
+    media = "text/csv" if form.startswith("CSV") else "application/json"
+    content = HOUSES_BODIES[form].encode()
+    assert predicted(http.post("/v2/models/houses/infer", content=content, headers={"Content-Type": media})) == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("rows.csv", text_of(ROWS).encode(), "text/csv"),
+        ("rows.npy", npy(ROWS), "application/octet-stream"),
+        ("ROWS.JSON", json.dumps(ROWS.tolist()).encode(), "application/json"),
+    ],
+)
+def test_a_form_holds_one_file(http, name, content, kind):
+    """A file of a form is read by its type, or by its name's ending."""
+    assert predicted(http.post("/v2/models/iris/infer", files={"file": (name, content, kind)})) == LABELS
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_bodies_may_be_compressed(http, encoding, pack):
+    """gzip and deflate are undone."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    body = pack(json.dumps(ROWS.tolist()).encode())
+    assert predicted(http.post("/v2/models/iris/infer", content=body, headers=headers)) == LABELS
+
+
+@pytest.mark.parametrize("path", ["/v2/models/iris/infer", "/v1/models/iris/jobs"])
+def test_answers_come_as_csv(http, path):
+    """A line a row, a column for each value, of infer and of a job's result."""
+    answer = _asked(http, path, {"rows": ROWS.tolist()}, "text/csv")
+    table = list(csv.reader(io.StringIO(answer.text)))
+    assert table[0] == ["predict", "predict_proba.0", "predict_proba.1", "predict_proba.2"]
+    assert [int(row[0]) for row in table[1:]] == LABELS
+    assert [float(value) for value in table[1][1:]] == IRIS.expected("predict_proba")[0].tolist()
+
+
+@pytest.mark.parametrize("path", ["/v2/models/iris/infer", "/v1/models/iris/jobs"])
+def test_answers_come_as_npy(http, path):
+    """One output is an array; several are 406, with what to do."""
+    body = {"rows": ROWS.tolist(), "outputs": [{"name": "predict_proba"}]}
+    answer = _asked(http, path, body, "application/x-npy")
+    assert np.array_equal(np.load(io.BytesIO(answer.content)), IRIS.expected("predict_proba")[:3])
+    refused = _asked(http, path, {"rows": ROWS.tolist()}, "application/x-npy")
+    assert (refused.status_code, refused.json()["type"]) == (406, "NotAcceptable")
+
+
+def test_the_best_form_that_is_accepted_is_given(http):
+    """Accept's weights choose; a form that there is not is 406 and names those there are."""
+    accept = "text/html, text/csv;q=0.5, application/json;q=0.4"
+    assert (
+        _asked(http, "/v2/models/iris/infer", {"rows": ROWS.tolist()}, accept).headers["content-type"]
+        == "text/csv; charset=utf-8"
+    )
+    refused = _asked(http, "/v2/models/iris/infer", {"rows": ROWS.tolist()}, "text/html")
+    assert refused.status_code == 406
+    assert "application/x-npy" in refused.json()["error"]
+
+
+def test_what_json_cannot_carry_is_asked_for_otherwise(http):
+    """A NaN in a result is refused in JSON with the form that holds it, and comes whole in that."""
+    id = http.post("/v1/models/nanoutput/jobs", json={"rows": [[-1.0, 0.0, 0.0]]}).json()["id"]
+    answer = http.get(f"/v1/jobs/{id}/result", params={"wait": 20})
+    assert (answer.status_code, answer.json()["type"]) == (406, "NotAcceptable")
+    raw = http.get(f"/v1/jobs/{id}/result", headers={"Accept": "application/octet-stream"})
+    assert np.isnan(np.frombuffer(raw.content[int(raw.headers["inference-header-content-length"]) :])[0])
+
+
+REFUSED = {
+    "no JSON": (b"{", "application/json", 400),
+    "a string": (b'"rows"', "application/json", 400),
+    "no inputs": (b"{}", "application/json", 400),
+    "no rows": (b'{"rows": []}', "application/json", 400),
+    "ragged rows": (b"[[1,2,3,4],[1]]", "application/json", 400),
+    "nulls": (b"[[1,2,3,null]]", "application/json", 400),
+    "rows that differ": (b'[{"a":1},{"b":1}]', "application/json", 400),
+    "deep": (b"[" * 100_000, "application/json", 400),
+    "deep and closed": (b"[" * 5_000 + b"]" * 5_000, "application/json", 400),
+    "NaN": (b'[["NaN",1,2,3]]', "application/json", 400),
+    "CSV of text": (b"a,b,c,d\n1,2,x,4\n", "text/csv", 400),
+    "CSV with NaN": (b"1,2,nan,4\n", "text/csv", 400),
+    "ragged CSV": (b"1,2,3,4\n1,2\n", "text/csv", 400),
+    "CSV of a header": (b"a,b,c,d\n", "text/csv", 400),
+    "empty CSV": (b"", "text/csv", 400),
+    "CSV of no text": (b"\xff\xfe\x00", "text/csv", 400),
+    "no npy": (b"\x93NUMPY", "application/x-npy", 400),
+    "npy of objects": (npy(np.array([["a", None]], dtype=object)), "application/x-npy", 400),
+    "npy cut short": (npy(ROWS)[:-8], "application/x-npy", 400),
+    "XML": (b"<rows/>", "application/xml", 415),
+    "a form without a boundary": (b"x", "multipart/form-data", 400),
+    "a form without a file": (b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--b--\r\n",
+                              "multipart/form-data; boundary=b", 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("path", ["/v2/models/iris/infer", "/v1/models/iris/jobs:batch"])
+def test_what_cannot_be_read_is_refused(http, case, path):
+    """Each is 4xx with a sentence, never a failure of the gateway."""
+    body, media, status = REFUSED[case]
+    answer = http.post(path, content=body, headers={"Content-Type": media})
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]
+
+
+def _asked(http, path, body, accept):
+    if path.endswith("/infer"):
+        return http.post(path, json=body, headers={"Accept": accept})
+    id = http.post(path, json=body).json()["id"]
+    return http.get(f"/v1/jobs/{id}/result", params={"wait": 20}, headers={"Accept": accept})
