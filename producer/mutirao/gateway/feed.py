@@ -53,11 +53,6 @@ class Feed:
         self._latest: Issue | None = None
         self._reading: asyncio.Task[None] | None = None
 
-    @property
-    def reading(self) -> bool:
-        """Whether snapshots are being read."""
-        return self._reading is not None
-
     async def seen(self) -> Seen:
         """Read the fleet now.
 

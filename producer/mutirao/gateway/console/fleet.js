@@ -39,6 +39,7 @@ function remember({ models }) {
 
 function glance({ models, workers }) {
   const ready = models.filter((model) => model.ready).length;
+  document.title = ready === models.length ? "mutirão" : `${models.length - ready} not ready · mutirão`;
   $("ready").replaceChildren(String(ready), el("span", { class: "of" }, ` of ${models.length}`));
   say($("ready-more"), models.length === 0 ? "none announced" : ready === models.length ? "all of them" : missing(models));
 

@@ -5,6 +5,7 @@ import { svg } from "./dom.js";
 const KEPT = 180;
 const WIDTH = 120;
 const HEIGHT = 30;
+const LEAST = { rate: 1, depth: 10 }; // what a whole height stands for at least, so that one request does not look like a flood
 
 /** The last few minutes of named series, one point a snapshot. */
 export class History {
@@ -40,8 +41,8 @@ export class Spark {
   draw(series, label) {
     this.picture.setAttribute("aria-label", label);
     this.place.toggleAttribute("data-empty", !series.some((points) => points.some(Boolean)));
-    this.lines.forEach(({ path, area }, at) => {
-      const line = Math.max(0, ...series[at]) > 0 ? curve(series[at]) : "";
+    this.lines.forEach(({ kind, path, area }, at) => {
+      const line = Math.max(0, ...series[at]) > 0 ? curve(series[at], LEAST[kind]) : "";
       path.setAttribute("d", line);
       if (area) area.setAttribute("d", line && `${line}V${HEIGHT}H${start(series[at]).toFixed(1)}Z`);
     });
@@ -50,9 +51,9 @@ export class Spark {
 
 const start = (points) => WIDTH - (points.length - 1) * (WIDTH / (KEPT - 1));
 
-function curve(points) {
+function curve(points, least) {
   if (points.length < 2) return "";
-  const most = Math.max(...points) || 1;
+  const most = Math.max(least, ...points);
   const step = WIDTH / (KEPT - 1);
   const first = start(points);
   const at = (value, place) => `${(first + place * step).toFixed(1)} ${(HEIGHT - 1 - (value / most) * (HEIGHT - 3)).toFixed(1)}`;
