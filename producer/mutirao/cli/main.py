@@ -47,7 +47,7 @@ SUMMARIES = {
     "result": "Print the answer to jobs.",
     "status": "Say where jobs are.",
     "submit": "Queue a request and print its job's id.",
-    "up": "Run Redis, workers and Flower on this machine.",
+    "up": "Run Redis, workers, the gateway and Flower on this machine.",
     "webhooks": "Tell receivers that jobs have ended.",
     "worker": "Answer predictions.",
 }

@@ -52,6 +52,14 @@ READY_S = 120.0
     show_default=True,
     help="Flower's port, if it is free.",
 )
+@click.option("--gateway/--no-gateway", default=True, help="The HTTP front and its console, for this machine.")
+@click.option(
+    "--gateway-port",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    show_default=True,
+    help="The gateway's port, if it is free.",
+)
 def up(
     *,
     workers: int,
@@ -61,8 +69,10 @@ def up(
     port: int | None,
     flower_port: int,
     flower: bool,
+    gateway: bool,
+    gateway_port: int,
 ) -> None:
-    """Run Redis, workers and Flower on this machine, without Docker or root.
+    """Run Redis, workers, the HTTP gateway and Flower on this machine, without Docker or root.
 
     All of it listens on this machine only, and ends with Ctrl-C: workers finish what they compute first. What is queued stays in the
     folder, and the next `up` there goes on with it.
@@ -77,6 +87,8 @@ def up(
         flower=flower,
         port=port,
         flower_port=flower_port,
+        gateway=gateway,
+        gateway_port=gateway_port,
         report=_tell,
     )
     with _interruptible(), _ended(system):
@@ -86,6 +98,8 @@ def up(
         _banner(system, time.monotonic() - started)
         if flower and not system.flower_url:
             output.note("Flower is not installed, so it does not run: pip install 'mutirao[flower]'")
+        if gateway and not system.gateway_url:
+            output.note("the HTTP gateway is not installed, so it does not run: pip install 'mutirao[gateway]'")
         while True:
             system.check()
             time.sleep(0.2)
@@ -160,6 +174,8 @@ def _parts(system: Embedded) -> Iterator[tuple[str, str]]:
     for worker in fleet.workers:
         yield "Worker", f"{worker.name}, {worker.processes} at a time"
     yield "Models", f"{_models(fleet)}, in {system.settings.models}"
+    if system.gateway_url:
+        yield "Console", f"{system.gateway_url} (the API is described at {system.gateway_url}/docs)"
     if system.flower_url:
         yield "Flower", f"{system.flower_url}, user {system.flower_user}, password {system.flower_password}"
     if system.settings.webhook_hosts:

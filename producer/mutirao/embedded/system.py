@@ -1,4 +1,4 @@
-"""The embedded system: a private Redis, worker processes and Flower, as one thing that starts and ends."""
+"""The embedded system: a private Redis, worker processes, the HTTP gateway and Flower, as one thing that starts and ends."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class Embedded:
         flower: whether Flower runs; it is left out, too, where it is not installed.
         port: Redis's port; by default the one of the last run in this folder, or any that is free.
         flower_port: Flower's port, if it is free.
+        gateway: whether the HTTP gateway runs; it is left out, too, where its libraries are not installed.
+        gateway_port: the gateway's port, if it is free.
         worker_command: what starts one worker; options are added to it.
         report: called with each incident (a child died), from another thread.
 
@@ -60,6 +62,8 @@ class Embedded:
         flower: bool = True,
         port: int | None = None,
         flower_port: int = 5555,
+        gateway: bool = False,
+        gateway_port: int = 8000,
         worker_command: Sequence[str] = (sys.executable, "-m", "mutirao", "worker"),
         report: Callable[[Incident], None] = lambda _: None,
     ) -> None:
@@ -68,6 +72,7 @@ class Embedded:
         self._concurrency = concurrency
         self._port = port
         self._flower_port = flower_port if flower and importlib.util.find_spec("flower") else 0
+        self._gateway_port = gateway_port if gateway and importlib.util.find_spec("litestar") else 0
         self._worker_command = worker_command
         self._report = report
         self._lock = -1
@@ -93,6 +98,11 @@ class Embedded:
     def flower_url(self) -> str | None:
         """The address of Flower, without its password; None where it does not run."""
         return f"http://{redis_server.HOST}:{self._flower_port}" if self._flower_port else None
+
+    @property
+    def gateway_url(self) -> str | None:
+        """The address of the HTTP gateway and of its console; None where it does not run."""
+        return f"http://{redis_server.HOST}:{self._gateway_port}" if self._gateway_port else None
 
     @property
     def flower_user(self) -> str:
@@ -134,10 +144,10 @@ class Embedded:
         self._supervisor.watch()
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Wait until every worker has announced itself.
+        """Wait until every worker has announced itself, and the gateway answers.
 
         Raises:
-            EmbeddedError: names the worker that has not, with the last line of its log.
+            EmbeddedError: names the one that has not, with the last line of its log.
         """
         deadline = time.monotonic() + timeout_s
         with redis.Redis.from_url(self.broker_url, socket_timeout=5) as client:
@@ -147,6 +157,12 @@ class Embedded:
                 if dying or time.monotonic() > deadline:
                     raise self._not_ready((dying or missing)[0], timeout_s, died=bool(dying))
                 time.sleep(0.05)
+        while self._gateway_port and not self._gateway_answers():
+            self.check()
+            dying = self._supervisor.deaths("gateway") >= 3
+            if dying or time.monotonic() > deadline:
+                raise self._not_ready("gateway", timeout_s, died=dying)
+            time.sleep(0.05)
 
     def fleet(self) -> Catalog:
         """Tell which workers live and which models they have announced."""
@@ -216,6 +232,20 @@ class Embedded:
         if self.settings.webhook_hosts:
             told = env | {"MUTIRAO_WEBHOOK_SECRET": self.settings.webhook_secret}
             self._supervisor.start(self._role("webhooks", [sys.executable, "-m", "mutirao", "webhooks"], FLOWER, told))
+        if self._gateway_port:
+            self._gateway_port = redis_server.free_port(self._gateway_port)
+            command = [
+                sys.executable,
+                "-m",
+                "mutirao",
+                "gateway",
+                "--host",
+                redis_server.HOST,
+                "--port",
+                str(self._gateway_port),
+            ]
+            # The workers have ended by then, so there is nothing left to wait for.
+            self._supervisor.start(self._role("gateway", command, FLOWER, env | {"MUTIRAO_GRACE_S": "2"}))
         if self._flower_port:
             self._flower_port = redis_server.free_port(self._flower_port)
             env["FLOWER_BASIC_AUTH"] = f"{self.flower_user}:{self.flower_password}"
@@ -238,9 +268,17 @@ class Embedded:
             "pid": os.getpid(),
             "broker_url": self.broker_url,
             "flower_url": self.flower_url,
+            "gateway_url": self.gateway_url,
             "started_at": time.time(),
         }
         write_private(self.home.state, state)
+
+    def _gateway_answers(self) -> bool:
+        try:
+            socket.create_connection((redis_server.HOST, self._gateway_port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def _unannounced(self, client: redis.Redis) -> list[str]:
         """Name the workers that have not been seen since they were started; entries of an earlier run are older."""
