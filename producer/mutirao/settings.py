@@ -171,6 +171,9 @@ def _checked(settings: Settings) -> Settings:
             settings.inline_bytes,
             f"it must not be more than max_request_bytes, {settings.max_request_bytes}",
         )
+    if not all("!" <= sign <= "~" for sign in settings.api_key):
+        text = f"{PREFIX}API_KEY holds what no key does: a space, an end of a line, or a letter that is not ASCII"
+        raise errors.SettingsError(text, key=f"{PREFIX}API_KEY", value="***")
     if not 0 <= settings.gateway_port <= 65535:
         raise _refused(
             "gateway_port", settings.gateway_port, "it must be a port, 1 to 65535, or 0 for any that is free"

@@ -79,6 +79,9 @@ def test_an_api_key_is_not_shown():
     assert "api_key='***'" in repr(given)
     assert "webhook_secret='***'" in repr(given)
     assert "api_key=''" in repr(settings.load({}))
+    with pytest.raises(SettingsError, match="MUTIRAO_API_KEY holds what no key does") as caught:
+        settings.load({}, api_key="s3cret\n")
+    assert "s3cret" not in str(caught.value) + repr(caught.value)
 
 
 @pytest.mark.parametrize(("text", "meant"), [("0", False), ("false", False), ("1", True), ("true", True)])

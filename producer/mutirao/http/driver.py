@@ -25,6 +25,7 @@ except ImportError as missing:
 PAUSES_S = (0.05, 0.1, 0.2, 0.5)
 # What a balancer says while the gateway behind it changes.
 _BETWEEN = (502, 503)
+_CLOSED = "the client was closed during a call"
 _BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
 
 
@@ -72,6 +73,10 @@ class Http:
                 attempt.answer(client.send(_request(client, exchange, self._settings)))
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
+            except RuntimeError as exc:
+                if not client.is_closed:
+                    raise
+                raise errors.MutiraoError(_CLOSED) from exc
             if attempt.reply is not None:
                 return attempt.reply
             time.sleep(attempt.pause_s)
@@ -135,6 +140,10 @@ class AsyncHttp:
                 attempt.answer(await client.send(_request(client, exchange, self._settings)))
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
+            except RuntimeError as exc:
+                if not client.is_closed:
+                    raise
+                raise errors.MutiraoError(_CLOSED) from exc
             if attempt.reply is not None:
                 return attempt.reply
             await asyncio.sleep(attempt.pause_s)

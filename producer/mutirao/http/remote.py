@@ -60,6 +60,7 @@ class Remote(Operations):
                 {"priority": ask.priority, "expires_s": repr(float(expires_s))},
                 body,
                 {"content-type": BINARY, HEADER_LENGTH: str(head)},
+                wait_s=len(made) * QUEUED_EACH_S,
             )
         return Submitted(made, frozenset(), expires_s)
 
@@ -131,6 +132,8 @@ class Remote(Operations):
             raise unavailable(self.settings.broker_url, reason, "does the URL name a gateway?") from exc
 
 
+# A gateway checks and queues several times as fast.
+QUEUED_EACH_S = 0.0003
 _JSON = {"content-type": JSON}
 
 
