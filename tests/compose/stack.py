@@ -112,6 +112,7 @@ class Stack:
     def _settings(self) -> dict[str, object]:
         return {
             "MUTIRAO_FLOWER_PORT": self.flower_port,
+            "MUTIRAO_GATEWAY_PORTS": "18800-18815",
             "MUTIRAO_MODELS_DIR": self.models,
             "MUTIRAO_REDIS_PORT": self.redis_port,
             "MUTIRAO_TEST_FOLDER": ROOT / "tests",

@@ -25,10 +25,12 @@ def names(text):
 
 def test_images_get_what_they_need_and_no_more(tmp_path):
     """A producer gets no scikit-learn; a worker gets what its libraries need in turn; nobody gets the tools of development."""
-    producer, worker, flower = (
+    producer, gateway, worker, flower = (
         names(locked(tmp_path, *groups).stdout)
-        for groups in (["producer"], ["producer", "worker"], ["producer", "worker", "flower"])
+        for groups in (["producer"], ["producer", "gateway"], ["producer", "worker"], ["producer", "worker", "flower"])
     )
+    assert {"litestar", "uvicorn", "uvloop", "httptools", "prometheus-client"} < gateway - producer
+    assert not {"celery", "scikit-learn", "pandas", "tritonclient"} & gateway
     assert {"redis", "hiredis", "msgspec", "numpy"} < producer < worker < flower
     assert not {"celery", "scikit-learn", "pandas"} & producer
     assert {"celery", "billiard", "packaging", "scikit-learn", "scipy"} < worker
