@@ -131,7 +131,7 @@ async function result(mine) {
 function table(outputs) {
   const columns = outputs.flatMap((output) => columnsOf(output));
   const rows = Math.min(ROWS_MAX, Math.max(0, ...outputs.map(({ shape }) => shape[0])));
-  const head = el("tr", {}, el("th", { scope: "col", class: "number" }, "row"), ...columns.map(({ name }) => el("th", { scope: "col", class: "number" }, name)));
+  const head = el("tr", {}, el("th", { scope: "col", class: "number" }, "#"), ...columns.map(({ name }) => el("th", { scope: "col", class: "number" }, name)));
   const line = (at) => el("tr", {}, el("th", { scope: "row", class: "number about" }, String(at + 1)), ...columns.map(({ of }) => el("td", { class: "number" }, cell(of(at)))));
   return el("table", {}, el("thead", {}, head), el("tbody", {}, ...Array.from({ length: rows }, (_, at) => line(at))));
 }
