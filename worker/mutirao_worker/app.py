@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, concurrency, signals
 from kombu import Exchange, Queue
 from kombu.serialization import register
 
@@ -115,6 +115,8 @@ def _load(worker: Any) -> None:
     strategy.keep_compressed()
     app.conf.broker_transport_options["visibility_timeout"] = redelivered_after_s(app.host.hard_limits())
     banner.show(worker, app.host.infos(), app.host.threads)
+    if concurrency.get_implementation(worker.pool_cls).__module__.endswith("thread"):
+        _prepare()  # no process is forked that could
 
 
 def _model(queue: str) -> str:

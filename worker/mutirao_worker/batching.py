@@ -90,6 +90,11 @@ class Fit:
         ):
             setattr(self, name, _FORGET * getattr(self, name) + value)
 
+    @property
+    def rows(self) -> float:
+        """The mean rows of the batches that were timed, the latest counting most; 0 where there is none."""
+        return self._n / self._weight if self.known else 0.0
+
     def seconds(self, rows: int) -> float:
         """Foretell how long a batch takes; 0 where nothing is known."""
         per_row, per_batch = self.line
@@ -259,13 +264,30 @@ class Batcher:
         entry = 0 if free or line or line.running else 1
         if not line.fit.known:
             return max(0, 1 - line.count), entry
-        rows = min(
-            line.limits.max_rows, line.fit.rows_within(line.limits.latency_s or AHEAD_S), line.fit.rows_within(AHEAD_S)
-        )
+        rows = self._full(line)
         batches = min(2 * slots, math.floor(slots * AHEAD_S / max(1e-6, line.fit.seconds(rows))))
         per_request = max(1.0, line.rows_per_request)
         ahead = math.floor((batches * rows - line.rows) / per_request) if line.rows <= batches * rows / 2 else 0
         return max(0, math.ceil((rows - line.rows) / per_request)), max(ahead, entry)
+
+    def speeds(self, slots: int) -> dict[str, float]:
+        """Foretell how many rows of each model so many slots answer a second, with full batches; of those that have been timed."""
+        found = {}
+        for model, line in self.lines.items():
+            rows = self._full(line)
+            if (seconds := line.fit.seconds(rows)) > 0:
+                found[model] = slots * rows / seconds
+        return found
+
+    def rows(self) -> dict[str, float]:
+        """Tell the mean rows of each model's latest batches."""
+        return {model: line.fit.rows for model, line in self.lines.items() if line.fit.known}
+
+    def _full(self, line: Line) -> int:
+        """How many rows a batch holds when there is no lack of them."""
+        return min(
+            line.limits.max_rows, line.fit.rows_within(line.limits.latency_s or AHEAD_S), line.fit.rows_within(AHEAD_S)
+        )
 
     def _chosen(self, now: float, slots: int) -> Line | None:
         """Choose a model: one within its share of the slots before one beyond it, then who has waited longest."""

@@ -21,23 +21,28 @@ from celery import bootsteps
 from mutirao import errors, queues, settings
 from mutirao.broker.redis import Redis
 from mutirao.broker.server import connect
-from mutirao.catalog import WorkerInfo
+from mutirao.catalog import ModelInfo, WorkerInfo
 from mutirao.core import Core
+from mutirao_worker.hosting import cores
 
 logger = logging.getLogger(__name__)
 
 EVERY_S = 5.0
+# What it serves is told at once when it changes: a model that is warm, a queue that is consumed no more.
+LOOK_S = 0.25
 
 
 class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """Announces the worker and its models every 5 s while it consumes."""
+    """Announces the worker every 5 s while it consumes, and at once when what it serves changes."""
 
     requires = ("mutirao_worker.strategy:Engine",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         """Take Celery's consumer."""
         super().__init__(consumer, **kwargs)
-        self._timer: Any = None
+        self._timers: list[Any] = []
+        self._served: dict[str, str] | None = None  # as it was last said
+        self._speeds: dict[str, float] = {}  # as they were last known, by whichever worker
         self._client: redis.Redis | None = None
         self._script: Any = None
         self._started_at = time.time()
@@ -45,19 +50,22 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._counted_at = time.monotonic()
 
     def start(self, consumer: Any) -> None:
-        """Announce now, and go on."""
+        """Announce from now on."""
         given = consumer.app.conf.mutirao
         # Beside a broker that is no Redis, the fleet's announcements are where results are.
         url = given.result_url if given.foreign else given.broker_url
         self._client = connect(url, given, socket_timeout=2.0, socket_connect_timeout=2.0)
         self._script = self._client.register_script(files(__package__).joinpath("announce.lua").read_text())
-        self._announce(consumer)
-        self._timer = consumer.timer.call_repeatedly(EVERY_S, self._announce, (consumer,))
+        self._served = None
+        self._timers = [
+            consumer.timer.call_repeatedly(EVERY_S, self._announce, (consumer,)),
+            consumer.timer.call_repeatedly(LOOK_S, self._look, (consumer,)),
+        ]
 
     def stop(self, consumer: Any) -> None:
         """Fall silent at once: others need not wait to see that this worker is gone."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         if self._client is None:
             return
         try:
@@ -68,18 +76,35 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
 
     terminate = stop
 
+    def _look(self, consumer: Any) -> None:
+        """Announce what has changed; a worker that starts is announced once it consumes and has tried all its models, or after 5 s."""
+        if self._served is None and not consumer.app.host.tried:
+            return
+        if _served(consumer) != self._served:
+            self._announce(consumer)
+
     def _announce(self, consumer: Any) -> None:
-        infos = consumer.app.host.infos()
+        infos, engine = consumer.app.host.infos(), consumer.engine
+        processes = consumer.pool.num_processes if consumer.pool else 1
+        speeds, batches = _paces(engine, processes)
+        self._served = _served(consumer)
+        self._remember()
+        self._speeds |= speeds
         worker = WorkerInfo(
             name=consumer.hostname,
             pid=os.getpid(),
-            processes=consumer.pool.num_processes if consumer.pool else 1,
-            models={info.name: info.version for info in infos if info.state == "ready"},
+            processes=processes,
+            models=self._served,
             memory_bytes=psutil.Process().memory_info().rss,
             started_at=self._started_at,
             rates=self._rates(consumer),
+            identity=engine.reservations.identity if engine.reservations is not None else "",
+            cores=cores(),
+            speeds=speeds,
+            batches=batches,
         )
-        models = [part for info in infos for part in (info.name, msgspec.json.encode(info))]
+        known = [msgspec.structs.replace(info, speed=self._speeds.get(info.name, 0.0)) for info in infos]
+        models = [part for info in known for part in (info.name, msgspec.json.encode(info))]
         try:
             self._script(
                 keys=[queues.MODELS, queues.WORKERS], args=[worker.name, msgspec.json.encode(worker)[:-1], *models]
@@ -87,14 +112,43 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         except redis.RedisError as exc:
             logger.warning("could not announce this worker: %s", exc)
 
+    def _remember(self) -> None:
+        """Learn how quick models are from those that have timed them: whoever has not must not take it away."""
+        assert self._client is not None
+        try:
+            known: Any = self._client.hgetall(queues.MODELS)
+        except redis.RedisError as exc:
+            logger.debug("could not read the models: %s", exc)
+            return
+        found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo).speed for name, raw in known.items()}
+        self._speeds |= {name: speed for name, speed in found.items() if speed}
+
     def _rates(self, consumer: Any) -> dict[str, float]:
         """How many requests of each model it answered a second, since it last said so."""
-        engine = getattr(consumer, "engine", None)
-        answered = engine.answered() if engine is not None else {}
+        answered = consumer.engine.answered()
         before, self._answered = self._answered, answered
         passed, self._counted_at = time.monotonic() - self._counted_at, time.monotonic()
         counts = {model: count - before.get(model, 0) for model, count in answered.items()}
         return {model: round(count / passed, 3) for model, count in counts.items() if count and passed > 0}
+
+
+def _served(consumer: Any) -> dict[str, str]:
+    """Find what can be asked of this worker now: models that are warm, and whose queues it consumes."""
+    warm = consumer.app.host.warm()
+    consuming = consumer.task_consumer.consuming_from if consumer.task_consumer else lambda _: False
+    return {name: version for name, version in warm.items() if consuming(queues.queue(name))}
+
+
+def _paces(engine: Any, slots: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Tell rows a second, and rows a batch, of each model that has been timed."""
+    if not hasattr(engine, "dispatcher"):
+        return {}, {}
+    batcher = engine.dispatcher.batcher
+    return _rounded(batcher.speeds(slots)), _rounded(batcher.rows())
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in values.items()}
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterable
 
+import msgspec
 import threadpoolctl
 
 from mutirao import catalog, errors
@@ -14,6 +15,7 @@ from mutirao.catalog import ModelInfo
 from mutirao_worker.batching import Limits
 from mutirao_worker.loaded import Loaded
 from mutirao_worker.repository import Repository
+from mutirao_worker.warmth import Warmth
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Host:
         self._loaded: dict[str, Loaded] = {}
         self._infos: dict[str, ModelInfo] = {}
         self._limits: dict[str, tuple[float | None, float | None]] = {}
+        self._warmth = Warmth(())
 
     def load(self, repository: Repository, names: Iterable[str]) -> None:
         """Load models; one that fails does not stop the others."""
@@ -41,6 +44,7 @@ class Host:
             else:
                 self._loaded[name], self._infos[name] = loaded, loaded.info
                 self._limits[name] = (loaded.manifest.time_limit_s, loaded.manifest.soft_time_limit_s)
+        self._warmth = Warmth(self._loaded)
         # What is loaded now lives as long as the process: the collector need not touch, and so copy, its pages in the children.
         gc.collect()
         gc.freeze()
@@ -60,8 +64,17 @@ class Host:
         raise catalog.not_found(name, tuple(sorted(self._infos)))
 
     def infos(self) -> tuple[ModelInfo, ...]:
-        """Describe every model, loaded or not."""
-        return tuple(self._infos[name] for name in sorted(self._infos))
+        """Describe every model, loaded or not; one that failed its warm-up is unavailable."""
+        return tuple(self._info(name) for name in sorted(self._infos))
+
+    def warm(self) -> dict[str, str]:
+        """The models that are loaded and warmed up, with their versions."""
+        return {name: loaded.info.version for name, loaded in self._loaded.items() if self._warmth.failure(name) == ""}
+
+    @property
+    def tried(self) -> bool:
+        """Whether every model that is loaded has been warmed up, or has failed at it."""
+        return all(self._warmth.failure(name) is not None for name in self._loaded)
 
     def time_limits(self, name: str | None) -> tuple[float | None, float | None]:
         """A model's hard and soft time limits in seconds, None for none."""
@@ -98,18 +111,31 @@ class Host:
             loaded.set_threads(self.threads)
 
     def warm_up(self) -> None:
-        """Run every model once on its own example; one that fails says so in the log and is tried again by its first request."""
+        """Run every model once on its own example; one that fails says so in the log, and to the parent of this process."""
         for name, loaded in self._loaded.items():
             try:
                 loaded.warm_up()
-            except Exception:
+            except Exception as exc:
                 logger.exception("model %s failed its warm-up", name)
+                self._warmth.tell(name, f"{type(exc).__name__}: {exc}")
+            else:
+                self._warmth.tell(name)
+
+    def _info(self, name: str) -> ModelInfo:
+        info = self._infos[name]
+        failure = self._warmth.failure(name) if name in self._loaded else None
+        if not failure:
+            return info
+        return msgspec.structs.replace(info, state="unavailable", reason=f"its warm-up failed: {failure}")
 
 
 def threads_per_process(processes: int) -> int:
     """Share the cores: processes x threads = cores, at least one thread each."""
-    return (
-        max(1, len(os.sched_getaffinity(0)) // max(1, processes))
-        if hasattr(os, "sched_getaffinity")
-        else max(1, (os.cpu_count() or 1) // max(1, processes))
-    )
+    return max(1, cores() // max(1, processes))
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,131 @@
+"""What workers say of themselves: what they serve at this moment, how quick they are, and that they are gone when they are."""
+
+import time
+
+import brokers
+import joblib
+import msgspec
+import numpy as np
+import pytest
+import samples
+import waiting
+import worker_models
+from celery import Celery
+from servers import RedisServer
+from workers import Fleet, WorkerProcess
+
+from mutirao import ModelUnavailable, catalog, queues, settings
+from mutirao.broker.redis import Redis
+from mutirao.core import Core
+
+ROW = [5.1, 3.5, 1.4, 0.2]
+LEASE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def announced(tmp_path_factory):
+    """A worker of two processes; one of its models cannot be warmed up there."""
+    folder = tmp_path_factory.mktemp("announced")
+    repository = samples.repository(folder / "models", "iris", "slow")
+    file = folder / "cold.joblib"
+    joblib.dump(worker_models.Cold().fit(np.zeros((2, 3))), file)
+    repository.add("cold", file)
+    env = {"COLD": "1", "MUTIRAO_LEASE_S": str(LEASE_S)}
+    with RedisServer() as server, WorkerProcess(server.url, repository.root, concurrency=2, env=env) as worker:
+        yield Fleet(server, repository, worker)
+
+
+@pytest.fixture
+def look(announced):
+    """Read the catalogue."""
+    given = settings.load({}, **brokers.broker_of(announced.url))
+    driver, core = Redis(given), Core(given, check=False)
+    yield lambda: driver.run(core.catalog())
+    driver.close()
+
+
+@pytest.fixture
+def timed(announced, look):
+    """Have the worker time one of its models, and say so."""
+
+    def time():
+        with announced.client() as client:
+            for job in client.submit_many("iris", [ROW] * 300):
+                job.result(30)
+        waiting.until(own, timeout_s=15)
+        return own()
+
+    def own():
+        return next(
+            (each for each in look().workers if each.name == announced.worker.name and "iris" in each.speeds), None
+        )
+
+    return time
+
+
+def test_only_what_is_warm_is_served(announced, look):
+    """A worker that has announced itself serves what is loaded and warm; what failed its warm-up is unavailable, with the reason."""
+    (worker,) = (worker for worker in look().workers if worker.name == announced.worker.name)
+    assert set(worker.models) == {"iris", "slow"}
+    assert look().models["cold"].reason == "its warm-up failed: RuntimeError: no weights on this machine"
+    with pytest.raises(ModelUnavailable, match="no weights on this machine"), announced.client() as client:
+        client.predict("cold", [[1.0, 2.0, 3.0]])
+
+
+def test_how_quick_it_is(announced, look, timed):
+    """Once it has answered, a worker tells its rows a second and its latest batches' rows; the model remembers the speed."""
+    worker = timed()
+    assert worker.cores >= 1
+    assert worker.speeds["iris"] > 100
+    assert 1 <= worker.batches["iris"] <= 300
+    assert look().speed("iris") >= worker.speeds["iris"]
+    assert look().models["iris"].speed > 100
+    if not (brokers.AMQP or brokers.STOCK):
+        assert announced.server.client().zscore(queues.LEASES, worker.identity)
+
+
+def test_a_queue_that_is_consumed_no_more(announced, look):
+    """A worker that is told to consume a queue no more says so at once, and again when it does."""
+    destination = [announced.worker.name]
+    with Celery(broker=announced.broker_url) as app:
+        app.control.cancel_consumer("mutirao.slow", destination=destination, reply=True)
+        waiting.until(lambda: not look().serving("slow"), timeout_s=3)
+        assert look().serving("iris")
+        app.control.add_consumer("mutirao.slow", destination=destination, reply=True)
+        waiting.until(lambda: look().serving("slow"), timeout_s=3)
+
+
+@pytest.mark.skipif(brokers.AMQP or brokers.STOCK, reason="is about the engine's leases")
+def test_gone_within_its_lease(announced, look):
+    """A worker that was killed is taken for gone when its lease lapses, not when its announcement is old; its speed is remembered."""
+    args = ["--models", "slow"]
+    env = {"MUTIRAO_LEASE_S": str(LEASE_S)}
+    with WorkerProcess(announced.url, announced.repository.root, args=args, env=env) as other:
+        assert len(look().serving("slow")) == 2
+        other.kill()
+        began = time.monotonic()
+        waiting.until(lambda: len(look().serving("slow")) == 1, timeout_s=catalog.FRESH_S)
+        assert time.monotonic() - began < LEASE_S + 2
+    assert len(look().serving("iris")) == 1
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_pools_without_processes(announced, look, pool):
+    """Where nothing is forked, models are warm as well, and served."""
+    args = ["--models", "iris", "--pool", pool]
+    with WorkerProcess(announced.url, announced.repository.root, args=args) as other:
+        assert [worker.models for worker in look().workers if worker.name == other.name] == [{"iris": "1"}]
+
+
+def test_the_last_known_speed(announced, look):
+    """A worker that has not timed a model announces it with the speed that was last measured, whoever measured it."""
+
+    def own():
+        return next(worker for worker in look().workers if worker.name == announced.worker.name)
+
+    assert "slow" not in own().speeds
+    redis, before = announced.server.client(), own().seen_at
+    info = msgspec.structs.replace(look().models["slow"], speed=123.0, workers=0)
+    redis.hset(queues.MODELS, "slow", msgspec.json.encode(info))
+    waiting.until(lambda: own().seen_at > before, timeout_s=15)
+    assert look().models["slow"].speed == 123.0
