@@ -123,10 +123,12 @@ def test_without_keys_this_machine_alone_needs_none(server, ring):
     async def scenario():
         async with keeper(server.url) as door, keeper(server.url, BEYOND) as beyond:
             assert await door.caller({}) is ANYBODY
+            assert (await door.is_open(), await beyond.is_open()) == (True, False)
             assert await refused(beyond, {})
             key, token = ring.add("crm")
             ring.revoke(key.id)
             await soon(lambda: refused(door, {}))
+            assert not await door.is_open()
             server.client().delete(queues.KEYS)
             door._read_at = float("-inf")  # the copy is old
             assert await refused(door, {})

@@ -140,6 +140,7 @@ async def cancel(front: Front, call: Call, id: str) -> Answer:
     if record.state != "cancelled":
         text = f"job {id!r} is {record.state}: only a job that waits can be cancelled"
         raise errors.NotCancellable(text, id=id, state=record.state)
+    front.limiter.ended(call.caller, [id])
     return answers.json(views.job(record))
 
 

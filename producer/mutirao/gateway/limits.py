@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -188,7 +188,7 @@ class Limiter:
         counts = (limits.rate_per_s or 0, limits.burst, limits.in_flight or 0, kept_s, queues.record_key(""))
         return _one(Call(self._side, "admit", queues.limit_keys(key), (mode, *counts, *args)))
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
