@@ -38,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         result_ttl_s: how long a finished job's record is kept, in seconds.
         inline_bytes: tensors larger than this go beside the message, under a key of their own.
         max_request_bytes: a request larger than this is refused before it is queued.
-        queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused.
+        queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused. Each tenant has a
+            limit of its own.
         timeout_s: how long a single answer of Redis may take before it counts as away.
         engine: workers reserve requests under a lease (the default); False for kombu's own transport, which can lose requests.
         lease_s: a worker that Redis has not heard of for this long has lost what it had reserved to the others.
