@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,12 +18,22 @@ from mutirao import settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Where `mutirao up` has it, unless another program listens there.
+GATEWAY = "http://127.0.0.1:8000"
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "fit_iris.py")
 
 
 def blocks(path: Path, language: str) -> list[str]:
     """The fenced blocks of one language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def _asking(path: Path) -> list[str]:
+    """The blocks of a page that ask the gateway of `mutirao up`."""
+    return [block for block in blocks(path, "bash") if f"curl -s {GATEWAY}" in block or f'curl -s "{GATEWAY}' in block]
+
+
+CURLS = [path for path in DOCS if _asking(path)]
 
 
 def newcomers() -> dict[str, str]:
@@ -68,6 +79,16 @@ def test_the_commands_for_the_other_terminal_work_as_printed(folder: Path) -> No
     (commands,) = [block for block in blocks(ROOT / "README.md", "bash") if "mutirao submit" in block]
     said = run(["bash", "-ec", commands], folder)
     assert "succeeded" in said
+
+
+@pytest.mark.parametrize("path", CURLS, ids=lambda path: path.name)
+def test_curl_lines_in_the_docs_run(folder: Path, path: Path) -> None:
+    """Every line of a page that asks the gateway is answered, and none by a failure of the gateway."""
+    address = json.loads((folder / ".mutirao" / "up.json").read_text())["gateway_url"]
+    for block in _asking(path):
+        said = run(["bash", "-euo", "pipefail", "-c", block.replace(GATEWAY, address)], folder)
+        assert said.strip()
+        assert not re.search(r'"type":"(InternalError|NotFound|MethodNotAllowed|InvalidRequest|UnsupportedMedia)"', said)
 
 
 @pytest.mark.parametrize("path", [path for path in DOCS if blocks(path, "python")], ids=lambda path: path.name)
