@@ -159,9 +159,9 @@ class Embedded:
                 time.sleep(0.05)
         while self._gateway_port and not self._gateway_answers():
             self.check()
-            dying = self._supervisor.deaths("gateway") >= 3
-            if dying or time.monotonic() > deadline:
-                raise self._not_ready("gateway", timeout_s, died=dying)
+            died = self._supervisor.deaths("gateway") >= 3
+            if died or time.monotonic() > deadline:
+                raise self._not_ready("gateway", timeout_s, died=died)
             time.sleep(0.05)
 
     def fleet(self) -> Catalog:

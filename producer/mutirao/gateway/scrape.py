@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from mutirao import depths, errors
+from mutirao import depths
 from mutirao.catalog import Catalog
 from mutirao.depths import Depth
 from mutirao.gateway.answers import Answer
@@ -24,15 +24,10 @@ from mutirao.gateway.routes import Doc, endpoint
 async def metrics(front: Front, call: Call) -> Answer:
     """Tell Prometheus of requests, waits and queues; queues are counted with no worker alive too, so autoscaling can start one."""
     call.caller.require("operate")
-    families = [*_own(front.meters), _gauge("mutirao_open_waits", "Waits and streams that are open.", len(front.open))]
-    try:
-        known = await front.catalog()
-        lines = await front.lines.of(tuple(known.models))
-        families += [*_fleet(known), *_queues(known, lines)]
-        up = 1
-    except errors.BrokerUnavailable:
-        up = 0
-    families.append(_gauge("mutirao_redis_up", "Whether Redis answers.", up))
+    known = await front.catalog()
+    lines = await front.lines.of(tuple(known.models))
+    waits = GaugeMetricFamily("mutirao_open_waits", "Waits and streams that are open.", value=len(front.open))
+    families = [*_own(front.meters), waits, *_fleet(known), *_queues(known, lines)]
     return Answer(200, written(families), CONTENT_TYPE_LATEST)
 
 
@@ -112,6 +107,3 @@ def _histogram(name: str, says: str, label: str, found: Mapping[str, Histogram])
         family.add_metric((value,), list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
     return family
 
-
-def _gauge(name: str, says: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, says, value=value)

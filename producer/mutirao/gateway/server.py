@@ -7,6 +7,7 @@ import contextlib
 import errno
 import resource
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -117,6 +118,13 @@ class Server(uvicorn.Server):
         self._watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watching
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT as how this ends: with code 0, where uvicorn would raise them again."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
