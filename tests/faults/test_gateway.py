@@ -62,7 +62,7 @@ def test_redis_goes_and_comes_back(system):
         assert time.monotonic() - began < 20
         system.start()
         until(lambda: client.post("/v2/models/iris/infer", json=ROW).status_code == 200, timeout_s=60)
-        assert client.get("/v2/health/ready").status_code == 200
+        until(lambda: client.get("/v2/health/ready").status_code == 200, timeout_s=60)
         assert [done.result(60).status_code for done in waiting] == [200, 200]
         until(lambda: waits(client) == 0)
 
