@@ -53,11 +53,15 @@ def shown(caller=ANYBODY):
         ("away", "drain_s", None),
         ("broken", "ready", False),
         ("broken", "reason", "its file is damaged"),
-        ("broken", "rows", 0),
+        ("broken", "requests", None),
+        ("broken", "rows", None),
+        ("broken", "drain_s", None),
     ],
 )
 def test_a_model_is_shown_as_it_is(model, field, value):
-    """Each figure is summed over workers and tenants; a model without a worker is not ready, says why, and does not drain."""
+    """Each figure is summed over workers and tenants; a model without a worker is not ready, says why, and does not drain; where
+    nobody can look into a queue, nothing is said of it.
+    """
     assert getattr(shown()[1][model], field) == value
 
 

@@ -22,8 +22,8 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
         ready: whether a live worker serves it now.
         reason: why it is not ready, or what to know of it.
         workers: how many live workers serve it.
-        requests: how many requests wait.
-        rows: how many rows wait.
+        requests: how many requests wait; None where the broker is no Redis, since nobody can look.
+        rows: how many rows wait; None as above.
         oldest_s: the age in seconds of the request that has waited longest; None where none waits, or its age is not known.
         rate_per_s: requests a second that the live workers answered lately.
         batch_rows: mean rows of a batch lately; 0 where there was none.
@@ -37,8 +37,8 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     reason: str
     workers: int
-    requests: int
-    rows: int
+    requests: int | None
+    rows: int | None
     oldest_s: float | None
     rate_per_s: float
     batch_rows: float
@@ -105,15 +105,15 @@ def fleet(catalog: Catalog, lines: Mapping[str, Sequence[Depth]], at: float, cal
     """
     operator = caller.may("operate")
     models = tuple(
-        _model(info, catalog, lines.get(name, ()), None if operator else caller.tenant)
+        _model(info, catalog, lines.get(name), None if operator else caller.tenant)
         for name, info in sorted(catalog.models.items())
         if operator or caller.may("read", name)
     )
     return Fleet(at=at, models=models, workers=tuple(map(_worker, catalog.workers)) if operator else None)
 
 
-def _model(info: ModelInfo, catalog: Catalog, lines: Sequence[Depth], tenant: str | None) -> ModelRow:
-    shown = [line for line in lines if tenant is None or line.tenant == tenant]
+def _model(info: ModelInfo, catalog: Catalog, lines: Sequence[Depth] | None, tenant: str | None) -> ModelRow:
+    shown = [line for line in lines or () if tenant is None or line.tenant == tenant]
     serving = catalog.serving(info.name)
     ready = info.state == "ready" and bool(serving)
     return ModelRow(
@@ -124,12 +124,12 @@ def _model(info: ModelInfo, catalog: Catalog, lines: Sequence[Depth], tenant: st
         ready=ready,
         reason=info.reason or ("" if ready else "no live worker serves it"),
         workers=len(serving),
-        requests=sum(line.requests for line in shown),
-        rows=sum(line.rows for line in shown),
+        requests=None if lines is None else sum(line.requests for line in shown),
+        rows=None if lines is None else sum(line.rows for line in shown),
         oldest_s=max((line.oldest_s for line in shown if line.oldest_s is not None), default=None),
         rate_per_s=catalog.rate(info.name),
         batch_rows=_batch_rows(info.name, serving),
-        drain_s=drain_s(sum(line.rows for line in lines), catalog.speed(info.name)),
+        drain_s=None if lines is None else drain_s(sum(line.rows for line in lines), catalog.speed(info.name)),
     )
 
 

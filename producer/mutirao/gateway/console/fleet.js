@@ -30,7 +30,7 @@ function remember({ models }) {
   for (const model of models) {
     names.add(`rate ${model.name}`).add(`depth ${model.name}`);
     history.add(`rate ${model.name}`, model.rate_per_s);
-    history.add(`depth ${model.name}`, model.requests);
+    history.add(`depth ${model.name}`, model.requests ?? 0);
   }
   history.add("/rate", sum(models, "rate_per_s"));
   history.add("/depth", sum(models, "requests"));
@@ -48,8 +48,9 @@ function glance({ models, workers }) {
 
   const waiting = sum(models, "requests");
   const oldest = most(models.map((model) => model.oldest_s));
-  say($("depth"), count(waiting));
-  say($("depth-more"), waiting ? depth(models, oldest) : "nothing waits");
+  const hidden = models.length > 0 && models.every((model) => model.requests == null);
+  say($("depth"), hidden ? "–" : count(waiting));
+  say($("depth-more"), hidden ? "this broker does not tell" : waiting ? depth(models, oldest) : "nothing waits");
   sparks.depth.draw([history.of("/depth")], `Requests waiting over the last minutes, now ${count(waiting)}`);
 
   const flow = sum(models, "rate_per_s");
@@ -117,14 +118,14 @@ function fillModel(row, model) {
   say(row.state, model.ready ? "ready" : "not ready");
   say(row.reason, model.ready ? "" : model.reason);
   figure(row.workers, count(model.workers), !model.workers);
-  figure(row.requests, count(model.requests), !model.requests);
+  figure(row.requests, model.requests == null ? "–" : count(model.requests), !model.requests);
   say(row.rows, model.requests === model.rows ? "" : plural(model.rows, "row"));
   figure(row.oldest, model.requests ? time(model.oldest_s) : "–", !model.requests);
   row.oldest.classList.toggle("behind", model.oldest_s > 10);
   figure(row.rate, rate(model.rate_per_s), !model.rate_per_s);
   figure(row.batch, model.batch_rows ? rate(model.batch_rows) : "–", !model.batch_rows);
   figure(row.drain, model.requests ? time(model.drain_s) : "–", !model.requests);
-  const label = `Last minutes of ${model.name}: ${rate(model.rate_per_s)} requests a second, ${count(model.requests)} waiting`;
+  const label = `Last minutes of ${model.name}: ${rate(model.rate_per_s)} requests a second, ${count(model.requests ?? 0)} waiting`;
   row.spark.draw([history.of(`rate ${model.name}`), history.of(`depth ${model.name}`)], label);
 }
 
