@@ -42,7 +42,7 @@ def test_without_passwords_nothing_starts(tmp_path):
 
 
 def test_passwords_are_written_once(tmp_path):
-    """make-env makes five different passwords that only their owner can read, and does not overwrite them."""
+    """make-env makes different passwords, and a secret for webhooks, that only their owner can read, and does not overwrite them."""
     file = tmp_path / "env"
     made = [
         subprocess.run([ROOT / "deploy" / "make-env", file], capture_output=True, text=True, check=False)
@@ -51,8 +51,8 @@ def test_passwords_are_written_once(tmp_path):
     assert [done.returncode for done in made] == [0, 1]
     assert made[1].stderr == f"make-env: {file} exists or cannot be written: remove it to have new passwords made\n"
     values = [line.split("=")[1] for line in file.read_text().splitlines()]
-    assert len(set(values)) == 5
-    assert {len(value) for value in values} == {48}
+    assert len(set(values)) == 7
+    assert {len(value.removeprefix("whsec_")) for value in values} == {48}
     assert file.stat().st_mode & 0o777 == 0o600
 
 

@@ -53,6 +53,16 @@ REFUSED = {
         "SADD _kombu.binding.celery.pidbox x",
     ),
     "worker": ("SET celery x", "LPUSH celery x", "PSUBSCRIBE *", "SUBSCRIBE /1.celery.pidbox"),
+    "webhooks": (
+        "GET mutirao:payload:x:in",
+        "SET celery-task-meta-x 1",
+        "LRANGE mutirao.iris 0 -1",
+        "LPUSH mutirao.iris x",
+        "HGETALL mutirao:dead",
+        "HGETALL mutirao:keys",
+        "HGETALL mutirao:workers",
+        "EVAL \"return redis.call('HGETALL', ARGV[1])\" 0 mutirao:dead",
+    ),
     "flower": (
         "GET celery-task-meta-x",
         "SET celery-task-meta-x 1",

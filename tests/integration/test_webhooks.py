@@ -20,6 +20,7 @@ from mutirao.broker.redis import Redis
 from mutirao.dead import Dead
 from mutirao.embedded import Embedded
 from mutirao.embedded.redis_server import free_port
+from mutirao_worker.webhooks.outbox import Outbox
 
 pytestmark = brokers.redis_only
 
@@ -220,19 +221,18 @@ def test_a_delivery_outlives_kill_9(redis_server, own_jobs):
             waiting.until(lambda: empty(redis))
 
 
-def test_a_slow_delivery_is_nobody_elses(redis_server, own_jobs):
-    """A receiver that takes longer than the lease is called once, though two processes look for what has lapsed."""
-    done = threading.Event()
-    with Receiver(before=lambda _: done.wait(20)) as receiver:
-        given = (redis_server.url, hosts(receiver))
-        with CourierProcess(*given, env=LEASE), CourierProcess(*given, env=LEASE):
-            own_jobs.end(receiver.url)
-            began = time.monotonic()
-            waiting.until(lambda: receiver.connections)
-            waiting.until(lambda: time.monotonic() - began > 3)
-            done.set()
-            waiting.until(lambda: empty(redis_server.client()))
-        assert receiver.connections == 1
+def test_what_is_on_its_way_is_held_until_its_holder_falls_silent(redis_server, own_jobs):
+    """A process whose threads are all busy keeps what it holds for as long as it says so, and loses it a lease after it fell silent."""
+    given = settings.load({}, broker_url=redis_server.url, lease_s=0.5)
+    with contextlib.closing(Outbox(given)) as busy, contextlib.closing(Outbox(given)) as other:
+        own_jobs.end("http://127.0.0.1:1/")
+        (envelope,) = busy.take(1)
+        began = time.monotonic()
+        while time.monotonic() - began < 2:
+            assert busy.take(0) == other.take(1) == []
+        assert waiting.until(lambda: other.take(1), timeout_s=5) == [envelope]
+        busy.done(envelope)
+        assert empty(redis_server.client())
 
 
 def test_fifty_dead_receivers_do_not_delay_a_healthy_one(redis_server, own_jobs):

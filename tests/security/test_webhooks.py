@@ -4,16 +4,19 @@ import contextlib
 import itertools
 import ssl
 import time
+from pathlib import Path
 
 import brokers
 import certificates
 import couriers
 import pytest
-from couriers import SECRET, Jobs
+import redis
+import waiting
+from couriers import SECRET, CourierProcess, Jobs
 from receivers import Receiver, Silent
 from servers import RedisServer
 
-from mutirao import errors, webhook
+from mutirao import errors, queues, webhook
 from mutirao.broker.redis import Redis
 from mutirao.dead import Dead
 from mutirao.gateway import views
@@ -25,6 +28,7 @@ from mutirao_worker.webhooks.outbox import Delivery, Outbox
 
 pytestmark = brokers.redis_only
 
+RULES = Path(__file__).parents[2] / "deploy/redis/acl/webhooks"
 METADATA = "169.254.169.254"
 
 
@@ -241,3 +245,39 @@ def test_a_receiver_that_refuses_or_is_unknown_is_called_again(teller):
     assert "connection was refused; again in" in made.tell("http://127.0.0.1:9/x")
     assert "not known now; again in" in made.tell("https://crm.example.com/")
     assert made.letters() == []
+
+
+def test_the_courier_needs_few_rights(redis_server):
+    """By the rules that are deployed it tells receivers, tries again and keeps dead letters, but reads no queue, request or letter."""
+    if redis_server.program.version < (7,):
+        pytest.skip("this redis-server knows no rights to read alone (%R), which came with Redis 7")
+    rules = [line for line in RULES.read_text().splitlines() if line and not line.startswith("#")]
+    admin = redis_server.client()
+    admin.execute_command("ACL", "SETUSER", "webhooks", "on", ">secret", *rules)
+    url = redis_server.url.replace("redis://", "redis://webhooks:secret@")
+    with (
+        Receiver(500, 410, 204) as receiver,
+        Jobs(redis_server.url) as jobs,
+        CourierProcess(url, f"http://127.0.0.1:{receiver.port}") as courier,
+    ):
+        jobs.end(receiver.url)
+        couriers.wait_tried(admin, 1)
+        couriers.pass_time(admin)
+        waiting.until(lambda: admin.exists(queues.DEAD), timeout_s=5, what=lambda: courier.log)
+        jobs.end(receiver.url)
+        receiver.wait(3)
+        assert courier.stop() == 0
+        assert not [word for word in ("NOPERM", "o permissions", "Traceback") if word in courier.log], courier.log
+    with redis.Redis.from_url(url) as asking:
+        for command in (
+            ("LRANGE", "mutirao.iris", 0, -1),
+            ("RPOP", "mutirao.iris"),
+            ("GET", queues.payload_key("x", "in")),
+            ("SET", queues.record_key("x"), "x"),
+            ("HGETALL", queues.DEAD),
+            ("HGET", queues.DEAD, "x"),
+            ("HGETALL", queues.KEYS),
+            ("KEYS", "*"),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                asking.execute_command(*command)

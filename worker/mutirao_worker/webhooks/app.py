@@ -38,7 +38,11 @@ def make(given: Settings, threads: int, name: str) -> Celery:
     app.conf.update(
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"master_name": given.sentinel_master, "socket_keepalive": True},
+        broker_transport_options={
+            "master_name": given.sentinel_master,
+            "priority_steps": [0],
+            "socket_keepalive": True,
+        },
         event_serializer="json",
         task_ignore_result=True,
         # What is taken is acknowledged by the script that ends it.

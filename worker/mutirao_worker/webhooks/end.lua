@@ -1,7 +1,8 @@
 -- End a try: the delivery is done, waits for another try, or becomes a dead letter.
--- KEYS[1]: those that are held or wait for another try, by when.  KEYS[2]: the dead letters.  KEYS[3]: their index.
+-- KEYS[1]: those that are held or wait for another try, by when.  KEYS[2]: the dead letters' index.
 -- ARGV[1]: the delivery.  ARGV[2]: the delivery as it waits for another try, "" for none.  ARGV[3]: in how many seconds.
 -- ARGV[4]: the dead letter's id.  ARGV[5]: the dead letter, "" for none.  ARGV[6]: how many dead letters are kept.
+-- ARGV[7]: the dead letters' hash, no key of the call's: whoever runs this may write it, and not read it.
 -- Reply: 1, or 0 where the delivery was not held any more: it is another's, or has ended.
 -- Invariant: what is not held is changed by nobody, so no delivery waits twice.
 if redis.call("ZREM", KEYS[1], ARGV[1]) == 0 then
@@ -13,13 +14,13 @@ if ARGV[2] ~= "" then
   redis.call("ZADD", KEYS[1], now + tonumber(ARGV[3]), ARGV[2])
 end
 if ARGV[5] ~= "" then
-  redis.call("HSET", KEYS[2], ARGV[4], ARGV[5])
-  redis.call("ZADD", KEYS[3], now, ARGV[4])
-  local over = redis.call("ZCARD", KEYS[3]) - tonumber(ARGV[6])
+  redis.call("HSET", ARGV[7], ARGV[4], ARGV[5])
+  redis.call("ZADD", KEYS[2], now, ARGV[4])
+  local over = redis.call("ZCARD", KEYS[2]) - tonumber(ARGV[6])
   if over > 0 then
-    for _, oldest in ipairs(redis.call("ZRANGE", KEYS[3], 0, over - 1)) do
-      redis.call("HDEL", KEYS[2], oldest)
-      redis.call("ZREM", KEYS[3], oldest)
+    for _, oldest in ipairs(redis.call("ZRANGE", KEYS[2], 0, over - 1)) do
+      redis.call("HDEL", ARGV[7], oldest)
+      redis.call("ZREM", KEYS[2], oldest)
     end
   end
 end

@@ -129,8 +129,8 @@ class Outbox:
 
     def _ended(self, envelope: bytes, later: bytes, wait_s: float, letter_id: str, letter: bytes) -> None:
         self.forget(envelope)  # first, or the hold would be renewed on what waits for another time
-        keys: Sequence[str] = (queues.WEBHOOKS_HELD, queues.DEAD, queues.DEAD_INDEX)
-        self._end(keys=keys, args=(envelope, later, wait_s, letter_id, letter, queues.DEAD_MAX))
+        keys: Sequence[str] = (queues.WEBHOOKS_HELD, queues.DEAD_INDEX)
+        self._end(keys=keys, args=(envelope, later, wait_s, letter_id, letter, queues.DEAD_MAX, queues.DEAD))
 
 
 def tried(envelope: bytes, tries: int) -> bytes:

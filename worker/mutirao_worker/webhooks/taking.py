@@ -42,7 +42,7 @@ class _Message(msgspec.Struct):
 # How soon a delivery is seen for which no bell rang, and one whose time has come; and while there is something to do.
 LOOK_S = 0.2
 BUSY_S = 0.04
-# The header in which a message carries the envelope that it was.
+# The header in which a message carries the envelope that it was, and the consumer whose messages kombu does not acknowledge.
 HEADER = "mutirao"
 
 
@@ -65,6 +65,7 @@ class Taker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         """Begin, or go on with another connection."""
         self._channel = consumer.task_consumer.channel
         self._channel.bells = self
+        self._channel.no_ack_consumers = {HEADER}  # a script acknowledges, not kombu
         self._open = True
         self._timer = consumer.timer.call_repeatedly(BUSY_S, self._tick)
 
@@ -111,6 +112,7 @@ class Taker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
             self._outbox.done(envelope)
             return
         message["headers"][HEADER] = envelope.decode()
+        message["properties"]["delivery_info"]["consumer_tag"] = HEADER
         self._channel.connection._deliver(message, queues.WEBHOOKS)  # noqa: SLF001 - as kombu's own poll does
 
 
