@@ -16,6 +16,7 @@ let stream = null;
 let heardAt = 0;
 let link = "connecting";
 let retryAt = 0;
+let locked = false;
 
 // The fleet, live
 
@@ -33,6 +34,7 @@ function start() {
       link = state;
       retryAt = Date.now() + (retryMs ?? 0);
       $("link").title = error?.message ?? "";
+      locked = error?.status === 401;
       $("key-forget").hidden = !hasKey();
       tick();
     },
@@ -55,10 +57,11 @@ function tick() {
     connecting: heardAt ? `reconnecting${since}` : "connecting",
     live: old ? `no news for ${time(Math.round(age / 1000))}` : "live",
     lost: `reconnecting${wait > 0 ? ` in ${wait} s` : ""}${since}`,
-    refused: `refused: ${$("link").title}`,
+    refused: locked ? "this needs an API key" : `refused: ${$("link").title}`,
   };
   $("link").dataset.state = link === "live" && old ? "lost" : link === "connecting" && heardAt ? "lost" : link;
   say($("link-says"), says[link]);
+  say($("link-again"), locked ? "Enter key" : "Now");
   $("link-again").hidden = !(link === "lost" || link === "refused");
 }
 
