@@ -114,7 +114,7 @@ def test_a_revoked_key_is_refused_within_about_a_second(server, ring):
                 await door.caller(bearer(f"mutirao_{key.id}_{'x' * 43}"))
             return took_s
 
-    assert asyncio.run(scenario()) < access.AGE_S + 0.5
+    assert asyncio.run(scenario()) < access.AGE_S + 1.0
 
 
 def test_without_keys_this_machine_alone_needs_none(server, ring):
@@ -169,7 +169,7 @@ def test_pages_of_elsewhere_cannot_use_an_open_gateway(server, ring, headers, lo
 
 
 def test_many_calls_share_one_reading(server, ring):
-    """A thousand calls at once, and those of the next moments, ask Redis once for the keys."""
+    """A thousand calls at once ask Redis once for the keys; later ones, also with keys that there are not, twice a second at most."""
     _, token = ring.add("crm")
     client = server.client()
 
@@ -178,10 +178,11 @@ def test_many_calls_share_one_reading(server, ring):
 
     async def scenario():
         async with keeper(server.url) as door:
-            before = readings()
+            before, began = readings(), time.monotonic()
             await asyncio.gather(*(door.caller(bearer(token)) for _ in range(1000)))
-            await asyncio.gather(*(refused(door, bearer(f"mutirao_{at:012x}_{'x' * 43}")) for at in range(1000)))
             assert readings() - before == 1
+            await asyncio.gather(*(refused(door, bearer(f"mutirao_{at:012x}_{'x' * 43}")) for at in range(1000)))
+            assert readings() - before <= 2 + (time.monotonic() - began) / access.READ_S
 
     asyncio.run(scenario())
 
