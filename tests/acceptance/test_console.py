@@ -204,6 +204,30 @@ def test_many_rows_go_as_json(page):
     assert np.array(result(page)["predict"], int).tolist() == samples.get("iris").expected()[:3].tolist()
 
 
+def test_the_form_fits_any_signature(page):
+    """Many features are given as rows, few in fields again; a bool is ticked, and a whole number of 64 bits stays what it is."""
+
+    def build(*inputs):
+        page.driver.execute_async_script(
+            "const [model, done] = arguments; import('/console/form.js').then((form) => { form.build(model); done() })",
+            {"inputs": [dict(zip(("name", "datatype", "shape"), spec, strict=True)) for spec in inputs], "outputs": []},
+        )
+
+    choose(page, "iris")
+    build(("X", "FP64", [-1, 64]))
+    assert np.shape(json.loads(page.find("#try-rows").get_attribute("value"))) == (1, 64)
+    assert not page.all("#try-fields input")
+    build(("count", "INT64", [-1]), ("sure", "BOOL", [-1]), ("pair", "FP32", [-1, 2]))
+    count = page.find("#try-field-0")
+    count.clear()
+    count.send_keys("9007199254740993")
+    page.find("#try-field-1").click()
+    body = page.driver.execute_async_script(
+        "const [done] = arguments; import('/console/form.js').then((form) => done(form.body()))"
+    )
+    assert [tensor["data"] for tensor in json.loads(body)["inputs"]] == [[9007199254740993], [False], [1.4, 0.2]]
+
+
 def test_errors_are_told_as_the_gateway_says_them(page, gateway):
     """A request that is refused, and a job that fails, show the gateway's own sentence; a field that is no number is named."""
     choose(page, "iris")

@@ -48,7 +48,7 @@ async def following(front, headers=LOCAL):
 
 def reading():
     """How many tasks read snapshots and are not told to end."""
-    tasks = [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ == "Feed._read"]
+    tasks = [task for task in asyncio.all_tasks() if "Feed._read" in repr(task)]
     return len([task for task in tasks if not task.cancelling()])
 
 

@@ -6,6 +6,7 @@ const FIELDS_MAX = 30;
 const WHOLE = /^U?INT/;
 
 let shown = null;
+let forced = false; // rows, since there is no field for this model
 
 /** Make the form for a model, as `/v2/models/NAME` describes it, and fill in an example. */
 export function build(model) {
@@ -13,7 +14,8 @@ export function build(model) {
   say($("try-takes"), `takes ${list(model.inputs)} · gives ${model.outputs.map((output) => output.name).join(", ")}`);
   const all = shown.fields !== null;
   $("try-as").hidden = !all;
-  if (!all) asJson().checked = true;
+  if (all === forced) $("try-form").querySelector(`[value="${all ? "fields" : "json"}"]`).checked = true;
+  forced = !all;
   $("try-fields").classList.toggle("long", all && shown.fields.some(({ label }) => label.length > 9));
   $("try-fields").replaceChildren(...(all ? shown.fields.map(input) : []));
   example();
