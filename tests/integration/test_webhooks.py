@@ -306,7 +306,7 @@ def test_results_on_a_server_of_their_own():
             jobs.end(receiver.url)
             dead = Dead(jobs.settings)
             (id,) = waiting.until(lambda: client.run(dead.ids()))
-            assert client.run(dead.replay(client.run(dead.letters([id])))) == {id: None}
+            assert client.run(dead.replay([client.run(dead.find(id))])) == {id: None}
             receiver.wait(2)
 
 

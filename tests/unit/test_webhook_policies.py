@@ -30,8 +30,8 @@ def test_what_a_status_means(status, verdict):
 
 def test_ten_tries_within_the_day_for_which_a_record_is_kept():
     """Waits grow from seconds to hours, apart from each other by chance, and all of them fit into a day at their longest."""
-    longest = [schedule.wait_s(tries, 1.0) for tries in range(1, schedule.TRIES)]
-    shortest = [schedule.wait_s(tries, 0.0) for tries in range(1, schedule.TRIES)]
+    longest = [schedule.wait_s(tries, 1.0) or 0.0 for tries in range(1, schedule.TRIES)]
+    shortest = [schedule.wait_s(tries, 0.0) or 0.0 for tries in range(1, schedule.TRIES)]
     assert schedule.TRIES == 10
     assert longest[0] == pytest.approx(6)
     assert all(before < after for before, after in itertools.pairwise(longest))
