@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import concurrent.futures
 import contextlib
 import http.server
 import os
@@ -30,6 +31,7 @@ from mutirao import (
     AsyncClient,
     BrokerUnavailable,
     Client,
+    JobCancelled,
     JobExpired,
     JobNotFound,
     ResultTimeout,
@@ -223,16 +225,18 @@ def test_parameters_are_handed_on(connect, idle):
 def guarded():
     """A gateway that asks for keys, with the keys of two tenants."""
     with RedisServer() as server, Ring(server.url) as ring:
-        info = msgspec.json.encode(ModelInfo(name="iris", version="1", signature=IRIS))
-        server.client().hset(queues.MODELS, "iris", info)
-        tokens = [ring.add(tenant).token for tenant in ("crm", "shop")]
+        for name in ("iris", "forest"):
+            info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=IRIS))
+            server.client().hset(queues.MODELS, name, info)
+        scopes = {"crm": ("*:*",), "shop": ("*:*",), "crm's reader": ("read:iris",)}
+        tokens = [ring.add(who.partition("'")[0], scopes=scopes[who]).token for who in scopes]
         with GatewayProcess(server.url) as process:
             yield process, *tokens
 
 
 def test_keys(connect, guarded, monkeypatch):
     """A key opens the gateway, given as an argument or by the environment, and shows its tenant's jobs alone."""
-    process, crm, shop = guarded
+    process, crm, shop, _ = guarded
     with connect(process.url) as stranger, pytest.raises(errors.Unauthorized, match="asks for an API key"):
         stranger.submit("iris", [ROW])
     with connect(process.url, api_key=crm) as client, connect(process.url, api_key=shop) as other:
@@ -251,9 +255,45 @@ def test_keys(connect, guarded, monkeypatch):
 
 def test_a_wrong_key_ends_a_wait(connect, guarded):
     """Who waits with a key that is none is told so at once."""
-    process, _, _ = guarded
+    process, *_ = guarded
     with connect(process.url, api_key="mutirao_wrong") as client, pytest.raises(errors.Unauthorized):
         client.job("any").result(20)
+
+
+def test_one_job_that_a_key_may_not_read_spoils_no_other(connect, guarded):
+    """Jobs that are waited for together each get their own answer: where one is forbidden, the others are told all the same."""
+    process, crm, _, reader = guarded
+    with connect(process.url, api_key=crm) as client, connect(process.url, api_key=reader) as other:
+        ids = [client.submit(model, [ROW], expires_s=0.5).id for model in ("iris", "forest", "iris")]
+        jobs = [client.job(id) for id in ids]
+        assert {job.id for job in client.as_completed(jobs, 20)} == set(ids)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            ends = [pool.submit(other.job(id).result, 20).exception for id in ids]
+            assert [type(end()) for end in ends] == [JobExpired, errors.Forbidden, JobExpired]
+
+
+def test_who_waits_for_a_place_takes_that_of_few(idle, monkeypatch):
+    """Where as many long polls are open as may be, small ones are merged, so that nobody waits for one of them to end."""
+    monkeypatch.setattr(rounds, "ROUNDS_MAX", 2)
+    _, process = idle
+
+    async def main():
+        async with AsyncClient(process.url) as client:
+            jobs = await client.submit_many("iris", np.ones((5, 4)))
+            waits = []
+            for job in jobs:
+                waits.append(asyncio.ensure_future(job.result(60)))
+                await client.models()
+            await jobs[-1].cancel()
+            began = time.monotonic()
+            ended: Any = (await asyncio.gather(waits[-1], return_exceptions=True))[0]
+            for wait in waits:
+                wait.cancel()
+            return type(ended), time.monotonic() - began
+
+    kind, took_s = asyncio.run(main())
+    assert kind is JobCancelled
+    assert took_s < rounds.CROWDED_S + 3
 
 
 def test_a_crowd_of_threads(idle):

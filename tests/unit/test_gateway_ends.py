@@ -1,0 +1,54 @@
+"""What a gateway remembers of its own jobs, and what one answer about many jobs holds."""
+
+import msgspec
+
+from mutirao.gateway import ends, own
+from mutirao.gateway.intake import Queued
+from mutirao.job import Handle, Origin
+from mutirao.messages import JobInfo, JobRecord
+
+ORIGIN = Origin("me", None, 1.0)
+
+
+def queued(*ids, known=False):
+    return [Queued(Handle(id, None if known else ORIGIN), known) for id in ids]
+
+
+def test_own_jobs_are_found_by_their_tenant_alone():
+    """A job is remembered with what its submit knew, for its tenant and no other, until its end was told."""
+    kept = own.Own()
+    kept.keep(queued("a", "b"), "crm")
+    kept.keep(queued("c", known=True), "crm")
+
+    assert {id: job.origin for id, job in kept.handles(["a", "b", "c", "d"], "crm").items()} == {
+        "a": ORIGIN,
+        "b": ORIGIN,
+    }
+    assert kept.handles(["a"], "shop") == {}
+    kept.forget(["a", "never"])
+    assert kept.handles(["a", "b"], "crm").keys() == {"b"}
+
+
+def test_only_the_latest_jobs_are_remembered(monkeypatch):
+    """However many jobs nobody waits for, the memory of them is bounded; the oldest go first."""
+    monkeypatch.setattr(own, "OWN_MAX", 3)
+    kept = own.Own()
+    kept.keep(queued("a", "b"), "")
+    kept.keep(queued("c", "d", "e"), "")
+
+    assert kept.handles("abcde", "").keys() == {"c", "d", "e"}
+
+
+def test_an_answer_holds_so_many_results(monkeypatch):
+    """Results beyond the limit of an answer are left out, smaller ones behind them not; every end is told."""
+    monkeypatch.setattr(ends, "RESULTS_BYTES", 150)
+
+    def record(id, size):
+        result = msgspec.json.encode({"model_name": "m" * size, "model_version": "1", "outputs": []})
+        return JobRecord(status="SUCCESS", task_id=id, result=msgspec.Raw(result), job=JobInfo(model="m"))
+
+    told = ends._answer({"a": record("a", 10), "b": record("b", 100), "c": record("c", 10), "d": None}, results=True)
+    assert [(job.id, job.result is not msgspec.UNSET) for job in told.jobs] == [("a", True), ("b", False), ("c", True)]
+    assert told.missing == ("d",)
+    bare = ends._answer({"a": record("a", 10)}, results=False)
+    assert bare.jobs[0].result is msgspec.UNSET
