@@ -10,7 +10,7 @@ from servers import RedisServer
 from waiting import until
 
 from mutirao import queues
-from mutirao.catalog import ModelInfo
+from mutirao.catalog import ModelInfo, WorkerInfo
 from mutirao.signature import OutputSpec, Signature, TensorSpec
 
 IRIS = samples.get("iris")
@@ -153,6 +153,28 @@ def test_who_wants_to_queue_anyway_may_until_the_queue_is_full(idle):
     text = idle.get("/metrics").text
     assert 'mutirao_queue_rows{model="iris",tenant=""} 3.0' in text
     assert 'mutirao_workers{model="iris"} 0.0' in text
+
+
+def test_what_would_come_too_late_is_refused_early():
+    """By the live workers' speed a queue of 3 rows at 1 a second is no place for a request that expires in 1 s: 429 at once."""
+    takes = Signature(inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "FP64", (-1,), True),))
+    info = ModelInfo(name="iris", version="1", versions=("1",), runtime="sklearn", signature=takes)
+    worker = WorkerInfo(
+        name="w", pid=1, processes=1, models={"iris": "1"}, speeds={"iris": 1.0}, seen_at=time.time() + 1000.0
+    )
+    with RedisServer() as server:
+        server.client().hset(queues.MODELS, "iris", msgspec.json.encode(info))
+        server.client().hset(queues.WORKERS, "w", msgspec.json.encode(worker))
+        with GatewayProcess(server.url) as gateway, gateway.client() as client:
+            body = {"rows": (IRIS.data[:3]).tolist()}
+            assert client.post("/v1/models/iris/jobs:batch", json=body).status_code == 202
+            until(lambda: client.get("/v1/models/iris").json()["waiting_rows"] == 3)
+            answer = client.post("/v1/models/iris/jobs", json=ROW, headers={"Mutirao-Expires": "1"})
+            assert "about 3 s" in error(answer, 429, "TooLate")
+            assert answer.headers["retry-after"] == "2"
+            assert client.post("/v1/models/iris/jobs?expires_s=60", json=ROW).status_code == 202
+            told = 'mutirao_queue_drain_seconds{model="iris",tenant=""} 4.0'
+            until(lambda: told in client.get("/metrics").text)
 
 
 def test_readiness_follows_the_worker(fleet, http):

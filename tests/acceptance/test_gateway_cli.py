@@ -1,0 +1,58 @@
+"""`mutirao gateway` as an operator meets it: what it says, and what it refuses to start with."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gateways import GatewayProcess
+
+MUTIRAO = Path(sys.executable).parent / "mutirao"
+
+
+def refused(*args, **env):
+    done = subprocess.run(
+        [MUTIRAO, "gateway", *args], env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_it_says_where_it_listens_without_a_password(redis_server):
+    """The first line names the address, the page of the API, and Redis."""
+    with GatewayProcess(redis_server.url) as gateway:
+        assert f"gateway: {gateway.url} (console), /docs (API), /metrics" in gateway.log
+
+
+def test_a_port_in_use_is_named(redis_server):
+    """Another program's port is refused in one line, with the remedy."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = refused("--port", port, MUTIRAO_BROKER_URL=redis_server.url)
+    assert port in said
+    assert "--port" in said
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_beyond_this_machine_it_wants_keys(redis_server, host):
+    """Without a key it listens to loopback alone, and says how to make one."""
+    said = refused("--host", host, "--port", "0", MUTIRAO_BROKER_URL=redis_server.url)
+    assert "mutirao keys add" in said
+
+
+def test_a_gateway_of_a_gateway_is_refused():
+    """MUTIRAO_BROKER_URL must be Redis's."""
+    assert "not of another gateway" in refused(MUTIRAO_BROKER_URL="http://127.0.0.1:8000")
+
+
+@pytest.mark.parametrize(("name", "value"), [("WAIT_S", "-1.5"), ("WAITS", "-1"), ("PORT", "70000"), ("PORT", "x")])
+def test_a_setting_that_cannot_be_used_is_named(name, value):
+    """Key, value and rule are in the line."""
+    said = refused(**{f"MUTIRAO_GATEWAY_{name}": value})
+    assert f"MUTIRAO_GATEWAY_{name} is {value!r}" in said
