@@ -181,6 +181,8 @@ def cast(name: str, array: Array, datatype: str) -> Array:
         InvalidTensor: the conversion would not keep the values.
     """
     target = DTYPES[datatype].newbyteorder("=")
+    if array.dtype == target and target.kind != "O":
+        return array
     if datatype == "BYTES" and array.dtype.kind in "OSUT":
         return _objects([_readable(element) for element in _elements(name, array)]).reshape(array.shape)
     allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iufb"}.get(target.kind, "")
