@@ -68,7 +68,9 @@ class Stream(Answer):
         finally:
             for task in (sending, leaving):
                 task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+            how, _ = await asyncio.gather(sending, leaving, return_exceptions=True)
+        if isinstance(how, Exception) and not isinstance(how, TimeoutError):
+            raise how
 
     async def _send(self, send: Send) -> None:
         try:

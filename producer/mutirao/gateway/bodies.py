@@ -84,7 +84,7 @@ async def read(call: Call, info: ModelInfo, limit: int) -> Given:
 
     Raises:
         InvalidRequest: it is not what it says it is.
-        PayloadTooLarge, SlowRequest, UnsupportedMedia: see `Call.body`, and a content type that is not read here.
+        PayloadTooLarge, UnsupportedMedia: see `Call.body`, and a content type that is not read here.
     """
     body = await call.body(limit)
     length = call.headers.get(HEADER_LENGTH)

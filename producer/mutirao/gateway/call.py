@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from typing import Any, cast
 from urllib.parse import parse_qsl
@@ -12,9 +11,6 @@ from litestar.types import HTTPScope, Receive
 from mutirao import errors
 from mutirao.gateway.access import Caller
 
-# The longest time that a body may take: this, and what its bytes take at a slow pace.
-BODY_S = 20.0
-BODY_BYTES_S = 16 * 1024
 _KEY = "mutirao"
 
 
@@ -75,7 +71,6 @@ class Call:
 
         Raises:
             PayloadTooLarge: it is more than `limit` bytes, on the wire or decompressed.
-            SlowRequest: it comes too slowly.
             UnsupportedMedia: its Content-Encoding is not gzip, deflate or identity.
         """
         encoding = self.headers.get(b"content-encoding")
@@ -104,16 +99,10 @@ class Call:
         return message
 
     async def _rest(self, first: bytes, limit: int) -> bytes:
-        """Read what is left of the body: each part buys time."""
+        """Read what is left of the body; how slowly it may come the server's connection knows."""
         parts, size, more = [first], len(first), True
-        loop = asyncio.get_running_loop()
-        until = loop.time() + BODY_S
         while more:
-            try:
-                async with asyncio.timeout_at(until + size / BODY_BYTES_S):
-                    message = await self._next()
-            except TimeoutError:
-                raise errors.SlowRequest("the body came too slowly: send it faster, or in smaller requests") from None
+            message = await self._next()
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > limit:

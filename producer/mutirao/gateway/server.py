@@ -21,6 +21,9 @@ from mutirao.settings import Settings
 # From the first byte of a request, or from the connection, to the end of its headers.
 HEADERS_S = 10.0
 HEADERS_BYTES = 64 * 1024
+# The longest time that a body may take: this, and what its bytes take at a slow pace.
+BODY_S = 10.0
+BODY_BYTES_S = 16 * 1024
 # How long a client may take no byte of an answer.
 READ_S = 30.0
 KEEP_ALIVE_S = 75
@@ -44,12 +47,15 @@ class Connection(HttpToolsProtocol):
 
     Attributes:
         since: when the headers that are awaited began to be; None while none are.
+        body_since: when the body that is awaited began to be; None while none is.
         stuck: when a byte of the answer was last taken, and how many were left.
     """
 
     since: float | None = None
+    body_since: float | None = None
     stuck: tuple[float, int] = (0.0, 0)
     _header_bytes = 0
+    _body_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to await headers."""
@@ -69,7 +75,18 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop awaiting headers."""
         self.since, self._header_bytes = None, 0
+        self.body_since, self._body_bytes = self.loop.time(), 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body: it buys time."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Stop awaiting a body."""
+        self.body_since = None
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Say that this is no HTTP, as all errors are said."""
@@ -81,6 +98,14 @@ class Connection(HttpToolsProtocol):
             return
         if self.since is not None and now - self.since > HEADERS_S:
             self._refuse(b"408 Request Timeout", b"the headers came too slowly", b"SlowRequest")
+            return
+        if self.pipeline:  # its body is not read before the answer to the request before it is there
+            self.body_since = None if self.body_since is None else now
+        if self.body_since is not None and now - self.body_since > BODY_S + self._body_bytes / BODY_BYTES_S:
+            if self.cycle.response_started:
+                self.transport.abort()
+            else:
+                self._refuse(b"408 Request Timeout", b"the body came too slowly", b"SlowRequest")
             return
         left = self.transport.get_write_buffer_size()
         if left == 0 or left != self.stuck[1]:
