@@ -17,6 +17,7 @@ from servers import RedisServer
 
 from mutirao import errors, queues, settings
 from mutirao.broker.redis import Redis
+from mutirao.checkup import snapshot
 from mutirao.dead import Dead
 from mutirao.embedded import Embedded
 from mutirao.embedded.redis_server import free_port
@@ -202,6 +203,17 @@ def test_a_record_that_cannot_be_read_is_a_dead_letter(courier, server, redis):
     (letter,) = waiting.until(lambda: letters(server))
     assert "cannot be read" in letter.message
     redis.delete(queues.record_key("torn"))
+
+
+def test_doctor_sees_what_nobody_tells(redis_server, own_jobs):
+    """Doctor warns of ends that wait while no courier runs, and takes a courier that runs for no stranger."""
+    given = own_jobs.settings
+    assert snapshot.read(given, {}).untold == 0
+    own_jobs.end("http://127.0.0.1:1/", 3)
+    assert snapshot.read(given, {}).untold == 3
+    with CourierProcess(redis_server.url, "http://127.0.0.1:1"):
+        waiting.until(lambda: snapshot.read(given, {}).untold == 0)
+        assert snapshot.read(given, {}).foreign == ()
 
 
 def test_a_delivery_outlives_kill_9(redis_server, own_jobs):

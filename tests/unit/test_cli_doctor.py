@@ -32,7 +32,7 @@ def seen(*workers, broken="", known=("iris",), given=None, reason="", **more):
         for name in known
     }
     found = Catalog(models=models, workers=workers)
-    parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "dead": 0, "foreign": ()} | more
+    parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "dead": 0, "untold": 0, "foreign": ()} | more
     return Snapshot(given=settings.load({}, **(given or {})), catalog=found, **parts)
 
 
@@ -105,6 +105,8 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet.reserved, seen(reserved=4), "warning", "no worker is alive"),
         (fleet.dead, seen(IRIS), "ok", "none"),
         (fleet.dead, seen(IRIS, dead=2), "warning", "2 requests were given up"),
+        (fleet.untold, seen(IRIS), "ok", "nothing waits to be told"),
+        (fleet.untold, seen(IRIS, untold=3), "warning", "3 ends of jobs wait to be told"),
         (fleet.patience, seen(IRIS), "ok", "for as long as they live, 6 s longer at most"),
         (fleet.patience, seen(IRIS, given=STOCK), "ok", "not checked"),
         (fleet.patience, seen(IRIS, given=STOCK, limits={"iris": 60.0}), "ok", "60 s at most"),
@@ -143,7 +145,17 @@ def test_a_server_that_tells_nothing_is_unknown(check):
 
 
 @pytest.mark.parametrize(
-    "check", [fleet.workers, fleet.models, fleet.versions, fleet.waiting, fleet.reserved, fleet.dead, fleet.foreign]
+    "check",
+    [
+        fleet.workers,
+        fleet.models,
+        fleet.versions,
+        fleet.waiting,
+        fleet.reserved,
+        fleet.dead,
+        fleet.untold,
+        fleet.foreign,
+    ],
 )
 def test_a_fleet_that_may_not_be_seen_is_unknown(check):
     """Where keys are out of sight, a check says so and does not guess."""

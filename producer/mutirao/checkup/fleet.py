@@ -150,6 +150,16 @@ def dead(seen: Snapshot) -> Finding:
     return Finding("dead letters", "ok", "none")
 
 
+def untold(seen: Snapshot) -> Finding:
+    """Whoever wants to hear of a job's end is told."""
+    if seen.untold is None:
+        return hidden("webhooks", "LLEN mutirao:webhooks")
+    if seen.untold:
+        text = f"{seen.untold} ends of jobs wait to be told, and nobody calls their webhooks"
+        return Finding("webhooks", "warning", text, "start one with mutirao webhooks")
+    return Finding("webhooks", "ok", "nothing waits to be told")
+
+
 def foreign(seen: Snapshot) -> Finding:
     """No other Celery application shares the database."""
     if seen.foreign is None:
@@ -169,6 +179,7 @@ CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (
     waiting,
     reserved,
     dead,
+    untold,
     patience,
     foreign,
 )

@@ -59,6 +59,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         waiting: how many requests wait for each model; None where this user may not look, or the broker is no Redis.
         reserved: how many requests workers have taken and not yet answered; None where this user may not look.
         dead: how many requests were given up and are kept; None where this user may not look.
+        untold: how many ends of jobs wait for a webhook while nobody calls any; None where this user may not look.
         foreign: queues of other Celery applications in this database; None where this user may not look.
     """
 
@@ -72,6 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     waiting: dict[str, int] | None = None
     reserved: int | None = None
     dead: int | None = None
+    untold: int | None = None
     foreign: tuple[str, ...] | None = None
 
     @property
@@ -105,7 +107,8 @@ def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
         seen = msgspec.structs.replace(seen, broker=_server(client, given.broker_url), **_fleet(client))
     if given.split:
         with _connected(given, "results") as client:
-            seen = msgspec.structs.replace(seen, results=_server(client, given.result_url))
+            untold = _allowed(lambda: _untold(client))
+            seen = msgspec.structs.replace(seen, results=_server(client, given.result_url), untold=untold)
     return seen
 
 
@@ -154,6 +157,7 @@ def _fleet(client: redis.Redis) -> dict[str, Any]:
         "waiting": None if known is found is None else _allowed(lambda: _waiting(client, sorted(names))),
         "reserved": _allowed(lambda: _reserved(client)),
         "dead": _allowed(lambda: client.hlen(queues.DEAD)),
+        "untold": _allowed(lambda: _untold(client)),
         "foreign": _allowed(lambda: _foreign(client)),
     }
 
@@ -184,6 +188,11 @@ def _reserved(client: redis.Redis) -> int:
     return sum(int(client.hlen(key)) for key in (*keys, "unacked"))
 
 
+def _untold(client: redis.Redis) -> int:
+    """Count what waits for `mutirao webhooks`; one that runs holds some of it, or has something that waits for another try."""
+    return 0 if client.exists(queues.WEBHOOKS_HELD) else int(client.llen(queues.WEBHOOKS))
+
+
 def _models(keys: Iterable[str]) -> Iterator[str]:
     for key in keys:
         if model := queues.model_of(key.partition(queues.KOMBU_SEPARATOR)[0]):
@@ -199,7 +208,8 @@ def _foreign(client: redis.Redis) -> tuple[str, ...]:
 
 
 def _expected(queue: str) -> bool:
-    return queue.startswith((queues.PREFIX, "celeryev.")) or queue.endswith("celery.pidbox")
+    ours = queue.startswith(queues.PREFIX) or queue == queues.WEBHOOKS
+    return ours or queue.startswith("celeryev.") or queue.endswith("celery.pidbox")
 
 
 def _scan(client: redis.Redis, pattern: str, kind: str) -> list[str]:

@@ -37,6 +37,7 @@ def make(given: Settings, threads: int, name: str) -> Celery:
     app.courier = Courier(given, app.outbox, Lanes(threads), worker=name, describe=views.job)
     app.conf.update(
         accept_content=["json"],
+        broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             "master_name": given.sentinel_master,
