@@ -5,6 +5,7 @@ import re
 
 import browser as browsers
 import httpx
+import msgspec
 import numpy as np
 import pytest
 import samples
@@ -15,7 +16,9 @@ from key_ring import Ring
 from selenium.webdriver.common.keys import Keys
 from servers import RedisServer
 
-from mutirao import Client
+from mutirao import Client, queues
+from mutirao.catalog import ModelInfo
+from mutirao.signature import OutputSpec, Signature, TensorSpec
 
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
@@ -125,14 +128,19 @@ def test_models_and_workers_are_shown(page, fleet):
 def test_figures_follow_what_happens(page, fleet):
     """What waits, and what is answered a second, shows by itself after a submit, and nothing waits once it is answered."""
     slow = "#models-rows tr[data-model=slow]"
+
+    def drawn(kind):
+        """A line that has been other than 0 at some time since the page was opened."""
+        return page.run(f"return document.querySelector('{slow} path.{kind}').getAttribute('d')")
+
     with Client(fleet.url) as client:
-        jobs = client.submit_many("slow", [[0.4, 0.0, 0.0]] * 12, expires_s=60)
-        page.find(f"{slow} td[data-name=Waiting] span:not(.zero)")
-        page.find(f"{slow} td[data-name='Requests/s']:not(.zero)")
+        assert not drawn("depth")
+        jobs = client.submit_many("slow", [[2.0, 0.0, 0.0]] * 6, expires_s=60)
+        waiting.until(lambda: drawn("depth"))
         for _ in client.as_completed(jobs, 60):
             pass
+    waiting.until(lambda: drawn("rate"))
     page.find(f"{slow} td[data-name=Waiting] span.zero", text="0")
-    assert page.run(f"return document.querySelector('{slow} path.rate').getAttribute('d')")
 
 
 def test_a_model_is_tried_with_the_keyboard_alone(page):
@@ -252,21 +260,27 @@ def test_errors_are_told_as_the_gateway_says_them(page, gateway):
     page.find("#job-error", text="ValueError")
 
 
-def test_a_job_that_waits_is_cancelled(page, fleet):
-    """While a job waits it can be cancelled; then it is so, in the page and in its record, and the list of recent jobs says so."""
-    with Client(fleet.url) as client:
-        busy = [client.submit("slow", [[3.0, 0.0, 0.0]]) for _ in range(4)]
-        choose(page, "slow")
-        fill(page, [0, 0, 0])
-        page.find("#try-submit").click()
-        page.find("#job-cancel").click()
-        page.find("#job-state", text="cancelled")
-        assert client.job(page.find("#job-id").text).status == "cancelled"
-        assert "cancelled" in page.find("#recent-list li").text
-        for job in busy:
-            job.cancel()
-        for _ in client.as_completed(busy, 30):
-            pass
+def test_without_a_worker_a_job_waits_and_can_be_cancelled(browser):
+    """A model that no worker serves any more is not ready; a job for it waits, is counted, and is cancelled in its record too."""
+    takes = Signature(
+        inputs=(TensorSpec("X", "FP64", (-1, 2)),), outputs=(OutputSpec("predict", "FP64", (-1,), default=True),)
+    )
+    with RedisServer() as server, GatewayProcess(server.url) as gateway, Client(server.url, check=False) as client:
+        server.client().hset(
+            queues.MODELS, "left", msgspec.json.encode(ModelInfo(name="left", version="1", signature=takes))
+        )
+        row = "#models-rows tr[data-model=left]"
+        browser.open(gateway.url, wait=row)
+        browser.find(row, text="no live worker serves it")
+        browser.find("#workers-none", text="mutirao worker")
+        browser.find("#try-fields input")
+        browser.find("#try-submit").click()
+        browser.find(f"{row} td[data-name=Waiting]", text="1")
+        browser.find("#job-ahead", text="0 requests before it")
+        browser.find("#job-cancel").click()
+        browser.find("#job-state", text="cancelled")
+        browser.find("#recent-list li", text="cancelled")
+        assert client.job(browser.find("#job-id").text).status == "cancelled"
 
 
 def test_recent_jobs_outlive_a_reload(page):
