@@ -1,0 +1,69 @@
+"""The short way of reading a request is the long one, only shorter."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutirao import errors, signature
+from mutirao.catalog import ModelInfo
+from mutirao.gateway import bodies
+from mutirao.messages import PredictRequest, Tensor
+from mutirao.signature import OutputSpec, Signature, TensorSpec
+
+TAKES = Signature(
+    inputs=(TensorSpec("X", "FP64", (-1, 2)),), outputs=(OutputSpec("predict", "FP64", (-1,), True),), max_rows=3
+)
+INFO = ModelInfo(name="m", version="1", signature=TAKES)
+VALUES = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False), st.integers(-9, 9), st.booleans(), st.none(), st.text()
+)
+TENSORS = st.builds(
+    Tensor,
+    name=st.sampled_from(["X", "X", "Y"]),
+    datatype=st.sampled_from(["FP64", "FP64", "FP32", "INT64", ""]),
+    shape=st.sampled_from([(1, 2), (2, 2), (4, 2), (1, 3), (2,), (0, 2), (-1, 2), ()]),
+    data=st.one_of(st.lists(st.floats(-9, 9), max_size=8), st.lists(VALUES, max_size=4), st.just([[1.0, 2.0]])),
+)
+
+
+def outcome(read):
+    try:
+        return {name: (array.dtype, array.tolist()) for name, array in read().items()}
+    except errors.MutiraoError as exc:
+        return type(exc), str(exc)
+
+
+@given(st.lists(TENSORS, min_size=1, max_size=2).map(tuple))
+def test_the_short_way_leads_where_the_long_one_does(inputs):
+    """Arrays and refusals are the same by either."""
+    short = outcome(lambda: bodies.of_request(INFO, bodies.Request(inputs=inputs)))
+    assert short == outcome(lambda: signature.read("m", TAKES, PredictRequest(inputs=inputs)))
+
+
+def test_the_commonest_request_takes_it():
+    """A flat list of floats in the model's own shape needs no more."""
+    given = bodies._plain(TAKES, (Tensor("X", "FP64", (2, 2), [1.5, 2.5, 3.5, 4.5]),))
+    assert given is not None
+    assert np.array_equal(given["X"], [[1.5, 2.5], [3.5, 4.5]])
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"NaN", b"Infinity", b"-1e400"])
+def test_json_has_no_float_that_is_not_finite(number):
+    """The short way rests on this."""
+    with pytest.raises(errors.InvalidRequest):
+        bodies._json(b'{"inputs":[{"name":"X","datatype":"FP64","shape":[1,2],"data":[1.5,%b]}]}' % number)
+
+
+def test_a_body_of_objects_becomes_columns():
+    """Rows that are objects must have the same columns."""
+    assert bodies._columns([{"a": 1, "b": 2}, {"b": 4, "a": 3}]) == {"a": [1, 3], "b": [2, 4]}
+    with pytest.raises(errors.InvalidRequest, match="row 1"):
+        bodies._columns([{"a": 1}, {"b": 1}])
+
+
+def test_the_wire_takes_no_field_twice():
+    """What a body may hold is said once: a batch's requests are bodies without the rest."""
+    names = {field.name for field in msgspec.structs.fields(bodies.Request)}
+    assert names <= {field.name for field in msgspec.structs.fields(bodies.Body)}
