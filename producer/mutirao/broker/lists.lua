@@ -4,7 +4,7 @@
 --   stock lists. Without tenants there is no ring, and nothing is shared.
 -- `mutirao:lines` counts by list what has been taken from its head, so that a request's place is its own number less that count; and
 --   by "rows " and the list the rows of what waits beyond one a request. What stock programs take or purge is not counted: places are
---   then a little late, and rows are right again once the list has been empty.
+--   then a little late, and rows are too many until requests of several rows come to a list that is empty.
 local LINES = "mutirao:lines"
 
 local function parts_of_list(key)

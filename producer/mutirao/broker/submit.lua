@@ -13,7 +13,7 @@
 -- Reply: {"queued", now, places of requests already known by this very content}, or, with nothing written,
 --   {"taken", place} for an id of other content, or {"full", how many wait, how many are new}.
 -- Invariant: a record's key is written once by this script, so a call that is sent again queues nothing twice.
-local RUN, CHUNK = 10, 100
+local RUN, CHUNK, format = 10, 100, string.format
 local mode, prefix = ARGV[1], ARGV[5]
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -64,10 +64,13 @@ if taken then
   return {"taken", taken}
 end
 
+local waited  -- in the list that is pushed to
 if mode ~= "records" and new > 0 then
   local depth = 0
   for at = 3, #KEYS do
-    depth = depth + redis.call("LLEN", KEYS[at])
+    local length = redis.call("LLEN", KEYS[at])
+    depth = depth + length
+    waited = KEYS[at] == KEYS[1] and length or waited
   end
   if depth + new > tonumber(ARGV[4]) then
     return {"full", depth, new}
@@ -75,11 +78,11 @@ if mode ~= "records" and new > 0 then
 end
 
 -- What the next one's number in its list is: known only where the list is.
-local waited = mode ~= "records" and new > 0 and redis.call("LLEN", KEYS[1])
 local line = mode == "all" and waited and waited + tonumber(redis.call("HGET", LINES, KEYS[1]) or 0)
 
 local kept = math.ceil(tonumber(ARGV[2]) + tonumber(ARGV[3]))
 local times = string.format(',"queued_at":%.4f,"expires_at":%.4f', now, now + tonumber(ARGV[3]))
+local before_end = times .. (line and ',"line":' or "")
 local envelopes, more_rows = {}, 0
 place = 0
 requests(function(at, run)
@@ -90,9 +93,8 @@ requests(function(at, run)
   local id, values = ARGV[at], ARGV[at + 2]
   local beside = ARGV[run + 7] == "1"
   if mode ~= "push" then
-    local numbered = line and ',"line":' .. line .. "}}" or "}}"
     redis.call("SETEX", keys[place], kept,
-      ARGV[run] .. id .. ARGV[run + 1] .. ARGV[at + 1] .. ARGV[run + 2] .. times .. numbered)
+      ARGV[run] .. id .. ARGV[run + 1] .. ARGV[at + 1] .. ARGV[run + 2] .. before_end .. (line and format("%d", line) or "") .. "}}")
     line = line and line + 1
     if beside then
       redis.call("SETEX", ARGV[6] .. id .. ARGV[7], kept, values)

@@ -49,7 +49,7 @@ local function wanted(queue, waiting, cap, ahead, held)
   return math.min(share, waiting)
 end
 
-local STEPS = {"", "3", "6", "9"}
+local STEPS, FEW = {"", "3", "6", "9"}, 8
 local taken, gone, left = {}, {}, {}
 local entries, ids, keys, earliest = {}, {}, {}, math.huge
 
@@ -125,20 +125,21 @@ local function pop(from, i, count)
   if not popped then
     return 0
   end
-  local more_rows = tonumber(redis.call("HGET", LINES, "rows " .. key) or 0)
+  -- Among few it costs less to look for one of several rows than to ask whether there is any.
+  local noted_rows = #popped > FEW and tonumber(redis.call("HGET", LINES, "rows " .. key) or 0)
   local counted = 0
   for _, envelope in ipairs(popped) do
     entries[#entries + 1] = {key, envelope}
     local id = string.match(envelope, '"id":%s*"([^"]*)"') or ""
     ids[#ids + 1] = id
     keys[#keys + 1] = "celery-task-meta-" .. id
-    if more_rows > 0 then
+    if noted_rows ~= 0 then
       counted = counted + more_rows_of(envelope)
     end
   end
   redis.call("HINCRBY", LINES, key, #popped)
   from.lengths[i] = from.lengths[i] - #popped
-  if more_rows ~= 0 and from.lengths[i] == 0 then
+  if from.lengths[i] == 0 and (counted > 0 or (noted_rows or 0) ~= 0) then
     redis.call("HDEL", LINES, "rows " .. key)
   elseif counted > 0 then
     redis.call("HINCRBY", LINES, "rows " .. key, -counted)
@@ -211,15 +212,20 @@ for at = 11, #ARGV, 4 do
 end
 redis.call("HSET", KEYS[2], worker, math.max(0, tonumber(ARGV[3]) + starting - #entries))
 
-if #entries > 0 then
+local cancelled = "0"
+if recorded and #entries == 0 then
+  cancelled = redis.call("GET", "mutirao:cancelled")
+elseif #entries > 0 then
   local documents = {}
   if recorded then
+    keys[#keys + 1] = "mutirao:cancelled"
     for from = 1, #keys, 1000 do
       for _, document in ipairs(redis.call("MGET", unpack(keys, from, math.min(from + 999, #keys)))) do
         documents[#documents + 1] = document
       end
     end
   end
+  cancelled = documents[#entries + 1]
   local fields, groups = {}, {}
   for i, entry in ipairs(entries) do
     local document, why = documents[i], nil
@@ -254,6 +260,5 @@ if #entries > 0 then
   end
   tell(groups)
 end
-local cancelled = recorded and redis.call("GET", "mutirao:cancelled") or "0"
 return {string.format("%.6f", now), lapsed, left, cancelled or "0",
   earliest < math.huge and string.format("%.4f", earliest) or "", taken, gone}
