@@ -11,7 +11,7 @@ from mutirao import errors, settings, webhook
 from mutirao.cli.options import broker
 
 
-@click.command(epilog="Example: MUTIRAO_WEBHOOK_HOSTS=crm.example.com mutirao webhooks")
+@click.command(epilog="Example: mutirao webhooks --hosts crm.example.com")
 @click.option("--threads", type=click.IntRange(2, 1024), default=64, show_default=True, help="Deliveries at once.")
 @click.option("--hosts", metavar="A,B", help="The hosts that may be called; MUTIRAO_WEBHOOK_HOSTS by default.")
 @click.option("--name", "-n", help="The worker's name; webhooks@HOST by default.")
