@@ -82,9 +82,11 @@ class Remote(Operations):
         found: Ended = [(view.id, view.record()) for view in told.jobs]
         for id in told.missing:
             try:
-                found.append((id, (yield from self.record(id))))
-            except errors.JobNotFound as exc:
+                record = yield from self.record(id)
+            except errors.JobNotFound as exc:  # says which of the reasons it is
                 found.append((id, exc))
+            else:
+                found += [(id, record)] if record.done else []
         return found
 
     def cancel(self, id: str) -> Operation[bool]:
@@ -120,6 +122,7 @@ class Remote(Operations):
         return self._learned(msgspec.structs.replace(known, workers=tuple(worker.info() for worker in workers)))
 
     def announced(self) -> Operation[Catalog]:
+        """Read which models are served, and by how many workers."""
         reply = yield Exchange("GET", "/v1/models")
         models = self._read(reply.body, _Models).models
         return self._learned(Catalog(models={info.name: info for info in models}, workers=()))
@@ -132,7 +135,7 @@ class Remote(Operations):
             raise unavailable(self.settings.broker_url, reason, "does the URL name a gateway?") from exc
 
 
-# A gateway checks and queues several times as fast.
+# So long a gateway may take for each request of a call, beside the time that any answer may take.
 QUEUED_EACH_S = 0.0003
 _JSON = {"content-type": JSON}
 

@@ -40,7 +40,7 @@ class Rounds:
         self._driver = driver
         self._waits: dict[str, tuple[Wait, ...]] = {}
         self._next: dict[str, None] = {}  # who is in no round, in order
-        self._asked: dict[str, _Round] = {}
+        self._asked: set[str] = set()  # who is in one
         self._rounds: set[_Round] = set()
         self._soon = False
         self._merging: asyncio.TimerHandle | None = None
@@ -122,7 +122,7 @@ class Rounds:
 
     def _open(self, round: _Round) -> None:
         self._rounds.add(round)
-        self._asked |= dict.fromkeys(round.ids, round)
+        self._asked.update(round.ids)
         round.task = asyncio.get_running_loop().create_task(self._ends(round.ids))
         round.task.add_done_callback(lambda _: self._end(round))
 
@@ -142,11 +142,10 @@ class Rounds:
     def _end(self, round: _Round) -> None:
         """Tell what a round has found, and see to it that those who are left join another."""
         self._rounds.discard(round)
-        for id in round.ids:
-            self._asked.pop(id, None)
+        self._asked.difference_update(round.ids)
         if not round.task.cancelled():
             error = round.task.exception()
-            if isinstance(error, errors.Forbidden) and len(round.ids) > 1:
+            if isinstance(error, errors.Forbidden) and len(round.ids) > 1 and not self._closed:
                 self._part(round)  # one of them is not for this key, which is no reason to refuse the others
                 return
             self._settle(round.task.result() if error is None else [(id, _known(error)) for id in round.ids])
