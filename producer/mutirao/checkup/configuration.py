@@ -11,7 +11,10 @@ from mutirao.settings import PREFIX, Settings, without_password
 
 KNOWN = tuple(PREFIX + name.upper() for name in Settings.__struct_fields__)
 # Those that the compose file reads.
-COMPOSED = ("MUTIRAO_REDIS_", "MUTIRAO_FLOWER_", "MUTIRAO_WORKER_", "MUTIRAO_EXAMPLE_", "MUTIRAO_MODELS_DIR")
+COMPOSED = (
+    "MUTIRAO_REDIS_", "MUTIRAO_FLOWER_", "MUTIRAO_WORKER_", "MUTIRAO_EXAMPLE_", "MUTIRAO_MODELS_DIR", "MUTIRAO_GATEWAYS",
+    "MUTIRAO_GATEWAY_MEMORY", "MUTIRAO_GATEWAY_PORTS", "MUTIRAO_WEBHOOKS_MEMORY",
+)  # fmt: skip
 # What a model may take that says nothing else.
 TIME_LIMIT_S = 60.0
 
