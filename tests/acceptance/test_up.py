@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -96,8 +96,8 @@ def test_one_command_serves_predictions_and_ctrl_c_ends_it(env, tmp_path, client
     """Up says what runs; a client finds it by its folder and gets the model's own answers; a second up is refused by name; Ctrl-C ends all, code 0."""
     with Up(env, tmp_path, "--no-flower").wait_up() as up:
         (console,) = re.findall(r"Console +(http://127.0.0.1:\d+)", up.said)
-        assert b"<title>" in urllib.request.urlopen(console, timeout=10).read()
-        assert json.loads(urllib.request.urlopen(f"{console}/v2/health/ready", timeout=10).read()) == {"ready": True}
+        assert "<title>" in httpx.get(console, trust_env=False).text
+        waiting.until(lambda: httpx.get(f"{console}/v2/health/ready", trust_env=False).json() == {"ready": True})
         for expected in ("redis-server", "worker1@", "worker2@", "iris, slow", "mutirao predict iris"):
             assert expected in up.said
         with client() as asking:
