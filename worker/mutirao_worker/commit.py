@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import redis
 
 from mutirao import queues
 from mutirao.dead import Letter
@@ -71,6 +73,34 @@ class Commit:
         self._acknowledge([ending.request for ending in endings])
         return said, self._reservations.scripts.call(*then) if then is not None and self._reservations else None
 
+    def post(
+        self, run: Run, endings: Sequence[Ending], free: int, then: Call | None, heard: Callable[[Any], None]
+    ) -> int:
+        """End requests without waiting for Redis; only where results and acknowledgements are one step.
+
+        Args:
+            run: as `end` takes it.
+            endings: as `end` takes it.
+            free: as `end` takes it.
+            then: as `end` takes it.
+            heard: takes what `end` returns, or the error that it raises.
+
+        Returns:
+            The descriptor that can be read once there is something to hear: see `Scripts.hear`.
+
+        Raises:
+            redis.RedisError: it could not be sent.
+        """
+        call = self._call(run, endings, free)
+
+        def read(replies: list[Any] | redis.RedisError) -> None:
+            if isinstance(replies, redis.RedisError):
+                heard(replies)
+            else:
+                heard(([said.decode() for said in replies[0]], replies[1] if then is not None else None))
+
+        return self.results.post([call] if then is None else [call, then], read)
+
     def vet(self, requests: Sequence[Request]) -> list[str]:
         """Look at records a last time: for each "" to run it, or why not (expired, or the status in which it has ended).
 
@@ -121,24 +151,34 @@ class Commit:
         )
         tail = b',"date_done":"' + iso_now().encode() + b'","children":[],"job":'
         beside = int(any(ending.request.beside for ending in endings))
-        args: list[Any] = [held.identity if held else "", self._kept, run.model, fields, beside, free]
+        requests: list[Any] = []
+        raws: list[Any] = []
+        letters: list[Any] = []
         for place, ending in enumerate(endings, 1):
-            request, trace, letter = ending.request, NULL, b""
+            request, trace = ending.request, NULL
             if ending.traceback is not None or ending.reason:
                 trace, letter = _rarely(ending, run)
-            extra = request.headers.mutirao
+                letters += (place, letter) if letter else ()
+            if ending.payload:
+                raws += (place, ending.payload)
             head = b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b%b' % (
                 STATUS[ending.status], request.id.encode(), ending.result, trace, tail,
             )  # fmt: skip
-            args += (
+            requests += (
                 b"%d %b" % (request.tag, request.key) if self.fenced else b"",
                 request.id,
                 b"" if request.headers.ignore_result else head,
                 b',"attempts":%d,"reserved_at":%.4f,"place":%d' % (request.deliveries, request.reserved_at, place),
-                ending.payload or b"",
-                extra.reply if extra else b"",
-                letter,
             )
+        clients = [
+            part
+            for client, same in itertools.groupby(ending.request.reply for ending in endings)
+            for part in (sum(1 for _ in same), client)
+        ]
+        args = (
+            held.identity if held else "", self._kept, run.model, fields, beside, free,
+            len(endings), len(clients) // 2, len(raws) // 2, *requests, *clients, *raws, *letters,
+        )  # fmt: skip
         return "commit", keys, args
 
     def _acknowledge(self, requests: Sequence[Request]) -> None:

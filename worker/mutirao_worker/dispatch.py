@@ -26,6 +26,7 @@ from mutirao_worker.execution import Ran
 from mutirao_worker.hosting import Host
 from mutirao_worker.outcomes import Outcomes
 from mutirao_worker.request import Request
+from mutirao_worker.transport.scripts import Call
 from mutirao_worker.vetting import Vetting
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Dispatcher:
         now: Callable[[], float],
         later: Callable[..., Any],
         follow: Callable[[Ending], None],
+        listen: Callable[[int], None] | None = None,
     ) -> None:
         """Take the parts.
 
@@ -75,6 +77,7 @@ class Dispatcher:
             now: Redis's clock.
             later: the loop's timer: seconds, function, arguments.
             follow: runs what a stock client wants to be run after a request.
+            listen: has the replies to what was posted heard, once a descriptor can be read; None to wait for each reply.
         """
         host: Host = app.host
         self.app = app
@@ -92,6 +95,7 @@ class Dispatcher:
         self.vetting = Vetting(commit, now, self._end_unrun, self.outcomes.ended)
         self._dispatching = False
         self._host = host
+        self._listen = listen
         self._now = now
         self._pool = pool
 
@@ -113,10 +117,11 @@ class Dispatcher:
         running = [request for batch in self.running.values() for request in batch.requests]
         return [*self.batcher, *self._aside(), *running, *self.outcomes.unkept]
 
-    def received(self, request: Request) -> None:
-        """Note a request that has come in: in Celery's registers, and as an event."""
-        worker_state.requests[request.id] = request
-        self.events.received(request)
+    def received(self, requests: Sequence[Request]) -> None:
+        """Note requests that have come in: in Celery's registers, and as events."""
+        for request in requests:
+            worker_state.requests[request.id] = request
+        self.events.received(requests)
 
     def offer(self, request: Request) -> None:
         """Let a request wait for a slot; `dispatch` fills them."""
@@ -292,7 +297,7 @@ class Dispatcher:
         self.batcher.line(batch.model).running += 1
         for request in requests:
             request.batch = batch
-            self.events.started(request.id)
+        self.events.started(requests)
         worker_state.active_requests.update(requests)
         self.later(SHOWN_AFTER_S, self._show, batch)
         self._pool.send(batch, asked)
@@ -307,17 +312,29 @@ class Dispatcher:
                 logger.debug("could not say that %d requests run: %s", len(batch.requests), exc)
 
     def _end(self, run: Run, endings: Sequence[Ending], runtime: float) -> None:
-        """End what came back, and take more in the same round trip."""
+        """End what came back, and take more in the same round trip; the loop goes on while Redis works."""
         if self.hold is None:
             return
         if not endings:
             self.hold.pull()
             return
         call = self.hold.reserving()
-        kept, reply = self.outcomes.end(run, endings, runtime, self.idle, call)
-        if call is not None and kept:
+        if self._listen is None:
+            self._heard(call, *self.outcomes.end(run, endings, runtime, self.idle, call))
+            return
+        descriptor = self.outcomes.post(
+            run, endings, runtime, self.idle, call, lambda kept, reply: self._heard(call, kept, reply)
+        )
+        if descriptor is not None:
+            self._listen(descriptor)
+
+    def _heard(self, call: Call | None, kept: bool, reply: Any) -> None:
+        if call is None or self.hold is None:
+            return
+        if kept:
             self.hold.arrived(reply)
-        elif call is not None:
+            self.dispatch()
+        else:
             self.hold.unsure()
 
     def _end_unrun(self, ending: Ending) -> None:

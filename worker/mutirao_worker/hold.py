@@ -50,6 +50,7 @@ class Reserved:
         self.queues = queues_of
         self._first: str | None = None
         self._admit = admit
+        self._asked = False  # a call that takes requests is on its way
         self._dispatcher = dispatcher
         self._reservations = reservations
         self._slots = slots
@@ -67,7 +68,9 @@ class Reserved:
 
     def reserving(self) -> Call | None:
         """Make the call that takes more requests; None where none are wanted, or where none were left: a bell tells of new ones."""
-        return self._call(self._promising())
+        call = self._call(self._promising())
+        self._asked = self._asked or call is not None
+        return call
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
@@ -75,6 +78,7 @@ class Reserved:
 
     def arrived(self, reply: Any) -> None:
         """Offer what a reserve brought."""
+        self._asked = False
         taken = self._reservations.taken(reply)
         if taken.lapsed:
             self.lapsed()
@@ -83,13 +87,13 @@ class Reserved:
         dispatcher.vetting.heard(taken.cancelled, taken.deadline)
         for key, envelope, why in taken.gone:
             if (request := self._read(0, key, envelope)) is not None:
-                dispatcher.received(request)
+                dispatcher.received([request])
                 dispatcher.outcomes.ended(request, why)
-        for tag, key, envelope in taken.requests:
-            if (request := self._read(tag, key, envelope)) is not None:
-                request.reserved_at = now
-                dispatcher.received(request)
-                self._admit(request)
+        read = [request for each in taken.requests if (request := self._read(*each)) is not None]
+        dispatcher.received(read)
+        for request in read:
+            request.reserved_at = now
+            self._admit(request)
         if taken.requests and not self._sparing:
             self._sparing = True
             dispatcher.later(SPARE_S, self._spare)
@@ -119,7 +123,7 @@ class Reserved:
             logger.warning("adopted %d requests of workers that were lost", found.adopted)
         for key, envelope, worker in found.given_up:
             self._give_up(key, envelope, worker)
-        if self._unsure:
+        if self._unsure and not self._asked:
             self._unsure, self._paused_until = False, 0.0
             back = self._reservations.give_back([request.tag for request in self._dispatcher.held], all_but=True)
             logger.info("gave back %d requests that were reserved unheard", back)
@@ -131,7 +135,7 @@ class Reserved:
 
     def unsure(self) -> None:
         """Note that something may have been reserved unheard; `tend` gives it back. Nothing more is taken for a moment."""
-        self._unsure = True
+        self._asked, self._unsure = False, True
         self._paused_until = time.monotonic() + AGAIN_S
         self._dispatcher.later(AGAIN_S, self._dispatcher.dispatch)
 
@@ -203,7 +207,7 @@ class Reserved:
 
     def _rooms(self) -> dict[str, Room]:
         dispatcher = self._dispatcher
-        if dispatcher.closing or time.monotonic() < self._paused_until:
+        if self._asked or dispatcher.closing or time.monotonic() < self._paused_until:
             return {}
         slots, free, rooms = self._slots(), dispatcher.free, {}
         for queue in sorted(self.queues(), key=lambda queue: queue != self._first):

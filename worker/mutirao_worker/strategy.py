@@ -50,7 +50,7 @@ def receive(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:  # no
             text = f"the message's headers cannot be used: {exc}"
             _refuse(consumer, message, errors.InvalidRequest(text, reason="unusable headers"))
             return
-        engine.dispatcher.received(request)
+        engine.dispatcher.received([request])
         consumer.admit(request)
         engine.dispatch_soon()
 
@@ -82,7 +82,7 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
         if signals.task_received.receivers:
             signals.task_received.send(sender=self, request=request)
         try:
-            eta, _ = request.eta, request.expires
+            eta, _ = (request.eta, request.expires) if headers.eta or headers.expires else (None, None)
         except (TypeError, ValueError):
             error = errors.InvalidRequest("eta or expires is no time: send it as ISO 8601", reason="unusable headers")
             self.engine.dispatcher.refuse(request, error)
@@ -171,6 +171,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             else []
         )
         if isinstance(self.hold, Reserved):
+            self.dispatcher.commit.results.hear(wait=True)
             self._channel = channel
             channel.heard_at = time.monotonic()
             self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.tend))
@@ -189,6 +190,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self.dispatcher.closing = True
         if self._channel is not None:
             self._channel.bells = _Deaf()
+        self.dispatcher.commit.results.hear(wait=True)
         _attempt(self.dispatcher.give_back)
         self._give_back_unsent()
         if consumer.blueprint.state != bootsteps.RUN and self.dispatcher.running:
@@ -209,6 +211,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         if not hasattr(self, "dispatcher"):
             return
         self.slots.hear()
+        self.dispatcher.commit.results.hear(wait=True)
         _attempt(self.dispatcher.keep)
         _attempt(self.dispatcher.events.flush)
         if (reservations := self.reservations) is not None:
@@ -232,6 +235,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
     def tend(self) -> None:
         """What is done every few seconds: the lease, other workers' lapsed leases, results that could not be kept."""
         hold = self.hold
+        self.dispatcher.commit.results.overdue(self._settings.timeout_s)
         if isinstance(hold, Reserved) and self._alive():
             if _attempt(hold.tend) and self.dispatcher.free and not self.dispatcher.closing:
                 _attempt(lambda: hold.woken(None))
@@ -260,15 +264,17 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
 
         self.slots = slots = Slots(consumer.pool, consumer.hub, self._settings.inline_bytes, lambda: self.dispatcher)
         self.reservations = Reservations(self._settings, consumer.hostname) if engine else None
+        commit = Commit(self._settings, self.reservations)
         self.dispatcher = Dispatcher(
             self._app,
             consumer.hostname,
             pool=slots,
-            commit=Commit(self._settings, self.reservations),
+            commit=commit,
             events=Events(consumer.event_dispatcher, later),
             now=self.reservations.now if self.reservations else time.time,
             later=later,
             follow=lambda ending: canvas.follow(self._app, ending),
+            listen=self._listen if commit.fenced and not slots.inline else None,
         )
         self.dispatcher.connection_errors = self.dispatcher.commit.connection_errors = consumer.connection_errors
         if self.reservations is not None:
@@ -305,6 +311,17 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             limit = (batch.limits[0] if batch else None) or 3600.0
             if batch and time.monotonic() - batch.began < limit:
                 _attempt(lambda: reservations.tend(self._queues()))
+
+    def _listen(self, descriptor: int) -> None:
+        """Hear the replies to what was posted when there are any; for as long alone, or the loop would spin on a closed connection."""
+        results, hub = self.dispatcher.commit.results, self._consumer.hub
+
+        def heard() -> None:
+            results.hear()
+            if not results.posted:
+                hub.remove_reader(descriptor)
+
+        hub.add_reader(descriptor, heard)
 
     def _dispatch(self) -> None:
         self._soon = False

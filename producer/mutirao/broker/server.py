@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import hiredis
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
@@ -22,6 +24,7 @@ def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
         settings: for the master's name.
         options: redis-py's.
     """
+    options = {"command_packer": Packer(), **options}
     if address.scheme(url) != "sentinel":
         return redis.Redis.from_url(url, **options)
     read = address.read(url)
@@ -35,13 +38,49 @@ def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
 def connect_async(url: str, settings: Settings, **options: Any) -> redis.asyncio.Redis:
     """Make a client for the running event loop; the arguments are those of `connect`."""
     if address.scheme(url) != "sentinel":
-        return redis.asyncio.Redis.from_url(url, **options)
+        client = redis.asyncio.Redis.from_url(url, **options)
+        pool: Any = client.connection_pool
+        pool.connection_class = _PACKED.get(pool.connection_class, pool.connection_class)
+        return client
     read = address.read(url)
     sentinels = redis.asyncio.sentinel.Sentinel(read.hosts, sentinel_kwargs=_timeouts(options))
     master: redis.asyncio.Redis = sentinels.master_for(
         settings.sentinel_master, connection_pool_class=_AsyncPool, **_of_master(read), **options
     )
     return master
+
+
+class Packer:
+    """Writes commands as they are: redis-py's own looks at each of ten thousand arguments before it hands them to hiredis."""
+
+    def pack(self, name: str | bytes, *args: Any) -> list[bytes]:
+        """Write one command; its name may be of several words."""
+        words = (name if isinstance(name, bytes) else name.encode()).split()
+        try:
+            return [hiredis.pack_command((*words, *args))]
+        except TypeError as exc:
+            raise redis.DataError(str(exc)) from exc
+
+
+class _Packed:
+    """The same for a connection of an event loop, which redis-py writes in Python."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        return Packer().pack(*args)
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        return [b"".join(packed for command in commands for packed in Packer().pack(*command))]
+
+
+class _AsyncConnection(_Packed, redis.asyncio.Connection):
+    pass
+
+
+class _AsyncSSLConnection(_Packed, redis.asyncio.SSLConnection):
+    pass
+
+
+_PACKED = {redis.asyncio.Connection: _AsyncConnection, redis.asyncio.SSLConnection: _AsyncSSLConnection}
 
 
 class _Pool(redis.sentinel.SentinelConnectionPool):

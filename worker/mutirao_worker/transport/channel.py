@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from kombu.transport import TRANSPORT_ALIASES, _transport_cache
 from kombu.transport import redis as stock
+from kombu.utils.json import dumps
 
 from mutirao import queues
 
@@ -46,10 +47,12 @@ class Channel(_Channel):  # type: ignore[misc]
     Attributes:
         bells: whom to wake; None for kombu's own way.
         heard_at: when it last listened or heard, by the monotonic clock: a channel that falls silent serves nobody.
+        reached: how many connections have heard what was last broadcast over it; None where nothing was.
     """
 
     bells: Bells | None = None
     heard_at = 0.0
+    reached: int | None = None
     _brpop_sent_at: Any
     _commands: Any = None
     _in_poll: Any
@@ -69,6 +72,19 @@ class Channel(_Channel):  # type: ignore[misc]
             self._in_poll.disconnect()
             self._in_poll = None
         super().close()
+
+    def patterns(self) -> int:
+        """How many patterns of broadcasts are listened to on this Redis."""
+        with self.conn_or_acquire() as client:
+            return int(client.pubsub_numpat())
+
+    def _put_fanout(self, exchange: str, message: Any, routing_key: str, **options: Any) -> None:
+        if options.get("_publish_batch") is not None:
+            super()._put_fanout(exchange, message, routing_key, **options)
+            return
+        topics, payload = self._get_publish_topics(exchange, routing_key), dumps(message)
+        with self.conn_or_acquire() as client:
+            self.reached = sum(client.publish(topic, payload) for topic in topics)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         """Keep the client for what is not waited for: kombu makes one for each command, which costs more than the command."""

@@ -33,10 +33,13 @@ local function revoked(document, id, why, done, now)
     .. string.format(',"started_at":null,"finished_at":%.4f}}', now)
 end
 
--- Keep a record, announce it to whoever waits for this job alone, and add it to its client's group.
-local function announce(key, document, ttl, reply, groups)
+-- Keep a record, announce it to whoever waits for this job alone, and add it to its client's group; heard is false where it is known
+-- that nobody does.
+local function announce(key, document, ttl, reply, groups, heard)
   redis.call("SETEX", key, ttl, document)
-  redis.call("PUBLISH", key, document)
+  if heard ~= false then
+    redis.call("PUBLISH", key, document)
+  end
   hook(document)
   if reply and reply ~= "" then
     local group = groups[reply]

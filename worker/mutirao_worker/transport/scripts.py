@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -23,6 +25,7 @@ _RECORD = (
     + files(__package__).joinpath("record.lua").read_text()
 )
 Call = tuple[str, Sequence[Any], Sequence[Any]]
+Heard = Callable[[list[Any] | redis.RedisError], None]
 NAMES = ("commit", "give_back", "idle", "leave", "reserve", "started", "tend", "vet")
 
 
@@ -45,6 +48,8 @@ class Scripts:
         """Take the client; nothing is sent yet."""
         self.client = client
         self._connection: Any = None
+        self._posting: Any = None
+        self._posted: collections.deque[tuple[Sequence[Call], Heard, float]] = collections.deque()
         self._lock = threading.RLock()
         self._speaking = False
         self._texts = {name: _RECORD + files(__package__).joinpath(f"{name}.lua").read_text() for name in NAMES}
@@ -65,7 +70,10 @@ class Scripts:
         Raises:
             redis.RedisError: Redis did not answer, or refused one; those before it have run.
         """
-        found = self._send(calls)
+        return self._whole(calls, self._send(calls))
+
+    def _whole(self, calls: Sequence[Call], found: list[Any]) -> list[Any]:
+        """Run again what Redis did not know, and that alone; raise what it refused."""
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
             for text in self._texts.values():
                 self.client.script_load(text)
@@ -75,9 +83,73 @@ class Scripts:
                 raise reply
         return found
 
+    def post(self, calls: Sequence[Call], heard: Heard) -> int:
+        """Send calls and do not wait: `hear` reads their replies, in the order in which they were posted.
+
+        Args:
+            calls: run one after another.
+            heard: takes their replies, or what kept them from being heard.
+
+        Returns:
+            The descriptor that can be read once there is something to hear.
+
+        Raises:
+            redis.RedisError: they could not be sent.
+        """
+        if self._posting is None:
+            self._posting = self.client.connection_pool.get_connection()
+        try:
+            if not self._posted:
+                self._posting.connect()  # of Sentinel's masters only this asks for the new one
+            self._posting.send_packed_command(self._posting.pack_commands(self._commands(calls)))
+        except redis.RedisError as exc:
+            self.silenced(exc)
+            raise
+        self._posted.append((calls, heard, time.monotonic()))
+        return int(self._posting._sock.fileno())  # noqa: SLF001 - redis-py has no other way to it
+
+    @property
+    def posted(self) -> bool:
+        """Whether replies are still to come."""
+        return bool(self._posted)
+
+    def hear(self, *, wait: bool = False) -> None:
+        """Read the replies that have come; all of those that are to come, if told to wait for them."""
+        while self._posted:
+            calls, heard, _ = self._posted[0]
+            try:
+                if not (wait or self._posting.can_read(0)):
+                    return
+                replies = [_heard(self._posting) for _ in calls]
+            except redis.RedisError as exc:
+                self.silenced(exc)
+                return
+            self._posted.popleft()
+            try:
+                found: list[Any] | redis.RedisError = self._whole(calls, replies)
+            except redis.RedisError as exc:
+                found = exc
+            heard(found)
+
+    def overdue(self, after_s: float) -> None:
+        """Give up on what was posted longer ago than this."""
+        if self._posted and time.monotonic() - self._posted[0][2] > after_s:
+            self.silenced(redis.TimeoutError(f"no answer within {after_s:g} s"))
+
+    def silenced(self, error: redis.RedisError) -> None:
+        """Give up on what was posted and not heard of; all of it may have run."""
+        posted, self._posted = self._posted, collections.deque()
+        if self._posting is not None:
+            self._posting.disconnect()
+        for _, heard, _ in posted:
+            heard(error)
+
+    def _commands(self, calls: Sequence[Call]) -> list[Any]:
+        return [("EVALSHA", self._digests[name], len(keys), *keys, *args) for name, keys, args in calls]
+
     def _send(self, calls: Sequence[Call]) -> list[Any]:
         """Send calls over a connection of their own: redis-py's way through its pool and pipeline costs more than a small call."""
-        commands = [("EVALSHA", self._digests[name], len(keys), *keys, *args) for name, keys, args in calls]
+        commands = self._commands(calls)
         with self._lock:  # at shutdown Celery runs the loop's timers in a thread
             if self._speaking:  # this is a signal's handler, in the midst of a call: Celery's cold shutdown is one
                 return self._heard_beside(commands)
@@ -102,8 +174,9 @@ class Scripts:
 
     def close(self) -> None:
         """Close the connections."""
-        if self._connection is not None:
-            self._connection.disconnect()
+        for connection in (self._connection, self._posting):
+            if connection is not None:
+                connection.disconnect()
         self.client.close()
 
 
