@@ -106,4 +106,3 @@ def _histogram(name: str, says: str, label: str, found: Mapping[str, Histogram])
     for value, histogram in found.items():
         family.add_metric((value,), list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
     return family
-
