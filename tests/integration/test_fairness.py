@@ -2,13 +2,18 @@
 
 import time
 
+import brokers
 import ledger
 import numpy as np
 import pytest
+import waiting
 from servers import RedisServer
 from workers import WorkerProcess
 
-from mutirao import Client
+from mutirao import Client, settings
+from mutirao.broker.redis import Redis
+from mutirao.core import Core
+from mutirao.submission import Ask
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,23 @@ def test_a_flood_keeps_nobody_out(client):
     assert took["dear"] < 4.5
     for job in flood:
         job.cancel()
+
+
+@pytest.mark.skipif(brokers.AMQP or brokers.STOCK, reason="is about the engine's queues")
+def test_a_crowded_tenant_keeps_no_other_out(client):
+    """Under one tenant's backlog of many seconds the first request of another, to the same model, is answered within two batches."""
+    given = settings.load({}, broker_url=client.settings.broker_url)
+    driver, core = Redis(given), Core(given, check=False)
+    rows = np.array([[0.0, number, 4.0] for number in range(800)])
+    crowd = driver.run(core.submit(Ask(model="flood", tenant="crowd"), rows, rows=True)).ids
+    time.sleep(1)  # so that every slot is taken, and so is what is held ahead
+    began = time.monotonic()
+    (own,) = driver.run(core.submit(Ask(model="flood", tenant="single"), rows[:1], rows=True)).ids
+    waiting.until(lambda: driver.run(core.record(own)).done, timeout_s=30)
+    assert time.monotonic() - began < 4.5
+    assert driver.run(core.record(crowd[-1])).state == "queued"
+    driver.run(core.settle(crowd, "revoked"))
+    driver.close()
 
 
 def test_a_backlog_is_worked_on_without_a_pause(client):
