@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import redis
 
-from mutirao import Client, JobCancelled, queues
+from mutirao import Client, JobCancelled, depths, queues, settings
+from mutirao.broker.redis import Redis
+from mutirao.core import Core
+from mutirao.depths import Place
+from mutirao.submission import Ask
 
 RULES = Path(__file__).parents[2] / "deploy/redis/acl/producer"
 
 
 def test_a_producer_may_do_what_a_client_does(redis_server):
-    """As a user with the producer's rights: submit, wait, cancel, large tensors; but not take requests or what workers hold."""
+    """As a user with the producer's rights: submit, wait, cancel, large tensors, see what waits; but not take requests or what workers hold."""
     if redis_server.program.version < (7,):
         pytest.skip("this redis-server knows no rights to read alone (%R), which came with Redis 7")
     rules = [line for line in RULES.read_text().splitlines() if line and not line.startswith("#")]
@@ -28,6 +32,15 @@ def test_a_producer_may_do_what_a_client_does(redis_server):
         for job in client.as_completed([*jobs, large], timeout=10):
             with pytest.raises(JobCancelled):
                 job.result(0)
+    given = settings.load({}, broker_url=url)
+    driver, core = Redis(given), Core(given, check=False)
+    ask = Ask(model="iris", tenant="crm", webhook="https://crm.example/hook")
+    driver.run(core.submit(ask, [np.ones((2, 4))], ["a"]))
+    assert driver.run(depths.place(core, driver.run(core.record("a")))) == Place(0, 0, None)
+    assert [each.rows for each in driver.run(depths.depths(core, ["iris"])) if each.tenant] == [2]
+    assert driver.run(core.cancel("a"))
+    assert redis_server.client().llen(queues.WEBHOOKS) == 1
+    driver.close()
     with redis.Redis.from_url(url) as asking:
         for command in (
             ("RPOP", queues.queue_key("iris", 3)),
@@ -35,6 +48,8 @@ def test_a_producer_may_do_what_a_client_does(redis_server):
             ("BRPOP", queues.bell_key("mutirao.iris"), 1),
             ("PUBLISH", "mutirao:other", "x"),
             ("HGETALL", queues.DEAD),
+            ("LINDEX", queues.WEBHOOKS, 0),
+            ("ZADD", queues.LEASES, 9e9, "nobody"),
         ):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 asking.execute_command(*command)

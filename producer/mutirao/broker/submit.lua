@@ -115,7 +115,7 @@ if #envelopes > 0 then
 end
 if waited then
   if waited == 0 and more_rows > 0 then
-    redis.call("HDEL", LINES, "rows " .. KEYS[1])
+    more_rows = more_rows - tonumber(redis.call("HGET", LINES, "rows " .. KEYS[1]) or 0)
   end
   noted(KEYS[1], more_rows)
   if redis.call("LLEN", KEYS[2]) < 8 then

@@ -24,7 +24,7 @@ ENVELOPE = b'{"headers":{"id":"a%d","task":"mutirao.predict"},"properties":{},"b
 def send(server, redis):
     """Submit as a gateway does: send("a", 3) queues three of tenant a's, a0 to a2; of "" as a client without a tenant does."""
     driver = Redis(settings.load({}, broker_url=server.url))
-    counts = {}
+    counts: dict[str, int] = {}
 
     def submit(tenant, count=1, *, rows=1, model="iris", limit=1_000_000, **asked):
         first = counts.get(tenant, 0)
@@ -40,7 +40,7 @@ def send(server, redis):
 
 def whose(taken):
     """Count what was taken by whose it is."""
-    found = {}
+    found: dict[str, int] = {}
     for id in ids(taken):
         tenant = id.rstrip("0123456789")
         found[tenant] = found.get(tenant, 0) + 1
@@ -97,7 +97,8 @@ def test_rows_count(worker, send):
     """A tenant whose requests have many rows gets as many rows as another, not as many requests."""
     send("many", 400, rows=10)
     send("one", 4000)
-    held, got = worker("w"), {}
+    held = worker("w")
+    got: dict[str, int] = {}
     for _ in range(40):
         for tenant, count in whose(reserve(held, 20)).items():
             got[tenant] = got.get(tenant, 0) + count * (10 if tenant == "many" else 1)
