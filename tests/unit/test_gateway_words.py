@@ -80,11 +80,13 @@ def test_an_error_is_told_as_all_are(error, status, retry):
     assert b"10.0.0.7" not in made.body
 
 
-def test_what_nobody_foresaw_says_nothing_of_itself():
-    """A bug is 500 without its text."""
+def test_what_nobody_foresaw_says_nothing_of_itself(caplog):
+    """A bug is 500 without its text, to the client and in the log, which may quote a request."""
     made = problems.answer(ZeroDivisionError("secret"))
     assert made.status == 500
     assert b"secret" not in made.body
+    assert "ZeroDivisionError" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def record(status="QUEUED", **job):

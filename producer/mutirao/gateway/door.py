@@ -55,10 +55,10 @@ class Door:
             else:
                 await self._answer(await protocol.infer(self._front, call, *hot), scope, counted)
         except Exception as exc:
-            if counted.status:
-                logger.exception("an answer broke off")
-                raise
-            await self._answer(problems.answer(exc), scope, counted)
+            if counted.status:  # too late for another answer: the server ends the connection
+                problems.log("an answer broke off", exc)
+            else:
+                await self._answer(problems.answer(exc), scope, counted)
         route = _INFER if hot is not None else str(scope.get("path_template") or "other")
         took_s = time.perf_counter() - began
         self._front.meters.answered(route, scope["method"], counted.status, took_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from typing import Any
 
 from litestar.connection import Request
@@ -30,8 +31,14 @@ def answer(error: BaseException) -> Answer:
         return _http(error)
     if isinstance(error, ClientGone):
         return Answer(499)
-    logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+    log("a request failed", error)
     return _said(500, "the gateway failed on this request; its log says how", "InternalError", {})
+
+
+def log(what: str, error: BaseException) -> None:
+    """Log an error that nobody foresaw: where it was, but not its text, which may quote a request."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s: %s\n%s", what, type(error).__name__, where)
 
 
 def status(error: errors.MutiraoError) -> int:
