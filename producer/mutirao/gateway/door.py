@@ -54,7 +54,7 @@ class Door:
                 await self._inner(scope, receive, counted)
             else:
                 await self._answer(await protocol.infer(self._front, call, *hot), scope, counted)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer
             if counted.status:  # too late for another answer: the server ends the connection
                 problems.log("an answer broke off", exc)
             else:
