@@ -88,7 +88,9 @@ def test_curl_lines_in_the_docs_run(folder: Path, path: Path) -> None:
     for block in _asking(path):
         said = run(["bash", "-euo", "pipefail", "-c", block.replace(GATEWAY, address)], folder)
         assert said.strip()
-        assert not re.search(r'"type":"(InternalError|NotFound|MethodNotAllowed|InvalidRequest|UnsupportedMedia)"', said)
+        assert not re.search(
+            r'"type":"(InternalError|NotFound|MethodNotAllowed|InvalidRequest|UnsupportedMedia)"', said
+        )
 
 
 @pytest.mark.parametrize("path", [path for path in DOCS if blocks(path, "python")], ids=lambda path: path.name)
