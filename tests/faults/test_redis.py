@@ -194,7 +194,7 @@ def test_failover(tmp_path, monkeypatch):
         Client(sentinel.url, timeout_s=2) as client,
         WorkerProcess(sentinel.url, root, concurrency=2, wait=False) as worker,
     ):
-        worker.wait_logged(" ready.")
+        worker.wait_ready()
         rows = [[0.0, place, 1.0] for place in range(200)]
         assert client.predict("quick", [rows[3]], timeout=20)["predict"].tolist() == [10.0]
         jobs = client.submit_many("dear", rows)

@@ -134,7 +134,12 @@ def test_a_bomb_is_not_unpacked(http, gateway, encoding):
 
 @pytest.mark.parametrize(
     ("encoding", "body", "status"),
-    [("br", b"x", 415), ("gzip, gzip", b"x", 415), ("gzip", b"no gzip", 400), ("gzip", gzip.compress(b"[]", mtime=0)[:-4], 400)],
+    [
+        ("br", b"x", 415),
+        ("gzip, gzip", b"x", 415),
+        ("gzip", b"no gzip", 400),
+        ("gzip", gzip.compress(b"[]", mtime=0)[:-4], 400),
+    ],
 )
 def test_encodings_that_are_none_are_refused(http, encoding, body, status):
     """Other encodings are 415; a stream that is damaged or cut short is 400."""

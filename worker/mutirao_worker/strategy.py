@@ -82,7 +82,8 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
         if signals.task_received.receivers:
             signals.task_received.send(sender=self, request=request)
         try:
-            eta, _ = (request.eta, request.expires) if headers.eta or headers.expires else (None, None)
+            timed = headers.eta is not None or headers.expires is not None
+            eta, _ = (request.eta, request.expires) if timed else (None, None)
         except (TypeError, ValueError):
             error = errors.InvalidRequest("eta or expires is no time: send it as ISO 8601", reason="unusable headers")
             self.engine.dispatcher.refuse(request, error)
