@@ -7,7 +7,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 # Processes of the test run; each starts servers and workers of its own.
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 # Requests in the backlog.
 N ?= 1000000
