@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ class Submitted(NamedTuple):
     expires_s: float
 
 
-class Operations:
+class Operations(ABC):
     """The operations of one way: generators of the calls that its drivers run. What all ways share is here."""
 
     def __init__(self, settings: Settings, *, check: bool) -> None:
@@ -38,10 +39,11 @@ class Operations:
         self._catalog_until = 0.0
 
     @property
+    @abstractmethod
     def client(self) -> str:
         """The name by which this process hears of the ends of its jobs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def submit(
         self, ask: Ask, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
     ) -> Steps[Submitted]:
@@ -56,35 +58,34 @@ class Operations:
         Raises:
             IdTaken, QueueFull: nothing of the call is queued.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def record(self, id: str) -> Steps[JobRecord]:
         """Read a job's record.
 
         Raises:
             JobNotFound: no such job; ResultExpired where it is past the time for which results are kept.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def cancel(self, id: str) -> Steps[bool]:
         """Cancel a job if it still waits; False where it runs or has ended.
 
         Raises:
             JobNotFound: no such job.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def outputs(self, record: JobRecord) -> Steps[dict[str, Array]]:
         """Read a finished job's outputs.
 
         Raises:
             JobError: the job ended without a result; the class says how.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def catalog(self) -> Steps[Catalog]:
         """Read which models are served and which workers live."""
-        raise NotImplementedError
 
     def late(self, record: JobRecord, timeout: float | None) -> Steps[errors.ResultTimeout]:
         """Build the error for a job that has not ended in time, with the reason where there is one to see."""
