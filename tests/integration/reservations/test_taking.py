@@ -8,6 +8,7 @@ from hands import OTHER, QUEUE, age, ids, record, requests, reserve
 
 from mutirao import Client, queues, settings
 from mutirao_worker.commit import Commit, Run
+from mutirao_worker.transport.reservations import Room
 
 pytestmark = brokers.redis_only
 
@@ -122,3 +123,22 @@ def test_a_million_is_as_quick_as_a_hundred(worker, redis):
     before = redis.info("commandstats").get("cmdstat_rpop", {}).get("calls", 0)
     assert len(reserve(held, 100).requests) == 100
     assert redis.info("commandstats")["cmdstat_rpop"]["calls"] - before == 1
+
+
+def test_posted_calls_are_heard_in_order_and_run_once(worker, submit, redis):
+    """Of calls that were posted, those that Redis does not know run again and the others do not; replies come in order."""
+    submit("a", "b")
+    held, heard = worker("w"), []
+    redis.script_flush()
+    held.scripts.call("idle", (queues.LEASES, queues.SLOTS), (held.identity, queues.KOMBU_SEPARATOR))
+    redis.script_flush()
+    held.scripts.client.script_load(held.scripts._texts["reserve"])
+    leave = ("leave", (queues.LEASES, queues.SLOTS, "nobody"), ("nobody",))
+    call = held.reserving({QUEUE: Room(5, 0)}, 1)
+    held.scripts.post([leave, call], heard.append)
+    held.scripts.post([leave], heard.append)
+    held.scripts.hear(wait=True)
+    assert [len(replies) for replies in heard] == [2, 1]
+    assert ids(held.taken(heard[0][1])) == ["a", "b"]
+    assert redis.hlen(held.key) == 2
+    assert not held.scripts.posted
