@@ -1,6 +1,7 @@
 """The scripts of the transport on a real Redis: who takes how many requests, and in which order."""
 
 import time
+from typing import Any
 
 import brokers
 import waiting
@@ -128,7 +129,8 @@ def test_a_million_is_as_quick_as_a_hundred(worker, redis):
 def test_posted_calls_are_heard_in_order_and_run_once(worker, submit, redis):
     """Of calls that were posted, those that Redis does not know run again and the others do not; replies come in order."""
     submit("a", "b")
-    held, heard = worker("w"), []
+    held = worker("w")
+    heard: list[Any] = []
     redis.script_flush()
     held.scripts.call("idle", (queues.LEASES, queues.SLOTS), (held.identity, queues.KOMBU_SEPARATOR))
     redis.script_flush()
