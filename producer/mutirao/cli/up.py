@@ -91,7 +91,7 @@ def up(
         gateway_port=gateway_port,
         report=_tell,
     )
-    with _interruptible(), _ended(system):
+    with _until_interrupted(system):
         with output.stderr.status("starting Redis and the workers ..."):
             system.start()
             system.wait_ready(READY_S)
@@ -114,38 +114,41 @@ def _refuse_empty(models: Path) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM (a service manager) and SIGHUP (a closed terminal) end it as Ctrl-C does: with code 0, for this is how it ends."""
+def _until_interrupted(system: Embedded) -> Iterator[None]:
+    """Run until Ctrl-C, a service manager's SIGTERM or a closed terminal's SIGHUP, and end the system whatever happens.
+
+    The first signal ends the wait, with code 0, for this is how it ends. A later one interrupts nothing, so that the end stays in
+    order at any moment: it only kills what the end waits for; once all has ended, signals are ignored, so that the code stays 0.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, _interrupt) for number in numbers}
-    try:
-        yield
-    except KeyboardInterrupt:
-        return
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    ending = False
 
-
-def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _ended(system: Embedded) -> Iterator[None]:
-    """End the system whatever happens; a second Ctrl-C does not wait for the workers."""
-    try:
-        yield
-    finally:
-        if system.started:
-            output.note("ending: workers finish what they compute (at most 20 s; Ctrl-C again does not wait) ...")
-        try:
-            system.close()
-        except KeyboardInterrupt:
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+        nonlocal ending
+        if ending:
             system.kill()
-            system.close()
-        if system.started:
-            output.note("ended. What is queued stays; `mutirao up` goes on with it.")
+        else:
+            ending = True
+            raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        ending = True
+        _end(system)
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _end(system: Embedded) -> None:
+    if system.started:
+        output.note("ending: workers finish what they compute (at most 20 s; Ctrl-C again does not wait) ...")
+    system.close()
+    if system.started:
+        output.note("ended. What is queued stays; `mutirao up` goes on with it.")
 
 
 def _tell(incident: Incident) -> None:

@@ -101,7 +101,7 @@ class Processes:
 
     def kill(self, *, below: int) -> None:
         """Kill the children of the stages below this one at once."""
-        for child in self._children.values():
+        for child in list(self._children.values()):
             if child.member.stage < below:
                 watchdog.kill(child.member.pid)
 

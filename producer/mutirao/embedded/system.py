@@ -188,8 +188,9 @@ class Embedded:
             self._lock = -1
 
     def kill(self) -> None:
-        """Do not wait for workers and Flower; Redis still ends as it should."""
-        self._processes.kill(below=REDIS)
+        """Do not wait for workers, the gateway and Flower; Redis still ends as it should. May be called by a signal's handler."""
+        if self.started:
+            self._processes.kill(below=REDIS)
 
     def _start_redis(self) -> None:
         # Both the last parent and its watchdog were killed: their Redis is still there, on the same data.
