@@ -22,6 +22,7 @@ from mutirao import queues, settings
 
 STOCK = os.environ.get("MUTIRAO_TEST_BROKER") == "stock"
 AMQP = os.environ.get("MUTIRAO_TEST_BROKER") == "amqp"
+HOSTS = 200  # virtual hosts for the tests of a whole run
 redis_only = pytest.mark.skipif(AMQP, reason="is about requests in Redis: its lists, scripts, keys")
 
 _server: list[RabbitServer] = []
@@ -82,6 +83,6 @@ def _connected(server: RedisServer) -> kombu.Connection:
 def _rabbit() -> RabbitServer:
     assert not MISSING, MISSING
     if not _server:
-        _server.append(RabbitServer())
+        _server.append(RabbitServer(HOSTS))
         atexit.register(_server[0].close)
     return _server[0]

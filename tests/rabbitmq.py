@@ -29,20 +29,24 @@ PROGRAM = shutil.which("rabbitmq-server", path=f"/usr/lib/rabbitmq/bin:{os.envir
 EPMD = shutil.which("epmd")
 MISSING = "" if PROGRAM and EPMD else "RabbitMQ is not installed (apt-get install rabbitmq-server)"
 READY_S = 90.0
-HOSTS = 200
 # One scheduler that does not spin: tests share the machine.
 ERLANG = "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none"
 
 
 class RabbitServer:
-    """Starts in the constructor; use it as a context manager."""
+    """Starts in the constructor; use it as a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        hosts: how many virtual hosts there are beside "/"; each makes a start longer.
+    """
+
+    def __init__(self, hosts: int = 0) -> None:
         assert PROGRAM, MISSING
         assert EPMD, MISSING
         self.folder = Path(tempfile.mkdtemp(prefix="mutirao-rabbitmq-"))
         self.port, self._names_port, nodes_port = (redis_server.free_port() for _ in range(3))
-        (self.folder / "definitions.json").write_bytes(_definitions())
+        self.hosts = hosts
+        (self.folder / "definitions.json").write_bytes(_definitions(hosts))
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = {redis_server.HOST}:{self.port}\n"
             f"load_definitions = {self.folder}/definitions.json\n"
@@ -78,7 +82,7 @@ class RabbitServer:
 
     def host(self, number: int) -> str:
         """The URL of a virtual host, whose queues are its own."""
-        assert number < HOSTS, f"there are {HOSTS} virtual hosts: raise rabbitmq.HOSTS"
+        assert number < self.hosts, f"there are {self.hosts} virtual hosts: make more of them"
         return f"{self.url[:-1]}test{number}"
 
     @property
@@ -138,16 +142,16 @@ class RabbitServer:
         return True
 
 
-def _definitions() -> bytes:
+def _definitions(hosts: int) -> bytes:
     """Write the virtual hosts that a node begins with, and a guest who may do anything in all of them."""
     salt = os.urandom(4)
     password = base64.b64encode(salt + hashlib.sha256(salt + b"guest").digest()).decode()
-    hosts = ["/", *(f"test{number}" for number in range(HOSTS))]
+    names = ["/", *(f"test{number}" for number in range(hosts))]
     anything = {"configure": ".*", "read": ".*", "write": ".*"}
     return msgspec.json.encode(
         {
             "users": [{"name": "guest", "password_hash": password, "tags": "administrator"}],
-            "vhosts": [{"name": host} for host in hosts],
-            "permissions": [{"user": "guest", "vhost": host, **anything} for host in hosts],
+            "vhosts": [{"name": name} for name in names],
+            "permissions": [{"user": "guest", "vhost": name, **anything} for name in names],
         }
     )

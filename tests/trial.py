@@ -94,6 +94,7 @@ class Trial:
         per_s: about how many requests a second.
         worker_url: the broker, as the workers see it; the same by default.
         models: beside those that the load asks for; by name, seconds a row.
+        patience_s: after how long without any move the rest counts as lost.
     """
 
     contender: type[Contender]
@@ -105,6 +106,7 @@ class Trial:
     per_s: float = 60.0
     worker_url: str = ""
     models: Mapping[str, float] = field(default_factory=dict)
+    patience_s: float = PATIENCE_S
 
     def last(self, time_s: float, what: Callable[[], object] = lambda: None) -> None:
         """Let it go on for a time, as the plan has it, looking after the crew."""
@@ -115,7 +117,7 @@ class Trial:
             time.sleep(0.05)
 
     def verdict(self) -> Verdict:
-        """Submit no more, wait until every request has ended or nothing has moved for a minute, and look at each."""
+        """Submit no more, wait until every request has ended or nothing moves any more, and look at each."""
         self.load.stop()
         self.crew.rest()
         self._drain()
@@ -169,7 +171,7 @@ class Trial:
 
     def _drain(self) -> None:
         left, moved_at = len(self.load.asked) + 1, time.monotonic()
-        while time.monotonic() < moved_at + PATIENCE_S:
+        while time.monotonic() < moved_at + self.patience_s:
             self.crew.tend()
             now = len(self.unfinished()) + len(self.system.leftovers())
             if not now:

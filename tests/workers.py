@@ -7,6 +7,7 @@ with RedisServer() as server, WorkerProcess(server.url, repository.root) as work
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -14,7 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, NamedTuple, Self
@@ -123,6 +124,15 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGTERM)
         if wait:
             self.wait_ended()
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Let the parent stand still, for less than its lease: what is submitted meanwhile waits for certain."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill -9, the pool's processes too, as when the machine goes."""

@@ -60,7 +60,8 @@ def test_last_second_forgotten(tmp_path):
     with (
         RedisServer() as server,
         Client(server.url) as client,
-        Trial(Mutirao, tmp_path, server.url, seed=SEED, workers=2) as trial,
+        # Some are lost for good, which ends the wait: leases last 10 s.
+        Trial(Mutirao, tmp_path, server.url, seed=SEED, workers=2, patience_s=25) as trial,
     ):
         pids = _pids(trial)
         trial.last(3)
