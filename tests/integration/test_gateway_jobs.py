@@ -1,8 +1,11 @@
 """Jobs over HTTP: one and many, their records, results, waits, events and ends."""
 
+import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import brokers
 import httpx
 import numpy as np
 import pytest
@@ -10,6 +13,11 @@ import samples
 from gateways import GatewayProcess
 from redis_monitor import Monitor
 from waiting import until
+
+from mutirao import settings
+from mutirao.errors import GatewayBusy
+from mutirao.gateway import events as steps
+from mutirao.gateway.front import Front
 
 IRIS = samples.get("iris")
 ROWS = IRIS.data[:3].tolist()
@@ -260,6 +268,60 @@ def test_more_waits_than_may_be_open_are_refused(fleet, http):
         assert int(refused.headers["retry-after"]) > 0
         assert client.get(f"/v1/jobs/{id}").status_code == 200
         waiting.join()
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{id}/events", "/v1/fleet/events"])
+def test_more_streams_than_may_be_open_are_refused(path, fleet, http):
+    """Over `gateway_waits` a stream is 503 with Retry-After, however many ask at once; one that has begun is not cut short."""
+    with GatewayProcess(fleet.url, gateway_waits=1) as gateway, gateway.client() as client:
+        path = path.format(id=submit(client, "slow", slow(5)))
+        at_once, over = threading.Barrier(8), threading.Event()
+
+        def follow():
+            at_once.wait()
+            with client.stream("GET", path) as stream:
+                if stream.status_code == 200:
+                    pieces = stream.iter_text()
+                    begun = next(pieces, "")
+                    over.wait(20)
+                    return "event: " in begun
+                stream.read()
+                return (*problem(stream), stream.headers["retry-after"])
+
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(follow) for _ in range(8)]
+            try:
+                until(lambda: sum(one.done() for one in asked) == 7)
+            finally:
+                over.set()
+        said = [one.result() for one in asked]
+        assert said.count((503, "GatewayBusy", "1")) == 7, said
+        assert said.count(True) == 1, said
+
+
+def test_a_stream_has_its_place_before_its_headers(fleet, http):
+    """Of two streams that were let in at the same moment, the one that finds no place sends nothing, not even its status."""
+    id = submit(http, "slow", slow(0.5))
+
+    async def follow(answer):
+        sent = []
+
+        async def send(message):
+            sent.append(message["type"])
+
+        try:
+            await answer({}, asyncio.Event().wait, send)
+        except GatewayBusy:
+            sent.append("busy")
+        return sent[0]
+
+    async def both():
+        front = Front(settings.load({}, **brokers.broker_of(fleet.url), gateway_waits=1))
+        async with front.running():
+            record = await front.record(id, "")
+            return await asyncio.gather(*(follow(steps.answer(front, record, "")) for _ in range(2)))
+
+    assert asyncio.run(both()) == ["http.response.start", "busy"]
 
 
 def test_large_results_come_whole(http):

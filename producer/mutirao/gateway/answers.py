@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -50,17 +51,26 @@ class Answer:
 class Stream(Answer):
     """A response of pieces; it ends with them, or when the client goes or takes nothing for `WRITE_S`."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_pieces", "_place")
 
-    def __init__(self, pieces: AsyncIterator[bytes], media: str = EVENTS, headers: Headers | None = None) -> None:
-        """Take the pieces."""
-        super().__init__(200, b"", media)
-        self.headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store"), *(headers or ())]
+    def __init__(self, pieces: AsyncIterator[bytes], place: AbstractContextManager[None]) -> None:
+        """Take the pieces, and the place that the stream holds from before its headers to its end: one that has begun cannot be refused."""
+        super().__init__(200, b"", EVENTS)
+        self.headers = [(b"content-type", EVENTS.encode()), (b"cache-control", b"no-store")]
         self._pieces = pieces
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send it; the pieces' generator is closed however it ends."""
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        """Send it; the pieces' generator is closed however it ends.
+
+        Raises:
+            GatewayBusy: there is no place, and nothing was sent.
+        """
+        with self._place:
+            await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+            await self._follow(receive, send)
+
+    async def _follow(self, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send(send))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:

@@ -85,7 +85,8 @@ async def follow(front: Front, call: Call) -> Answer:
     """Follow the fleet: an event `fleet` a second, each as `/v1/fleet` answers, its `id` rising."""
     _may_look(call)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers.items()}
-    return Stream(Following(front, headers).pieces())
+    following = Following(front, headers)
+    return Stream(following.pieces(), front.holding(following))
 
 
 routes = [page, asset, favicon, look, follow]

@@ -46,7 +46,7 @@ _OVER = frozenset({"lost", "given back", "given up", "replayed"})
 def answer(front: Front, record: JobRecord, last_seen: str) -> Stream:
     """Stream a job's steps, those after the last one seen."""
     following = Following(record)
-    return Stream(following.pieces(front, _mark(last_seen)))
+    return Stream(following.pieces(front, _mark(last_seen)), front.holding(following))
 
 
 def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
@@ -89,23 +89,22 @@ class Following:
         """Yield events until the job has ended."""
         wait = Wait([Handle(self.id)], self._told)
         sent: set[Mark] = set()  # a record of a job that runs does not tell yet when it was reserved
-        with front.holding(self):
-            front.replies.watch(wait)
-            front.looks.add(self)
-            try:
-                async for record in self._changes():
-                    if record is None:
-                        yield _ALIVE
-                        continue
-                    for mark, step in steps(record):
-                        if mark > last and mark not in sent:
-                            sent.add(mark)
-                            yield piece(mark, step)
-                    if record.done:
-                        return
-            finally:
-                front.looks.discard(self)
-                front.replies.leave(wait)
+        front.replies.watch(wait)
+        front.looks.add(self)
+        try:
+            async for record in self._changes():
+                if record is None:
+                    yield _ALIVE
+                    continue
+                for mark, step in steps(record):
+                    if mark > last and mark not in sent:
+                        sent.add(mark)
+                        yield piece(mark, step)
+                if record.done:
+                    return
+        finally:
+            front.looks.discard(self)
+            front.replies.leave(wait)
 
     async def _changes(self) -> AsyncIterator[JobRecord | None]:
         """Yield the job's records, and None where nothing has changed for a while."""

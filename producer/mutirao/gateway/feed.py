@@ -126,7 +126,7 @@ class Following:
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield events until Redis is away, the gateway stops, or the caller's key is good no more."""
-        with self._front.holding(self), self._front.feed.followed(self), contextlib.suppress(errors.MutiraoError):
+        with self._front.feed.followed(self), contextlib.suppress(errors.MutiraoError):
             while True:
                 issue = await self._next()
                 if self._over:

@@ -170,8 +170,9 @@ class Front:
             text = f"model {model!r} would come to this request in about {wait_s:.3g} s, and it expires in {expires_s:g} s: try again later"
             raise errors.TooLate(text, model=model, wait_s=round(wait_s, 3), retry_after_s=wait_s - expires_s)
 
-    def room(self) -> None:
-        """Make sure that one more wait or stream may be held open.
+    @contextlib.contextmanager
+    def holding(self, one: Open) -> Iterator[None]:
+        """Hold a wait or a stream open.
 
         Raises:
             GatewayBusy: as many as may be are.
@@ -180,15 +181,6 @@ class Front:
         if len(self.open) >= limit:
             text = f"this gateway holds {limit} waits open and takes no more: ask again, or poll without waiting"
             raise errors.GatewayBusy(text, retry_after_s=1)
-
-    @contextlib.contextmanager
-    def holding(self, one: Open) -> Iterator[None]:
-        """Hold a wait or a stream open.
-
-        Raises:
-            GatewayBusy: as many as may be are.
-        """
-        self.room()
         self.open.add(one)
         try:
             yield

@@ -157,7 +157,6 @@ async def cancel(front: Front, call: Call, id: str) -> Answer:
 async def stream(front: Front, call: Call, id: str) -> Answer:
     """Tell of each step of a job as it happens, until it has ended (server-sent events)."""
     record = await _own(front, call, id)
-    front.room()  # a stream that has begun cannot be refused
     return events.answer(front, record, call.header(b"last-event-id"))
 
 
