@@ -23,7 +23,7 @@ from mutirao.signature import OutputSpec, Signature, TensorSpec
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
 # What a browser notes by itself of a call that was refused, or found no gateway.
-REFUSED = re.compile(r"/v[12]/\S+ - Failed to load resource")
+REFUSED = re.compile(r"/(v[12]/\S+|metrics) - Failed to load resource")
 IRIS = [5.1, 3.5, 1.4, 0.2]
 ROW = "#models-rows tr[data-model=iris]"
 
@@ -394,6 +394,34 @@ def test_a_key_is_asked_for_and_forgotten(browser, fleet):
         assert made.token not in browser.run("return JSON.stringify(sessionStorage)")
         with gateway.client(headers={"authorization": f"Bearer {blind.token}"}) as client:
             assert client.get("/v1/fleet").status_code == client.get("/v1/fleet/events").status_code == 403
+
+
+def test_metrics_are_asked_for_with_the_key(browser):
+    """Where the gateway has keys, Metrics asks for one and shows what it may see, or says why it may not."""
+    with RedisServer() as server, GatewayProcess(server.url) as gateway:
+        with Ring(server.url) as ring:
+            made, reader = ring.add("ana", scopes=("operate:*",)), ring.add("bot", scopes=("read:*",))
+        browser.open(gateway.url, wait="#key-value")
+        browser.press(Keys.ESCAPE)
+        browser.find("#link", text="this needs an API key")
+        browser.find("#metrics-link").click()
+        browser.find("#key-value").send_keys(made.token, Keys.ENTER)
+        browser.find("#metrics-text", text="mutirao_open_waits")
+        assert browser.run("return location.pathname") == "/"
+        browser.find("#metrics button").click()
+        browser.find("#key-forget").click()
+        browser.find("#key-value").send_keys(reader.token, Keys.ENTER)
+        browser.find("#models-none")
+        browser.find("#metrics-link").click()
+        browser.find("#metrics-error", text="it takes the scope operate:*")
+        assert not browser.text("#metrics-text")
+
+
+def test_metrics_of_an_open_gateway_are_a_link(page):
+    """Without keys, Metrics leads to /metrics itself."""
+    page.find("#metrics-link").click()
+    waiting.until(lambda: page.run("return location.pathname") == "/metrics")
+    page.find("body", text="mutirao_open_waits")
 
 
 def test_the_page_is_served_with_its_rules(gateway):

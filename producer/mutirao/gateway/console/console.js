@@ -156,6 +156,22 @@ function curl() {
   say($("try-curl-code"), lines.join(" \\\n  "));
 }
 
+// A link sends no key: where one is needed, the metrics are asked for here and shown.
+
+async function metrics(event) {
+  if (!locked && !hasKey()) return;
+  event.preventDefault();
+  say($("metrics-text"), "");
+  say($("metrics-error"), "");
+  try {
+    say($("metrics-text"), await (await ask("metrics")).text());
+    if (locked) again();
+  } catch (error) {
+    say($("metrics-error"), error.message);
+  }
+  $("metrics").showModal();
+}
+
 // The page
 
 $("try-form").addEventListener("submit", submit);
@@ -171,6 +187,7 @@ $("try-example").addEventListener("click", () => {
 });
 $("job-cancel").addEventListener("click", job.cancel);
 $("link-again").addEventListener("click", again);
+$("metrics-link").addEventListener("click", metrics);
 $("key-forget").addEventListener("click", () => {
   forget();
   location.reload();
