@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -21,7 +21,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         versions: all versions in the repository.
         runtime: what loads it: sklearn, ...
         signature: what it takes and gives.
-        state: ready, or unavailable.
+        state: ready, or unavailable; judged by the reader: a model that a live worker serves is ready, one that live workers only
+            fail at is not.
         reason: why it is unavailable, or what to know of it.
         workers: how many live workers serve it now; counted by the reader.
         speed: rows a second of one worker at full batches, as it was last measured; 0 where it never was.
@@ -54,6 +55,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         cores: of its machine that it may use.
         speeds: rows a second of each model that it could answer with full batches, by its fitted times.
         batches: mean rows of its latest batches of each model.
+        failing: why it cannot serve a model that it should, by the model's name.
     """
 
     name: str
@@ -68,6 +70,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cores: int = 0
     speeds: dict[str, float] = {}
     batches: dict[str, float] = {}
+    failing: dict[str, str] = {}
 
     def alive(self, now: float, leases: Container[bytes]) -> bool:
         """Whether it announced itself within the last 15 s, and its lease runs, if it is to have one.
@@ -148,10 +151,17 @@ def decode(
         leases: the identities of those whose leases run.
     """
     announced = [msgspec.json.decode(raw, type=WorkerInfo) for raw in workers.values()]
-    alive = [info for info in announced if info.alive(now, leases)]
+    alive = sorted((info for info in announced if info.alive(now, leases)), key=lambda worker: worker.name)
     found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
-    counted = {
-        name: msgspec.structs.replace(info, workers=sum(name in worker.models for worker in alive))
-        for name, info in found.items()
-    }
-    return Catalog(models=counted, workers=tuple(sorted(alive, key=lambda worker: worker.name)))
+    return Catalog(models={name: _judged(info, alive) for name, info in found.items()}, workers=tuple(alive))
+
+
+def _judged(info: ModelInfo, alive: Sequence[WorkerInfo]) -> ModelInfo:
+    """Hold what was last announced of a model against what the live workers say of themselves."""
+    workers = sum(info.name in worker.models for worker in alive)
+    failing = [worker.failing[info.name] for worker in alive if info.name in worker.failing]
+    if workers and info.state != "ready":
+        return msgspec.structs.replace(info, state="ready", reason="", workers=workers)
+    if failing and not workers:
+        return msgspec.structs.replace(info, state="unavailable", reason=failing[0])
+    return msgspec.structs.replace(info, workers=workers)

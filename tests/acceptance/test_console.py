@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import browser as browsers
 import httpx
@@ -17,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 from servers import RedisServer
 
 from mutirao import Client, queues
-from mutirao.catalog import ModelInfo
+from mutirao.catalog import ModelInfo, WorkerInfo
 from mutirao.signature import OutputSpec, Signature, TensorSpec
 
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
@@ -281,6 +282,22 @@ def test_without_a_worker_a_job_waits_and_can_be_cancelled(browser):
         browser.find("#job-state", text="cancelled")
         browser.find("#recent-list li", text="cancelled")
         assert client.job(browser.find("#job-id").text).status == "cancelled"
+
+
+def test_what_a_worker_cannot_serve_is_told(browser):
+    """A model that one worker fails at and another serves is ready, and the reason stands with the worker that fails."""
+    left, right = (
+        WorkerInfo(name=name, pid=1, processes=1, models=served, failing=failing, seen_at=time.time() + 60)
+        for name, served, failing in (("left@a", {"iris": "1"}, {}), ("right@b", {}, {"iris": "no weights here"}))
+    )
+    told = ModelInfo(name="iris", version="1", state="unavailable", reason="no weights here")
+    with RedisServer() as server, GatewayProcess(server.url) as gateway:
+        for key, info in ((queues.MODELS, told), (queues.WORKERS, left), (queues.WORKERS, right)):
+            server.client().hset(key, info.name, msgspec.json.encode(info))
+        browser.open(gateway.url, wait=ROW)
+        assert browser.find(f"{ROW} .state").text == "ready"
+        browser.find("#workers-rows tr[data-worker='right@b'] .reason", text="iris: no weights here")
+        assert not browser.all("#workers-rows tr[data-worker='left@a'] .reason")
 
 
 def test_recent_jobs_outlive_a_reload(page):

@@ -16,6 +16,8 @@ from workers import Fleet, WorkerProcess
 
 from mutirao import ModelUnavailable, catalog, queues, settings
 from mutirao.broker.redis import Redis
+from mutirao.checkup.fleet import failures
+from mutirao.checkup.snapshot import Snapshot
 from mutirao.core import Core
 
 ROW = [5.1, 3.5, 1.4, 0.2]
@@ -70,6 +72,30 @@ def test_only_what_is_warm_is_served(announced, look):
     assert look().models["cold"].reason == "its warm-up failed: RuntimeError: no weights on this machine"
     with pytest.raises(ModelUnavailable, match="no weights on this machine"), announced.client() as client:
         client.predict("cold", [[1.0, 2.0, 3.0]])
+
+
+def test_a_worker_that_fails_speaks_for_itself_alone(announced, look):
+    """A model that one worker serves is ready, however often another that cannot announces itself; when the one is gone, it is not."""
+    why = "its warm-up failed: RuntimeError: no weights on this machine"
+
+    def bad():
+        return next(worker for worker in look().workers if worker.name == announced.worker.name)
+
+    args = ["--models", "cold"]
+    with WorkerProcess(announced.url, announced.repository.root, args=args) as other:
+        before = bad().seen_at
+        waiting.until(lambda: bad().seen_at > before, timeout_s=15)
+        known = look()
+        assert [worker.name for worker in known.serving("cold")] == [other.name]
+        assert known.find("cold").signature.inputs
+        assert known.find("cold").reason == ""
+        assert bad().failing == {"cold": why}
+        found = failures(Snapshot(given=settings.load({}), catalog=known))
+        assert found.level == "warning"
+        assert f"cold on {announced.worker.name} ({why})" in found.found
+        other.stop()
+        waiting.until(lambda: not look().serving("cold"))
+        assert (look().models["cold"].state, look().models["cold"].reason) == ("unavailable", why)
 
 
 def test_how_quick_it_is(announced, look, timed):

@@ -1,18 +1,27 @@
--- Announce a worker and the models it serves; forget workers that have been silent for an hour.
+-- Announce a worker and the models it knows; forget workers that have been silent for an hour.
 -- KEYS[1]: the models.  KEYS[2]: the workers.
 -- ARGV[1]: the worker's name.  ARGV[2]: its JSON without its last brace.  ARGV, 2 a model from ARGV[3]: its name, its JSON.
 -- Reply: OK.
+-- What is kept of a model is the word of one that serves it, as long as there is one: a worker that cannot says so of itself alone.
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-for at = 3, #ARGV, 2 do
-  redis.call("HSET", KEYS[1], ARGV[at], ARGV[at + 1])
-end
-redis.call("HSET", KEYS[2], ARGV[1], string.format('%s,"seen_at":%.4f}', ARGV[2], now))
+local served = {}
 local workers = redis.call("HGETALL", KEYS[2])
 for at = 1, #workers, 2 do
   local ok, worker = pcall(cjson.decode, workers[at + 1])
   if not ok or not worker.seen_at or now - worker.seen_at > 3600 then
     redis.call("HDEL", KEYS[2], workers[at])
+  elseif workers[at] ~= ARGV[1] and now - worker.seen_at < 15 then
+    for name in pairs(worker.models or {}) do
+      served[name] = true
+    end
   end
 end
+local failing = cjson.decode(ARGV[2] .. "}").failing or {}
+for at = 3, #ARGV, 2 do
+  if not (failing[ARGV[at]] and served[ARGV[at]]) then
+    redis.call("HSET", KEYS[1], ARGV[at], ARGV[at + 1])
+  end
+end
+redis.call("HSET", KEYS[2], ARGV[1], string.format('%s,"seen_at":%.4f}', ARGV[2], now))
 return redis.status_reply("OK")

@@ -102,6 +102,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             cores=cores(),
             speeds=speeds,
             batches=batches,
+            failing={info.name: info.reason for info in infos if info.state != "ready"},
         )
         known = [msgspec.structs.replace(info, speed=self._speeds.get(info.name, 0.0)) for info in infos]
         models = [part for info in known for part in (info.name, msgspec.json.encode(info))]

@@ -63,6 +63,26 @@ def models(seen: Snapshot) -> Finding:
     return Finding("models", "ok", f"{len(known)} served: {listed(known)}")
 
 
+def failures(seen: Snapshot) -> Finding:
+    """Each worker serves what it should, where others do."""
+    if seen.catalog is None:
+        return hidden("failures", "HGETALL mutirao:workers")
+    failing = [
+        f"{name} on {worker.name} ({reason})"
+        for worker in seen.catalog.workers
+        for name, reason in sorted(worker.failing.items())
+        if seen.catalog.serving(name)
+    ]
+    if failing:
+        return Finding(
+            "failures",
+            "warning",
+            f"served by others, but not by every worker: {listed(failing)}",
+            "mutirao models verify on that machine says more; then restart that worker",
+        )
+    return Finding("failures", "ok", "no worker fails at what others serve")
+
+
 def versions(seen: Snapshot) -> Finding:
     """All workers serve the same version of a model."""
     if seen.catalog is None:
@@ -175,6 +195,7 @@ def foreign(seen: Snapshot) -> Finding:
 CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (
     workers,
     models,
+    failures,
     versions,
     waiting,
     reserved,

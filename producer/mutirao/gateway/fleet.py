@@ -56,6 +56,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
         models: the active version of each model it serves, by name.
         rate_per_s: requests a second that it answered lately.
         started_at: seconds since the epoch.
+        failing: why it cannot serve a model that it should, by the model's name.
     """
 
     name: str
@@ -65,6 +66,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, str]
     rate_per_s: float
     started_at: float
+    failing: dict[str, str]
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,4 +150,5 @@ def _worker(info: WorkerInfo) -> WorkerRow:
         models=info.models,
         rate_per_s=sum(info.rates.values(), 0.0),
         started_at=info.started_at,
+        failing=info.failing,
     )

@@ -33,6 +33,7 @@ class _Worker(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     cores: int = 0
     started_at: float = 0.0
+    failing: dict[str, str] = {}
 
     def info(self) -> WorkerInfo:
         return WorkerInfo(pid=0, **msgspec.structs.asdict(self))

@@ -141,8 +141,9 @@ function workerRow(name) {
   const [own, host] = name.split(/@(.*)/s);
   const row = { cores: cell("Cores"), processes: cell("Processes"), memory: cell("Memory"), rate: cell("Requests/s"), up: cell("Up") };
   row.chips = el("div", { class: "chips" });
+  row.failing = el("div");
   const head = el("th", { role: "rowheader", scope: "row" }, el("span", { class: "name" }, own), el("span", { class: "about" }, host ?? ""));
-  const models = el("td", { role: "cell", class: "chips-cell", "data-name": "Models" }, row.chips);
+  const models = el("td", { role: "cell", class: "chips-cell", "data-name": "Models" }, row.chips, row.failing);
   row.element = el("tr", { role: "row", "data-worker": name }, head, row.cores, row.processes, row.memory, row.rate, row.up, models);
   return row;
 }
@@ -153,6 +154,11 @@ function fillWorker(row, worker, at) {
   figure(row.memory, bytes(worker.memory_bytes));
   figure(row.rate, rate(worker.rate_per_s), !worker.rate_per_s);
   figure(row.up, worker.started_at ? time(Math.max(0, at - worker.started_at)) : "–");
+  const failing = Object.entries(worker.failing).map(([name, reason]) => `${name}: ${reason}`);
+  if (row.failing.dataset.said !== failing.join("\n")) {
+    row.failing.dataset.said = failing.join("\n");
+    row.failing.replaceChildren(...failing.map((text) => el("span", { class: "reason" }, text)));
+  }
   const served = Object.entries(worker.models).map(([name, version]) => (version === "1" ? name : `${name} ${version}`));
   if (row.chips.dataset.served === served.join("\n")) return;
   row.chips.dataset.served = served.join("\n");
