@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import samples
 import waiting
+from gateways import GatewayProcess
+from key_ring import Ring
 from servers import RedisServer
 from workers import WorkerProcess
 
@@ -275,4 +277,46 @@ def test_doctor_without_a_broker_says_so(tmp_path):
     assert (code, err) == (Exit.UNAVAILABLE, "")
     assert "redis://:***@127.0.0.1:1/0 does not answer" in out
     assert "-> start one with mutirao up" in out
+    assert "lifetimes" in out
+
+
+def test_doctor_checks_a_gateway(fleet, tmp_path):
+    """Where the URL is a gateway's, doctor says that it answers, is ready and asks for no key, and exits with 0."""
+    with GatewayProcess(fleet.url) as gateway:
+        out = Shell(gateway.url, tmp_path).says("doctor")
+    assert f"the gateway at {gateway.url} answers in" in out
+    assert "every announced model can be asked" in out
+    assert "none is needed" in out
+    assert "no problems" in out
+
+
+def test_doctor_names_what_is_wrong_with_a_gateway(tmp_path, monkeypatch):
+    """A gateway without models is not ready, and one that has keys says whether ours is accepted; then exit code 1."""
+    with RedisServer() as server, GatewayProcess(server.url) as gateway:
+        with Ring(server.url) as ring:
+            made = ring.add("ana", scopes=("predict:*",))
+
+        def findings(key):
+            monkeypatch.setenv("MUTIRAO_API_KEY", key)
+            code, out, _ = Shell(gateway.url, tmp_path).run("doctor", "--json")
+            assert code == Exit.FAILED
+            return {finding["check"]: finding for finding in json.loads(out)["findings"]}
+
+        waiting.until(lambda: findings("mutirao_wrong")["key"]["level"] == "problem")
+        wrong, right = findings("mutirao_wrong"), findings(made.token)
+    assert wrong["key"]["found"].startswith("the API key is not one of this gateway")
+    assert "MUTIRAO_API_KEY" in wrong["key"]["remedy"]
+    assert (right["key"]["level"], right["key"]["found"]) == ("ok", "accepted")
+    assert (right["ready"]["level"], right["ready"]["found"]) == (
+        "problem",
+        "no worker has announced any model yet",
+    )
+
+
+def test_doctor_without_a_gateway_says_so(tmp_path):
+    """Where no gateway answers, or what answers is none, doctor says so, still checks the settings, and exits with 4."""
+    code, out, err = Shell("http://127.0.0.1:1", tmp_path).run("doctor")
+    assert (code, err) == (Exit.UNAVAILABLE, "")
+    assert "the gateway at http://127.0.0.1:1 is unavailable" in out
+    assert "-> start one with mutirao gateway" in out
     assert "lifetimes" in out

@@ -16,6 +16,8 @@ from mutirao import catalog, queues, settings
 from mutirao.broker.redis import Side, options, unavailable
 from mutirao.broker.server import connect
 from mutirao.catalog import Catalog
+from mutirao.checkup import gateway
+from mutirao.checkup.gateway import Gateway
 from mutirao.settings import Settings
 
 T = TypeVar("T")
@@ -53,6 +55,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         environment: the names of its variables.
         here: the broker's URL of the embedded system that runs in this folder; "" for none.
         limits: the time limit in seconds of each model of the repository on this machine, if it is here.
+        gateway: the gateway through which the system is reached, and then nothing else is seen of it; None where none is asked.
         broker: where requests are queued; None while nothing was read.
         results: where results are kept, if that is another server.
         catalog: the models and live workers; None where this user may not look.
@@ -67,6 +70,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     environment: tuple[str, ...] = ()
     here: str = ""
     limits: dict[str, float] = {}
+    gateway: Gateway | None = None
     broker: Server | None = None
     results: Server | None = None
     catalog: Catalog | None = None
@@ -96,9 +100,11 @@ def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
     """Read everything.
 
     Raises:
-        BrokerUnavailable: a server does not answer.
+        BrokerUnavailable: a server, or the gateway, does not answer.
     """
     seen = local(given, environment)
+    if given.remote:
+        return msgspec.structs.replace(seen, gateway=gateway.read(given))
     if given.foreign:  # the fleet announces itself where results are kept, and nobody here sees the queues
         with _connected(given, "results") as client:
             fleet = _fleet(client) | {"waiting": None, "reserved": None}

@@ -10,7 +10,7 @@ import msgspec
 import redis
 
 from mutirao import errors, settings
-from mutirao.checkup import configuration, fleet, server, snapshot
+from mutirao.checkup import configuration, fleet, gateway, server, snapshot
 from mutirao.checkup.finding import Finding
 from mutirao.checkup.snapshot import Snapshot
 from mutirao.cli import output
@@ -27,8 +27,8 @@ def doctor(broker_url: str | None, *, as_json: bool) -> int:
     """Look for what is wrong, and say what to do about it.
 
     Looks at Redis (address, version, eviction, persistence, memory, clock), at workers, models and queues, and at settings that
-    contradict each other. Changes nothing. The exit code is 0 where there is no problem, 1 where there is one, 4 where Redis does
-    not answer.
+    contradict each other. Where the URL is a gateway's, looks at that instead of Redis and workers: whether it answers, is ready
+    and takes the key. Changes nothing. The exit code is 0 where there is no problem, 1 where there is one, 4 where nothing answers.
     """
     given = settings.load(broker_url=broker_url)
     found, code = _examined(given)
@@ -44,18 +44,28 @@ def _examined(given: Settings) -> tuple[list[Finding], output.Exit]:
         seen = snapshot.read(given, os.environ)
     except errors.BrokerUnavailable as exc:
         seen = snapshot.local(given, os.environ)
-        return [_away(exc), *configuration.findings(seen)], output.Exit.UNAVAILABLE
+        return [_silent(exc) if given.remote else _away(exc), *configuration.findings(seen)], output.Exit.UNAVAILABLE
     found = list(_findings(seen))
     failed = any(finding.level == "problem" for finding in found)
     return found, output.Exit.FAILED if failed else output.Exit.OK
 
 
 def _findings(seen: Snapshot) -> Iterator[Finding]:
+    if seen.gateway is not None:
+        yield from gateway.findings(seen.gateway)
+        yield from configuration.findings(seen)
+        return
     for at, each in enumerate(seen.servers):
         for finding in server.findings(each):
             yield msgspec.structs.replace(finding, check=f"results: {finding.check}") if at else finding
     yield from fleet.findings(seen)
     yield from configuration.findings(seen)
+
+
+def _silent(exc: errors.BrokerUnavailable) -> Finding:
+    return Finding(
+        "answer", "problem", str(exc), "start one with mutirao gateway, or set MUTIRAO_BROKER_URL to the one that runs"
+    )
 
 
 def _away(exc: errors.BrokerUnavailable) -> Finding:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mutirao import errors
@@ -99,6 +100,25 @@ class Http:
             return self._client
 
 
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Callable[[str], tuple[int, bytes]]]:
+    """Ask for addresses as they are, once each and whatever the status: what to make of it is the asker's.
+
+    Raises:
+        BrokerUnavailable: nobody answered in time.
+    """
+    with httpx.Client(timeout=settings.timeout_s, **_options(settings)) as client:
+
+        def ask(path: str) -> tuple[int, bytes]:
+            response = client.get(path)
+            return response.status_code, response.content
+
+        try:
+            yield ask
+        except httpx.HTTPError as exc:
+            raise _failed(settings.broker_url, exc) from exc
+
+
 class AsyncHttp:
     """Runs operations on the running event loop."""
 
@@ -170,12 +190,16 @@ class _Attempt:
 
     def fail(self, error: httpx.HTTPError) -> None:
         if self._last or not isinstance(error, _BROKEN):
-            raise unavailable(self._url, " ".join(str(error).split()) or type(error).__name__) from error
+            raise _failed(self._url, error) from error
 
 
 def _attempts(url: str) -> Iterator[_Attempt]:
     for pause_s in (*PAUSES_S, None):
         yield _Attempt(url, pause_s)
+
+
+def _failed(url: str, error: httpx.HTTPError) -> errors.BrokerUnavailable:
+    return unavailable(url, " ".join(str(error).split()) or type(error).__name__)
 
 
 def _options(settings: Settings) -> dict[str, Any]:
