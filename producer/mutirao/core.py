@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+import redis
 
 from mutirao import catalog, codec, errors, queues, submission, tensors
 from mutirao.broker.celery import Published
@@ -22,6 +23,8 @@ from mutirao.submission import Ask, Bound, Maker, Run
 from mutirao.tensors import Array
 
 READ_MAX = 1_000  # keys in one command
+# Where Redis is in time with fewer requests than this, it may be late with a call of more.
+MANY = 10_000
 
 
 class Core(Operations):
@@ -178,7 +181,12 @@ class Core(Operations):
         """Queue a call's requests; where the queue is on another server than the records, these are written first."""
         split = self.settings.split
         call = self._call("records" if split else "all", ask, runs, expires_s)
-        reply = yield call
+        try:
+            reply = yield call
+        except errors.BrokerUnavailable as exc:
+            if len(ids) < MANY or not isinstance(exc.__cause__, redis.TimeoutError):
+                raise
+            raise self._slow(len(ids)) from exc
         if reply[0] == b"taken":
             id = ids[int(reply[1]) - 1]
             raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
@@ -189,6 +197,11 @@ class Core(Operations):
         if split and len(known) < len(ids):
             yield from self._push(ask, submission.without(runs, known) if known else runs, expires_s)
         return known
+
+    def _slow(self, count: int) -> errors.SlowCall:
+        timeout_s = self.settings.timeout_s
+        text = f"{count:,} requests in one call were not queued within {timeout_s:g} s: submit fewer at once, or raise MUTIRAO_TIMEOUT_S where Redis is called; they may be queued by now, and the same ids can be sent again"
+        return errors.SlowCall(text, count=count, timeout_s=timeout_s)
 
     def _push(self, ask: Ask, runs: Sequence[Run], expires_s: float) -> Operation[None]:
         """Push where the queue is on another server than the records; records of what could not be pushed are taken back."""

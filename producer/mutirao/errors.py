@@ -45,6 +45,13 @@ class BrokerUnavailable(MutiraoError):
     url: str = ""
 
 
+class SlowCall(BrokerUnavailable):
+    """Redis did not queue a call of many requests within the time allowed; it may have since."""
+
+    count: int = 0
+    timeout_s: float = 0.0
+
+
 class InvalidRequest(MutiraoError):
     """The request is not one that any model could answer; `reason` says why without quoting it, for logs and events."""
 

@@ -211,6 +211,29 @@ def test_text_comes_back(client):
     )
 
 
+@pytest.mark.skipif(brokers.AMQP, reason="RabbitMQ takes one message after another")
+def test_a_call_that_redis_is_not_done_with_in_time(connect):
+    """A call of many requests says which limit it met and what to do, through a gateway and without; again it is queued, once."""
+    rows, ids = np.tile(ROW, (10_000, 1)), [f"many-{at}" for at in range(10_000)]
+    says = "10,000 requests in one call were not queued within 2 s: submit fewer at once, or raise MUTIRAO_TIMEOUT_S"
+    iris = ModelInfo(name="iris", version="1", signature=IRIS)
+    with RedisServer() as server, server.client() as redis:
+        redis.hset(queues.MODELS, "iris", msgspec.json.encode(iris))
+        with GatewayProcess(server.url, timeout_s=2) as gateway, gateway.client() as plain:
+            redis.client_pause(60_000, all=False)  # reads go on
+            answer = plain.post("/v1/models/iris/jobs:batch", json={"rows": rows.tolist(), "ids": ids})
+            assert answer.status_code == 503
+            with pytest.raises(errors.SlowCall, match=says):
+                raise refused(answer.status_code, answer.content, gateway.url)
+            with connect(server.url, timeout_s=2) as client, pytest.raises(errors.SlowCall, match=says):
+                client.submit_many("iris", rows, ids=ids)
+            redis.client_unpause()
+            for url in (gateway.url, server.url):
+                with connect(url) as client:
+                    client.submit_many("iris", rows, ids=ids)
+            waiting.until(lambda: plain.get("/v1/models/iris").json()["requests"] == 10_000)
+
+
 def test_parameters_are_handed_on(connect, idle):
     """V2 parameters reach the worker, beside those that are the gateway's."""
     server, process = idle

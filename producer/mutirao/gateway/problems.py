@@ -85,7 +85,7 @@ def _known(error: errors.MutiraoError) -> Answer:
 
 def _public(error: errors.MutiraoError) -> str:
     """Say what a client may read: not where Redis is, nor how it answered."""
-    if isinstance(error, errors.BrokerUnavailable):
+    if isinstance(error, errors.BrokerUnavailable) and not isinstance(error, errors.SlowCall):
         return "the queue does not answer now: try again"
     return str(error)
 
