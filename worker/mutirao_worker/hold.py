@@ -54,6 +54,7 @@ class Reserved:
         self._admit = admit
         self._asked: Call | None = None  # the call that takes requests and is on its way
         self._dispatcher = dispatcher
+        self._following: Call | None = None  # the call that Redis runs once a bell has rung
         self._reservations = reservations
         self._slots = slots
         self._left: set[str] = set()  # queues in which something was left when they were last looked at
@@ -79,12 +80,13 @@ class Reserved:
         rooms = self._rooms() if self._dispatcher.hungry and not self._unsure else {}
         if not 0 < len(rooms) <= FEW_QUEUES:
             return None
-        self._asked = self._call(rooms, late=True)
-        return None if self._asked is None else self._reservations.scripts.packed(self._asked)
+        self._asked = self._following = call = self._call(rooms, late=True)
+        return None if call is None else self._reservations.scripts.packed(call)
 
     def followed(self, queue: str | None, reply: Any) -> None:
         """Take what that call brought."""
-        call, self._asked = self._asked, None
+        call, self._following = self._following, None
+        self._done(call)
         if isinstance(reply, redis.exceptions.NoScriptError):
             self._load()
             self.woken(queue)
@@ -102,7 +104,7 @@ class Reserved:
 
     def arrived(self, call: Call, reply: Any) -> None:
         """Offer what a reserve brought."""
-        self._asked = None
+        self._done(call)
         taken = self._reservations.taken(call, reply)
         if taken.lapsed:
             self.lapsed()
@@ -231,6 +233,11 @@ class Reserved:
         self._left -= rooms.keys()
         free = self._dispatcher.free
         return self._reservations.reserving(rooms, free, self._dispatcher.idle - free, late=late)
+
+    def _done(self, call: Call | None) -> None:
+        """Note that a call has been heard of; another may be on its way since, where it was believed to be lost."""
+        if self._asked is call:
+            self._asked = None
 
     def _load(self) -> None:
         try:
