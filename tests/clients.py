@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
+import redis
 from event_loop import EventLoop
 from gateways import GatewayProcess
 
@@ -104,7 +105,7 @@ class Gateways:
         self._urls: dict[tuple[object, ...], str] = {}
 
     def url(self, redis_url: str, **settings: Any) -> str:
-        key = (redis_url, *sorted(settings.items()))
+        key = (redis_url, _server(redis_url), *sorted(settings.items()))
         if key not in self._urls:
             self._urls[key] = self._running.enter_context(GatewayProcess(redis_url, **settings)).url
         return self._urls[key]
@@ -114,6 +115,15 @@ class Gateways:
 
     def __exit__(self, *exc: object) -> None:
         self._running.close()
+
+
+def _server(redis_url: str) -> int | None:
+    """Which process listens there: the port may have been another test's; None where nobody answers."""
+    try:
+        with redis.Redis.from_url(redis_url, socket_timeout=2) as client:
+            return int(client.info("server")["process_id"])
+    except (redis.RedisError, ValueError):  # or it is no Redis's address
+        return None
 
 
 class Kind(NamedTuple):

@@ -32,19 +32,22 @@ class GatewayProcess:
 
     Args:
         url: the broker.
+        args: further options of the command.
         wait: False returns at once, for gateways that are not to start.
         env: over the test's own environment.
         settings: of the settings, by name: gateway_wait_s=1, ...
     """
 
-    def __init__(self, url: str, *, wait: bool = True, env: Mapping[str, str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, url: str, *args: str, wait: bool = True, env: Mapping[str, str] | None = None, **settings: Any
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mutirao-gateway-"))
         self._processes = Processes(self.folder / "watchdog.log")
         self.port = settings.pop("gateway_port", 0) or _free_port()
         given = {f"MUTIRAO_{name.upper()}": str(value) for name, value in settings.items()}
         own = {**brokers.environment(url), "MUTIRAO_GATEWAY_PORT": str(self.port)}
         self.process: Popen[bytes] = self._processes.start(
-            [str(Path(sys.executable).parent / "mutirao"), "gateway", "--log-level", "debug"],
+            [str(Path(sys.executable).parent / "mutirao"), "gateway", "--log-level", "debug", *args],
             stage=0,
             grace_s=5,
             log=self.folder / "gateway.log",

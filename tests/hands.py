@@ -23,7 +23,7 @@ def reserve(
     worker: Reservations, count: int = 100, *, free: int = 1, ahead: int = 0, names: Iterable[str] = (QUEUE,)
 ) -> Taken:
     call = worker.reserving({name: Room(count, ahead) for name in names}, free)
-    return worker.taken(worker.scripts.call(*call))
+    return worker.taken(call, worker.scripts.call(*call))
 
 
 def ids(taken: Taken) -> list[str]:

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+import waiting
 from gateways import GatewayProcess
+from shell import Shell
 
 MUTIRAO = Path(sys.executable).parent / "mutirao"
 
@@ -44,6 +47,19 @@ def test_beyond_this_machine_it_wants_keys(redis_server, host):
     """Without a key it listens to loopback alone, and says how to make one."""
     said = refused("--host", host, "--port", "0", MUTIRAO_BROKER_URL=redis_server.url)
     assert "mutirao keys add" in said
+
+
+def test_it_can_wait_for_the_first_key(redis_server, capsys, monkeypatch):
+    """With --await-key it says once how a key is made, listens to nobody until there is one, and then asks for it."""
+    with GatewayProcess(redis_server.url, "--await-key", wait=False, gateway_host="0.0.0.0") as gateway:
+        waiting.until(lambda: "waits for the first API key: mutirao keys add" in gateway.log)
+        with gateway.client() as client, pytest.raises(httpx.ConnectError):
+            client.get("/v2/health/live")
+        assert Shell(capsys, monkeypatch).at(redis_server.url).run("keys", "add", "crm")[0] == 0
+        gateway.wait_ready()
+        with gateway.client() as client:
+            assert client.get("/v1/models").status_code == 401
+        assert gateway.log.count("keys add") == 2
 
 
 def test_a_gateway_of_a_gateway_is_refused():

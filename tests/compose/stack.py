@@ -38,7 +38,7 @@ class Stack:
         self.models = folder / "models"
         self.project = f"mutirao-test-{os.getpid()}"
         self.tag = f"{zlib.crc32(os.fsencode(ROOT)):08x}"
-        self.redis_port, self.flower_port = free_port(), free_port()
+        self.redis_port, self.flower_port, self.webhook_port = free_port(), free_port(), free_port()
         self._env_file = folder / "compose.env"
         subprocess.run([ROOT / "deploy" / "make-env", self._env_file], check=True, capture_output=True)
         self.passwords = dict(line.split("=") for line in self._env_file.read_text().splitlines())
@@ -107,7 +107,7 @@ class Stack:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        self.compose("--profile", "webhooks", "down", "--volumes", "--remove-orphans", "--timeout", "5")
 
     def _settings(self) -> dict[str, object]:
         return {
@@ -117,6 +117,7 @@ class Stack:
             "MUTIRAO_REDIS_PORT": self.redis_port,
             "MUTIRAO_TEST_FOLDER": ROOT / "tests",
             "MUTIRAO_TEST_TAG": self.tag,
+            "MUTIRAO_WEBHOOK_HOSTS": f"http://receiver.test:{self.webhook_port}=0.0.0.0/0",
             "MUTIRAO_WORKER_CONCURRENCY": 1,
         }
 
@@ -126,6 +127,25 @@ def docker(*args: str, given: str | None = None) -> str:
     done = subprocess.run(["docker", *args], input=given, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"docker {' '.join(args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def assert_closed(container: dict[str, Any]) -> None:
+    """Make sure that a container has no root, writable root file system, capability, unlimited memory, or port beyond loopback."""
+    name, host = container["Name"], container["HostConfig"]
+    assert container["Config"]["User"] in ("999:999", "10001:10001"), name
+    assert docker("exec", container["Id"], "id", "-u").strip() in ("999", "10001"), name
+    assert host["ReadonlyRootfs"], name
+    assert host["CapDrop"] == ["ALL"], name
+    assert not host["Privileged"], name
+    assert any("no-new-privileges" in option for option in host["SecurityOpt"]), name
+    assert host["Memory"] > 0, name
+    assert host["PidsLimit"] == 256, name
+    ports = [
+        bound["HostIp"]
+        for bindings in (container["NetworkSettings"]["Ports"] or {}).values()
+        for bound in bindings or []
+    ]
+    assert set(ports) <= {"127.0.0.1"}, name
 
 
 @functools.cache

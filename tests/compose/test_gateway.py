@@ -1,4 +1,4 @@
-"""The gateway's containers: closed without a key, reached from this machine, and as many as are asked for."""
+"""The gateway's containers: they wait for a key, are reached from this machine, and are as many as are asked for."""
 
 import json
 
@@ -7,6 +7,8 @@ import pytest
 import samples
 from compose.stack import docker, missing
 
+from mutirao.embedded.redis_server import free_port
+
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
 
@@ -14,6 +16,21 @@ def addresses(stack):
     """Where this machine reaches each gateway."""
     found = [docker("port", container["Id"], "8000").split()[0] for container in stack.containers("gateway")]
     return [f"http://{address}" for address in found]
+
+
+def test_a_gateway_waits_for_a_first_key(two_workers):
+    """Without any key it is unhealthy, says what to do, and answers nobody; the first key lets it listen, without a restart."""
+    stack = two_workers
+    stack.wait_health("gateway", "unhealthy")
+    (gateway,) = stack.containers("gateway")
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{addresses(stack)[0]}/v2/health/live", trust_env=False)
+    assert "docker compose run --rm operator keys add" in stack.told("gateway")
+    stack.compose("run", "--rm", "operator", "keys", "add", "first")
+    stack.wait_health("gateway", "healthy")
+    (now,) = stack.containers("gateway")
+    assert now["State"]["StartedAt"] == gateway["State"]["StartedAt"]
+    assert stack.refused() == []
 
 
 def test_gateways_scale_and_any_answers_for_any_job(two_workers):
@@ -32,3 +49,15 @@ def test_gateways_scale_and_any_answers_for_any_job(two_workers):
     ).json()
     assert answer["outputs"][0]["data"] == samples.get("iris").expected()[:2].tolist()
     assert stack.refused() == []
+
+
+def test_one_gateway_keeps_its_address(two_workers, monkeypatch):
+    """With one port instead of a range, as by default, the gateway is where it was after a restart."""
+    stack = two_workers
+    port = free_port()
+    monkeypatch.setenv("MUTIRAO_GATEWAY_PORTS", str(port))
+    stack.compose("up", "--detach", "--scale", "gateway=1", "gateway")
+    assert addresses(stack) == [f"http://127.0.0.1:{port}"]
+    stack.compose("restart", "gateway")
+    stack.wait_health("gateway", "healthy")
+    assert addresses(stack) == [f"http://127.0.0.1:{port}"]

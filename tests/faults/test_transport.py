@@ -77,6 +77,30 @@ def test_killed_with_requests_in_hand(redis_server, root):
             assert job.result(deadline - time.monotonic())["predict"].tolist() == [3.0 * number]
 
 
+def test_reserved_unheard(redis_server, root):
+    """A request that stands under a live worker's name, though its reply never came, is given back and answered."""
+    with Client(redis_server.url) as client, WorkerProcess(redis_server.url, root) as worker:
+        assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]
+        admin = redis_server.client()
+        (identity,) = (name.decode() for name in admin.zrange(queues.LEASES, 0, -1))
+        os.kill(worker.pid, signal.SIGSTOP)
+        job = client.submit("quick", ROW)
+        # As a call does that Redis runs for a connection which is broken, when nobody has told Redis yet.
+        taken = admin.rpop(queues.queue_key("quick", queues.STEPS["normal"]))
+        admin.hset(queues.reserved_key(identity), f"77 {queues.queue_key('quick', queues.STEPS['normal'])}", taken)
+        os.kill(worker.pid, signal.SIGCONT)
+        assert job.result(20)["predict"].tolist() == [5.0]
+        assert admin.keys(queues.reserved_key("*")) == []
+
+
+def test_scripts_that_redis_forgot(redis_server, root):
+    """An idle worker whose next call Redis does not know any more, as after a failover, answers all the same."""
+    with Client(redis_server.url) as client, WorkerProcess(redis_server.url, root):
+        for _ in range(3):
+            redis_server.client().script_flush()
+            assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]
+
+
 def test_full_redis(root):
     """A full Redis refuses what is submitted, in a sentence; what waits is kept, the worker lives, and all is answered after."""
     rows = np.array([[0.0, number, 0] for number in range(60)])

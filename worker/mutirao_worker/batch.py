@@ -60,7 +60,7 @@ class Hold(Protocol):
     def reserving(self) -> Call | None:
         """Make the call that takes more requests; None where none are wanted."""
 
-    def arrived(self, reply: Any) -> None:
+    def arrived(self, call: Call, reply: Any) -> None:
         """Offer what that call brought."""
 
     def unsure(self) -> None:

@@ -112,6 +112,11 @@ class Dispatcher:
         return self.free if any(self.batcher.lines.values()) else self.free + self._pool.starting
 
     @property
+    def hungry(self) -> bool:
+        """Whether a slot is free and nothing waits here for it."""
+        return bool(self.free) and not any(self.batcher.lines.values())
+
+    @property
     def held(self) -> list[Request]:
         """Every request that must stay reserved: what waits, what runs, and what has ended but could not be kept yet."""
         running = [request for batch in self.running.values() for request in batch.requests]
@@ -332,7 +337,7 @@ class Dispatcher:
         if call is None or self.hold is None:
             return
         if kept:
-            self.hold.arrived(reply)
+            self.hold.arrived(call, reply)
             self.dispatch()
         else:
             self.hold.unsure()

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # After a call that failed, Redis is left alone for this long.
 AGAIN_S = 0.5
+# With more queues than this a worker first hears which bell has rung: to look into all of them would cost more than to ask twice.
+FEW_QUEUES = 8
 # What has waited in this worker for so long is looked after: another worker may have a slot free by now.
 SPARE_S = 0.05
 
@@ -50,8 +52,9 @@ class Reserved:
         self.queues = queues_of
         self._first: str | None = None
         self._admit = admit
-        self._asked = False  # a call that takes requests is on its way
+        self._asked: Call | None = None  # the call that takes requests and is on its way
         self._dispatcher = dispatcher
+        self._following: Call | None = None  # the call that Redis runs once a bell has rung
         self._reservations = reservations
         self._slots = slots
         self._left: set[str] = set()  # queues in which something was left when they were last looked at
@@ -68,18 +71,41 @@ class Reserved:
 
     def reserving(self) -> Call | None:
         """Make the call that takes more requests; None where none are wanted, or where none were left: a bell tells of new ones."""
-        call = self._call(self._promising())
-        self._asked = self._asked or call is not None
+        if (call := self._call(self._promising())) is not None:
+            self._asked = call
         return call
+
+    def following(self) -> bytes | None:
+        """Make the call that follows a bell, packed, where it is known before one has rung: for a slot that is free then, too."""
+        rooms = self._rooms() if self._dispatcher.hungry and not self._unsure else {}
+        if not 0 < len(rooms) <= FEW_QUEUES:
+            return None
+        self._asked = self._following = call = self._call(rooms, late=True)
+        return None if call is None else self._reservations.scripts.packed(call)
+
+    def followed(self, queue: str | None, reply: Any) -> None:
+        """Take what that call brought."""
+        call, self._following = self._following, None
+        self._done(call)
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            self._load()
+            self.woken(queue)
+        elif isinstance(reply, redis.RedisError):
+            logger.warning("cannot take requests: %s", " ".join(str(reply).split()))
+            self.unsure()
+        elif reply is not None and call is not None:
+            self._first = queue
+            self.arrived(call, reply)
+            self._dispatcher.dispatch()
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
         self._take(self._rooms())
 
-    def arrived(self, reply: Any) -> None:
+    def arrived(self, call: Call, reply: Any) -> None:
         """Offer what a reserve brought."""
-        self._asked = False
-        taken = self._reservations.taken(reply)
+        self._done(call)
+        taken = self._reservations.taken(call, reply)
         if taken.lapsed:
             self.lapsed()
         self._left |= taken.left
@@ -123,10 +149,13 @@ class Reserved:
             logger.warning("adopted %d requests of workers that were lost", found.adopted)
         for key, envelope, worker in found.given_up:
             self._give_up(key, envelope, worker)
+        if found.reserved > len(self._dispatcher.held):  # or what is on its way will be heard before the next time
+            self._unsure = True
         if self._unsure and not self._asked:
             self._unsure, self._paused_until = False, 0.0
             back = self._reservations.give_back([request.tag for request in self._dispatcher.held], all_but=True)
-            logger.info("gave back %d requests that were reserved unheard", back)
+            if back:
+                logger.warning("gave back %d requests that were reserved unheard", back)
 
     def lapsed(self) -> None:
         """Drop what has not begun: the lease lapsed, so others have it."""
@@ -135,7 +164,7 @@ class Reserved:
 
     def unsure(self) -> None:
         """Note that something may have been reserved unheard; `tend` gives it back. Nothing more is taken for a moment."""
-        self._asked, self._unsure = False, True
+        self._asked, self._unsure = None, True
         self._paused_until = time.monotonic() + AGAIN_S
         self._dispatcher.later(AGAIN_S, self._dispatcher.dispatch)
 
@@ -196,14 +225,25 @@ class Reserved:
             logger.warning("cannot take requests: %s", " ".join(str(exc).split()))
             self.unsure()
             return
-        self.arrived(reply)
+        self.arrived(call, reply)
 
-    def _call(self, rooms: dict[str, Room]) -> Call | None:
+    def _call(self, rooms: dict[str, Room], *, late: bool = False) -> Call | None:
         if not rooms:
             return None
         self._left -= rooms.keys()
         free = self._dispatcher.free
-        return self._reservations.reserving(rooms, free, self._dispatcher.idle - free)
+        return self._reservations.reserving(rooms, free, self._dispatcher.idle - free, late=late)
+
+    def _done(self, call: Call | None) -> None:
+        """Note that a call has been heard of; another may be on its way since, where it was believed to be lost."""
+        if self._asked is call:
+            self._asked = None
+
+    def _load(self) -> None:
+        try:
+            self._reservations.scripts.load()
+        except redis.RedisError as exc:
+            logger.debug("cannot load the scripts: %s", exc)
 
     def _rooms(self) -> dict[str, Room]:
         dispatcher = self._dispatcher
@@ -249,7 +289,7 @@ class Delivered:
     def reserving(self) -> None:
         """Nothing is called: kombu takes them by itself."""
 
-    def arrived(self, reply: Any) -> None:
+    def arrived(self, call: Call, reply: Any) -> None:
         """Nothing came."""
 
     def unsure(self) -> None:

@@ -353,7 +353,7 @@ def scheduled(state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ARG001 - C
 
 
 class _Deaf:
-    """Listens to no bell: the worker is stopping."""
+    """Listens to no bell: the worker is stopping. What a call still takes is given back before the worker leaves."""
 
     def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002
         return False
@@ -362,6 +362,12 @@ class _Deaf:
         """Nothing is taken any more."""
 
     def woken(self, queue: str | None) -> None:
+        """Nothing is taken any more."""
+
+    def following(self) -> None:
+        """Nothing is taken any more."""
+
+    def followed(self, queue: str | None, reply: Any) -> None:
         """Nothing is taken any more."""
 
 

@@ -6,6 +6,7 @@ An operation is a generator: it yields `Call`s and is sent their replies. Writte
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Generator
 from importlib.resources import files
 from typing import Any, Literal, TypeVar
@@ -17,7 +18,8 @@ from redis.backoff import ExponentialBackoff
 
 from mutirao import errors
 from mutirao.broker.celery import Publisher
-from mutirao.broker.server import connect, connect_async
+from mutirao.broker.pipe import Pipe
+from mutirao.broker.server import Packer, connect, connect_async
 from mutirao.settings import Settings, without_password
 
 T = TypeVar("T")
@@ -57,6 +59,10 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "submit": ("lists",),
 }
 SCRIPTS = {name: prelude(*parts, name) for name, parts in _PARTS.items()}
+DIGESTS = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}  # noqa: S324 - Redis's own name for a script
+
+# A larger command has a connection to itself: others need not wait until it is sent.
+LARGE_BYTES = 64 * 1024
 
 
 class Redis:
@@ -66,11 +72,6 @@ class Redis:
         """Make the connection pools; nothing connects before the first call."""
         self._settings = settings
         self._clients = {side: connect(url, settings, **options(settings)) for side, url in _urls(settings).items()}
-        self._scripts = {
-            (side, name): client.register_script(text)
-            for side, client in self._clients.items()
-            for name, text in SCRIPTS.items()
-        }
         self._publisher = Publisher(settings) if settings.foreign else None
 
     def run(self, operation: Operation[T]) -> T:
@@ -103,9 +104,14 @@ class Redis:
         if self._publisher is not None and call.side == "broker":
             return self._publisher.publish(call.keys[0], call.args[0], call.args[1:])
         try:
-            if call.name in SCRIPTS:
-                return self._scripts[call.side, call.name](keys=call.keys, args=call.args)
-            return self._clients[call.side].execute_command(call.name, *call.keys, *call.args)
+            client = self._clients[call.side]
+            if call.name not in SCRIPTS:
+                return client.execute_command(call.name, *call.keys, *call.args)
+            try:
+                return _asked(client, _script(call))
+            except redis.exceptions.NoScriptError:
+                client.script_load(SCRIPTS[call.name])
+                return _asked(client, _script(call))
         except redis.RedisError as exc:
             raise unavailable(exc, self._settings, call.side) from exc
 
@@ -120,10 +126,9 @@ class AsyncRedis:
             side: connect_async(url, settings, **options(settings, asyncio=True))
             for side, url in _urls(settings).items()
         }
-        self._scripts = {
-            (side, name): client.register_script(text)
+        self._pipes = {
+            side: Pipe(client.connection_pool, options(settings, asyncio=True)["retry"], settings.timeout_s)
             for side, client in self._clients.items()
-            for name, text in SCRIPTS.items()
         }
         self._publisher = Publisher(settings) if settings.foreign else None
 
@@ -152,6 +157,8 @@ class AsyncRedis:
 
     async def close(self) -> None:
         """Close every connection."""
+        for pipe in self._pipes.values():
+            await pipe.close()
         for client in self._clients.values():
             await client.aclose()
         if self._publisher is not None:
@@ -161,11 +168,41 @@ class AsyncRedis:
         if self._publisher is not None and call.side == "broker":
             return await asyncio.to_thread(self._publisher.publish, call.keys[0], call.args[0], call.args[1:])
         try:
-            if call.name in SCRIPTS:
-                return await self._scripts[call.side, call.name](keys=call.keys, args=call.args)
-            return await self._clients[call.side].execute_command(call.name, *call.keys, *call.args)
+            if call.name not in SCRIPTS:
+                return await self._clients[call.side].execute_command(call.name, *call.keys, *call.args)
+            try:
+                return await self._asked(call)
+            except redis.exceptions.NoScriptError:
+                await self._clients[call.side].script_load(SCRIPTS[call.name])
+                return await self._asked(call)
         except redis.RedisError as exc:
             raise unavailable(exc, self._settings, call.side) from exc
+
+    async def _asked(self, call: Call) -> Any:
+        command = _script(call)
+        (packed,) = Packer().pack(*command)
+        if len(packed) > LARGE_BYTES:
+            return await self._clients[call.side].execute_command(*command)
+        return await self._pipes[call.side].ask(packed)
+
+
+def _script(call: Call) -> tuple[Any, ...]:
+    return ("EVALSHA", DIGESTS[call.name], len(call.keys), *call.keys, *call.args)
+
+
+def _asked(client: redis.Redis, command: tuple[Any, ...]) -> Any:
+    """Ask as redis-py's client does, without what it does beside: that takes longer than the call."""
+    pool = client.connection_pool
+    connection = pool.get_connection()
+
+    def ask() -> Any:
+        connection.send_packed_command(connection.pack_command(*command))
+        return connection.read_response()
+
+    try:
+        return connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
+    finally:
+        pool.release(connection)
 
 
 def options(settings: Settings, *, asyncio: bool = False) -> dict[str, Any]:

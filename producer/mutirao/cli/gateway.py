@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 
 import click
 
 from mutirao import errors, settings
+from mutirao.broker.redis import Redis
 from mutirao.cli import options, output
+from mutirao.keys import Keys
+
+# How often it looks for a first key.
+LOOK_S = 1.0
 
 
 @click.command(epilog="Example: mutirao gateway --port 8000")
@@ -24,8 +31,9 @@ from mutirao.cli import options, output
     show_default=True,
     help="At debug each request has a line: its route, never its path, query or content.",
 )
+@click.option("--await-key", is_flag=True, help="Without any API key, wait for the first one before listening.")
 @options.broker
-def gateway(*, host: str | None, port: int | None, log_level: str, broker_url: str | None) -> None:
+def gateway(*, host: str | None, port: int | None, log_level: str, await_key: bool, broker_url: str | None) -> None:
     """Answer HTTP: the Open Inference Protocol, jobs, a console page and documentation.
 
     One process; start several behind a balancer, any of them answers for any job. Without API keys it listens to this machine alone.
@@ -35,6 +43,8 @@ def gateway(*, host: str | None, port: int | None, log_level: str, broker_url: s
     _log(log_level.upper())
     now = settings.load(broker_url=broker_url, gateway_host=host, gateway_port=port)
     _refuse_foreign(now)
+    if await_key:
+        _await_key(now)
     app.refuse_open(now)
     listening = server.listen(now.gateway_host, now.gateway_port)
     front, built = app.build(now)
@@ -50,6 +60,17 @@ def _log(level: str) -> None:
     """Log our own words from this level on; those of libraries, which may quote what a client sent, from warnings on."""
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("mutirao").setLevel(level)
+
+
+def _await_key(now: settings.Settings) -> None:
+    """Return once there is a key; say once that it is waited for."""
+    with contextlib.closing(Redis(now)) as redis:
+        if not redis.run(Keys(now).any()):
+            output.note(
+                "gateway: waits for the first API key: mutirao keys add TENANT, in containers docker compose run --rm operator keys add TENANT"
+            )
+        while not redis.run(Keys(now).any()):
+            time.sleep(LOOK_S)
 
 
 def _refuse_foreign(now: settings.Settings) -> None:

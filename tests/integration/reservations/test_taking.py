@@ -5,7 +5,7 @@ from typing import Any
 
 import brokers
 import waiting
-from hands import OTHER, QUEUE, age, ids, record, requests, reserve
+from hands import OTHER, QUEUE, age, ids, queued, record, requests, reserve
 
 from mutirao import Client, queues, settings
 from mutirao_worker.commit import Commit, Run
@@ -141,6 +141,20 @@ def test_posted_calls_are_heard_in_order_and_run_once(worker, submit, redis):
     held.scripts.post([leave], heard.append)
     held.scripts.hear(wait=True)
     assert [len(replies) for replies in heard] == [2, 1]
-    assert ids(held.taken(heard[0][1])) == ["a", "b"]
+    assert ids(held.taken(call, heard[0][1])) == ["a", "b"]
     assert redis.hlen(held.key) == 2
     assert not held.scripts.posted
+
+
+def test_a_call_that_was_sent_early(worker, submit, redis):
+    """A call that follows a bell takes nothing where nothing waits or where its worker has left, and else what any other takes."""
+    held = worker("w")
+    early = held.reserving({QUEUE: Room(5, 0)}, 1, late=True)
+    assert held.scripts.call(*early) is None
+    submit("a", "b")
+    assert ids(held.taken(early, held.scripts.call(*early))) == ["a", "b"]
+    held.give_back([], all_but=True)
+    held.leave()
+    assert held.scripts.call(*held.reserving({QUEUE: Room(5, 0)}, 1, late=True)) is None
+    assert redis.zscore(queues.LEASES, held.identity) is None
+    assert queued(redis) == ["a", "b"]

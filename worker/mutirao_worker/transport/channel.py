@@ -1,8 +1,9 @@
 """kombu's Redis transport with its way of taking requests replaced: the one module that touches kombu's internals.
 
 A channel is kombu's own until the worker's consumer sets `bells`: from then on it blocks on the queues' bells, short lists of
-tokens, and never on the queues. So nothing of value is ever in flight in a reply that a dying worker has popped. Fanout (events,
-remote control), publishing, reconnection and everything else stay kombu's.
+tokens, and never on the queues. So nothing of value is ever in flight in a reply that a dying worker has popped. A worker with a free
+slot sends the call that takes requests right behind: Redis runs it when a bell has rung, and what waits comes with the token. Fanout
+(events, remote control), publishing, reconnection and everything else stay kombu's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from kombu.transport import redis as stock
 from kombu.utils.json import dumps
 
 from mutirao import queues
+from mutirao.broker.server import Packer
+from mutirao_worker.transport.scripts import reply_of
 
 # Producers that ring no bell are found after this long; it is also what an idle worker's loop costs: two commands a turn.
 LISTEN_S = 0.25
@@ -40,6 +43,12 @@ class Bells(Protocol):
     def woken(self, queue: str | None) -> None:
         """A queue's bell has rung; None where none has for a while."""
 
+    def following(self) -> bytes | None:
+        """Make the command that is to run when the listening ends; None where what follows has yet to be seen."""
+
+    def followed(self, queue: str | None, reply: Any) -> None:
+        """The listening has ended, as `woken` says, and that command has run: its reply, or why Redis refused it."""
+
 
 class Channel(_Channel):  # type: ignore[misc]
     """kombu's channel, listening for bells once it is told whom to wake.
@@ -55,6 +64,7 @@ class Channel(_Channel):  # type: ignore[misc]
     reached: int | None = None
     _brpop_sent_at: Any
     _commands: Any = None
+    _following: bytes | None = None
     _in_poll: Any
     _in_vain: frozenset[str] = frozenset()  # bells that rang while there was room for other queues alone
 
@@ -107,22 +117,27 @@ class Channel(_Channel):  # type: ignore[misc]
             return
         self._in_poll = self.client.connection
         self._brpop_sent_at = self.heard_at
-        self.client.connection.send_command("BRPOP", *map(queues.bell_key, names), LISTEN_S)
+        self._following = self.bells.following()
+        packed = Packer().pack("BRPOP", *map(queues.bell_key, names), LISTEN_S)
+        self.client.connection.send_packed_command(packed if self._following is None else [*packed, self._following])
 
     def _brpop_read(self, **options: Any) -> bool:
         if self.bells is None:
             return bool(super()._brpop_read(**options))
+        connection, following, reply = self.client.connection, self._following, None
         try:
-            token = self.client.parse_response(self.client.connection, "BRPOP", **options)
+            token = self.client.parse_response(connection, "BRPOP", **options)
+            if following is not None:
+                reply = reply_of(connection)
         except self.connection_errors:
-            self.client.connection.disconnect()
+            connection.disconnect()
             raise
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
         self.heard_at = time.monotonic()
         queue = token[0].decode().removeprefix(queues.bell_key("")) if token else None
-        if queue is not None and not self.bells.wants(queue):
+        if following is None and queue is not None and not self.bells.wants(queue):
             self.ring(queue)  # it is for somebody who has room
             self.bells.refused(queue)
             self._in_vain |= {queue}
@@ -130,7 +145,10 @@ class Channel(_Channel):  # type: ignore[misc]
         self._in_vain = frozenset()
         if queue is not None:
             self._queue_cycle.rotate(queue)
-        self.bells.woken(queue)
+        if following is None:
+            self.bells.woken(queue)
+        else:
+            self.bells.followed(queue, reply)
         return True
 
     def _put(self, queue: str, message: Any, **options: Any) -> None:

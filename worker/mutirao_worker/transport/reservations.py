@@ -53,11 +53,13 @@ class Tended(NamedTuple):
     Attributes:
         lapsed: as in `Taken`.
         adopted: how many requests of lost workers were put back.
+        reserved: how many requests stand under this worker's name.
         given_up: list key, envelope and lost worker of each that had been delivered too often.
     """
 
     lapsed: bool
     adopted: int
+    reserved: int
     given_up: list[tuple[bytes, bytes, str]]
 
 
@@ -91,25 +93,32 @@ class Reservations:
         keys = [key for name in names for key in (*queues.stock_lists(name), queues.tenants_key(name))]
         return bool(keys and self.scripts.client.exists(*keys))
 
-    def reserving(self, rooms: Mapping[str, Room], free: int, starting: int = 0) -> Call:
+    def reserving(self, rooms: Mapping[str, Room], free: int, starting: int = 0, *, late: bool = False) -> Call:
         """Make the call that takes requests, the first queue first; its reply goes to `taken`.
 
         Args:
             rooms: how many of each queue.
             free: how many slots are free.
             starting: how many more are in a moment.
+            late: the call runs at some later moment: only if this worker still has its lease then, and only if something waits.
         """
         asked = [part for name, room in rooms.items() for part in (name, *room)]
         own = (self.identity, self._settings.lease_s, free, starting, self._tag, self._turn)
         self._tag += _TAGS_PER_CALL
-        records = (self._recorded(), math.ceil(self._settings.result_ttl_s), iso_now(), queues.KOMBU_SEPARATOR)
+        records = (
+            self._recorded(),
+            math.ceil(self._settings.result_ttl_s),
+            iso_now(),
+            queues.KOMBU_SEPARATOR,
+            int(late),
+        )
         return "reserve", (queues.LEASES, queues.SLOTS, self.key), (*own, *records, *asked)
 
-    def taken(self, reply: Sequence[Any]) -> Taken:
+    def taken(self, call: Call, reply: Sequence[Any]) -> Taken:
         """Read the reply of a reserve."""
         self._heard(reply[0])
         found, gone = reply[5], reply[6]
-        first = self._tag - _TAGS_PER_CALL + 1
+        first = call[2][4] + 1
         requests = list(zip(itertools.count(first), found[::2], found[1::2], strict=False))
         ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
         had, self._leased = self._leased, True
@@ -132,13 +141,13 @@ class Reservations:
             math.ceil(self._settings.result_ttl_s), iso_now(), free, len(names), *names, *left,
         )  # fmt: skip
         keys = (queues.LEASES, queues.SLOTS, queues.DEAD, queues.DEAD_INDEX)
-        now, lapsed, adopted, given_up = self.scripts.call("tend", keys, args)
+        now, lapsed, adopted, given_up, reserved = self.scripts.call("tend", keys, args)
         self._heard(now)
         letters = [
             (key, envelope, worker.decode()) for key, envelope, worker in zip(*[iter(given_up)] * 3, strict=True)
         ]
         had, self._leased = self._leased, True
-        return Tended(had and bool(lapsed), int(adopted), letters)
+        return Tended(had and bool(lapsed), int(adopted), int(reserved), letters)
 
     def give_back(self, tags: Iterable[int], *, all_but: bool = False) -> int:
         """Put requests back to the head of their queues: these, or all but these. Returns how many."""

@@ -3,16 +3,31 @@
 -- ARGV[1]: the worker.  ARGV[2]: its lease in seconds.  ARGV[3]: its free slots.  ARGV[4]: how many more it has in a moment.
 -- ARGV[5]: the last tag it gave.  ARGV[6]: how many times it has taken something.  ARGV[7]: "1" where records are on this server.
 -- ARGV[8]: how long an ended record is kept.  ARGV[9]: the time of ending, as Celery writes it.  ARGV[10]: the separator of kombu's
---   priority steps.
--- ARGV, 4 a queue from ARGV[11]: its name, the most requests that a free slot may get, the most to take ahead for slots that are busy,
+--   priority steps.  ARGV[11]: "1" where the call was sent before anything waited: it takes nothing once the worker has no lease.
+-- ARGV, 4 a queue from ARGV[12]: its name, the most requests that a free slot may get, the most to take ahead for slots that are busy,
 --   how many are held for these already.
 -- Reply: {now, 1 if the lease had lapsed, those of the queues in which something is left, how many jobs have ever been cancelled, the earliest deadline
 --   of what is taken ("" for none), {list key, envelope, ...} taken, in the order of their tags, {list key, envelope, why, ...}
---   ended before they could be taken}.
+--   ended before they could be taken}; nil where it was sent early and nothing is to be done.
 -- Invariant: an envelope is always in exactly one place: a queue's list, one worker's reservations, or ended.
 -- Invariant: a tenant whose lists are all empty is not in the ring of the queue.
 local worker, free, starting = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local tag, turn, recorded = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == "1"
+local FIRST, STEPS, FEW = 12, {"", "3", "6", "9"}, 8
+
+if ARGV[11] == "1" then
+  local keys = {}
+  for at = FIRST, #ARGV, 4 do
+    for _, step in ipairs(STEPS) do
+      keys[#keys + 1] = step == "" and ARGV[at] or ARGV[at] .. ARGV[10] .. step
+    end
+    keys[#keys + 1] = "mutirao:tenants:" .. ARGV[at]
+  end
+  if redis.call("EXISTS", unpack(keys)) == 0 or not redis.call("ZSCORE", KEYS[1], worker) then
+    return false
+  end
+end
+
 local now = seconds()
 local lapsed = 0
 if redis.call("ZADD", KEYS[1], "XX", "CH", now + tonumber(ARGV[2]), worker) == 0 then
@@ -49,7 +64,6 @@ local function wanted(queue, waiting, cap, ahead, held)
   return math.min(share, waiting)
 end
 
-local STEPS, FEW = {"", "3", "6", "9"}, 8
 local taken, gone, left = {}, {}, {}
 local entries, ids, keys, earliest = {}, {}, {}, math.huge
 
@@ -184,7 +198,7 @@ local function settle_up(ring, waiters)
   end
 end
 
-for at = 11, #ARGV, 4 do
+for at = FIRST, #ARGV, 4 do
   local queue, cap, ahead = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local waiters, waiting, ring = waiters_of(queue, cap * free + ahead)
   if waiting > 0 then

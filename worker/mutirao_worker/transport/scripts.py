@@ -75,8 +75,7 @@ class Scripts:
     def _whole(self, calls: Sequence[Call], found: list[Any]) -> list[Any]:
         """Run again what Redis did not know, and that alone; raise what it refused."""
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
-            for text in self._texts.values():
-                self.client.script_load(text)
+            self.load()
             found = [self._again(call, reply) for call, reply in zip(calls, found, strict=True)]
         for reply in found:
             if isinstance(reply, Exception):
@@ -120,7 +119,7 @@ class Scripts:
             try:
                 if not (wait or self._posting.can_read(0)):
                     return
-                replies = [_heard(self._posting) for _ in calls]
+                replies = [reply_of(self._posting) for _ in calls]
             except redis.RedisError as exc:
                 self.silenced(exc)
                 return
@@ -143,6 +142,20 @@ class Scripts:
             self._posting.disconnect()
         for _, heard, _ in posted:
             heard(error)
+
+    def packed(self, call: Call) -> bytes:
+        """Write a call, for whoever sends it over another connection."""
+        (command,) = self._commands([call])
+        return server.Packer().pack(*command)[0]
+
+    def load(self) -> None:
+        """Have Redis know the scripts.
+
+        Raises:
+            redis.RedisError: Redis did not answer.
+        """
+        for text in self._texts.values():
+            self.client.script_load(text)
 
     def _commands(self, calls: Sequence[Call]) -> list[Any]:
         return [("EVALSHA", self._digests[name], len(keys), *keys, *args) for name, keys, args in calls]
@@ -184,13 +197,13 @@ def _heard_all(connection: Any, commands: Sequence[Any]) -> list[Any]:
     try:
         connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
         connection.send_packed_command(connection.pack_commands(commands))
-        return [_heard(connection) for _ in commands]
+        return [reply_of(connection) for _ in commands]
     except BaseException:  # half of a reply may be left on it
         connection.disconnect()
         raise
 
 
-def _heard(connection: Any) -> Any:
+def reply_of(connection: Any) -> Any:
     """Read one reply; a refusal is a reply too."""
     try:
         return connection.read_response()

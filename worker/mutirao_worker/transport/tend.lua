@@ -4,7 +4,8 @@
 -- ARGV[4]: "1" where records are on this server; else the caller ends and buries what is given up.  ARGV[5]: how long an ended record is kept.
 -- ARGV[6]: the time of ending, as Celery writes it.  ARGV[7]: the worker's free slots.
 -- ARGV[8]: how many queues it consumes.  ARGV from ARGV[9]: those, and then the queues that it consumes no more.
--- Reply: {now, 1 if the lease had lapsed and all under it was adopted, how many were adopted, {list key, envelope, worker, ...} given up}.
+-- Reply: {now, 1 if the lease had lapsed and all under it was adopted, how many were adopted, {list key, envelope, worker, ...} given up,
+--   how many requests stand under this worker's name}.
 -- Invariant: a lease lapses by this server's clock alone; a live worker's reservations are never touched. A lease that has lapsed is
 --   taken off the list with the last reservation under it: one that still stands there is renewed, and what it covers is still held.
 local now, lease = seconds(), tonumber(ARGV[2])
@@ -107,4 +108,4 @@ for queue in pairs(rung) do
   redis.call("LPUSH", "mutirao:bell:" .. queue, "1", "1")
   redis.call("LTRIM", "mutirao:bell:" .. queue, 0, 7)
 end
-return {string.format("%.6f", now), lapsed, adopted, given_up}
+return {string.format("%.6f", now), lapsed, adopted, given_up, redis.call("HLEN", "mutirao:reserved:" .. ARGV[1])}
