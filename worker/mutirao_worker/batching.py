@@ -37,7 +37,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         latency_s: what a batch may take by the fitted times; 0 for no such target.
     """
 
-    max_rows: int = 256
+    max_rows: int = 512
     max_bytes: int = 8 * 1024 * 1024
     max_wait_s: float = 0.0
     latency_s: float = 0.0

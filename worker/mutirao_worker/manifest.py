@@ -81,7 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_rows: int = 10_000
     time_limit_s: float = 60.0
     soft_time_limit_s: float | None = None
-    max_batch_rows: int = 256
+    max_batch_rows: int = 512
     max_batch_bytes: int = 8 * 1024 * 1024
     max_wait_ms: float = 0.0
     latency_target_ms: float = 0.0

@@ -21,7 +21,7 @@ _SHOWN = 4
 _LIMITS = (
     ("--max-rows", click.IntRange(1), "N", "The most rows that one request may hold; as before, or 10000."),
     ("--time-limit", click.FloatRange(0, min_open=True), "S", "Seconds after which a prediction is stopped; as before, or 60."),
-    ("--max-batch-rows", click.IntRange(1), "N", "The most rows of several requests in one prediction; as before, or 256."),
+    ("--max-batch-rows", click.IntRange(1), "N", "The most rows of several requests in one prediction; as before, or 512."),
     ("--max-batch-bytes", click.IntRange(1), "N", "The most bytes of their inputs; as before, or 8 MiB."),
     ("--max-wait", click.FloatRange(0), "MS", "Milliseconds that a request may wait for others while a process is idle; as before, or 0."),
     ("--latency-target", click.FloatRange(0), "MS", "Milliseconds within which a prediction should be done: its batches are kept that small; as before, or 0, any size."),
