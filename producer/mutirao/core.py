@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 import os
 import time
@@ -239,10 +240,7 @@ class Core(Operations):
         raise errors.BrokerUnavailable(text, **done.error.data) from done.error
 
     def _call(self, mode: str, ask: Ask, runs: Sequence[Run], expires_s: float) -> Call:
-        queue = queues.queue(ask.model)
-        tenant = self.line_of(ask.tenant)
-        lists = tuple(queues.queue_key(ask.model, step, tenant) for step in queues.KOMBU_STEPS)
-        keys = (queues.queue_key(ask.model, queues.step(ask.priority), tenant), queues.bell_key(queue), *lists)
+        keys = _keys(ask.model, ask.priority, self.line_of(ask.tenant))
         limits = (self.settings.result_ttl_s, expires_s, self.settings.queue_limit)
         names = (queues.record_key(""), *queues.payload_key("|", "in").split("|"))
         args = [arg for run in runs for arg in run.args()]
@@ -277,6 +275,14 @@ class Core(Operations):
             limit=limit,
             retry_after_s=after_s,
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _keys(model: str, priority: str, tenant: str) -> tuple[str, ...]:
+    """Name the keys of the submit script: the list that requests go to, the bell, and all lists of who submits."""
+    lists = [queues.queue_key(model, step, tenant) for step in queues.KOMBU_STEPS]
+    bell = queues.bell_key(queues.queue(model))
+    return (queues.queue_key(model, queues.step(priority), tenant), bell, *lists)
 
 
 def _maker(settings: Settings) -> Maker:

@@ -104,16 +104,16 @@ def test_datatypes_may_be_mixed(host, rows):
 def test_requests_of_one_kind_are_one_call(host):
     """Requests of different sizes and encodings, and of one model and outputs, share a call; its limits cut it, not a request."""
     iris = samples.get("iris").data
-    asked = [ask("iris", iris[:1])] * 100 + [ask("iris", iris[:3])] * 50 + [ask_json("iris", iris[:2])] * 5
+    asked = [ask("iris", iris[:1])] * 200 + [ask("iris", iris[:3])] * 110 + [ask_json("iris", iris[:2])] * 5
     sizes: list[int] = []
     spy: Any = Spy(host.find("iris"), sizes)
     execution.run(lambda _: spy, asked, 65536)
-    assert sum(sizes) == 260
+    assert sum(sizes) == 540
     assert len(sizes) == 2
-    assert max(sizes) <= 256
+    assert max(sizes) <= 512
     sizes.clear()
-    answers = execution.run(lambda _: spy, [*asked[:3], ask("iris", np.tile(iris, (4, 1))), *asked[:3]], 65536).answers
-    assert sorted(sizes) == [6, 300]
+    answers = execution.run(lambda _: spy, [*asked[:3], ask("iris", np.tile(iris, (8, 1))), *asked[:3]], 65536).answers
+    assert sorted(sizes) == [6, 600]
     assert [answer.kind for answer in answers] == ["ok"] * 7
 
 

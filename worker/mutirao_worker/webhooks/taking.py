@@ -87,6 +87,12 @@ class Taker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         if queue is not None:
             self.look()
 
+    def following(self) -> None:
+        """Nothing is taken before a bell has rung."""
+
+    def followed(self, queue: str | None, reply: Any) -> None:
+        """No call follows a bell."""
+
     def look(self) -> None:
         """Take what there is room for."""
         if not self._open:
