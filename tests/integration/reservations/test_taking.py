@@ -6,6 +6,7 @@ from typing import Any
 import brokers
 import waiting
 from hands import OTHER, QUEUE, age, ids, queued, record, requests, reserve
+from redis import exceptions
 
 from mutirao import Client, queues, settings
 from mutirao_worker.commit import Commit, Run
@@ -144,6 +145,28 @@ def test_posted_calls_are_heard_in_order_and_run_once(worker, submit, redis):
     assert ids(held.taken(call, heard[0][1])) == ["a", "b"]
     assert redis.hlen(held.key) == 2
     assert not held.scripts.posted
+
+
+def test_a_posted_call_that_is_never_answered(worker, server):
+    """Once it is overdue, who posted it is told so, and not before; the next call goes over another connection."""
+    held = worker("w")
+    heard: list[Any] = []
+    leave = ("leave", (queues.LEASES, queues.SLOTS, "nobody"), ("nobody",))
+    held.scripts.post([leave], heard.append)
+    held.scripts.hear(wait=True)
+    server.pause()
+    try:
+        held.scripts.post([leave], heard.append)
+        held.scripts.overdue(60.0)
+        assert heard == [[1]]
+        held.scripts.overdue(0.0)
+    finally:
+        server.resume()
+    assert [type(error) for error in heard[1:]] == [exceptions.TimeoutError]
+    assert not held.scripts.posted
+    held.scripts.post([leave], heard.append)
+    held.scripts.hear(wait=True)
+    assert heard[2:] == [[1]]
 
 
 def test_a_call_that_was_sent_early(worker, submit, redis):
