@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mutirao.messages import TERMINAL
 workers.COMMANDS["plain"] = (str(workers.BIN / "celery"), "--quiet", "-A", "plain_app", "worker", "--loglevel=info")
 
 
-class Contender:
+class Contender(ABC):
     """What both have: workers to start, requests to submit, records to read.
 
     Args:
@@ -46,13 +47,13 @@ class Contender:
             self.worker_url, self.models, concurrency=2, command=self.command, env=self.env, wait=False, name=name
         )
 
+    @abstractmethod
     def submit(self, model: str, requests: Sequence[Any], ids: Sequence[str], priority: str) -> None:
         """Submit requests under these ids; all of them or none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, id: str) -> list[float] | Exception:
         """The numbers that a finished job gave, or its error."""
-        raise NotImplementedError
 
     def statuses(self, ids: Iterable[str]) -> dict[str, str]:
         """The status of each job; "" where there is no record."""
@@ -67,13 +68,13 @@ class Contender:
         """Those of these jobs that have no end yet."""
         return [id for id, status in self.statuses(ids).items() if status not in TERMINAL]
 
+    @abstractmethod
     def held(self, worker: WorkerProcess) -> dict[bytes, bytes]:
         """The messages that a worker has taken and not answered, by tag."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leftovers(self) -> dict[str, int]:
         """What stands in the keys that ought to be empty once every job has ended."""
-        raise NotImplementedError
 
     def close(self) -> None:
         self.redis.close()
