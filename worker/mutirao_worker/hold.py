@@ -277,6 +277,25 @@ class Reserved:
         self._dispatcher.refuse(request, WorkerLostError(text), "worker lost")
 
 
+class Deaf:
+    """Listens to no bell: the worker is stopping. What a call still takes is given back before the worker leaves."""
+
+    def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002
+        return False
+
+    def refused(self, queue: str) -> None:
+        """Nothing is taken any more."""
+
+    def woken(self, queue: str | None) -> None:
+        """Nothing is taken any more."""
+
+    def following(self) -> None:
+        """Nothing is taken any more."""
+
+    def followed(self, queue: str | None, reply: Any) -> None:
+        """Nothing is taken any more."""
+
+
 class Delivered:
     """Requests that kombu delivers and acknowledges: it takes them by itself, as many as the prefetch count allows."""
 

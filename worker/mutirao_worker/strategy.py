@@ -24,7 +24,7 @@ from mutirao_worker.asked import TRIPLE
 from mutirao_worker.commit import Commit
 from mutirao_worker.dispatch import Dispatcher
 from mutirao_worker.events import Events
-from mutirao_worker.hold import Delivered, Reserved
+from mutirao_worker.hold import Deaf, Delivered, Reserved
 from mutirao_worker.pool import Slots
 from mutirao_worker.request import Request, of_message
 from mutirao_worker.transport.channel import Channel
@@ -190,7 +190,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             return
         self.dispatcher.closing = True
         if self._channel is not None:
-            self._channel.bells = _Deaf()
+            self._channel.bells = Deaf()
         self.dispatcher.commit.results.hear(wait=True)
         _attempt(self.dispatcher.give_back)
         self._give_back_unsent()
@@ -350,25 +350,6 @@ def scheduled(state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ARG001 - C
         {"eta": request.headers.eta, "priority": request.priority, "request": request.info()}
         for request in worker_state.scheduled_requests
     ]
-
-
-class _Deaf:
-    """Listens to no bell: the worker is stopping. What a call still takes is given back before the worker leaves."""
-
-    def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002
-        return False
-
-    def refused(self, queue: str) -> None:
-        """Nothing is taken any more."""
-
-    def woken(self, queue: str | None) -> None:
-        """Nothing is taken any more."""
-
-    def following(self) -> None:
-        """Nothing is taken any more."""
-
-    def followed(self, queue: str | None, reply: Any) -> None:
-        """Nothing is taken any more."""
 
 
 def keep_compressed() -> None:
