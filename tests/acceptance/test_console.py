@@ -295,7 +295,7 @@ def test_what_a_worker_cannot_serve_is_told(browser):
         for key, info in ((queues.MODELS, told), (queues.WORKERS, left), (queues.WORKERS, right)):
             server.client().hset(key, info.name, msgspec.json.encode(info))
         browser.open(gateway.url, wait=ROW)
-        assert browser.find(f"{ROW} .state").text == "ready"
+        waiting.until(lambda: browser.text(f"{ROW} .state") == "ready")
         browser.find("#workers-rows tr[data-worker='right@b'] .reason", text="iris: no weights here")
         assert not browser.all("#workers-rows tr[data-worker='left@a'] .reason")
 
