@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao_worker.batching import AHEAD_S, GROWTH, PATIENCE_S, Batcher, Fit, Limits, pieces
+from mutirao_worker.batching import AHEAD_S, JOIN_S, PATIENCE_S, Batcher, Limits, pieces
 
 NUMBERS = itertools.count()
 
@@ -188,84 +187,56 @@ def test_no_batch_lasts_much_longer_than_the_look_ahead():
     assert len(policy.next(0.0, 1, 1)) == pytest.approx(AHEAD_S / 0.1, abs=1)
 
 
-@given(st.floats(1e-5, 0.05), st.floats(0.0, 0.2), st.integers(0, 2**32))
-def test_fit_recovers_the_line(per_row, per_batch, seed):
-    """From timings that are off by 2 % the costs of a row and of a batch are found again, and so is a batch's length."""
-    noise, fit = random.Random(seed), Fit()
-    for _ in range(200):
-        rows = noise.choice([1, 8, 64, 256])
-        fit.observe(rows, (per_row * rows + per_batch) * noise.uniform(0.98, 1.02))
-    whole = 256 * per_row + per_batch
-    assert fit.seconds(256) == pytest.approx(whole, rel=0.03)
-    assert fit.line[0] == pytest.approx(per_row, abs=0.05 * whole / 256)
-    assert fit.line[1] == pytest.approx(per_batch, abs=0.05 * whole)
+def short_of_cores(
+    policy: Batcher, model: str = "iris", *, per_row_s: float = 0.00005, per_batch_s: float = 0.01
+) -> Batcher:
+    """Have a model's times known, and its processes wait for cores for a tenth of them; one batch runs."""
+    for rows in (1, 4, 16, 64):
+        seconds = per_row_s * rows + per_batch_s
+        policy.timed(model, rows, seconds / 0.9, seconds / 9)
+    policy.line(model).running = 1
+    return policy
 
 
-@pytest.mark.parametrize("rows", [1, 7, 256])
-def test_fit_of_one_size(rows):
-    """From batches of one size all of the time is put on the rows: nothing is promised of larger ones."""
-    fit = Fit()
-    for _ in range(5):
-        fit.observe(rows, 0.5)
-    assert fit.line == pytest.approx((0.5 / rows, 0.0))
-    assert fit.seconds(2 * rows) == pytest.approx(1.0)
+def test_a_second_batch_grows_where_cores_are_short():
+    """Rows that cost less than their batch wait for the one that runs, if processes wait for cores; then all go at once."""
+    policy = filled(short_of_cores(batcher()), *(Asked() for _ in range(64)))
+    assert policy.next(0.0, 1, 2) == []
+    policy.line("iris").running = 0
+    assert len(policy.next(0.0, 2, 2)) == 64
 
 
-def test_fit_knows_nothing_at_first():
-    """Before the first timing nothing is foretold, and nothing is forbidden."""
-    fit = Fit()
-    assert not fit.known
-    assert fit.line == (0.0, 0.0)
-    assert fit.seconds(100) == 0.0
-    assert fit.rows_within(1.0) > 10**6
+@pytest.mark.parametrize(
+    ("times", "rows", "limits"),
+    [
+        ({"per_row_s": 0.001}, 64, {}),
+        ({"per_batch_s": JOIN_S}, 64, {}),
+        ({}, 256, {}),
+        ({}, 64, {"max_rows": 64}),
+    ],
+    ids=["rows that cost more than their batch", "a batch that takes long", "many rows", "a full batch"],
+)
+def test_a_slot_is_used_where_it_pays(times, rows, limits):
+    """A free slot gets what would gain little from waiting, or wait for long, however short cores are."""
+    policy = filled(short_of_cores(batcher(**limits), **times), *(Asked() for _ in range(rows)))
+    assert policy.next(0.0, 1, 2)
 
 
-@example([(1, 0.0), (1, 1.0), (4, 2.2e-311)])
-@given(st.lists(st.tuples(st.integers(1, 300), st.floats(0, 100)), min_size=1, max_size=30))
-def test_fit_stays_sane(timings):
-    """Whatever was timed, no cost is negative, and at least one row fits into any time."""
-    fit = Fit()
-    for rows, seconds in timings:
-        fit.observe(rows, seconds)
-    per_row, per_batch = fit.line
-    assert per_row >= 0
-    assert per_batch >= -1e-6
-    assert fit.rows_within(0.001) >= 1
+def test_a_slot_is_used_while_there_are_cores():
+    """A second batch runs beside the first at once, whatever its rows cost, once processes wait for cores no more."""
+    policy = filled(short_of_cores(batcher()), *(Asked() for _ in range(8)))
+    assert policy.next(0.0, 1, 2) == []
+    for _ in range(20):
+        policy.timed("iris", 8, 0.0104, 0.0)
+    assert len(policy.next(0.0, 1, 2)) == 8
 
 
-@given(st.lists(st.floats(0.02, 0.06), min_size=1, max_size=8))
-def test_fit_does_not_leap(timings):
-    """From a few small batches, whose times tell more of noise than of rows, no batch follows that is many times larger."""
-    fit = Fit()
-    for place, seconds in enumerate(timings):
-        fit.observe(1 + place % 2, seconds)
-    assert fit.rows_within(1.0) <= GROWTH * 2
-
-
-def test_fit_follows_a_change():
-    """A model that has become ten times slower is known as such after some tens of batches."""
-    fit = Fit()
-    for each_s in [0.001] * 100 + [0.01] * 40:
-        fit.observe(10, 10 * each_s)
-    assert fit.line[0] == pytest.approx(0.01, rel=0.1)
-
-
-@pytest.mark.parametrize("held_up_s", [2.0, 60.0])
-@pytest.mark.parametrize("first", [True, False])
-def test_fit_sets_a_stall_aside(held_up_s, first):
-    """A batch that was held up, be it the first of all, is forgotten by the third that was not."""
-    fit = Fit()
-    for seconds in [held_up_s] * first + [0.002] * 2 + [held_up_s] * (not first) + [0.002]:
-        fit.observe(1, seconds)
-    assert fit.line[0] == pytest.approx(0.002)
-
-
-def test_fit_believes_the_second():
-    """A model that has become a hundred times slower is known as such after its second batch."""
-    fit = Fit()
-    for each_s in [0.001] * 100 + [0.1] * 2:
-        fit.observe(10, 10 * each_s)
-    assert fit.line[0] == pytest.approx(0.1)
+def test_others_run_where_cores_are_short():
+    """A model of which nothing runs does not wait for another's batch, nor do groups that are to stay apart."""
+    policy = filled(short_of_cores(batcher()), *(Asked() for _ in range(8)), Asked("forest"))
+    assert [one.model for one in policy.next(0.0, 1, 2)] == ["forest"]
+    policy.add_again("iris", [[Asked()], [Asked()]])
+    assert len(policy.next(0.0, 1, 2)) == 1
 
 
 def test_a_slow_model_has_its_share():

@@ -2,6 +2,9 @@
 
 It is work-conserving: when a slot of the pool is free, what waits is taken at once; while all are busy, it grows. So it adds
 no latency at low load, and makes large batches under load, without a timer. `max_wait_ms` asks for one all the same.
+
+A slot is of use only with a core for it. Where processes wait for cores, a second batch of a model, whose rows would cost less
+than the batch itself, grows until the first has ended, as if all slots were busy: both take what one takes, at half the cost.
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ from typing import Any
 
 import msgspec
 
+from mutirao_worker.fit import FORGET, Fit
+
 # No more than about this much work is taken ahead by one worker, so that a burst spreads over the fleet.
 AHEAD_S = 1.0
 # Splitting a batch over free slots pays only where it saves more than a process's hand-over costs.
 SPLIT_S = 0.004
 # A request of a lower step that has waited in the worker for this long goes before those of higher ones.
 PATIENCE_S = 1.0
-# A batch is at most so many times as large as any that was timed: a line through a few small ones says little of a large one.
-GROWTH = 4
-# A batch whose time is so many times off what was foretold says something about the machine, or everything about the model.
-OFF = 2 * GROWTH
-_FORGET = 0.9
+# Cores are short where processes have lately waited for one for this share of their time.
+SHORT = 0.05
+# For no longer than this is a slot left free for want of a core.
+JOIN_S = 0.05
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,71 +45,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int = 8 * 1024 * 1024
     max_wait_s: float = 0.0
     latency_s: float = 0.0
-
-
-class Fit:
-    """Service time of a batch of n rows as a·n + b, fitted to live timings by least squares; older ones count less.
-
-    One timing far off is set aside: a process that was held up tells nothing of the model. The second one in a row that is far
-    off in the same direction is believed, and all before it forgotten.
-    """
-
-    def __init__(self) -> None:
-        """Know nothing yet."""
-        self._weight = self._n = self._s = self._nn = self._ns = 0.0
-        self._largest = self._off = 0
-
-    @property
-    def known(self) -> bool:
-        """Whether any batch has been timed."""
-        return self._weight > 0
-
-    @property
-    def line(self) -> tuple[float, float]:
-        """The seconds a row costs, and the seconds a batch costs beside. From one size alone all of it is put on the rows."""
-        if not self.known:
-            return 0.0, 0.0
-        n, s = self._n / self._weight, self._s / self._weight
-        spread = self._nn / self._weight - n * n
-        if spread < 0.01 * n * n:
-            return s / n, 0.0
-        per_row = min(max(0.0, (self._ns / self._weight - n * s) / spread), s / n)
-        return per_row, s - per_row * n
-
-    def observe(self, rows: int, seconds: float) -> None:
-        """Learn from a batch."""
-        foretold, before = self.seconds(rows), self._off
-        self._off = (seconds > OFF * foretold) - (OFF * seconds < foretold) if self.known else 0
-        if self._off and self._off != before:
-            return
-        if self._off:
-            self._weight = self._n = self._s = self._nn = self._ns = 0.0
-        self._largest = max(self._largest, rows)
-        for name, value in (
-            ("_weight", 1.0),
-            ("_n", rows),
-            ("_s", seconds),
-            ("_nn", rows * rows),
-            ("_ns", rows * seconds),
-        ):
-            setattr(self, name, _FORGET * getattr(self, name) + value)
-
-    @property
-    def rows(self) -> float:
-        """The mean rows of the batches that were timed, the latest counting most; 0 where there is none."""
-        return self._n / self._weight if self.known else 0.0
-
-    def seconds(self, rows: int) -> float:
-        """Foretell how long a batch takes; 0 where nothing is known."""
-        per_row, per_batch = self.line
-        return per_row * rows + per_batch
-
-    def rows_within(self, seconds: float) -> int:
-        """Foretell how many rows a batch of this length holds: at least one, and not many times what was ever timed."""
-        per_row, per_batch = self.line
-        most = GROWTH * self._largest if self.known else 1_000_000_000
-        rows = (seconds - per_batch) / per_row if per_row > 0 else math.inf  # also where a row costs next to nothing
-        return math.floor(max(1, min(most, rows)))
 
 
 class Line:
@@ -205,6 +144,7 @@ class Batcher:
     def __init__(self, limits: Callable[[str], Limits]) -> None:
         """Take the way to find a model's limits."""
         self._limits = limits
+        self._waited_s = self._took_s = 0.0
         self.lines: dict[str, Line] = {}
 
     def __iter__(self) -> Iterator[Any]:
@@ -224,6 +164,17 @@ class Batcher:
     def add_again(self, model: str, groups: Iterable[list[Any]]) -> None:
         """Let groups that are to stay apart go before everybody else."""
         self.line(model).again.extend(groups)
+
+    def timed(self, model: str, rows: int, seconds: float, waited_s: float) -> None:
+        """Learn from a batch, and of the machine from how long its process waited for a core."""
+        self.line(model).fit.observe(rows, seconds, waited_s)
+        self._took_s = FORGET * self._took_s + seconds
+        self._waited_s = FORGET * self._waited_s + waited_s
+
+    @property
+    def short(self) -> bool:
+        """Whether processes have lately waited for cores."""
+        return self._waited_s > SHORT * self._took_s
 
     def next(self, now: float, free: int, slots: int) -> list[Any]:
         """Choose the next batch for a free slot; empty where nothing is ready."""
@@ -291,7 +242,7 @@ class Batcher:
 
     def _chosen(self, now: float, slots: int) -> Line | None:
         """Choose a model: one within its share of the slots before one beyond it, then who has waited longest."""
-        ready = [line for line in self.lines.values() if line and self._ready(line, now)]
+        ready = [line for line in self.lines.values() if line and self._ready(line, now) and not self._grows(line)]
         if len(ready) < 2:
             return ready[0] if ready else None
         active = sum(1 for line in self.lines.values() if line or line.running)
@@ -309,6 +260,17 @@ class Batcher:
             or line.size >= line.limits.max_bytes
             or now - line.oldest() >= wait
             or any(waiting[0].limits for waiting in line.steps.values() if waiting)
+        )
+
+    def _grows(self, line: Line) -> bool:
+        """Whether what waits had better join in one batch once another of its model has ended."""
+        return (
+            self.short
+            and bool(line.running)
+            and not line.again
+            and line.rows < self._most(line)
+            and line.fit.mostly_fixed(line.rows)
+            and line.fit.seconds(line.rows) < JOIN_S
         )
 
     def _most(self, line: Line) -> int:

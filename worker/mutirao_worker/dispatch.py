@@ -164,7 +164,7 @@ class Dispatcher:
         if self._left(batch) is None:
             return
         if ran.rows:  # what was refused unseen says nothing of the model
-            self.batcher.line(batch.model).fit.observe(ran.rows, time.monotonic() - batch.began)
+            self.batcher.timed(batch.model, ran.rows, time.monotonic() - batch.began, ran.waited_s)
         endings, again = [], []
         for request, answer in zip(batch.requests, ran.answers, strict=True):
             if answer.kind == "interrupted":

@@ -23,6 +23,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from mutirao import tensors
 from mutirao.signature import OutputSpec
 from mutirao.tensors import Array
+from mutirao_worker import cores
 from mutirao_worker.answered import INTERRUPTED, Answered, failed, invalid_output, model_failed, responses
 from mutirao_worker.asked import Asked, Reader, Refused, Stack
 from mutirao_worker.loaded import Loaded
@@ -37,11 +38,13 @@ class Ran(NamedTuple):
         answers: of each request, in the order in which they were asked.
         rows: predicted in all calls.
         predict_s: time in the model, all calls.
+        waited_s: how long it could have run, but waited for a core.
     """
 
     answers: list[Answered]
     rows: int
     predict_s: float
+    waited_s: float
 
 
 def run(find: Callable[[str], Loaded], asked: Sequence[Asked], inline_bytes: int) -> Ran:
@@ -54,12 +57,13 @@ def run(find: Callable[[str], Loaded], asked: Sequence[Asked], inline_bytes: int
         asked: the requests, of any models.
         inline_bytes: a response's raw tensors that are larger than this are not put into it.
     """
+    waited_s = cores.waited_s()
     batch = _Batch(find, asked, inline_bytes)
     try:
         batch.answer(range(len(asked)))
     except SoftTimeLimitExceeded as exc:
         batch.interrupt(exc)
-    return Ran(batch.answers, batch.rows, batch.predict_s)
+    return Ran(batch.answers, batch.rows, batch.predict_s, cores.waited_s() - waited_s)
 
 
 class _Batch:

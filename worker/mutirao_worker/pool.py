@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 def compute(asked: list[Any], inline_bytes: int) -> Any:
     """Run a batch; called in a process of the pool. Plain tuples go through the pipe: they cost a seventh of named ones."""
     ran = execution.run(current_app.host.find, list(map(Asked._make, asked)), inline_bytes)
-    return list(map(tuple, ran.answers)), ran.rows, ran.predict_s
+    return list(map(tuple, ran.answers)), *ran[1:]
 
 
 def read(computed: Any) -> Ran:
     """Read what `compute` returned."""
-    answers, rows, predict_s = computed
-    return Ran(list(map(Answered._make, answers)), rows, predict_s)
+    answers, *rest = computed
+    return Ran(list(map(Answered._make, answers)), *rest)
 
 
 class Slots:
