@@ -64,7 +64,7 @@ def iris(folder: Path, output: str) -> Workload:
 
 
 def forest(folder: Path, output: str) -> Workload:
-    """A model that takes about 3 ms for one row, and hardly longer for a hundred."""
+    """A model that takes 10 to 15 ms for one row, and hardly longer for a hundred."""
     from sklearn.datasets import load_breast_cancer
     from sklearn.ensemble import RandomForestClassifier
 
