@@ -45,6 +45,9 @@ def _throughput(panel: Any, group: Sequence[Speed]) -> None:
 
 
 def _submit(panel: Any, group: Sequence[Speed]) -> None:
+    if not any(one.submit for one in group):  # one model says it for all
+        panel.axis("off")
+        return
     _dots(panel, [(one.contestant, one.submit) for one in group])
     panel.set_title(f"{group[0].model}: submitted/s", fontsize=10)
 
