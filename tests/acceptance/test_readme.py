@@ -81,6 +81,17 @@ def test_the_commands_for_the_other_terminal_work_as_printed(folder: Path) -> No
     assert "succeeded" in said
 
 
+def test_the_commands_for_when_things_go_wrong_work_as_printed(folder: Path) -> None:
+    """The README's way to look into a request, and to send again what was given up, is as it says, though nothing was."""
+    submits, explains = (
+        next(block for block in blocks(ROOT / "README.md", "bash") if f"mutirao {verb} " in block)
+        for verb in ("submit", "explain")
+    )
+    run(["bash", "-ec", submits], folder)
+    said = run(["bash", "-ec", explains], folder)
+    assert "committed" in said
+
+
 @pytest.mark.parametrize("path", CURLS, ids=lambda path: path.name)
 def test_curl_lines_in_the_docs_run(folder: Path, path: Path) -> None:
     """Every line of a page that asks the gateway is answered, and none by a failure of the gateway."""
