@@ -3,8 +3,7 @@
 import warnings
 
 import pytest
-from numpy.exceptions import RankWarning
-from scipy.special import SpecialFunctionWarning
+from numpy.exceptions import ComplexWarning, RankWarning
 
 from mutirao_worker import filters
 from mutirao_worker.hosting import Host
@@ -18,7 +17,7 @@ class Own(UserWarning):
 def add_those_of_libraries():
     """Add what Python, numpy and scipy leave behind: pytest has put its own in their place."""
     warnings.resetwarnings()
-    warnings.simplefilter("always", SpecialFunctionWarning)
+    warnings.simplefilter("always", ComplexWarning)
     warnings.filterwarnings("ignore", message="the matrix subclass is not the recommended way")
     for name in ("ndarray", "ufunc", "dtype"):
         warnings.filterwarnings("ignore", message=f"numpy.{name} size changed")
@@ -37,7 +36,7 @@ def add_those_of_a_model():
 
 def said(message, category, module):
     """Tell how often a warning is shown that is given twice, or that it raises."""
-    registry: dict = {}
+    registry: dict[str | tuple[str, type[Warning], int], int] = {}
     with warnings.catch_warnings(record=True) as caught:
         try:
             for _ in range(2):
@@ -58,7 +57,7 @@ def test_fewer_say_the_same(own):
             (message, category, module)
             for message in ("of no interest", "of interest")
             for category in (Own, UserWarning, FutureWarning, DeprecationWarning, PendingDeprecationWarning, ResourceWarning,
-                             RuntimeWarning, RankWarning, SpecialFunctionWarning)
+                             RuntimeWarning, RankWarning, ComplexWarning)
             for module in ("sums", "other")
         ]  # fmt: skip
         before = [said(*each) for each in asked]
