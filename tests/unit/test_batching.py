@@ -222,6 +222,16 @@ def test_a_slot_is_used_where_it_pays(times, rows, limits):
     assert policy.next(0.0, 1, 2)
 
 
+def test_nobody_looks_again_at_what_grows():
+    """What waits for another batch's end is not woken for by time as well, though its own time to wait is over."""
+    policy = filled(short_of_cores(batcher(max_wait_s=0.01)), *(Asked() for _ in range(8)))
+    assert policy.next(1.0, 1, 2) == []
+    assert policy.wake_at(1.0) is None
+    policy.line("iris").running = 0
+    assert policy.wake_at(1.0) == 1.0
+    assert len(policy.next(1.0, 2, 2)) == 8
+
+
 def test_a_slot_is_used_while_there_are_cores():
     """A second batch runs beside the first at once, whatever its rows cost, once processes wait for cores no more."""
     policy = filled(short_of_cores(batcher()), *(Asked() for _ in range(8)))

@@ -197,11 +197,11 @@ class Batcher:
         return max(1, rows)
 
     def wake_at(self, now: float) -> float | None:
-        """Tell when a batch that still waits for others is to go; None where none does."""
+        """Tell when a batch that still waits for others is to go; None where none does, or where another's end is to come first."""
         times = [
             line.oldest() + line.limits.max_wait_s
             for line in self.lines.values()
-            if line.count and line.limits.max_wait_s
+            if line.count and line.limits.max_wait_s and not self._grows(line)
         ]
         return max(now, min(times)) if times else None
 
