@@ -16,6 +16,7 @@ import brokers
 import waiting
 from celery import Celery
 
+READY = "listener-ready"
 ENDS = {"task-succeeded", "task-failed", "task-revoked"}
 
 
@@ -48,7 +49,9 @@ class Listener:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10)
+        with self._app.connection_for_write() as connection, self._app.events.Dispatcher(connection) as dispatcher:
+            # kombu subscribes when it first reads, so nothing but an event that has come tells that it listens.
+            waiting.until(lambda: dispatcher.send(READY) or self._ready.wait(0.05))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -59,11 +62,11 @@ class Listener:
     def _listen(self) -> None:
         with self._app.connection_for_read() as connection:
             self._receiver = self._app.events.Receiver(connection, handlers={"*": self._note})
-            consumer: Any = self._receiver.consume(limit=None, timeout=None, wakeup=False)
-            self._ready.set()
-            for _ in consumer:
+            for _ in self._receiver.consume(limit=None, timeout=None, wakeup=False):
                 pass
 
     def _note(self, event: dict[str, Any]) -> None:
+        if event["type"] == READY:
+            self._ready.set()
         if event["type"].startswith("task-"):
             self.events[event["uuid"]].append(event)

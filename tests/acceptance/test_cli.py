@@ -223,16 +223,16 @@ def test_what_runs_or_has_ended_is_not_cancelled(inside, fleet):
 
 def test_ctrl_c_is_quiet(shell, fleet):
     """Interrupting predict prints how to ask for the answer later, no traceback, and exits with 130; the job goes on."""
-    process = shell.start("predict", "slow", "[[2, 0, 0]]", "--id", "slow-1")
-    with fleet.server.client() as redis:
+    with fleet.worker.still(), fleet.server.client() as redis:
         others = redis.pubsub_channels(queues.reply_channel("*"))
+        process = shell.start("predict", "slow", "[[0.5, 0, 0]]", "--id", "slow-1")
         waiting.until(lambda: len(redis.pubsub_channels(queues.reply_channel("*"))) > len(others))
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (Exit.INTERRUPTED, "")
     assert err.strip() == "job slow-1 goes on; for its answer: mutirao result slow-1 --wait"
     with Client(fleet.url) as client:
-        assert client.job("slow-1").result(timeout=30)["predict"].tolist() == [2.0]
+        assert client.job("slow-1").result(timeout=30)["predict"].tolist() == [0.5]
 
 
 def test_model_names_complete(shell):
