@@ -30,13 +30,20 @@ def hurried(fleet):
         yield client
 
 
+TAKES = Signature(inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "FP64", (-1,), True),))
+
+
+def announce(server, name="iris"):
+    """Say what a worker that is no longer there has said: which model it serves."""
+    info = ModelInfo(name=name, version="1", versions=("1",), runtime="sklearn", signature=TAKES)
+    server.client().hset(queues.MODELS, name, msgspec.json.encode(info))
+
+
 @pytest.fixture(scope="module")
 def idle():
     """A gateway over a Redis where a model is announced, and no worker lives."""
-    takes = Signature(inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "FP64", (-1,), True),))
-    info = ModelInfo(name="iris", version="1", versions=("1",), runtime="sklearn", signature=takes)
     with RedisServer() as server:
-        server.client().hset(queues.MODELS, "iris", msgspec.json.encode(info))
+        announce(server)
         with GatewayProcess(server.url, queue_limit=3) as gateway, gateway.client() as client:
             yield client
 
@@ -157,13 +164,11 @@ def test_who_wants_to_queue_anyway_may_until_the_queue_is_full(idle):
 
 def test_what_would_come_too_late_is_refused_early():
     """By the live workers' speed a queue of 3 rows at 1 a second is no place for a request that expires in 1 s: 429 at once."""
-    takes = Signature(inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "FP64", (-1,), True),))
-    info = ModelInfo(name="iris", version="1", versions=("1",), runtime="sklearn", signature=takes)
     worker = WorkerInfo(
         name="w", pid=1, processes=1, models={"iris": "1"}, speeds={"iris": 1.0}, seen_at=time.time() + 1000.0
     )
     with RedisServer() as server:
-        server.client().hset(queues.MODELS, "iris", msgspec.json.encode(info))
+        announce(server)
         server.client().hset(queues.WORKERS, "w", msgspec.json.encode(worker))
         with GatewayProcess(server.url) as gateway, gateway.client() as client:
             body = {"rows": (IRIS.data[:3]).tolist()}
@@ -175,6 +180,15 @@ def test_what_would_come_too_late_is_refused_early():
             assert client.post("/v1/models/iris/jobs?expires_s=60", json=ROW).status_code == 202
             told = 'mutirao_queue_drain_seconds{model="iris",tenant=""} 4.0'
             until(lambda: told in client.get("/metrics").text)
+
+
+def test_a_model_is_known_as_soon_as_it_is_announced():
+    """A model that the gateway has just looked for in vain is found by the next request after its worker has announced it."""
+    with RedisServer() as server, GatewayProcess(server.url) as gateway, gateway.client() as client:
+        for name in ("iris", "forest", "rose"):
+            assert client.post(f"/v1/models/{name}/jobs", json=ROW).status_code == 404
+            announce(server, name)
+            assert client.post(f"/v1/models/{name}/jobs", json=ROW).status_code == 202
 
 
 def test_readiness_follows_the_worker(fleet, http):

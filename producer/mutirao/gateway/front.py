@@ -75,7 +75,7 @@ class Front:
         self.stopping = False
         self._catalog: Catalog | None = None
         self._read_at = float("-inf")
-        self._reading: asyncio.Task[Catalog] | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -117,7 +117,7 @@ class Front:
         try:
             return self.model(name, version)
         except errors.MutiraoError:
-            await self.catalog()
+            await self.catalog(0)
         return self.model(name, version)
 
     async def known(self, name: str, version: str = "") -> ModelInfo:
@@ -139,12 +139,13 @@ class Front:
 
     async def catalog(self, age_s: float = READY_AGE_S) -> Catalog:
         """Return the catalogue, read anew where the copy is older than this; all who ask meanwhile share one reading."""
-        if self._catalog is not None and time.monotonic() - self._read_at <= age_s:
-            return self._catalog
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-            self._reading.add_done_callback(_noticed)
-        return await asyncio.shield(self._reading)
+        oldest = time.monotonic() - age_s
+        while self._catalog is None or self._read_at < oldest:  # one that is on its way may have begun before that
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read())
+                self._reading.add_done_callback(_noticed)
+            await asyncio.shield(self._reading)
+        return self._catalog
 
     async def record(self, id: str, tenant: str) -> JobRecord:
         """Read a job's record for whoever owns it; to all others there is no such job.
@@ -199,11 +200,10 @@ class Front:
         for one in tuple(self.open):
             one.give_up()
 
-    async def _read(self) -> Catalog:
+    async def _read(self) -> None:
         asked_at = time.monotonic()
         self._catalog = await self.redis.run(self.core.catalog())
         self._read_at = asked_at
-        return self._catalog
 
     async def _refresh(self) -> None:
         while True:
@@ -212,7 +212,7 @@ class Front:
             await asyncio.sleep(REFRESH_S)
 
 
-def _noticed(reading: asyncio.Task[Catalog]) -> None:
+def _noticed(reading: asyncio.Task[None]) -> None:
     """Take note of a failure that perhaps nobody waits for."""
     if not reading.cancelled():
         reading.exception()
