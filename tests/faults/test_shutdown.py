@@ -45,16 +45,29 @@ def _busy(client, redis, seconds):
     return running, waits
 
 
+@contextlib.contextmanager
+def _halfway(client, redis, worker):
+    """Halt the worker where Redis has just reserved one more request for it, and it has not read of it yet."""
+    os.kill(worker.pid, signal.SIGSTOP)
+    job = client.submit("slow", [[3.0, 0, 0]])
+    (key,) = redis.keys(queues.reserved_key("*"))
+    redis.hset(key, f"999999999 {QUEUE}", redis.rpop(QUEUE))
+    yield job
+    os.kill(worker.pid, signal.SIGCONT)
+
+
 def test_sigterm(redis_server, root, client):
     """SIGTERM: what was only reserved is back in its queue, in order, while the running one still runs; that one is kept, and the end is 0."""
     redis = redis_server.client()
     with WorkerProcess(redis_server.url, root) as worker:
         running, waits = _busy(client, redis, 3.0)
-        worker.stop(wait=False)
-        waiting.until(lambda: redis.llen(QUEUE) == 3, timeout_s=2)
+        with _halfway(client, redis, worker) as unheard:
+            worker.stop(wait=False)
+        waits.append(unheard)
+        waiting.until(lambda: redis.llen(QUEUE) == 4, timeout_s=2)
         assert running.status == "running"
         line = redis.lrange(QUEUE, 0, -1)
-        assert [job.id.encode() in line[-1 - place] for place, job in enumerate(waits)] == [True] * 3
+        assert [job.id.encode() in line[-1 - place] for place, job in enumerate(waits)] == [True] * 4
         assert running.result(20)["predict"].tolist() == [3.0]
         assert worker.wait_ended(10) == 0
         assert running.record().job.attempts == 1
@@ -103,11 +116,13 @@ def test_sigquit(redis_server, root, client):
     with WorkerProcess(redis_server.url, root) as worker:
         running, waits = _busy(client, redis, 20.0)
         began = time.monotonic()
-        worker.process.send_signal(signal.SIGQUIT)
+        with _halfway(client, redis, worker) as unheard:
+            worker.process.send_signal(signal.SIGQUIT)
+        waits.append(unheard)
         worker.wait_ended(10)
         assert time.monotonic() - began < 6
         line = redis.lrange(QUEUE, 0, -1)
-        assert len(line) == 4
+        assert len(line) == 5
         assert running.id.encode() in line[-1]
         assert b'"attempts"' not in b"".join(line)
         assert _held(redis) == 0

@@ -71,3 +71,6 @@ class Hold(Protocol):
 
     def give_back(self, requests: Iterable[Request]) -> None:
         """Put requests back where others can take them."""
+
+    def give_back_but(self, held: Iterable[Request], waiting: Iterable[Request]) -> None:
+        """Put back everything but what is held: what waits here, and what came and is still unheard of."""

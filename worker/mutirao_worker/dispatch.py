@@ -218,12 +218,20 @@ class Dispatcher:
             self.outcomes.forget(request)
 
     def give_back(self) -> None:
-        """Give back every request that has not begun."""
-        self._give_back(self._waiting())
+        """Give back every request that has not begun, also one that is reserved and still unheard of."""
+        waiting = self._waiting()
+        for request in waiting:
+            self.outcomes.forget(request)
+        if self.hold is not None:
+            self.hold.give_back_but(self.held, waiting)
 
     def spare(self, model: str) -> None:
         """Give back the requests of a model that wait for a slot here: elsewhere one is free."""
-        self._give_back(self.batcher.line(model).spare())
+        spare = self.batcher.line(model).spare()
+        for request in spare:
+            self.outcomes.forget(request)
+        if self.hold is not None and spare:
+            self.hold.give_back(spare)
 
     def unsent(self) -> list[Request]:
         """Take back the requests of batches that no process has begun to read."""
@@ -349,12 +357,6 @@ class Dispatcher:
 
     def _aside(self) -> list[Request]:
         return [request for request in self.aside if not request.ended]
-
-    def _give_back(self, requests: list[Request]) -> None:
-        for request in requests:
-            self.outcomes.forget(request)
-        if self.hold is not None and requests:
-            self.hold.give_back(requests)
 
     def _waiting(self) -> list[Request]:
         """Take out every request that has not begun."""

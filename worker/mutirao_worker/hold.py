@@ -172,6 +172,10 @@ class Reserved:
         """Put requests back to the head of their queues."""
         self._reservations.give_back([request.tag for request in requests])
 
+    def give_back_but(self, held: Iterable[Request], waiting: Iterable[Request]) -> None:  # noqa: ARG002
+        """Put back everything that is reserved but what is held."""
+        self._reservations.give_back([request.tag for request in held], all_but=True)
+
     def _tell(self) -> None:
         """Have others know at once what is consumed here: they leave a share of it."""
         try:
@@ -322,6 +326,10 @@ class Delivered:
             for model, line in batcher.lines.items()
         )
         self._prefetch(max(2 * slots, room + len(self._dispatcher.held)))
+
+    def give_back_but(self, held: Iterable[Request], waiting: Iterable[Request]) -> None:  # noqa: ARG002
+        """Put back what waits: the broker gives back itself what is not heard of."""
+        self.give_back(waiting)
 
     def give_back(self, requests: Iterable[Request]) -> None:
         """Put requests back into their queues."""
