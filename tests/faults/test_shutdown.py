@@ -60,15 +60,15 @@ def test_sigterm(redis_server, root, client):
     """SIGTERM: what was only reserved is back in its queue, in order, while the running one still runs; that one is kept, and the end is 0."""
     redis = redis_server.client()
     with WorkerProcess(redis_server.url, root) as worker:
-        running, waits = _busy(client, redis, 3.0)
+        running, waits = _busy(client, redis, 6.0)
         with _halfway(client, redis, worker) as unheard:
             worker.stop(wait=False)
         waits.append(unheard)
-        waiting.until(lambda: redis.llen(QUEUE) == 4, timeout_s=2)
+        waiting.until(lambda: redis.llen(QUEUE) == 4, timeout_s=5)
         assert running.status == "running"
         line = redis.lrange(QUEUE, 0, -1)
         assert [job.id.encode() in line[-1 - place] for place, job in enumerate(waits)] == [True] * 4
-        assert running.result(20)["predict"].tolist() == [3.0]
+        assert running.result(20)["predict"].tolist() == [6.0]
         assert worker.wait_ended(10) == 0
         assert running.record().job.attempts == 1
         assert _held(redis) == 0

@@ -115,10 +115,10 @@ def test_a_queue_that_is_consumed_no_more(announced, look):
     destination = [announced.worker.name]
     with Celery(broker=announced.broker_url) as app:
         app.control.cancel_consumer("mutirao.slow", destination=destination, reply=True)
-        waiting.until(lambda: not look().serving("slow"), timeout_s=3)
+        waiting.until(lambda: not look().serving("slow"), timeout_s=4)
         assert look().serving("iris")
         app.control.add_consumer("mutirao.slow", destination=destination, reply=True)
-        waiting.until(lambda: look().serving("slow"), timeout_s=3)
+        waiting.until(lambda: look().serving("slow"), timeout_s=4)
 
 
 @pytest.mark.skipif(brokers.AMQP or brokers.STOCK, reason="is about the engine's leases")

@@ -111,9 +111,9 @@ def test_respond_async_with_wait_waits_first(http):
     answer = http.post("/v2/models/iris/infer", json=ROW, headers=headers)
     assert (answer.status_code, answer.headers["preference-applied"]) == (200, "respond-async, wait=10")
     began = time.monotonic()
-    answer = http.post("/v2/models/slow/infer", json=slow(3.0), headers={"Prefer": "respond-async, wait=1"})
+    answer = http.post("/v2/models/slow/infer", json=slow(6.0), headers={"Prefer": "respond-async, wait=1"})
     assert answer.status_code == 202
-    assert 0.9 < time.monotonic() - began < 2.9
+    assert 0.9 < time.monotonic() - began < 5
 
 
 def test_wait_alone_shortens_the_wait(http):

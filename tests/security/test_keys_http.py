@@ -226,7 +226,7 @@ def test_a_revoked_key_is_refused_within_about_a_second(system, caller):
     system.ring.revoke(crm.key_id)
     began = time.monotonic()
     waiting.until(lambda: crm.get("/v1/models").status_code == 401, timeout_s=10)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 4
     assert f"API key '{crm.key_id}' was revoked" in crm.get("/v1/models").json()["error"]
     assert crm.post("/v2/models/iris/infer", json=V2).status_code == 401
 

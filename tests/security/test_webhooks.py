@@ -201,12 +201,12 @@ def test_a_receiver_that_drips_is_cut_off(target):
 def test_a_head_that_drips_is_no_answer(target):
     """The same before the status has come: there was no answer."""
     with Receiver(
-        before=lambda handler: [handler.wfile.write(part) for part in itertools.islice(dripping(), 60)]
+        before=lambda handler: [handler.wfile.write(part) for part in itertools.islice(dripping(), 120)]
     ) as receiver:
         began = time.monotonic()
         with pytest.raises(sending.Unreached, match="timed out"):
             sending.post(target(receiver), "127.0.0.1", {}, b"{}", trust=ssl.create_default_context(), whole_s=0.5)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(("scheme", "why"), [("http", "timed out"), ("https", "timed out")])
