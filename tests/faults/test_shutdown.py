@@ -134,6 +134,20 @@ def test_sigquit(redis_server, root, client):
                 assert job.result(20)["predict"].tolist() == [place]
 
 
+def test_sigquit_while_a_batch_is_written(redis_server, root, client):
+    """SIGQUIT where a process has got half of its batch, and will never get the rest: it is given back, and nobody waits for it."""
+    with WorkerProcess(redis_server.url, root) as worker:
+        (process,) = worker.children
+        process.suspend()
+        job = client.submit("slow", np.zeros((10_000, 3)))  # more than a pipe takes
+        waiting.until(lambda: job.status == "running")
+        worker.process.send_signal(signal.SIGQUIT)
+        waiting.until(lambda: job.status == "queued")
+        process.resume()
+        worker.wait_ended(10)
+        assert _held(redis_server.client()) == 0
+
+
 def test_rolling_restart(redis_server, tmp_path, client):
     """Three workers replaced one by one under load: each request is answered, and each of a quick model is computed once."""
     root = ledger.repository(tmp_path / "models", {"quick": 0.001})

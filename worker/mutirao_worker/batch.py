@@ -50,6 +50,9 @@ class Pool(Protocol):
     def terminate(self, batch: Batch, signal: Any) -> None:
         """End the process that runs a batch."""
 
+    def stop(self, batch: Batch) -> None:
+        """End it, too, where it has not said yet that it runs the batch: nothing more will be heard from it."""
+
     def unsent(self, batches: list[Batch]) -> list[Batch]:
         """Take batches out of the pool that no process has begun to read."""
 
@@ -72,5 +75,5 @@ class Hold(Protocol):
     def give_back(self, requests: Iterable[Request]) -> None:
         """Put requests back where others can take them."""
 
-    def give_back_but(self, held: Iterable[Request], waiting: Iterable[Request]) -> None:
-        """Put back everything but what is held: what waits here, and what came and is still unheard of."""
+    def give_back_unheard(self) -> int:
+        """Put back what is reserved here and has never been heard of. Returns how many."""

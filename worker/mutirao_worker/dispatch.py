@@ -219,19 +219,13 @@ class Dispatcher:
 
     def give_back(self) -> None:
         """Give back every request that has not begun, also one that is reserved and still unheard of."""
-        waiting = self._waiting()
-        for request in waiting:
-            self.outcomes.forget(request)
         if self.hold is not None:
-            self.hold.give_back_but(self.held, waiting)
+            self.hold.give_back_unheard()
+        self._give_back(self._waiting())
 
     def spare(self, model: str) -> None:
         """Give back the requests of a model that wait for a slot here: elsewhere one is free."""
-        spare = self.batcher.line(model).spare()
-        for request in spare:
-            self.outcomes.forget(request)
-        if self.hold is not None and spare:
-            self.hold.give_back(spare)
+        self._give_back(self.batcher.line(model).spare())
 
     def unsent(self) -> list[Request]:
         """Take back the requests of batches that no process has begun to read."""
@@ -264,7 +258,7 @@ class Dispatcher:
             request.batch.terminated[request.id] = int(signal) if signal else None
             self._pool.terminate(request.batch, signal)
 
-    def stop_running(self, request: Request, signal: Any) -> None:
+    def stop_running(self, request: Request) -> None:
         """Give a running request back, and all that run beside it, and end its process: Celery's cold shutdown asks for it."""
         batch = request.batch
         if batch is None or batch.stopped:
@@ -274,7 +268,7 @@ class Dispatcher:
         self.running.pop(batch.number, None)
         if self.hold is not None:
             self.hold.give_back(batch.requests)
-        self._pool.terminate(batch, signal)
+        self._pool.stop(batch)
 
     def revoked(self, request: Request) -> bool:
         """Whether this worker has been told to drop a request."""
@@ -357,6 +351,12 @@ class Dispatcher:
 
     def _aside(self) -> list[Request]:
         return [request for request in self.aside if not request.ended]
+
+    def _give_back(self, requests: list[Request]) -> None:
+        for request in requests:
+            self.outcomes.forget(request)
+        if self.hold is not None and requests:
+            self.hold.give_back(requests)
 
     def _waiting(self) -> list[Request]:
         """Take out every request that has not begun."""

@@ -153,8 +153,7 @@ class Reserved:
             self._unsure = True
         if self._unsure and not self._asked:
             self._unsure, self._paused_until = False, 0.0
-            back = self._reservations.give_back([request.tag for request in self._dispatcher.held], all_but=True)
-            if back:
+            if back := self.give_back_unheard():
                 logger.warning("gave back %d requests that were reserved unheard", back)
 
     def lapsed(self) -> None:
@@ -172,9 +171,9 @@ class Reserved:
         """Put requests back to the head of their queues."""
         self._reservations.give_back([request.tag for request in requests])
 
-    def give_back_but(self, held: Iterable[Request], waiting: Iterable[Request]) -> None:  # noqa: ARG002
-        """Put back everything that is reserved but what is held."""
-        self._reservations.give_back([request.tag for request in held], all_but=True)
+    def give_back_unheard(self) -> int:
+        """Put back what is reserved and not held: what came in a reply that nobody has read. Returns how many."""
+        return self._reservations.give_back([request.tag for request in self._dispatcher.held], all_but=True)
 
     def _tell(self) -> None:
         """Have others know at once what is consumed here: they leave a share of it."""
@@ -327,9 +326,9 @@ class Delivered:
         )
         self._prefetch(max(2 * slots, room + len(self._dispatcher.held)))
 
-    def give_back_but(self, held: Iterable[Request], waiting: Iterable[Request]) -> None:  # noqa: ARG002
-        """Put back what waits: the broker gives back itself what is not heard of."""
-        self.give_back(waiting)
+    def give_back_unheard(self) -> int:
+        """Nothing is unheard: the broker gives back itself what is not acknowledged."""
+        return 0
 
     def give_back(self, requests: Iterable[Request]) -> None:
         """Put requests back into their queues."""

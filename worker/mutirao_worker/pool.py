@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,17 @@ class Slots:
             self._doomed[batch.number] = signal
         elif batch.pid and batch.pid != os.getpid() and not self._threads:
             self._pool.terminate_job(batch.pid, signal or TERM_SIGNAL)
+
+    def stop(self, batch: Batch) -> None:
+        """End the process that a batch went to, though nobody hears from the pool any more: also one that has got but a part of it."""
+        job = self._jobs.get(batch.number)
+        if batch.pid is not None or self._inqueues() is None or job is None:
+            self.terminate(batch, None)
+            return
+        job.discard()  # or the pool, as it ends, waits for what will never be answered
+        if (process := job._scheduled_for) is not None:  # noqa: SLF001 - billiard's only way
+            self._pool.terminate_job(process.pid, TERM_SIGNAL)
+            _emptied(process.inq._reader.fileno())  # noqa: SLF001 - or the pool's last word to it does not fit in
 
     def unsent(self, batches: list[Batch]) -> list[Batch]:
         """Take batches out of the pool that no process has begun to read, or whose result will not be heard."""
@@ -206,3 +218,11 @@ class Slots:
     def _drain(self) -> None:
         while self._done:
             self._done.popleft()()
+
+
+def _emptied(pipe: int) -> None:
+    """Read away what is in a pipe."""
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.read(pipe, 65536):
+            pass

@@ -234,9 +234,9 @@ class Request:
         """End it, and the process that runs it; what ran beside it runs again."""
         self._dispatcher.terminate(self, signal)
 
-    def cancel(self, pool: Any, signal: Any = None, **_: Any) -> None:  # noqa: ARG002
+    def cancel(self, pool: Any, **_: Any) -> None:  # noqa: ARG002
         """Stop running it without ending it: the cold shutdown gives it back."""
-        self._dispatcher.stop_running(self, signal)
+        self._dispatcher.stop_running(self)
 
     def revoked(self) -> bool:
         """Whether the worker has been told to drop it."""

@@ -340,7 +340,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             logger.warning("%d batches still ran after %g s: they are given back", len(running), self._settings.grace_s)
         for batch in running:
             for request in batch.requests:
-                self.dispatcher.stop_running(request, None)
+                self.dispatcher.stop_running(request)
 
 
 @control.inspect_command(alias="dump_schedule")  # type: ignore[untyped-decorator]
