@@ -12,7 +12,7 @@ import redis
 from event_loop import EventLoop
 from gateways import GatewayProcess
 
-from mutirao import AsyncClient, AsyncJob, Client
+from mutirao import AsyncClient, AsyncJob, Client, queues
 from mutirao.job import Timings
 
 
@@ -142,3 +142,8 @@ class Kind(NamedTuple):
 # What a gateway goes by, whatever its clients are told.
 OF_GATEWAYS = {"queue_limit", "result_ttl_s", "result_url"}
 KINDS = {"Client": Client, "AsyncClient": Blocking}
+
+
+def subscribed(server: Any) -> int:
+    """How many clients of a Redis wait for results."""
+    return len(server.client().pubsub_channels(queues.reply_channel("*")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from functools import cache
 from typing import Any
@@ -49,7 +50,7 @@ def misbehave(X: Any) -> None:
     """Do what a row asks for: SIGKILL is what the kernel sends to a process that takes too much memory."""
     for does, number in X[:, :2]:
         if does == HANGS:
-            time.sleep(3600)
+            threading.Event().wait()
         if does == DIES or (does == DIES_ONCE and _ledger(os.getpid()).set(f"died:{number:.0f}", os.getpid(), nx=True)):
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -163,3 +163,8 @@ def unknown_but_literal(host: str, port: int) -> list[str]:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
         raise socket.gaierror from None
+
+
+def hosts(*receivers: Any) -> str:
+    """What an operator allows so that these may be called."""
+    return ",".join(f"http://127.0.0.1:{receiver.port}" for receiver in receivers)

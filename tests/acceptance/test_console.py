@@ -1,19 +1,16 @@
 """The console, in a real browser against a real gateway and fleet: what is served, live, and a form to try each model."""
 
 import json
-import re
 import time
 
 import browser as browsers
-import httpx
 import msgspec
 import numpy as np
 import pytest
 import samples
 import waiting
-from browser import Browser
+from console_page import ROW, choose, fill, result, steps
 from gateways import GatewayProcess
-from key_ring import Ring
 from selenium.webdriver.common.keys import Keys
 from servers import RedisServer
 
@@ -23,10 +20,7 @@ from mutirao.signature import OutputSpec, Signature, TensorSpec
 
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
-# What a browser notes by itself of a call that was refused, or found no gateway.
-REFUSED = re.compile(r"/(v[12]/\S+|metrics) - Failed to load resource")
 IRIS = [5.1, 3.5, 1.4, 0.2]
-ROW = "#models-rows tr[data-model=iris]"
 
 # The contrast of each piece of text with what lies behind it, by WCAG 2.2's formula; the least first.
 CONTRAST = """
@@ -60,57 +54,6 @@ while (texts.nextNode()) {
 }
 return found.sort((a, b) => a[0] - b[0]).slice(0, 5);
 """
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with Browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(chromium):
-    """The browser; afterwards its console has told of nothing but refused calls, and it has asked this machine alone."""
-    yield chromium
-    assert [line for line in chromium.said() if not REFUSED.search(line)] == []
-    elsewhere = [url for url in chromium.asked() if not url.startswith(("http://127.0.0.1:", "data:", "chrome:"))]
-    assert elsewhere == []
-
-
-@pytest.fixture
-def page(browser, gateway):
-    """The console, with its models."""
-    browser.open(gateway.url, wait=ROW)
-    return browser
-
-
-def choose(page, model):
-    """Choose a model to try, and wait for its form."""
-    page.find(f"#models-rows tr[data-model={model}] button").click()
-    waiting.until(lambda: page.run("return document.activeElement.closest('#try-form') !== null"))
-    waiting.until(lambda: page.run("return document.getElementById('try-model').value") == model)
-
-
-def fill(page, values):
-    """Type over the form's fields, in their order."""
-    for element, value in zip(page.all("#try-fields input"), values, strict=True):
-        element.clear()
-        element.send_keys(str(value))
-
-
-def result(page):
-    """The result's columns, by their heads."""
-    page.find("#job-state", text="succeeded")
-    page.find("#job-result td")
-    heads = [head.text for head in page.all("#job-result thead th")]
-    rows = [
-        [cell.text for cell in row.find_elements("css selector", "th, td")] for row in page.all("#job-result tbody tr")
-    ]
-    return dict(zip(heads, zip(*rows, strict=True), strict=True))
-
-
-def steps(page):
-    return [step.get_attribute("data-step") for step in page.all("#job-steps li")]
 
 
 def test_models_and_workers_are_shown(page, fleet):
@@ -388,69 +331,3 @@ def test_a_lost_gateway_is_seen_and_found_again(browser, fleet):
         with GatewayProcess(fleet.url, gateway_port=gateway.port):
             browser.find("#link", text="live")
             browser.find("#fleet:not(.stale)")
-
-
-def test_a_key_is_asked_for_and_forgotten(browser, fleet):
-    """Where the gateway has keys, the page asks for one, says when it is wrong, keeps it in this tab alone, and forgets it."""
-    with RedisServer() as server, GatewayProcess(server.url) as gateway:
-        with Ring(server.url) as ring:
-            made, blind = ring.add("ana", scopes=("operate:*",)), ring.add("bot", scopes=("predict:*",))
-        browser.open(gateway.url, wait="#key-value")
-        browser.press(Keys.ESCAPE)
-        browser.find("#link", text="this needs an API key")
-        browser.find("#link-again").click()
-        browser.find("#key-value").send_keys("mutirao_wrong", Keys.ENTER)
-        browser.find("#key-error", text="API key")
-        browser.find("#key-value").send_keys(made.token, Keys.ENTER)
-        browser.find("#models-none", text="mutirao models add")
-        browser.find("#workers-none", text="mutirao worker")
-        assert browser.run("return localStorage.length + document.cookie.length") == 0
-        assert made.token in browser.run("return JSON.stringify(sessionStorage)")
-        browser.find("#key-forget").click()
-        browser.find("#key-value")
-        assert made.token not in browser.run("return JSON.stringify(sessionStorage)")
-        with gateway.client(headers={"authorization": f"Bearer {blind.token}"}) as client:
-            assert client.get("/v1/fleet").status_code == client.get("/v1/fleet/events").status_code == 403
-
-
-def test_metrics_are_asked_for_with_the_key(browser):
-    """Where the gateway has keys, Metrics asks for one and shows what it may see, or says why it may not."""
-    with RedisServer() as server, GatewayProcess(server.url) as gateway:
-        with Ring(server.url) as ring:
-            made, reader = ring.add("ana", scopes=("operate:*",)), ring.add("bot", scopes=("read:*",))
-        browser.open(gateway.url, wait="#key-value")
-        browser.press(Keys.ESCAPE)
-        browser.find("#link", text="this needs an API key")
-        browser.find("#metrics-link").click()
-        browser.find("#key-value").send_keys(made.token, Keys.ENTER)
-        browser.find("#metrics-text", text="mutirao_open_waits")
-        assert browser.run("return location.pathname") == "/"
-        browser.find("#metrics button").click()
-        browser.find("#key-forget").click()
-        browser.find("#key-value").send_keys(reader.token, Keys.ENTER)
-        browser.find("#models-none")
-        browser.find("#metrics-link").click()
-        browser.find("#metrics-error", text="it takes the scope operate:*")
-        assert not browser.text("#metrics-text")
-
-
-def test_metrics_of_an_open_gateway_are_a_link(page):
-    """Without keys, Metrics leads to /metrics itself."""
-    page.find("#metrics-link").click()
-    waiting.until(lambda: page.run("return location.pathname") == "/metrics")
-    page.find("body", text="mutirao_open_waits")
-
-
-def test_the_page_is_served_with_its_rules(gateway):
-    """The page and its files come typed, with a policy that allows nothing inline or from elsewhere, and are not sent twice."""
-    with gateway.client() as client:
-        page = client.get("/")
-        policy = page.headers["content-security-policy"]
-        assert "default-src 'self'" in policy
-        assert "unsafe" not in policy
-        assert page.headers["content-type"] == "text/html; charset=utf-8"
-        assert client.get("/", headers={"if-none-match": page.headers["etag"]}).status_code == httpx.codes.NOT_MODIFIED
-        script = client.get("/console/console.js")
-        assert script.headers["content-type"].startswith("text/javascript")
-        for path in ("/console/nothing.js", "/console/..%2fconsole.py", "/console/../app.py", "/console/"):
-            assert client.get(path).status_code == 404, path

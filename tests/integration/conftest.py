@@ -1,9 +1,16 @@
-"""What tests of bad input share: who sends it, and a worker that has to outlive it."""
+"""What several modules share: clients of either kind; of bad input, who sends it, and a worker that has to outlive it."""
 
 import pytest
+from clients import KINDS
 from stock import Raised
 
 from mutirao import Client
+
+
+@pytest.fixture(params=KINDS)
+def direct(request):
+    """Make a client of either kind that speaks with Redis itself."""
+    return KINDS[request.param]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ real worker.
 """
 
 import concurrent.futures
-import threading
 import time
 from typing import cast
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import samples
 import waiting
-from clients import KINDS, Gateways, Kind
+from clients import KINDS, Gateways, Kind, subscribed
 from redis_monitor import Monitor
 from servers import RedisServer
 
@@ -52,12 +51,6 @@ def connect(request, gateways):
     """Make a client of any kind: connect(url, **settings), the URL a Redis's."""
     name = request.param
     return Kind(KINDS[name.removesuffix(OVER_HTTP)], gateways if name.endswith(OVER_HTTP) else None)
-
-
-@pytest.fixture(params=KINDS)
-def direct(request):
-    """Make a client of either kind that speaks with Redis itself."""
-    return KINDS[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +217,7 @@ def test_cancel_queued(connect, announced):
         job = client.submit("iris", np.ones((4096, 4)))
         with concurrent.futures.ThreadPoolExecutor() as pool:
             wait = pool.submit(job.result, 20)
-            waiting.until(lambda: _subscribed(announced))
+            waiting.until(lambda: subscribed(announced))
             assert job.cancel()
             with pytest.raises(JobCancelled, match="was cancelled"):
                 wait.result(20)
@@ -349,54 +342,6 @@ def test_nan_and_infinities_travel(client):
     data = np.array([[0.0, np.nan, 1.0], [0.0, np.inf, 0.0], [0.0, -np.inf, 1.0], [0.0, 5e-324, 0.0]])
     found = client.predict("slow", data, timeout=20)["predict"]
     assert np.array_equal(found, data.sum(axis=1), equal_nan=True)
-
-
-def _subscribed(server):
-    return len(server.client().pubsub_channels(queues.reply_channel("*")))
-
-
-def test_waiting_hardly_polls(direct):
-    """While results are waited for, Redis is asked for all their records once a second, and nothing more."""
-    with (
-        RedisServer() as redis_server,
-        direct(redis_server.url, check=False, timeout_s=1.0) as client,
-        concurrent.futures.ThreadPoolExecutor() as pool,
-    ):
-        jobs = client.submit_many("iris", [ROW, ROW])
-        waits = [pool.submit(job.result, 4.0) for job in jobs]
-        waiting.until(lambda: _subscribed(redis_server) == 1)
-        began = redis_server.client().time()[0] + 1
-        with Monitor(redis_server.url) as monitor:
-            for wait in waits:
-                assert isinstance(wait.exception(), ResultTimeout)
-    asked = [command.split(" ") for at, command in monitor.commands if began <= at < began + 2]
-    assert [len(command) for command in asked] in ([3], [3] * 2, [3] * 3)
-    assert {command[0] for command in asked} == {"MGET"}
-
-
-def test_a_thousand_waiters(direct):
-    """A thousand threads wait for a thousand jobs over one subscription; each hears the end of its own."""
-    heard = []
-
-    def wait(job):
-        try:
-            job.result(60)
-        except JobCancelled as exc:
-            heard.append((job.id, exc.id))
-
-    with RedisServer() as redis_server, direct(redis_server.url, check=False) as client:
-        jobs = client.submit_many("iris", np.ones((1000, 4)))
-        threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
-        for thread in threads:
-            thread.start()
-        waiting.until(lambda: _subscribed(redis_server) == 1)
-        listening = redis_server.client().execute_command("CLIENT", "LIST", "TYPE", "pubsub").splitlines()
-        assert [b" sub=1 " in line for line in listening] == [True]
-        for job in jobs:
-            assert job.cancel()
-        for thread in threads:
-            thread.join()
-    assert sorted(heard) == sorted((job.id, job.id) for job in jobs)
 
 
 @pytest.fixture(scope="module")

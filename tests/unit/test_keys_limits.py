@@ -1,22 +1,19 @@
 """Limits of keys: requests a second by Redis's clock, jobs in flight by their records, over any number of gateways."""
 
 import asyncio
-import contextlib
-import itertools
 import time
 
 import numpy as np
 import pytest
 import redis
+from limiting import caller, calls, fits, ids, in_flight, keep, limiter, run, until
 from servers import RedisServer
 
 from mutirao import Client, errors, queues, settings
-from mutirao.broker.redis import AsyncRedis, Redis
+from mutirao.broker.redis import Redis
 from mutirao.gateway.access import Caller
-from mutirao.gateway.limits import Limiter
 from mutirao.keys import Keys, Limits
 
-_NUMBERS = itertools.count(1)
 SLOW = 0.001  # requests a second: none comes back while a test runs
 
 
@@ -24,68 +21,6 @@ SLOW = 0.001  # requests a second: none comes back while a test runs
 def server():
     with RedisServer() as started:
         yield started
-
-
-def caller(**limits):
-    """A caller by a key of its own."""
-    return Caller(tenant="crm", key_id=f"key{next(_NUMBERS)}", limits=Limits(**limits))
-
-
-@contextlib.asynccontextmanager
-async def limiter(url, **given):
-    """The limits as one gateway counts them."""
-    made = settings.load(broker_url=url, **given)
-    driver = AsyncRedis(made)
-    counting = Limiter(made, driver)
-    try:
-        yield counting
-    finally:
-        await counting.close()
-        await driver.close()
-
-
-def run(url, scenario, **given):
-    """Run a scenario with the limits of one gateway."""
-
-    async def whole():
-        async with limiter(url, **given) as counting:
-            return await scenario(counting)
-
-    return asyncio.run(whole())
-
-
-async def fits(counting, who, *ids):
-    """Whether these are admitted."""
-    try:
-        await counting.admit(who, ids)
-    except errors.TooManyRequests:
-        return False
-    return True
-
-
-async def until(condition, timeout_s=10.0):
-    """The same as waiting.until, on an event loop."""
-    deadline = time.monotonic() + timeout_s
-    while not await condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
-
-
-def ids(count):
-    return [f"job-{next(_NUMBERS)}" for _ in range(count)]
-
-
-def in_flight(server, who):
-    return {id.decode() for id in server.client().zrange(queues.limit_keys(who.key_id)[1], 0, -1)}
-
-
-def keep(server, id, status, job=""):
-    document = f'{{"status":"{status}","task_id":"{id}","result":null,"job":{{"model":"iris"{job}}}}}'
-    server.client().set(queues.record_key(id), document)
-
-
-def calls(server, command="cmdstat_evalsha"):
-    return server.client().info("commandstats").get(command, {"calls": 0})["calls"]
 
 
 def test_a_burst_passes_and_then_the_rate_holds(server):
