@@ -79,8 +79,9 @@ def test_figures_follow_what_happens(page, fleet):
 
     with Client(fleet.url) as client:
         assert not drawn("depth")
-        jobs = client.submit_many("slow", [[2.0, 0.0, 0.0]] * 6, expires_s=60)
-        waiting.until(lambda: drawn("depth"))
+        with fleet.worker.still():
+            jobs = client.submit_many("slow", [[0.0, 0.0, 0.0]] * 6, expires_s=60)
+            waiting.until(lambda: drawn("depth"))
         for _ in client.as_completed(jobs, 60):
             pass
     waiting.until(lambda: drawn("rate"))
