@@ -90,12 +90,12 @@ class Hangs(Summing):
 
 
 class HangsInC(Summing):
-    """Holds the GIL for an hour: no Python code runs any more, only SIGKILL ends it."""
+    """Holds the GIL for ever, whatever signal comes: no Python code runs any more, only SIGKILL ends it."""
 
     def misbehave(self, X):
-        libc = ctypes.PyDLL(None)
-        while True:
-            libc.sleep(3600)
+        libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+        for _ in range(2):
+            libc.pthread_mutex_lock(mutex)
 
 
 class TooFewRows(Summing):

@@ -4,13 +4,17 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
+import bad_models
 import counted_models
 import ledger
 import numpy as np
+import psutil
 import pytest
 import samples
 import waiting
+from celery import Celery
 from commits import Commits
 from ledger import Ledger
 from workers import WorkerProcess
@@ -33,6 +37,10 @@ def client(redis_server):
 
 def _held(redis):
     return sum(map(redis.hlen, redis.keys(queues.reserved_key("*"))))
+
+
+def _computed(worker):
+    return sum(psutil.Process(worker.pid).cpu_times()[:2])
 
 
 def _busy(client, redis, seconds):
@@ -136,16 +144,51 @@ def test_sigquit(redis_server, root, client):
 
 def test_sigquit_while_a_batch_is_written(redis_server, root, client):
     """SIGQUIT where a process has got half of its batch, and will never get the rest: it is given back, and nobody waits for it."""
-    with WorkerProcess(redis_server.url, root) as worker:
+    with WorkerProcess(redis_server.url, root) as worker, Celery(broker=redis_server.url) as stock:
         (process,) = worker.children
         process.suspend()
         job = client.submit("slow", np.zeros((10_000, 3)))  # more than a pipe takes
         waiting.until(lambda: job.status == "running")
-        worker.process.send_signal(signal.SIGQUIT)
-        waiting.until(lambda: job.status == "queued")
-        process.resume()
+        with worker.still():
+            for _ in range(100):
+                stock.control.broadcast("report", destination=[worker.name])
+        idle = _computed(worker)
+        waiting.until(lambda: _computed(worker) > idle + 0.1)
+        worker.process.send_signal(signal.SIGQUIT)  # while the worker is at something: it goes on with that afterwards
         worker.wait_ended(10)
         assert _held(redis_server.client()) == 0
+        assert job.status == "queued"
+        job.cancel()
+
+
+def test_sigquit_while_a_result_is_written(redis_server, root, client):
+    """SIGQUIT where a process has written half of its result, and nobody reads the rest: it is given back, and nobody waits for it."""
+    with WorkerProcess(redis_server.url, root) as worker:
+        (process,) = worker.children
+        rows = np.zeros((10_000, 3))
+        rows[0, 0] = 0.5
+        job = client.submit("slow", rows)
+        waiting.until(lambda: job.status == "running")
+        with worker.still():
+            waiting.until(lambda: "pipe_write" in Path(f"/proc/{process.pid}/wchan").read_text())
+            worker.process.send_signal(signal.SIGQUIT)
+        worker.wait_ended(10)
+        assert _held(redis_server.client()) == 0
+        assert job.status == "queued"
+        job.cancel()
+
+
+def test_sigquit_while_native_code_runs(redis_server, tmp_path, client):
+    """SIGQUIT where a process is in code that hears of no signal: it is killed, and its batch is given back."""
+    root = samples.repository(tmp_path / "models", "hangsinc").root
+    with WorkerProcess(redis_server.url, root) as worker:
+        job = client.submit("hangsinc", [[bad_models.MARKER, 0, 0]])
+        waiting.until(lambda: job.status == "running")
+        worker.process.send_signal(signal.SIGQUIT)
+        worker.wait_ended(10)
+        assert _held(redis_server.client()) == 0
+        assert job.status == "queued"
+        job.cancel()
 
 
 def test_rolling_restart(redis_server, tmp_path, client):

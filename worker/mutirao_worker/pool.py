@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -88,22 +88,25 @@ class Slots:
         elif not self._threads:
             self._write()
 
-    def terminate(self, batch: Batch, signal: Any) -> None:
+    def terminate(self, batch: Batch, number: Any) -> None:
         if batch.pid is None and batch.number in self._jobs:  # no process has said yet that it is the one
-            self._doomed[batch.number] = signal
+            self._doomed[batch.number] = number
         elif batch.pid and batch.pid != os.getpid() and not self._threads:
-            self._pool.terminate_job(batch.pid, signal or TERM_SIGNAL)
+            self._pool.terminate_job(batch.pid, number or TERM_SIGNAL)
 
     def stop(self, batch: Batch) -> None:
-        """End the process that a batch went to, though nobody hears from the pool any more: also one that has got but a part of it."""
+        """End the process that runs a batch, though nobody hears from the pool any more: also one that has got but a part of it.
+
+        It is killed: SIGTERM would wait for native code to return, and then for somebody to read the process's last words.
+        """
         job = self._jobs.get(batch.number)
-        if batch.pid is not None or self._inqueues() is None or job is None:
-            self.terminate(batch, None)
+        if self._inqueues() is None or job is None:
             return
-        job.discard()  # or the pool, as it ends, waits for what will never be answered
+        job.discard()  # or the pool, as it ends, waits for what was half said, or will never be
         if (process := job._scheduled_for) is not None:  # noqa: SLF001 - billiard's only way
-            self._pool.terminate_job(process.pid, TERM_SIGNAL)
-            _emptied(process.inq._reader.fileno())  # noqa: SLF001 - or the pool's last word to it does not fit in
+            self._pool.terminate_job(process.pid, signal.SIGKILL)
+            if batch.pid is None:
+                _deafened(process.inq._writer.fileno())  # noqa: SLF001 - or who goes on writing to it never comes to an end
 
     def unsent(self, batches: list[Batch]) -> list[Batch]:
         """Take batches out of the pool that no process has begun to read, or whose result will not be heard."""
@@ -220,9 +223,8 @@ class Slots:
             self._done.popleft()()
 
 
-def _emptied(pipe: int) -> None:
-    """Read away what is in a pipe."""
-    os.set_blocking(pipe, False)
-    with contextlib.suppress(BlockingIOError):
-        while os.read(pipe, 65536):
-            pass
+def _deafened(pipe: int) -> None:
+    """Let all that is still to be written to a pipe go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, pipe, inheritable=False)
+    os.close(nowhere)
