@@ -50,8 +50,7 @@ class Scripts:
         self._connection: Any = None
         self._posting: Any = None
         self._posted: collections.deque[tuple[Sequence[Call], Heard, float]] = collections.deque()
-        self._lock = threading.RLock()
-        self._speaking = False
+        self._lock = threading.Lock()
         self._texts = {name: _RECORD + files(__package__).joinpath(f"{name}.lua").read_text() for name in NAMES}
         self._digests = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324 - Redis's own name for a script
 
@@ -163,16 +162,16 @@ class Scripts:
     def _send(self, calls: Sequence[Call]) -> list[Any]:
         """Send calls over a connection of their own: redis-py's way through its pool and pipeline costs more than a small call."""
         commands = self._commands(calls)
-        with self._lock:  # at shutdown Celery runs the loop's timers in a thread
-            if self._speaking:  # this is a signal's handler, in the midst of a call: Celery's cold shutdown is one
-                return self._heard_beside(commands)
-            self._speaking = True
-            try:
-                if self._connection is None:
-                    self._connection = self.client.connection_pool.get_connection()
-                return _heard_all(self._connection, commands)
-            finally:
-                self._speaking = False
+        # Where it is busy, this is a signal's handler in the midst of a call (Celery's cold shutdown is one), or a thread (at
+        # shutdown Celery runs the loop's timers in one). Neither waits: the one who speaks may be waiting for them.
+        if not self._lock.acquire(blocking=False):
+            return self._heard_beside(commands)
+        try:
+            if self._connection is None:
+                self._connection = self.client.connection_pool.get_connection()
+            return _heard_all(self._connection, commands)
+        finally:
+            self._lock.release()
 
     def _heard_beside(self, commands: Sequence[Any]) -> list[Any]:
         connection = self.client.connection_pool.get_connection()
