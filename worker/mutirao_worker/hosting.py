@@ -12,7 +12,6 @@ import threadpoolctl
 
 from mutirao import catalog, errors
 from mutirao.catalog import ModelInfo
-from mutirao_worker import filters
 from mutirao_worker.batching import Limits
 from mutirao_worker.loaded import Loaded
 from mutirao_worker.repository import Repository
@@ -46,7 +45,6 @@ class Host:
                 self._loaded[name], self._infos[name] = loaded, loaded.info
                 self._limits[name] = (loaded.manifest.time_limit_s, loaded.manifest.soft_time_limit_s)
         self._warmth = Warmth(self._loaded)
-        filters.shorten()
         # What is loaded now lives as long as the process: the collector need not touch, and so copy, its pages in the children.
         gc.collect()
         gc.freeze()

@@ -20,7 +20,7 @@ from mutirao import errors, tensors
 from mutirao.signature import OutputSpec
 from mutirao.tensors import Array
 from mutirao_worker import example as examples
-from mutirao_worker.runtimes import Description, sklearn_inputs
+from mutirao_worker.runtimes import Description, sklearn_forests, sklearn_inputs
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
 _PARTS_MAX = 10_000  # a longer list holds no estimators, but words or numbers
@@ -31,6 +31,7 @@ def load(raw: bytes) -> tuple[Any, str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = joblib.load(io.BytesIO(raw))
+    sklearn_forests.quicken(_estimators(model, set()))
     others = [each.message for each in caught if isinstance(each.message, InconsistentVersionWarning)]
     return model, f"scikit-learn {others[0].original_sklearn_version}" if others else ""
 
