@@ -8,7 +8,6 @@ import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy import sparse
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -17,7 +16,7 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from mutirao_worker.runtimes import sklearn as runtime
@@ -90,10 +89,8 @@ def test_what_a_forest_takes_it_still_takes():
     frame = samples.get("houses").data[["area", "rooms"]]
     named = RandomForestRegressor(5, random_state=0).fit(frame, frame["area"])
     assert np.array_equal(loaded(named).predict(frame), named.predict(frame))
-    forest = FITTED["random forest"]()
-    assert np.array_equal(
-        loaded(forest).predict_proba(sparse.coo_matrix(IRIS.data)), forest.predict_proba(sparse.coo_matrix(IRIS.data))
-    )
+    sparse = make_pipeline(OneHotEncoder(), RandomForestClassifier(5, random_state=0)).fit(IRIS.data, LABELS)
+    assert np.array_equal(loaded(sparse).predict_proba(IRIS.data), sparse.predict_proba(IRIS.data))
     holed = FITTED["missing values"]()
     assert np.array_equal(loaded(holed).predict_proba(HOLED), holed.predict_proba(HOLED))
 
