@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import brokers
 import msgspec
 import pytest
 import rabbitmq
@@ -150,10 +149,3 @@ def test_without_kombu():
     ran = subprocess.run([sys.executable, "-c", WITHOUT_KOMBU], capture_output=True, text=True, check=False)
     assert "pip install 'mutirao[celery]'" in ran.stderr
     assert "secret" not in ran.stderr
-
-
-@brokers.redis_only
-def test_the_stock_transport_warns(redis_server, root):
-    """With MUTIRAO_ENGINE=0 a worker answers through kombu's own transport, and says at its start what is lost by that."""
-    with WorkerProcess(redis_server.url, root, env={"MUTIRAO_ENGINE": "0"}) as worker:
-        assert "warning: MUTIRAO_ENGINE is 0, so requests come through kombu's own transport" in worker.log

@@ -13,6 +13,7 @@ from celery.backends.redis import RedisBackend
 from mutirao import errors
 from mutirao.broker.redis import options
 from mutirao.broker.server import connect
+from mutirao_worker import commit
 from mutirao_worker.transport.scripts import Scripts
 
 
@@ -50,8 +51,5 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
         if self._scripts is None:
             self._scripts = Scripts(self.client)
         kept = math.ceil(self.app.conf.mutirao.result_ttl_s)
-        self._scripts.call(
-            "commit",
-            ("", "", "", ""),
-            ("", kept, "", b',"started_at":null', 0, 0, b"", task_id, head, b"", b"", b"", b""),
-        )
+        first = ("", kept, "", b',"started_at":null', 0, 0)
+        self._scripts.call("commit", ("", "", "", ""), commit.arguments(first, (b"", task_id, head, b""), (1, b"")))

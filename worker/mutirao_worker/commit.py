@@ -175,11 +175,8 @@ class Commit:
             for client, same in itertools.groupby(ending.request.reply for ending in endings)
             for part in (sum(1 for _ in same), client)
         ]
-        args = (
-            held.identity if held else "", self._kept, run.model, fields, beside, free,
-            len(endings), len(clients) // 2, len(raws) // 2, *requests, *clients, *raws, *letters,
-        )  # fmt: skip
-        return "commit", keys, args
+        first = (held.identity if held else "", self._kept, run.model, fields, beside, free)
+        return "commit", keys, arguments(first, requests, clients, raws, letters)
 
     def _acknowledge(self, requests: Sequence[Request]) -> None:
         if self._reservations is not None:
@@ -192,6 +189,17 @@ class Commit:
                     request.message.ack()
         except self.connection_errors as exc:
             logger.warning("the broker is away, and will deliver again what has been answered: %s", exc)
+
+
+def arguments(
+    first: Sequence[Any],
+    requests: Sequence[Any],
+    clients: Sequence[Any],
+    raws: Sequence[Any] = (),
+    letters: Sequence[Any] = (),
+) -> tuple[Any, ...]:
+    """Lay out the arguments of the script `commit`: what it says of requests, 4 each, and of the rest, 2 each, with their numbers."""
+    return (*first, len(requests) // 4, len(clients) // 2, len(raws) // 2, *requests, *clients, *raws, *letters)
 
 
 def letter(
