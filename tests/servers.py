@@ -20,6 +20,8 @@ import redis
 from mutirao.embedded import binary, redis_server
 from mutirao.embedded.processes import Processes
 
+_HAD: set[int] = set()
+
 
 class RedisServer:
     """Starts in the constructor; use it as a context manager.
@@ -74,7 +76,7 @@ class RedisServer:
         """Start, or start again: the port of the first time, unless another process took it when we had never listened yet."""
         fixed = self._server.port
         for _ in range(5):
-            self._server = redis_server.Server(self.folder, fixed or redis_server.free_port(), self._server.password)
+            self._server = redis_server.Server(self.folder, fixed or _port(), self._server.password)
             self.process = self._run()
             if redis_server.wait_ready(self._server, ended=lambda: self.process.poll() is not None):
                 return
@@ -126,3 +128,11 @@ class RedisServer:
             self.process.send_signal(number)
             self.process.wait(timeout=20)
         self._processes.forget(self.process)
+
+
+def _port() -> int:
+    """Find a free port that no server of this run has had: where RabbitMQ is the broker, a URL names a virtual host for good."""
+    while (port := redis_server.free_port()) in _HAD:
+        pass
+    _HAD.add(port)
+    return port

@@ -2,6 +2,7 @@
 
 import time
 
+import brokers
 import msgspec
 import pytest
 import samples
@@ -144,6 +145,7 @@ def test_with_no_worker_infer_says_so_at_once(idle):
     assert idle.get("/v2/health/live").status_code == 200
 
 
+@brokers.redis_only
 def test_who_wants_to_queue_anyway_may_until_the_queue_is_full(idle):
     """respond-async and ?queue=1 queue without a worker; over the limit is 429 with Retry-After, and what waits is told."""
     idle.post("/v2/models/iris/infer?queue=1", json=ROW, headers={"Prefer": "wait=1"})
@@ -162,6 +164,7 @@ def test_who_wants_to_queue_anyway_may_until_the_queue_is_full(idle):
     assert 'mutirao_workers{model="iris"} 0.0' in text
 
 
+@brokers.redis_only
 def test_what_would_come_too_late_is_refused_early():
     """By the live workers' speed a queue of 3 rows at 1 a second is no place for a request that expires in 1 s: 429 at once."""
     worker = WorkerInfo(

@@ -152,6 +152,7 @@ def test_a_job_that_ended_cannot_be_cancelled(http):
     assert answer.json()["data"]["state"] == "succeeded"
 
 
+@brokers.redis_only
 def test_a_waiting_job_knows_its_place(http, fleet):
     """While it waits the record says how many are before it."""
     with fleet.worker.still():

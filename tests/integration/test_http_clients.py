@@ -231,6 +231,7 @@ def test_a_call_that_redis_is_not_done_with_in_time(connect):
             waiting.until(lambda: plain.get("/v1/models/iris").json()["requests"] == 10_000)
 
 
+@brokers.redis_only
 def test_parameters_are_handed_on(connect, idle):
     """V2 parameters reach the worker, beside those that are the gateway's."""
     server, process = idle

@@ -124,7 +124,7 @@ class Request:
         self.priority = 0
         self.raw = b""
         self.received = time.monotonic()
-        self.reserved_at = 0.0
+        self.reserved_at = time.time()
         self.rows = max(1, headers.mutirao.rows) if headers.mutirao else 1
         self.size = len(body)
         self.tag = 0
