@@ -244,6 +244,16 @@ def test_what_a_worker_cannot_serve_is_told(browser):
         assert not browser.all("#workers-rows tr[data-worker='left@a'] .reason")
 
 
+def test_workers_of_one_host_share_its_cores(browser):
+    """Cores that two workers of a host have are counted once, those of another host beside them."""
+    with RedisServer() as server, GatewayProcess(server.url) as gateway:
+        for name in ("left@a", "right@a", "far@b"):
+            info = WorkerInfo(name=name, pid=1, processes=2, cores=4, models={"iris": "1"}, seen_at=time.time() + 60)
+            server.client().hset(queues.WORKERS, name, msgspec.json.encode(info))
+        browser.open(gateway.url, wait="#workers-rows tr[data-worker='far@b']")
+        browser.find("#hands-more", text="6 processes · 8 cores")
+
+
 def test_recent_jobs_outlive_a_reload(page):
     """The jobs of a tab are listed again after a reload, without their data, and one opens with its steps and result."""
     choose(page, "iris")

@@ -67,8 +67,13 @@ function missing(models) {
 function hands(workers) {
   if (!workers.length) return "none alive";
   const parts = [plural(sum(workers, "processes"), "process").replace("processs", "processes")];
-  const cores = sum(workers, "cores");
-  if (cores) parts.push(plural(cores, "core"));
+  const cores = new Map(); // those of one host are shared by its workers
+  for (const { name, cores: own } of workers) {
+    const host = name.slice(name.indexOf("@") + 1);
+    cores.set(host, Math.max(cores.get(host) ?? 0, own));
+  }
+  const all = [...cores.values()].reduce((total, own) => total + own, 0);
+  if (all) parts.push(plural(all, "core"));
   const memory = sum(workers, "memory_bytes");
   if (memory) parts.push(bytes(memory));
   return parts.join(" · ");
