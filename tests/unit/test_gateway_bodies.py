@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mutirao import errors, signature
 from mutirao.catalog import ModelInfo
-from mutirao.gateway import bodies
+from mutirao.gateway import bodies, files
 from mutirao.messages import PredictRequest, Tensor
 from mutirao.signature import OutputSpec, Signature, TensorSpec
 
@@ -67,3 +67,12 @@ def test_the_wire_takes_no_field_twice():
     """What a body may hold is said once: a batch's requests are bodies without the rest."""
     names = {field.name for field in msgspec.structs.fields(bodies.Request)}
     assert names <= {field.name for field in msgspec.structs.fields(bodies.Body)}
+
+
+@pytest.mark.parametrize("rows", [4, 20_000])
+def test_a_file_of_a_form_may_be_as_large_as_any_body(rows):
+    """No limit of the parser's own stands before the gateway's."""
+    table = b"1.5,2.5\r\n" * rows
+    head = b'--b\r\nContent-Disposition: form-data; name="f"; filename="t.csv"\r\n\r\n'
+    found = files.of_form(head + table + b"\r\n--b--\r\n", "multipart/form-data; boundary=b", TAKES)
+    assert found.shape == (rows, 2)

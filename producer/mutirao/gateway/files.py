@@ -83,7 +83,9 @@ def of_form(body: bytes, header: str, takes: Signature) -> Any:
     """
     boundary = parse_options_header(header)[1].get("boundary", "")
     try:
-        limits = {"disk_limit": 1, "memory_limit": len(body) + 1, "buffer_size": 65_536, "part_limit": 16}
+        # The body is in memory and within its limit, so no part of it is too large, and none goes to a disk.
+        room = len(body) + 1
+        limits = {"disk_limit": 1, "memory_limit": room, "spool_limit": room, "buffer_size": 65_536, "part_limit": 16}
         parts = list(MultipartParser(io.BytesIO(body), boundary, content_length=len(body), **limits))
     except (MultipartError, ValueError) as exc:
         raise _not_read(f"the form cannot be read: {exc}") from exc
