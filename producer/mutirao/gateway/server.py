@@ -8,11 +8,12 @@ import errno
 import gc
 import resource
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar
 
 import uvicorn
 from litestar.types import ASGIApp
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mutirao import errors
@@ -27,6 +28,12 @@ BODY_S = 10.0
 BODY_BYTES_S = 16 * 1024
 # How long a client may take no byte of an answer.
 READ_S = 30.0
+# For how long, and how much of the rest of a body that was answered early is read and thrown away: a client that sends all of it
+# before it reads would see a reset, not the answer.
+LINGER_S = 10.0
+LINGER_BYTES = 64 * 1024 * 1024
+# Requests that one connection may send ahead; no more is read while there are any.
+AHEAD_MAX = 4096
 KEEP_ALIVE_S = 75
 # What is left of the grace when waits are ended, so that their answers still go out.
 FAREWELL_S = 1.0
@@ -52,6 +59,7 @@ class Cycle(RequestResponseCycle):
     """
 
     joined: ClassVar[tuple[Sequence[tuple[bytes, bytes]], bytes]] = ((), b"")
+    lingers = False
     _head: bytes | None = None
 
     async def send(self, message: Any) -> None:
@@ -71,6 +79,9 @@ class Cycle(RequestResponseCycle):
             self._head = b"%b%b%b\r\n" % (STATUS_LINE[message["status"]], self._always(), own)
             self.response_started, self.waiting_for_100_continue, self.chunked_encoding = True, False, False
             return
+        elif message["type"] == "http.response.body" and not message.get("more_body") and not self.keep_alive:
+            # To close with bytes of the body unread is a reset, which takes the answer from the client: the connection ends it.
+            self.lingers = self.keep_alive = self.more_body
         await super().send(message)
 
     def _ends(self, message: Any) -> bool:
@@ -103,71 +114,121 @@ class Cycle(RequestResponseCycle):
         return head
 
 
+class Flow(FlowControl):
+    """Reads nothing while requests that were sent ahead wait: uvicorn reads on after each answer, and gathers them without bound."""
+
+    def __init__(self, transport: asyncio.Transport, ahead: Collection[Any]) -> None:
+        """Take the requests that were sent ahead."""
+        super().__init__(transport)
+        self._ahead = ahead
+
+    def resume_reading(self) -> None:
+        """Read on, unless there are any."""
+        if not self._ahead:
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
-    """A connection that is ended when its client speaks or listens too slowly.
+    """A connection that is ended when its client speaks or listens too slowly, or says too much that is no body.
 
     Attributes:
         since: when the headers that are awaited began to be; None while none are.
         body_since: when the body that is awaited began to be; None while none is.
+        answered_at: when a request whose body is still on its way was answered; None while there is none.
         stuck: when a byte of the answer was last taken, and how many were left.
     """
 
     since: float | None = None
     body_since: float | None = None
+    answered_at: float | None = None
     stuck: tuple[float, int] = (0.0, 0)
-    _header_bytes = 0
-    _body_bytes = 0
+    # What came since the last headers, or the last byte of a body: headers, trailers, the frames of chunks.
+    _loose_bytes = 0
+    _body_bytes = _body_max = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to await headers."""
         super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
         self.since = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; too many of headers are refused."""
-        if self.since is None and (self.cycle is None or self.cycle.response_complete):
+        """Take bytes; too many that are no body are refused."""
+        if self.since is None and self.body_since is None and self._idle():
             self.since = self.loop.time()
-        if self.since is not None:
-            self._header_bytes += len(data)
+        self._loose_bytes += len(data)
         super().data_received(data)
-        if self.since is not None and self._header_bytes > HEADERS_BYTES:
-            self._refuse(b"431 Request Header Fields Too Large", b"the headers are too large", b"HeadersTooLarge")
+        if self._loose_bytes > HEADERS_BYTES:
+            self._refuse(*_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Await the headers of a request; those of one behind a request that has no answer yet have as long after that one's."""
+        if len(self.pipeline) >= AHEAD_MAX:
+            raise _TooManyAhead
+        self.since = self.loop.time()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; a trailer, which comes behind the body, is nothing that anybody vouches for, and is dropped."""
+        if self.since is not None:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Stop awaiting headers."""
-        self.since, self._header_bytes = None, 0
+        if self._loose_bytes > HEADERS_BYTES and _size(self.url, self.headers) > HEADERS_BYTES:
+            raise _HeadersTooLarge
+        self.since, self._loose_bytes = None, 0
         self.body_since, self._body_bytes = self.loop.time(), 0
         super().on_headers_complete()
         self.cycle.__class__ = Cycle  # it has not begun; uvicorn has no place to name the class
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body: it buys time."""
+        self._loose_bytes = 0
         self._body_bytes += len(body)
+        if self.answered_at is not None and self._body_bytes > self._body_max:
+            self.transport.abort()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Stop awaiting a body."""
-        self.body_since = None
+        self.body_since = self.answered_at = None
         super().on_message_complete()
+        if isinstance(self.cycle, Cycle) and self.cycle.lingers:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; what is left of the body of this one is thrown away first."""
+        super().on_response_complete()
+        if self.body_since is None or self.transport.is_closing():
+            return
+        self.answered_at, self._body_max = self.loop.time(), self._body_bytes + LINGER_BYTES
+        if isinstance(self.cycle, Cycle) and self.cycle.lingers and self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Say that this is no HTTP, as all errors are said."""
-        self._refuse(b"400 Bad Request", b"this is not a request in HTTP/1.1", b"BadRequest")
+        if self._loose_bytes > HEADERS_BYTES:
+            self._refuse(*_TOO_LARGE)
+        else:
+            self._refuse(b"400 Bad Request", b"this is not a request in HTTP/1.1", b"BadRequest")
 
     def look(self, now: float) -> None:
         """End the connection if its client has been too slow for too long."""
         if self.transport is None or self.transport.is_closing():
             return
+        if self.since is not None and not self._idle():
+            self.since = now
         if self.since is not None and now - self.since > HEADERS_S:
             self._refuse(b"408 Request Timeout", b"the headers came too slowly", b"SlowRequest")
+            return
+        if self.answered_at is not None and now - self.answered_at > LINGER_S:
+            self.transport.abort()
             return
         if self.pipeline:  # its body is not read before the answer to the request before it is there
             self.body_since = None if self.body_since is None else now
         if self.body_since is not None and now - self.body_since > BODY_S + self._body_bytes / BODY_BYTES_S:
-            if self.cycle.response_started:
-                self.transport.abort()
-            else:
-                self._refuse(b"408 Request Timeout", b"the body came too slowly", b"SlowRequest")
+            self._refuse(b"408 Request Timeout", b"the body came too slowly", b"SlowRequest")
             return
         left = self.transport.get_write_buffer_size()
         if left == 0 or left != self.stuck[1]:
@@ -175,11 +236,37 @@ class Connection(HttpToolsProtocol):
         elif now - self.stuck[0] > READ_S:
             self.transport.abort()
 
+    def _idle(self) -> bool:
+        """Whether no request is without its answer."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _refuse(self, status: bytes, text: bytes, kind: bytes) -> None:
+        """Say why, and end the connection; where another answer is owed or under way, what was said would be taken for it."""
+        if self.transport.is_closing():
+            return
+        begun = self.cycle is not None and self.cycle.response_started and self.body_since is not None
+        if begun or self.pipeline or (self.since is not None and not self._idle()):
+            self.transport.abort()
+            return
         body = b'{"error":"%b","type":"%b","data":{}}' % (text, kind)
         head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, len(body)) + body)
         self.transport.close()
+
+
+class _HeadersTooLarge(Exception):
+    """Stops the parser; the connection says why."""
+
+
+class _TooManyAhead(Exception):
+    """Stops the parser; the connection is cut."""
+
+
+_TOO_LARGE = (b"431 Request Header Fields Too Large", b"the headers are too large", b"HeadersTooLarge")
+
+
+def _size(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 class Server(uvicorn.Server):
