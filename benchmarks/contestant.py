@@ -36,12 +36,14 @@ class Contestant(ABC):
         plain: it is a plain Celery app: the others are compared with the better one of these.
         remote: it has workers and a queue; without them there is nothing to submit.
         single: it answers a single request otherwise than many.
+        bursts: it is sent many requests at once.
         batches: it puts many requests through one call of the model, so that a burst must be long to last a second.
     """
 
     plain: ClassVar[bool] = False
     remote: ClassVar[bool] = True
     single: ClassVar[bool] = True
+    bursts: ClassVar[bool] = True
     batches: ClassVar[bool] = False
 
     def __init__(self, workload: Workload, place: Place) -> None:

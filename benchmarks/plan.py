@@ -133,10 +133,12 @@ def _speed(plan: Plan, model: str, turn: int, client: Client, findings: Findings
     """Take a round's measures."""
     where = {"model": model, "contestant": client.name, "round": turn}
     found, requests = contestants.find(client.name), plan.requests[model]
-    if "burst" in plan.measures:
+    if "burst" in plan.measures and found.bursts:
         rows = plan.batched_rows if found.batches else plan.rows[model]
         findings.add(client.measure("burst", rows, start=turn * rows), measure="burst", **where)
-    if "submit" in plan.measures and found.remote and model == plan.models[0]:  # it is the same for every model
+    if (
+        "submit" in plan.measures and found.remote and found.bursts and model == plan.models[0]
+    ):  # it is the same for every model
         many, few = plan.submits
         rows = many if found.batches else few
         findings.add(client.measure("submission", rows, start=turn * rows), measure="submit", **where)

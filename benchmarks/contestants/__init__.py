@@ -10,6 +10,7 @@ TABLE = {
     "mutirao": "this_system:ThisSystem",
     "mutirao-no-events": "this_system:NoEvents",
     "mutirao-flower": "this_system:Watched",
+    "mutirao-stock": "this_system:StockClient",
     "celery-prefork": "plain_celery:Prefork",
     "celery-solo": "plain_celery:Solo",
     "celery-lazy": "plain_celery:Lazy",
@@ -18,7 +19,7 @@ TABLE = {
 }
 
 # celery-lazy differs from celery-prefork only in when it loads the model, which only memory shows.
-BY_SPEED = ("mutirao", "celery-prefork", "celery-solo", "in-process", "in-process-batch")
+BY_SPEED = ("mutirao", "mutirao-stock", "celery-prefork", "celery-solo", "in-process", "in-process-batch")
 BY_MEMORY = ("mutirao", "celery-prefork", "celery-solo", "celery-lazy", "in-process")
 # What watching costs: the second is measured against the first.
 BY_EVENTS = ("mutirao-no-events", "mutirao-flower")

@@ -13,6 +13,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
+from celery import Celery
 from fleet import HERE, Fleet
 
 from mutirao import Client, Job, errors
@@ -82,6 +83,30 @@ class NoEvents(ThisSystem):
 
     def commands(self) -> list[list[str]]:
         return [[*command, "--no-events"] for command in super().commands()]
+
+
+class StockClient(ThisSystem):
+    """The same, asked by a stock Celery client, which rings no bell; one request at a time."""
+
+    bursts = False
+
+    def connect(self) -> None:
+        super().connect()
+        self._app = Celery("stock", broker=self.url, backend=self.url)
+
+    def stop(self) -> None:
+        self._app.close()
+        super().stop()
+
+    def one(self, row: np.ndarray) -> np.ndarray:
+        name, tensor = (
+            self.workload.name,
+            {"name": "X", "datatype": "FP64", "shape": [1, row.size], "data": row.tolist()},
+        )
+        request = {"inputs": [tensor], "outputs": [{"name": self.workload.output}]}
+        sent = self._app.send_task("mutirao.predict", (name, request), queue=f"mutirao.{name}")
+        (output,) = sent.get(timeout=30)["outputs"]
+        return np.asarray(output["data"])
 
 
 class Watched(ThisSystem):
