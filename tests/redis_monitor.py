@@ -1,4 +1,4 @@
-"""What Redis was asked, by MONITOR: the commands that came over connections, without those inside scripts."""
+"""What Redis was asked, by MONITOR: the commands that came over connections, and apart from them those inside scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import redis
 
 
 class Monitor:
-    """Listens from the start of a `with` block to its end; then `commands` has (time, command), in order."""
+    """Listens from the start of a `with` block to its end; then `commands` has (time, command), in order, `inside` those of scripts."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -18,6 +18,7 @@ class Monitor:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._listen)
         self.commands: list[tuple[float, str]] = []
+        self.inside: list[tuple[float, str]] = []
 
     def names(self) -> list[str]:
         return [command.partition(" ")[0] for _, command in self.commands]
@@ -40,5 +41,5 @@ class Monitor:
 
     def _note(self, said: dict[str, Any]) -> None:
         command = said["command"].upper()
-        if said["client_type"] != "lua" and not command.startswith(("CLIENT ", "HELLO ")):
-            self.commands.append((said["time"], command))
+        if not command.startswith(("CLIENT ", "HELLO ")):
+            (self.inside if said["client_type"] == "lua" else self.commands).append((said["time"], command))

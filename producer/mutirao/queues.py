@@ -87,6 +87,11 @@ def model_of(queue: str) -> str | None:
     return name if name != queue and _MODEL.fullmatch(name) else None
 
 
+def queue_of(key: str) -> str:
+    """Name the queue that a list belongs to."""
+    return key.partition(KOMBU_SEPARATOR)[0]
+
+
 def queue_key(model: str, step: int, tenant: str = "") -> str:
     """Name the Redis list where kombu keeps a model's messages of one priority step, or that of a tenant's requests."""
     if tenant:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import samples
 import waiting
+from redis_monitor import Monitor
 from stock import Raised
 from workers import WorkerProcess
 
@@ -116,6 +117,15 @@ sigs = [app.signature("mutirao.predict", args=["iris", [row]], queue="mutirao.ir
 answer = [response["outputs"][0]["data"] for response in group(sigs, app=app).apply_async().get(timeout=30)]
 """)
     assert answer == [[label] for label in samples.get("iris").model.predict(rows)]
+
+
+@brokers.redis_only
+def test_next_request_rings(fleet, stock):
+    """A stock client rings no bell; after its first request a worker looks closely, and rings for those that follow."""
+    with Monitor(fleet.url) as monitor:
+        for _ in range(10):
+            stock.run("ask([[1, 2, 3, 4]]).get(timeout=20)")
+    assert sum(command.startswith("LPUSH MUTIRAO:BELL:MUTIRAO.IRIS") for _, command in monitor.inside) >= 5
 
 
 @pytest.mark.parametrize("priority", [0, 3, 5, 6, 9])

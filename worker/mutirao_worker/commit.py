@@ -213,7 +213,7 @@ def letter(
     return Letter(
         id=id or "x-" + _digest(raw),
         task_id=id,
-        model=queues.model_of(key.partition(queues.KOMBU_SEPARATOR)[0]) or "",
+        model=queues.model_of(queues.queue_of(key)) or "",
         queue=key,
         reason=reason,
         message=message,

@@ -12,6 +12,7 @@ import redis
 from billiard.exceptions import WorkerLostError
 
 from mutirao import queues
+from mutirao_worker.polling import Polling
 from mutirao_worker.request import Request, of_envelope, unreadable
 from mutirao_worker.transport.reservations import Reservations, Room
 from mutirao_worker.transport.scripts import Call
@@ -39,6 +40,7 @@ class Reserved:
         slots: Callable[[], int],
         admit: Callable[[Request], None],
         queues_of: Callable[[], list[str]],
+        polling: Polling,
     ) -> None:
         """Take the parts.
 
@@ -48,6 +50,7 @@ class Reserved:
             slots: the pool's size.
             admit: what each request passes on its way in.
             queues_of: which queues are consumed now.
+            polling: what looks after producers that ring no bell.
         """
         self.queues = queues_of
         self._first: str | None = None
@@ -59,6 +62,7 @@ class Reserved:
         self._slots = slots
         self._left: set[str] = set()  # queues in which something was left when they were last looked at
         self._paused_until = 0.0
+        self._polling = polling
         self._sparing = False
         self._unsure = False
 
@@ -95,15 +99,15 @@ class Reserved:
             self.unsure()
         elif reply is not None and call is not None:
             self._first = queue
-            self.arrived(call, reply)
+            self.arrived(call, reply, rang=queue is not None)
             self._dispatcher.dispatch()
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
         self._take(self._rooms())
 
-    def arrived(self, call: Call, reply: Any) -> None:
-        """Offer what a reserve brought."""
+    def arrived(self, call: Call, reply: Any, *, rang: bool = True) -> None:
+        """Offer what a reserve brought; of what no bell told, and of every request of a stock client, others follow in silence."""
         self._done(call)
         taken = self._reservations.taken(call, reply)
         if taken.lapsed:
@@ -117,6 +121,8 @@ class Reserved:
                 dispatcher.outcomes.ended(request, why)
         read = [request for each in taken.requests if (request := self._read(*each)) is not None]
         dispatcher.received(read)
+        if silent := {request.key for request in read if not rang or request.headers.mutirao is None}:
+            self._polling.met(queues.queue_of(key.decode()) for key in silent)
         for request in read:
             request.reserved_at = now
             self._admit(request)
@@ -135,7 +141,7 @@ class Reserved:
             self._left.add(queue)
             self._take(self._promising())
         elif self._anything():
-            self.pull()
+            self._take(self._rooms(), rang=False)
         else:
             return
         self._dispatcher.dispatch()
@@ -217,9 +223,9 @@ class Reserved:
 
     def _promising(self) -> dict[str, Room]:
         """Choose the queues that hold something, as far as is known: a look into the others would be for nothing."""
-        return {queue: room for queue, room in self._rooms().items() if queue in self._left}
+        return {queue: room for queue, room in self._rooms().items() if queue in self._left or queue in self._polling}
 
-    def _take(self, rooms: dict[str, Room]) -> None:
+    def _take(self, rooms: dict[str, Room], *, rang: bool = True) -> None:
         if (call := self._call(rooms)) is None:
             return
         try:
@@ -228,7 +234,7 @@ class Reserved:
             logger.warning("cannot take requests: %s", " ".join(str(exc).split()))
             self.unsure()
             return
-        self.arrived(call, reply)
+        self.arrived(call, reply, rang=rang)
 
     def _call(self, rooms: dict[str, Room], *, late: bool = False) -> Call | None:
         if not rooms:

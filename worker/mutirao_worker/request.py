@@ -336,7 +336,7 @@ def of_message(dispatcher: Dispatcher, message: Any, headers: Mapping[str, Any])
 
 @functools.lru_cache(1024)
 def _model(queue: str) -> str:
-    return queues.model_of(queue.partition(queues.KOMBU_SEPARATOR)[0]) or queue
+    return queues.model_of(queues.queue_of(queue)) or queue
 
 
 def _limits(asked: Any) -> tuple[float | None, float | None] | None:

@@ -25,6 +25,7 @@ from mutirao_worker.commit import Commit
 from mutirao_worker.dispatch import Dispatcher
 from mutirao_worker.events import Events
 from mutirao_worker.hold import Deaf, Delivered, Reserved
+from mutirao_worker.polling import Polling
 from mutirao_worker.pool import Slots
 from mutirao_worker.request import Request, of_message
 from mutirao_worker.transport.channel import Channel
@@ -266,6 +267,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self.slots = slots = Slots(consumer.pool, consumer.hub, self._settings.inline_bytes, lambda: self.dispatcher)
         self.reservations = Reservations(self._settings, consumer.hostname) if engine else None
         commit = Commit(self._settings, self.reservations)
+        listen = self._listen if commit.fenced and not slots.inline else None
         self.dispatcher = Dispatcher(
             self._app,
             consumer.hostname,
@@ -275,11 +277,14 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             now=self.reservations.now if self.reservations else time.time,
             later=later,
             follow=lambda ending: canvas.follow(self._app, ending),
-            listen=self._listen if commit.fenced and not slots.inline else None,
+            listen=listen,
         )
         self.dispatcher.connection_errors = self.dispatcher.commit.connection_errors = consumer.connection_errors
         if self.reservations is not None:
-            self.hold = Reserved(self.dispatcher, self.reservations, lambda: slots.slots, consumer.admit, self._queues)
+            polling = Polling(self.reservations.scripts, self.reservations.identity, later, listen)
+            self.hold = Reserved(
+                self.dispatcher, self.reservations, lambda: slots.slots, consumer.admit, self._queues, polling
+            )
         else:
             self.hold = Delivered(self.dispatcher, lambda: slots.slots, self._prefetch)
         self.dispatcher.hold = self.hold
