@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
-import redis
 
 from mutirao import errors, queues
 from mutirao.broker.redis import Call, Operation, T
+from mutirao.broker.server import denied
 from mutirao.core import Core
 from mutirao.dead import Dead, Letter
 from mutirao.messages import History, JobRecord
@@ -167,7 +167,7 @@ def _allowed(operation: Operation[T]) -> Operation[T | None]:
     try:
         return (yield from operation)
     except errors.BrokerUnavailable as exc:
-        if isinstance(exc.__cause__, redis.exceptions.NoPermissionError) or "user executing the script" in str(exc):
+        if denied(exc.__cause__):
             return None
         raise
 

@@ -19,7 +19,7 @@ from redis.backoff import ExponentialBackoff
 from mutirao import errors
 from mutirao.broker.celery import Publisher
 from mutirao.broker.pipe import Pipe
-from mutirao.broker.server import Packer, connect, connect_async
+from mutirao.broker.server import Packer, connect, connect_async, denied
 from mutirao.settings import Settings, without_password
 
 T = TypeVar("T")
@@ -222,7 +222,7 @@ def unavailable(exc: redis.RedisError, settings: Settings, side: Side = "broker"
     """Say in one sentence why Redis could not serve a call."""
     url = without_password(_urls(settings).get(side, settings.broker_url))
     reason = " ".join(str(exc).split()) or type(exc).__name__
-    if isinstance(exc, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+    if denied(exc):
         remedy = "check the user and password in MUTIRAO_BROKER_URL"
     elif isinstance(exc, redis.ResponseError):
         remedy = "mutirao doctor says more"

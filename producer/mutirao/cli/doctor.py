@@ -10,6 +10,7 @@ import msgspec
 import redis
 
 from mutirao import errors, settings
+from mutirao.broker.server import denied
 from mutirao.checkup import configuration, fleet, gateway, server, snapshot
 from mutirao.checkup.finding import Finding
 from mutirao.checkup.snapshot import Snapshot
@@ -71,7 +72,7 @@ def _silent(exc: errors.BrokerUnavailable) -> Finding:
 def _away(exc: errors.BrokerUnavailable) -> Finding:
     cause = exc.__cause__
     reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
-    if isinstance(cause, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+    if denied(cause):
         return Finding(
             "answer", "problem", f"{exc.url} refuses: {reason}", "check the user and password in MUTIRAO_BROKER_URL"
         )
