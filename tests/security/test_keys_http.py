@@ -3,8 +3,10 @@
 import http.client
 import json
 import re
+import socket
 import time
 
+import httpx
 import pytest
 import samples
 import waiting
@@ -327,4 +329,33 @@ def test_without_keys_pages_of_elsewhere_are_refused(redis_server):
             said = client.post("/v1/models/iris/jobs", json={"rows": ROW}, headers=headers)
             assert (said.status_code, said.json()["type"]) == (403, "Forbidden")
             assert json.dumps(ROW) not in said.text
-        assert client.get("/v2/health/live", headers={"host": "balancer.example"}).status_code == 200
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+            connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: rebound.example\r\nHost: 127.0.0.1\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize("headers", [{"host": "rebound.example"}, {"origin": "https://evil.example"}])
+def test_an_open_gateway_is_closed_to_other_names_at_every_address(gateway, headers):
+    """Whatever is asked, the document, the pages, the console and health included, is 403 under another name than this machine's."""
+    paths = {(path, method) for route in app.handlers() for path in route.paths for method in route.http_methods}
+    with gateway.client(headers=headers) as client:
+        for path, method in sorted(paths):
+            said = client.request(method, re.sub(r"\{\w+:str\}", "x", path))
+            assert (said.status_code, said.json()["type"]) == (403, "Forbidden"), path
+
+
+def test_a_gateway_with_keys_answers_under_any_name(system):
+    """Behind a balancer the name is the balancer's: what needs no key answers under it, at once after a start too."""
+    with (
+        GatewayProcess(system.server.url, wait=False) as fresh,
+        fresh.client(headers={"host": "api.example"}) as client,
+    ):
+        assert waiting.until(lambda: _status(client, "/v2/health/live")) == 200
+        assert client.get("/openapi.json").status_code == 200
+
+
+def _status(client, path):
+    try:
+        return client.get(path).status_code
+    except httpx.TransportError:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
+import math
 import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ from mutirao.settings import Settings
 # A copy is used until it is so old; it is read again a little earlier, so that hardly a call has to wait for it.
 AGE_S = 1.0
 READ_S = 0.5
+# So long a call that needs no key waits to learn whether there is any: only until that is known for the first time.
+LEARN_S = 1.0
 
 _REMEDY = "its operator makes one with mutirao keys add"
 
@@ -98,6 +101,20 @@ class Doorkeeper:
             _check_local(headers)
             return ANYBODY
         return self._bearer(headers.get("authorization"))
+
+    async def let_in(self, headers: Mapping[str, str]) -> None:
+        """Let a call in that needs no key. An open gateway answers this machine alone, whatever is asked; one that has not
+        heard from Redis yet counts as what it is by its address.
+
+        Raises:
+            Forbidden: the gateway is open, and a web page of elsewhere sent the call.
+        """
+        if not self._closed and time.monotonic() - self._read_at > READ_S:
+            reading = self._read_again()
+            if math.isinf(self._read_at):
+                await asyncio.wait([reading], timeout=LEARN_S)
+        if not self._closed:
+            _check_local(headers)
 
     async def close(self) -> None:
         """Stop reading."""

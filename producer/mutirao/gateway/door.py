@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from litestar.enums import ScopeType
@@ -70,10 +71,10 @@ class Door:
         await answer(scope, _nothing, send)
 
     async def _caller(self, scope: HTTPScope) -> Caller:
-        path = scope["path"]
+        path, headers = scope["path"], _who(scope["headers"])
         if path in PUBLIC or path.startswith(PUBLIC_BELOW):
+            await self._front.doorkeeper.let_in(headers)
             return _NOBODY
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in _WHO}
         return await self._front.doorkeeper.caller(headers)
 
 
@@ -92,7 +93,18 @@ class _Counted:
         await self._send(message)
 
 
-_WHO = frozenset({b"authorization", b"host", b"origin"})
+_WHO = {b"authorization": "authorization", b"host": "host", b"origin": "origin"}
+
+
+def _who(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Read the headers that say who calls; one that is repeated is all of its values, so none of them counts alone."""
+    found: dict[str, str] = {}
+    for key, value in headers:
+        name = _WHO.get(key)
+        if name is not None:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text
+    return found
 
 
 def infer_path(path: str) -> tuple[str, str] | None:
