@@ -230,6 +230,23 @@ def test_every_answer_guards_its_reader(http):
         assert "server" not in headers
 
 
+def test_nobody_keeps_what_is_somebodys_own(http):
+    """Results, jobs, models, the fleet and errors are no-store; only the pages' own files may be kept."""
+    job = http.post("/v1/models/iris/jobs", json=ROW)
+    at = job.headers["location"]
+    asked = [job, http.get(at, params={"wait": 20}), http.post("/v2/models/iris/infer", json=ROW), http.delete(at)]
+    asked += [http.post("/v1/jobs:wait", json={"ids": [job.json()["id"]], "wait": 1, "results": True})]
+    asked += [
+        http.get(path)
+        for path in (f"{at}/result", f"{at}/events", "/v1/jobs/none", "/v1/models", "/v1/fleet", "/metrics")
+    ]
+    assert {(answer.request.url.path, answer.headers["cache-control"]) for answer in asked} == {
+        (answer.request.url.path, "no-store") for answer in asked
+    }
+    for path, kept in (("/docs/start.js", "public, max-age=3600"), ("/console/console.js", "no-cache")):
+        assert http.get(path).headers.get_list("cache-control") == [kept]
+
+
 def test_slow_clients_are_ended(gateway, http):
     """Who dribbles headers, says nothing, sends no body or half of one is told so and cut off, while others are served."""
     head = b"POST /v2/models/iris/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n"

@@ -27,13 +27,24 @@ class Answer:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int, body: bytes = b"", media: str = JSON, headers: Headers | None = None) -> None:
-        """Take the status, the body and its media type, and what other headers there are, names in lower case."""
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        media: str = JSON,
+        headers: Headers | None = None,
+        *,
+        cache: bytes = b"no-store",
+    ) -> None:
+        """Take the status, the body and its media type, what other headers there are, names in lower case, and who may keep it:
+        by default nobody, since nearly all that is answered is somebody's own.
+        """
         self.status = status
         self.body = body
         self.headers: Headers = [
             (b"content-type", media.encode()),
             (b"content-length", b"%d" % len(body)),
+            (b"cache-control", cache),
             *(headers or ()),
         ]
 

@@ -24,6 +24,8 @@ _MEDIA = {
     ".svg": "image/svg+xml",
 }
 _TAG = "Fleet"
+# Kept, and asked for again each time.
+_ASKED = b"no-cache"
 
 
 class Asset(NamedTuple):
@@ -77,7 +79,7 @@ async def favicon(front: Front, call: Call) -> Answer:  # noqa: ARG001
 async def look(front: Front, call: Call) -> Answer:
     """Read what is served, how much waits and who works, at this moment."""
     _may_look(call)
-    return answers.json((await front.feed.seen()).by(call.caller), headers=[(b"cache-control", b"no-store")])
+    return answers.json((await front.feed.seen()).by(call.caller))
 
 
 @endpoint("GET", "/v1/fleet/events", Doc(tag=_TAG, forms=(answers.EVENTS,), refusals=(401, 403, 503)))
@@ -104,7 +106,7 @@ def _may_look(call: Call) -> None:
 
 
 def _served(found: Asset, call: Call) -> Answer:
-    headers: Headers = [(b"etag", found.tag), (b"cache-control", b"no-cache")]
+    headers: Headers = [(b"etag", found.tag)]
     if found.tag in call.headers.get(b"if-none-match", b"").replace(b"W/", b"").split(b", "):
-        return Answer(304, b"", found.media, headers)
-    return Answer(200, found.body, found.media, headers)
+        return Answer(304, b"", found.media, headers, cache=_ASKED)
+    return Answer(200, found.body, found.media, headers, cache=_ASKED)

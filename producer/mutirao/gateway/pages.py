@@ -43,7 +43,7 @@ _START = b"""SwaggerUIBundle({
 _MEDIA = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".png": "image/png"}
 _NAMES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 # They change with the package alone.
-_KEPT = [(b"cache-control", b"public, max-age=3600")]
+_KEPT = b"public, max-age=3600"
 
 
 def routes(handlers: Callable[[], list[Any]]) -> list[Any]:
@@ -70,7 +70,7 @@ def routes(handlers: Callable[[], list[Any]]) -> list[Any]:
         if name not in files:
             raise NotFoundException
         body, media = files[name]
-        return Answer(200, body, media, list(_KEPT))
+        return Answer(200, body, media, cache=_KEPT)
 
     return [document, page, file]
 
