@@ -88,7 +88,7 @@ class Core(Operations):
         Raises:
             JobNotFound: no such job; ResultExpired where its id tells that it is past the time for which results are kept.
         """
-        (record,) = yield from self.records([queues.job_id(id)])
+        (record,) = yield from self.records([queues.recorded_id(id)])
         if record is None:
             raise self.missing(id)
         if record.status == "QUEUED" and record.job.expires_at is not None and record.job.expires_at < self.now():
@@ -106,7 +106,7 @@ class Core(Operations):
         Returns:
             The records as they are afterwards, unchanged where a job was running or done; None for each that is not there.
         """
-        keys = [key for id in ids for key in (queues.record_key(queues.job_id(id)), queues.payload_key(id, "in"))]
+        keys = [key for id in ids for key in (queues.record_key(queues.recorded_id(id)), queues.payload_key(id, "in"))]
         done = datetime.datetime.now(datetime.UTC).isoformat()
         args = (how, math.ceil(self.settings.result_ttl_s), done, queues.reply_channel(self.client))
         raws = yield Call(self._results, "settle", tuple(keys), args)

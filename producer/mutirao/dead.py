@@ -19,7 +19,7 @@ from mutirao.settings import Settings
 from mutirao.tensors import Array
 
 # Why a request became a dead letter; what was no request in the first place cannot be sent again.
-NO_REQUEST = ("not decodable", "not a task message", "no id")
+NO_REQUEST = ("not decodable", "not a task message", "no id", "id not allowed")
 REASONS = ("worker lost", "process died", "time limit", *NO_REQUEST, "unknown task", "webhook undelivered")
 # Letters hold whole envelopes, and Redis runs nothing else while a script does.
 READ_MAX = 200

@@ -19,6 +19,9 @@ STEPS: dict[Priority, int] = {"high": 0, "normal": 3, "low": 6}
 KOMBU_STEPS = (0, 3, 6, 9)
 KOMBU_SEPARATOR = "\x06\x16"
 
+# Stands between a tenant and the id of its job, in Redis; no id or tenant that a caller names holds it.
+TENANT_SEPARATOR = "~"
+
 PREFIX = "mutirao."
 MODELS = "mutirao:models"
 WORKERS = "mutirao:workers"
@@ -67,6 +70,25 @@ def version_name(name: str) -> str:
 def job_id(id: str) -> str:
     """Return the id unchanged, or raise InvalidRequest: ids become key names and parts of URLs."""
     return _checked(_ID, "id", id, "1 to 128 of A-Z a-z 0-9 . _ : -, the first a letter or digit")
+
+
+def qualified(id: str, tenant: str) -> str:
+    """Make the id under which Redis keeps a tenant's job; "" for a tenant leaves it as it is."""
+    return f"{tenant}{TENANT_SEPARATOR}{id}" if tenant else id
+
+
+def unqualified(id: str) -> str:
+    """Return a job's id as its own tenant knows it."""
+    return id.rpartition(TENANT_SEPARATOR)[2]
+
+
+def recorded_id(id: str) -> str:
+    """Return an id that Redis may have a record of, a tenant's too, unchanged, or raise InvalidRequest."""
+    tenant, separator, own = id.rpartition(TENANT_SEPARATOR) if isinstance(id, str) else ("", "", id)
+    job_id(own)
+    if separator:
+        tenant_name(tenant)
+    return id
 
 
 def step(priority: str) -> int:
@@ -160,11 +182,12 @@ def new_ids(count: int) -> list[str]:
 
 def made_at(id: str) -> float | None:
     """Tell when an id of ours was made, in seconds since the epoch; None for an id of the caller's own."""
+    own = unqualified(id)
     try:
-        parsed = uuid.UUID(id)
+        parsed = uuid.UUID(own)
     except ValueError:
         return None
-    return (parsed.int >> 80) / 1000 if parsed.version == 7 and str(parsed) == id else None
+    return (parsed.int >> 80) / 1000 if parsed.version == 7 and str(parsed) == own else None
 
 
 def _checked(pattern: re.Pattern[str], noun: str, value: str, rule: str) -> str:

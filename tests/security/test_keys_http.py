@@ -1,5 +1,6 @@
 """API keys as callers of the gateway meet them: what is closed, whose jobs are whose, and that nothing tells a secret."""
 
+import hashlib
 import http.client
 import json
 import re
@@ -13,9 +14,10 @@ import waiting
 from gateways import GatewayProcess
 from key_ring import Ring
 from servers import RedisServer
+from stock import StockClient
 from workers import WorkerProcess
 
-from mutirao import Client, errors, keys
+from mutirao import Client, errors, keys, queues
 from mutirao.gateway import app
 from mutirao.keys import Limits
 
@@ -219,6 +221,87 @@ def test_the_same_idempotency_key_of_two_tenants_is_two_jobs(caller):
     crm, web = caller("crm"), caller("web")
     ids = [client.post("/v1/models/iris/jobs", **named).json()["id"] for client in (crm, web, crm)]
     assert ids[0] == ids[2] != ids[1]
+
+
+def test_no_tenant_takes_or_probes_anothers_id(caller):
+    """What one tenant names its job, also as another's Idempotency-Key would be named, is free for every other, and is not found."""
+    crm, web, free = caller("crm"), caller("web"), queues.new_id()
+    squatted = "key-" + hashlib.sha256(b"crm\0order-17").hexdigest()[:40]
+    other = {"json": {"rows": [[6.7, 3.0, 5.2, 2.3]]}}
+    assert web.post(f"/v1/models/iris/jobs?id={squatted}", **other).status_code == 202
+    named = {"json": {"rows": ROW}, "headers": {"idempotency-key": "order-17"}}
+    assert crm.post("/v1/models/iris/jobs", **named).status_code == 202
+    for id in (free, "order-17"):
+        for client, body in ((crm, {"json": {"rows": ROW}}), (web, other)):
+            assert client.post(f"/v1/models/iris/jobs?id={id}", **body).status_code == 202
+        answers = [client.get(f"/v1/jobs/{id}/result?wait=20").json()["outputs"][0]["data"] for client in (crm, web)]
+        assert answers == [[0], [2]]
+    assert crm.post("/v1/models/iris/jobs:batch", json={"requests": [{"rows": ROW}], "ids": ["only-mine"]}).is_success
+    assert web.get("/v1/jobs/only-mine").status_code == 404
+    assert web.post("/v1/models/iris/jobs:batch", json={"requests": [other["json"]], "ids": ["only-mine"]}).is_success
+
+
+def test_a_tenant_sees_its_ids_as_it_wrote_them(system, caller):
+    """Jobs, links, headers, batches, waits, events and errors show no tenant; what they show is taken back on every route."""
+    crm, shown = caller("crm"), []
+
+    def ask(method, path, **given):
+        shown.append(crm.request(method, path, **given))
+        return shown[-1]
+
+    made = ask("POST", "/v1/models/iris/jobs?id=as-i-wrote-it", json={"rows": ROW})
+    assert (made.json()["id"], made.headers["location"]) == ("as-i-wrote-it", "/v1/jobs/as-i-wrote-it")
+    assert made.json()["links"]["events"] == "/v1/jobs/as-i-wrote-it/events"
+    anonymous = ask("POST", "/v1/models/iris/jobs", json={"rows": ROW}).json()["id"]
+    assert queues.made_at(anonymous)
+    batch = ask("POST", "/v1/models/iris/jobs:batch", json={"requests": [{"rows": ROW}], "ids": ["two"]}).json()["ids"]
+    assert batch == ["two"]
+    ids = ["as-i-wrote-it", anonymous, *batch]
+    for id in ids:
+        assert ask("GET", f"/v1/jobs/{id}?wait=20").json()["id"] == id
+        assert ask("GET", f"/v1/jobs/{id}/result").is_success
+        assert f'"id":"{id}"' in ask("GET", f"/v1/jobs/{id}/events").text
+        assert ask("DELETE", f"/v1/jobs/{id}").status_code == 409
+        assert shown[-1].json()["data"]["id"] == id
+    told = ask("POST", "/v1/jobs:wait", json={"ids": [*ids, "nobodys"], "wait": 5}).json()
+    assert [[job["id"] for job in told["jobs"]], told["missing"]] == [ids, ["nobodys"]]
+    assert ask("GET", "/v1/jobs/nobodys").json()["data"] == {"id": "nobodys"}
+    assert ask("POST", "/v1/models/iris/jobs?id=two", json={"rows": [[0.0] * 4]}).json()["data"]["id"] == "two"
+    late = ask("POST", "/v2/models/slow/infer?id=late", json={"rows": [[2.0, 0.0, 0.0]]}, headers={"prefer": "wait=0"})
+    assert (late.status_code, late.headers["location"], late.json()["job"]) == (504, *["/v1/jobs/late"] * 2)
+    assert ask("DELETE", "/v1/jobs/late").status_code in {200, 409}
+    for said in shown:
+        assert "crm" not in f"{said.headers} {said.text}", said.url
+    with Client(system.server.url) as operator:
+        assert operator.job("crm~as-i-wrote-it").record().job.owner == "crm"
+
+
+def test_no_caller_names_a_tenant_in_an_id(system, caller):
+    """The sign between a tenant and its id is refused over HTTP, from Python and from the command line; a stock client's is no job."""
+    web = caller("web")
+    said = [
+        web.post("/v1/models/iris/jobs?id=crm~x", json={"rows": ROW}),
+        web.get("/v1/jobs/crm~x"),
+        web.delete("/v1/jobs/crm~x"),
+    ]
+    said.append(web.post("/v1/models/iris/jobs:batch", json={"requests": [{"rows": ROW}], "ids": ["crm~x"]}))
+    said.append(web.post("/v1/jobs:wait", json={"ids": ["crm~x"]}))
+    assert [(each.status_code, "id 'crm~x' is not allowed" in each.text) for each in said] == [(400, True)] * 5
+    with Client(system.server.url) as client, pytest.raises(errors.InvalidRequest, match="id 'crm~x' is not allowed"):
+        client.submit("iris", ROW, id="crm~x")
+    redis, sent = (
+        system.server.client(),
+        "app.send_task('mutirao.predict', args=['iris', [[6.7, 3.0, 5.2, 2.3]]], queue='mutirao.iris', task_id='crm~x')",
+    )
+    with StockClient(system.server.url) as stock:
+        stock.run(sent)
+    letters = waiting.until(lambda: redis.hgetall(queues.DEAD))
+    assert [json.loads(letter)["reason"] for letter in letters.values()] == ["id not allowed"]
+    redis.delete(queues.DEAD, queues.DEAD_INDEX)
+    crm = caller("crm")
+    assert crm.get("/v1/jobs/x").status_code == 404
+    assert crm.post("/v1/models/iris/jobs?id=x", json={"rows": ROW}).status_code == 202
+    assert crm.get("/v1/jobs/x/result?wait=20").json()["outputs"][0]["data"] == [0]
 
 
 def test_a_revoked_key_is_refused_within_about_a_second(system, caller):

@@ -14,29 +14,26 @@ def queued(*ids, known=False):
     return [Queued(Handle(id, None if known else ORIGIN), known) for id in ids]
 
 
-def test_own_jobs_are_found_by_their_tenant_alone():
-    """A job is remembered with what its submit knew, for its tenant and no other, until its end was told."""
+def test_own_jobs_are_remembered_until_their_ends_were_told():
+    """A job is remembered with what its submit knew; one that was known before, and another tenant's of the same id, are not."""
     kept = own.Own()
-    kept.keep(queued("a", "b"), "crm")
-    kept.keep(queued("c", known=True), "crm")
+    kept.keep(queued("crm~a", "crm~b"))
+    kept.keep(queued("crm~c", known=True))
 
-    assert {id: job.origin for id, job in kept.handles(["a", "b", "c", "d"], "crm").items()} == {
-        "a": ORIGIN,
-        "b": ORIGIN,
-    }
-    assert kept.handles(["a"], "shop") == {}
-    kept.forget(["a", "never"])
-    assert kept.handles(["a", "b"], "crm").keys() == {"b"}
+    found = kept.handles(["crm~a", "crm~b", "crm~c", "crm~d", "shop~a", "a"])
+    assert {id: job.origin for id, job in found.items()} == {"crm~a": ORIGIN, "crm~b": ORIGIN}
+    kept.forget(["crm~a", "never"])
+    assert kept.handles(["crm~a", "crm~b"]).keys() == {"crm~b"}
 
 
 def test_only_the_latest_jobs_are_remembered(monkeypatch):
     """However many jobs nobody waits for, the memory of them is bounded; the oldest go first."""
     monkeypatch.setattr(own, "OWN_MAX", 3)
     kept = own.Own()
-    kept.keep(queued("a", "b"), "")
-    kept.keep(queued("c", "d", "e"), "")
+    kept.keep(queued("a", "b"))
+    kept.keep(queued("c", "d", "e"))
 
-    assert kept.handles("abcde", "").keys() == {"c", "d", "e"}
+    assert kept.handles("abcde").keys() == {"c", "d", "e"}
 
 
 def test_an_answer_holds_so_many_results(monkeypatch):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # A larger body of a stock client is not decoded twice.
 _LOOKED_INTO_MAX = 16_384
+_OF_A_TENANT = f"{queues.TENANT_SEPARATOR!r} stands between a tenant of the HTTP front and its job's id; send another"
 
 
 class Extra(msgspec.Struct, frozen=True):
@@ -264,6 +265,7 @@ def of_envelope(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Req
     )
     request.tag, request.key, request.raw, request.priority = tag, key, raw, envelope.properties.priority or 0
     if envelope.headers.mutirao is None:
+        _check_stock_id(request.id)
         request.look()
     return request
 
@@ -277,6 +279,8 @@ def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> tupl
         if isinstance(headers, dict) and headers:
             id = headers.get("id")
             reason, text = ("no id", "name no id") if id is None else ("not a task message", "are not a task's")
+            if isinstance(id, str) and queues.TENANT_SEPARATOR in id:
+                reason, text = "id not allowed", f"name an id that none may have: {_OF_A_TENANT}"
             error = errors.InvalidRequest(f"the message's headers {text}", reason=reason)
         else:  # message protocol 1 has its id in the body
             id = msgspec.json.decode(base64.b64decode(found["body"]))["id"]
@@ -299,6 +303,16 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise errors.InvalidRequest("the message is no task message", reason="not a task message")
     return found
+
+
+def _check_stock_id(id: str) -> None:
+    """Make sure that a message of a stock client does not pass for a tenant's.
+
+    Raises:
+        msgspec.ValidationError: its id names a tenant.
+    """
+    if queues.TENANT_SEPARATOR in id:
+        raise msgspec.ValidationError(f"its id cannot be used: {_OF_A_TENANT}")
 
 
 def _is_id(id: str) -> bool:
@@ -330,6 +344,7 @@ def of_message(dispatcher: Dispatcher, message: Any, headers: Mapping[str, Any])
     )
     request.priority = (message.properties or {}).get("priority") or 0
     if request.headers.mutirao is None:
+        _check_stock_id(request.id)
         request.look()
     return request
 

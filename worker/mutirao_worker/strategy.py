@@ -377,7 +377,7 @@ def _refuse(consumer: Any, message: Any, error: Exception, id: Any = None) -> No
     """End a request that never became one with its reason, and take its message off the queue."""
     id = id or message.headers.get("id") or message.properties.get("correlation_id")
     logger.warning("refused %s: %r", id, error)
-    if isinstance(id, str):
+    if isinstance(id, str) and queues.TENANT_SEPARATOR not in id:  # that one may be a tenant's job
         consumer.app.backend.mark_as_failure(id, error)
         consumer.event_dispatcher.send("task-failed", uuid=id, exception=repr(error))
     message.ack_log_error(logger, consumer.connection_errors)

@@ -97,7 +97,7 @@ def expires_s(call: Call, body: Body) -> float | None:
 
 
 def own_id(call: Call) -> str | None:
-    """Make the id of a request that brings an Idempotency-Key, or take the one that it names itself; None for neither.
+    """Make the id of a request that brings an Idempotency-Key, or take the one that it names itself; None for neither. Within its tenant.
 
     Raises:
         InvalidRequest: the key or the id is not one.
@@ -105,10 +105,11 @@ def own_id(call: Call) -> str | None:
     key = call.headers.get(IDEMPOTENCY)
     if key is None:
         id = call.param("id")
-        return None if id is None else queues.job_id(id)
+        return None if id is None else queues.qualified(queues.job_id(id), call.caller.tenant)
     if not 0 < len(key) < 256:
         raise errors.InvalidRequest("Idempotency-Key must be 1 to 255 characters", reason="idempotency key")
-    return "key-" + hashlib.sha256(call.caller.tenant.encode() + b"\0" + key).hexdigest()[:40]
+    tenant = call.caller.tenant
+    return queues.qualified("key-" + hashlib.sha256(tenant.encode() + b"\0" + key).hexdigest()[:40], tenant)
 
 
 def _handed_on(parameters: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mutirao import queues
 from mutirao.errors import JobNotFound
 from mutirao.gateway import views
 from mutirao.gateway.call import Call
@@ -60,7 +61,7 @@ async def told(front: Front, call: Call, ids: Sequence[str], wait_s: float, *, r
     Args:
         front: the gateway.
         call: the request; its body has been read.
-        ids: each once.
+        ids: each once, as Redis keeps them.
         wait_s: the longest wait, in seconds.
         results: whether to tell the results too.
 
@@ -68,7 +69,7 @@ async def told(front: Front, call: Call, ids: Sequence[str], wait_s: float, *, r
         Forbidden: the caller may not read jobs of this model.
     """
     tenant = call.caller.tenant
-    own = front.own.handles(ids, tenant) if wait_s else {}
+    own = front.own.handles(ids) if wait_s else {}
     others = [id for id in ids if id not in own]
     found = await _read(front, others, tenant)
     jobs = [*own.values(), *(Handle(id) for id in others if not found)]
@@ -114,7 +115,8 @@ def _overdue(record: JobRecord, now: float) -> bool:
 def _answer(found: dict[str, JobRecord | None], *, results: bool) -> Jobs:
     records = [record for record in found.values() if record is not None]
     shown = _with_results(records) if results else map(views.job, records)
-    return Jobs(jobs=tuple(shown), missing=tuple(id for id, record in found.items() if record is None))
+    missing = (queues.unqualified(id) for id, record in found.items() if record is None)
+    return Jobs(jobs=tuple(shown), missing=tuple(missing))
 
 
 def _with_results(records: Iterable[JobRecord]) -> Iterable[JobView]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from mutirao import timeline
+from mutirao import queues, timeline
 from mutirao.gateway.answers import Stream
 from mutirao.gateway.front import Front
 from mutirao.job import Handle
@@ -56,7 +56,9 @@ def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
     for moment in timeline.moments(record):
         over = moment.what in _OVER
         mark = (delivery, _OVER_RANK if over else _RANKS.get(moment.what, _END_RANK))
-        step = Step(id=record.task_id, step=moment.what, at=moment.at, says=moment.says, status=record.state)
+        step = Step(
+            id=queues.unqualified(record.task_id), step=moment.what, at=moment.at, says=moment.says, status=record.state
+        )
         told.append((mark, step))
         delivery += over
     return told

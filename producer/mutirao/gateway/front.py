@@ -148,10 +148,10 @@ class Front:
         return self._catalog
 
     async def record(self, id: str, tenant: str) -> JobRecord:
-        """Read a job's record for whoever owns it; to all others there is no such job.
+        """Read a job's record for a tenant, by the id that Redis keeps it under.
 
         Raises:
-            JobNotFound: no such job, or another tenant's.
+            JobNotFound: no such job, or another's.
         """
         record = await self.redis.run(self.core.record(id))
         if record.job.owner != tenant:

@@ -95,14 +95,14 @@ async def create_many(front: Front, call: Call, model: str) -> Answer:
         raise errors.InvalidRequest(
             f"{len(set(ids))} ids were given for {count} requests", reason="ids and requests differ"
         )
-    queued = await submit.many(front, call, ask, bound, ids)
+    queued = await submit.many(front, call, ask, bound, [_recorded(call, id) for id in ids])
     return answers.json(Batch(ids=tuple(ids), known=tuple(at for at, one in enumerate(queued) if one.known)), 202)
 
 
 @endpoint("GET", _JOB, Doc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
 async def show(front: Front, call: Call, id: str) -> Answer:
     """Tell where a job is; with `?wait=` as soon as it has ended, or when the time is up."""
-    record = await _waited(front, call, id, await _own(front, call, id))
+    record = await _waited(front, call, await _own(front, call, id))
     return answers.json(await _placed(front, record))
 
 
@@ -123,7 +123,7 @@ async def result(front: Front, call: Call, id: str) -> Answer:
     A job that ended without a result answers with its error.
     """
     form = results.Form(results.accepted(call.headers.get(b"accept")))
-    record = await _waited(front, call, id, await _own(front, call, id))
+    record = await _waited(front, call, await _own(front, call, id))
     if not record.done:
         text = f"job {id!r} is {record.state}: it has no result yet; ask again, or wait with ?wait=20"
         raise errors.JobNotFinished(text, id=id, state=record.state)
@@ -133,14 +133,14 @@ async def result(front: Front, call: Call, id: str) -> Answer:
 @endpoint("DELETE", _JOB, Doc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))
 async def cancel(front: Front, call: Call, id: str) -> Answer:
     """Cancel a job that still waits; 409 where it runs or has ended."""
-    await _own(front, call, id, "cancel")
-    (record,) = await front.redis.run(front.core.settle([id], "revoked"))
+    known = (await _own(front, call, id, "cancel")).task_id
+    (record,) = await front.redis.run(front.core.settle([known], "revoked"))
     if record is None:
-        raise front.core.missing(id)
+        raise front.core.missing(known)
     if record.state != "cancelled":
         text = f"job {id!r} is {record.state}: only a job that waits can be cancelled"
         raise errors.NotCancellable(text, id=id, state=record.state)
-    front.limiter.ended(call.caller, [id])
+    front.limiter.ended(call.caller, [known])
     return answers.json(views.job(record))
 
 
@@ -164,7 +164,7 @@ async def stream(front: Front, call: Call, id: str) -> Answer:
 async def wait(front: Front, call: Call) -> Answer:
     """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
     asked = bodies.decode(await call.body(front.settings.max_request_bytes), Await)
-    ids = list(dict.fromkeys(queues.job_id(id) for id in asked.ids))
+    ids = list(dict.fromkeys(_recorded(call, id) for id in asked.ids))
     if len(ids) > READ_MAX:
         raise errors.InvalidRequest(f"{len(ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids")
     return answers.json(await ends.told(front, call, ids, min(asked.wait, WAIT_MAX_S), results=asked.results))
@@ -226,17 +226,23 @@ def _numbered(at: int, info: ModelInfo, one: bodies.Request) -> dict[str, Any]:
 
 async def _own(front: Front, call: Call, id: str, verb: Verb = "read") -> JobRecord:
     """Read a job for its owner, who must have the scope of its model; to all others there is no such job."""
-    record = await front.record(id, call.caller.tenant)
+    record = await front.record(_recorded(call, id), call.caller.tenant)
     call.caller.require(verb, record.job.model)
     return record
 
 
-async def _waited(front: Front, call: Call, id: str, record: JobRecord) -> JobRecord:
+def _recorded(call: Call, id: str) -> str:
+    """Find the id under which Redis keeps a job of the caller's."""
+    return queues.qualified(queues.job_id(id), call.caller.tenant)
+
+
+async def _waited(front: Front, call: Call, record: JobRecord) -> JobRecord:
     """Wait for a job's end as long as the query says."""
     wait_s = _wait_s(call)
     if record.done or not wait_s:
         return record
     await call.body(0)
+    id = record.task_id
     ended = await Waiting(call, wait_s).end(front, Handle(id))
     if ended is not None:
         front.limiter.ended(call.caller, [id])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from mutirao.gateway.intake import Queued
 from mutirao.job import Handle, Origin
@@ -12,37 +11,27 @@ from mutirao.job import Handle, Origin
 OWN_MAX = 100_000
 
 
-class _Call(NamedTuple):
-    """What the jobs of one call have in common."""
-
-    tenant: str
-    origin: Origin
-
-
 class Own:
     """Remembers them by their ids, until somebody has been told how they ended."""
 
     def __init__(self) -> None:
         """Know none."""
-        self._calls: dict[str, _Call] = {}
+        self._origins: dict[str, Origin] = {}
 
-    def keep(self, queued: Sequence[Queued], tenant: str) -> None:
+    def keep(self, queued: Sequence[Queued]) -> None:
         """Remember the jobs of one call."""
-        call: _Call | None = None
         for job, known in queued:
-            if known or job.origin is None:
-                continue
-            call = call or _Call(tenant, job.origin)
-            self._calls[job.id] = call
-        for id in list(self._calls)[: max(0, len(self._calls) - OWN_MAX)]:
-            del self._calls[id]
+            if not known and job.origin is not None:
+                self._origins[job.id] = job.origin
+        for id in list(self._origins)[: max(0, len(self._origins) - OWN_MAX)]:
+            del self._origins[id]
 
-    def handles(self, ids: Iterable[str], tenant: str) -> dict[str, Handle]:
-        """Find those of the jobs that are remembered and the tenant's."""
-        calls = ((id, self._calls.get(id)) for id in ids)
-        return {id: Handle(id, call.origin) for id, call in calls if call is not None and call.tenant == tenant}
+    def handles(self, ids: Iterable[str]) -> dict[str, Handle]:
+        """Find those of the jobs that are remembered."""
+        origins = ((id, self._origins.get(id)) for id in ids)
+        return {id: Handle(id, origin) for id, origin in origins if origin is not None}
 
     def forget(self, ids: Iterable[str]) -> None:
         """Forget jobs whose ends were told."""
         for id in ids:
-            self._calls.pop(id, None)
+            self._origins.pop(id, None)

@@ -10,7 +10,7 @@ from typing import Any
 from litestar.connection import Request
 from litestar.exceptions import HTTPException
 
-from mutirao import errors
+from mutirao import errors, queues
 from mutirao.gateway import answers
 from mutirao.gateway.answers import Answer
 from mutirao.gateway.call import ClientGone
@@ -70,14 +70,17 @@ class _Response:
 def _known(error: errors.MutiraoError) -> Answer:
     data = {key: value for key, value in error.data.items() if key not in _HIDDEN}
     text = _public(error)
+    if isinstance(id := data.get("id"), str):  # Redis keeps it with its tenant before it
+        data["id"] = queues.unqualified(id)
+        text = text.replace(id, data["id"])
     made = _said(status(error), text, type(error).__name__, data)
     after = retry_after(error)
     if after is not None:
         made.headers.append((b"retry-after", b"%d" % after))
     if isinstance(error, errors.Unauthorized):
         made.headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, errors.ResultTimeout) and error.id:
-        made.headers.append((b"location", f"/v1/jobs/{error.id}".encode()))
+    if isinstance(error, errors.ResultTimeout) and data.get("id"):
+        made.headers.append((b"location", f"/v1/jobs/{data['id']}".encode()))
     if isinstance(error, _CLOSING):
         made.headers.append((b"connection", b"close"))
     return made

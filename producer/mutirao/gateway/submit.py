@@ -30,7 +30,7 @@ async def one(front: Front, call: Call, ask: Ask, arrays: dict[str, Array]) -> Q
     id = asking.own_id(call)
     if id is not None:
         return await _named(front, call, ask, arrays, id)
-    id = queues.new_id()
+    id = queues.qualified(queues.new_id(), call.caller.tenant)
     if call.caller.limits is None:
         return await front.intake.one(ask, arrays, id)
     async with front.limiter.admitted(call.caller, [id], ask.expires_s):
@@ -48,10 +48,7 @@ async def many(front: Front, call: Call, ask: Ask, bound: Bound, ids: Sequence[s
     await _allowed(front, ask)
     async with front.limiter.admitted(call.caller, ids, ask.expires_s):
         made = await front.intake.many(ask, bound, ids)
-    front.own.keep(made, call.caller.tenant)
-    known = [one.job.id for one in made if one.known]
-    if known:
-        await _own(front, call, known)
+    front.own.keep(made)
     return made
 
 
@@ -77,13 +74,4 @@ async def _named(front: Front, call: Call, ask: Ask, arrays: dict[str, Array], i
             raise
         text = "this Idempotency-Key was sent before, with another request: take a new key for a new request"
         raise errors.KeyReused(text, id=id) from exc
-    if queued.known:
-        await _own(front, call, [id])
     return queued
-
-
-async def _own(front: Front, call: Call, ids: Sequence[str]) -> None:
-    """Make sure that jobs which were there before are the caller's: nobody learns by an id of another's job."""
-    for id, record in zip(ids, await front.redis.run(front.core.records(ids)), strict=True):
-        if record is not None and record.job.owner != call.caller.tenant:
-            raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from mutirao import codec
+from mutirao import codec, queues
 from mutirao.catalog import ModelInfo
 from mutirao.depths import Depth, Place
 from mutirao.messages import History, JobRecord
@@ -184,8 +184,8 @@ class Models(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def job(record: JobRecord, place: Place | None = None, *, result: bool = False) -> JobView:
-    """Show a job's record, without whose it is; where it stands while it waits, and its result if that is wanted."""
-    info = record.job
+    """Show a job's record as its tenant knows it; where it stands while it waits, and its result if that is wanted."""
+    record, info = msgspec.structs.replace(record, task_id=queues.unqualified(record.task_id)), record.job
     return JobView(
         id=record.task_id,
         status=record.state,

@@ -45,7 +45,7 @@ local function base64(bytes)
 end
 
 local function bury(id, key, envelope, worker, deliveries)
-  if not string.match(id, "^%w[%w._:-]*$") then
+  if not string.match(id, "^%w[%w._:~-]*$") then
     id = ""
   end
   local packed = string.find(envelope, "[\128-\255]") and true or nil  -- a letter is text: it may be no UTF-8
