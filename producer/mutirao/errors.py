@@ -297,6 +297,13 @@ class WorkerLost(JobError):
     retryable = True
 
 
+class ResultRefused(JobError):
+    """The result could not be kept: Redis refuses it, or has no room for it."""
+
+    status = 507
+    size: int = 0
+
+
 class NotReplayable(MutiraoError):
     """The dead letter cannot be sent again as things are."""
 

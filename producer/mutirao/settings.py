@@ -17,8 +17,11 @@ from mutirao import address, errors
 
 PREFIX = "MUTIRAO_"
 _POSITIVE = (
-    "expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "queue_limit", "gateway_wait_s", "gateway_waits",
+    "expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "max_result_bytes", "queue_limit", "gateway_wait_s",
+    "gateway_waits",
 )  # fmt: skip
+# Redis's proto-max-bulk-len, 512 MB by default, less what stands around a result in its record.
+RESULT_BYTES_MAX = 512 * 1024 * 1024 - 1024 * 1024
 _SECRET = ("api_key", "webhook_secret")
 _WANTED = {bool: "1 or 0", float: "a number", int: "a whole number", str: "text"}
 
@@ -38,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         result_ttl_s: how long a finished job's record is kept, in seconds.
         inline_bytes: tensors larger than this go beside the message, under a key of their own.
         max_request_bytes: a request larger than this is refused before it is queued.
+        max_result_bytes: a request whose result is larger than this fails (workers); Redis takes 512 MB at most.
         queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused. Each tenant has a
             limit of its own.
         timeout_s: how long a single answer of Redis may take before it counts as away.
@@ -63,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl_s: float = 86_400.0
     inline_bytes: int = 65_536
     max_request_bytes: int = 64 * 1024 * 1024
+    max_result_bytes: int = 128 * 1024 * 1024
     queue_limit: int = 1_000_000
     timeout_s: float = 5.0
     engine: bool = True
@@ -172,6 +177,9 @@ def _checked(settings: Settings) -> Settings:
             settings.inline_bytes,
             f"it must not be more than max_request_bytes, {settings.max_request_bytes}",
         )
+    if settings.max_result_bytes > RESULT_BYTES_MAX:
+        rule = f"it must not be more than {RESULT_BYTES_MAX}: Redis takes no larger value (proto-max-bulk-len)"
+        raise _refused("max_result_bytes", settings.max_result_bytes, rule)
     if not all("!" <= sign <= "~" for sign in settings.api_key):
         text = f"{PREFIX}API_KEY holds what no key does: a space, an end of a line, or a letter that is not ASCII"
         raise errors.SettingsError(text, key=f"{PREFIX}API_KEY", value="***")

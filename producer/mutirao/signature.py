@@ -52,14 +52,19 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         """Find the outputs of these names, or the default ones.
 
         Raises:
-            InvalidRequest: the model has no such output.
+            InvalidRequest: the model has no such output, or one is named twice.
         """
         if names is None:
             return tuple(output for output in self.outputs if output.default)
+        names = list(names)
         known = {output.name: output for output in self.outputs}
         if missing := [name for name in names if name not in known]:
             text = f"output {missing[0]!r} is not one of {', '.join(known)}"
             raise errors.InvalidRequest(text, reason="unknown output")
+        if len(set(names)) != len(names):
+            twice = next(name for at, name in enumerate(names) if name in names[:at])
+            text = f"output {twice!r} is asked for {names.count(twice)} times: name each output once"
+            raise errors.InvalidRequest(text, reason="outputs of one name")
         return tuple(known[name] for name in names)
 
 

@@ -22,8 +22,9 @@ def host(tmp_path_factory):
 def ran(host):
     """Run a batch; return its answers."""
     from mutirao_worker import execution
+    from mutirao_worker.execution import Bounds
 
-    def run(*asked, inline_bytes=65536):
-        return execution.run(host.find, asked, inline_bytes).answers
+    def run(*asked, inline_bytes=65536, **bounds):
+        return execution.run(host.find, asked, Bounds(inline_bytes, **bounds)).answers
 
     return run

@@ -17,6 +17,7 @@ from mutirao import codec, errors
 from mutirao.messages import PredictResult
 from mutirao_worker import execution
 from mutirao_worker.asked import Asked, Reader, Refused, Stack
+from mutirao_worker.execution import Bounds
 
 
 def same(got, expected):
@@ -53,14 +54,14 @@ def test_each_answer_is_that_of_its_own_rows(host, requests, inline_bytes):
             else ask(name, data, outputs=outputs, inline_bytes=0 if form == "beside" else 65536)
         )
         expected.append({out: getattr(sample.model, out)(data) for out in outputs or ["predict", "predict_proba"]})
-    ran = execution.run(host.find, asked, inline_bytes)
+    ran = execution.run(host.find, asked, Bounds(inline_bytes))
     assert [answer.rows for answer in ran.answers] == [rows for _, _, rows, _, _ in requests]
     assert ran.rows == sum(rows for _, _, rows, _, _ in requests)
     for one, answer, own in zip(asked, ran.answers, expected, strict=True):
         got = outputs_of(answer)
         assert list(got) == list(own)
         assert all(same(got[name], own[name]) for name in own)
-        (alone,) = execution.run(host.find, [one], inline_bytes).answers
+        (alone,) = execution.run(host.find, [one], Bounds(inline_bytes)).answers
         assert [answer.shown, answer.embed] == [alone.shown, alone.embed]
         assert structure(answer) == structure(alone)
 
@@ -93,7 +94,7 @@ def test_datatypes_may_be_mixed(host, rows):
         asked.append((array, ask("iris", array)))
     model = samples.get("iris").model
     for (array, _), answer in zip(
-        asked, execution.run(host.find, [one for _, one in asked], 65536).answers, strict=True
+        asked, execution.run(host.find, [one for _, one in asked], Bounds(65536)).answers, strict=True
     ):
         if array.dtype.kind == "f" and np.isnan(array).any():
             assert "raised ValueError: Input X contains NaN" in str(error_of(answer))
@@ -107,12 +108,14 @@ def test_requests_of_one_kind_are_one_call(host):
     asked = [ask("iris", iris[:1])] * 200 + [ask("iris", iris[:3])] * 110 + [ask_json("iris", iris[:2])] * 5
     sizes: list[int] = []
     spy: Any = Spy(host.find("iris"), sizes)
-    execution.run(lambda _: spy, asked, 65536)
+    execution.run(lambda _: spy, asked, Bounds(65536))
     assert sum(sizes) == 540
     assert len(sizes) == 2
     assert max(sizes) <= 512
     sizes.clear()
-    answers = execution.run(lambda _: spy, [*asked[:3], ask("iris", np.tile(iris, (8, 1))), *asked[:3]], 65536).answers
+    answers = execution.run(
+        lambda _: spy, [*asked[:3], ask("iris", np.tile(iris, (8, 1))), *asked[:3]], Bounds(65536)
+    ).answers
     assert sorted(sizes) == [6, 600]
     assert [answer.kind for answer in answers] == ["ok"] * 7
 
@@ -245,3 +248,51 @@ def test_tensors_beside_that_are_gone(ran):
 def test_nothing_is_asked(ran):
     """An empty batch has no answers."""
     assert ran() == []
+
+
+@pytest.mark.parametrize("form", [ask, ask_json])
+def test_a_result_that_is_too_large_costs_its_own_request(ran, form):
+    """A result over the limit fails its request by name, with its size; its neighbours are answered."""
+    answers = ran(*(form("pads", [[size, 0.0, 0.0]]) for size in (3, 4000, 5, 4001)), result=9000)
+    assert [answer.kind for answer in answers] == ["ok", "failed", "ok", "failed"]
+    error = error_of(answers[1])
+    assert isinstance(error, errors.InvalidOutput)
+    assert "bytes or more, over the 9,000 of MUTIRAO_MAX_RESULT_BYTES" in str(error)
+
+
+def test_a_result_is_bounded_before_it_is_written(ran):
+    """Results of one size that are each too large all fail by name; one byte less, and all are answered."""
+    asked = [ask("iris", samples.get("iris").data[:1]) for _ in range(3)]
+    size = len(ran(asked[0])[0].result)
+    assert {answer.kind for answer in ran(*asked, result=size)} == {"ok"}
+    assert {answer.kind for answer in ran(*asked, result=size - 1)} == {"failed"}
+
+
+def test_a_batch_whose_results_are_too_large_together_goes_on_later(ran, monkeypatch):
+    """Once a batch has more results than may go back at once, the rest is to run again, in whatever form."""
+    monkeypatch.setattr(execution, "TOGETHER_BYTES", 1000)
+    sample = samples.get("iris").data
+    for form in (ask, ask_json):
+        kinds = [answer.kind for answer in ran(*(form("iris", sample[:3]) for _ in range(9)))]
+        answered = kinds.index("interrupted")
+        assert kinds == ["ok"] * answered + ["interrupted"] * (9 - answered)
+        assert answered
+
+
+def test_an_output_is_asked_for_once(ran):
+    """A request that names an output twice is refused by its name; else a few bytes ask for a result of any size."""
+    for form in (ask, ask_json):
+        (answer,) = ran(form("iris", samples.get("iris").data[:1], outputs=["predict_proba", "predict"] * 2))
+        assert "output 'predict_proba' is asked for 2 times: name each output once" in str(error_of(answer))
+
+
+def test_the_task_answers_where_it_is_called(host, monkeypatch):
+    """The task called as a function, without a queue, answers and refuses as a worker does."""
+    from mutirao_worker.app import app
+
+    monkeypatch.setattr(app, "host", host)
+    data = samples.get("iris").data[:2]
+    answered = app.tasks["mutirao.predict"]("iris", data.tolist())
+    assert answered["outputs"][0]["data"] == samples.get("iris").expected()[:2].tolist()
+    with pytest.raises(errors.SignatureMismatch):
+        app.tasks["mutirao.predict"]("iris", [[1.0]])

@@ -18,6 +18,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from mutirao import errors
 from mutirao.messages import Failure
 from mutirao_worker import execution
+from mutirao_worker.execution import Bounds
 
 GUILTY = [
     ("raises", errors.ModelFailed, "model 'raises' version 1 raised ValueError: the sky is falling"),
@@ -87,7 +88,7 @@ def test_nan_for_json_costs_its_own_request(host):
     sizes: list[int] = []
     spy: Any = Spy(host.find("nanoutput"), sizes)
     asked = [ask("nanoutput", [MARKED]), ask_json("nanoutput", [MARKED]), ask_json("nanoutput", [GOOD])]
-    answers = execution.run(lambda _: spy, asked, 65536).answers
+    answers = execution.run(lambda _: spy, asked, Bounds(65536)).answers
     assert np.isnan(outputs_of(answers[0])["predict"]).all()
     assert "tensor 'predict' has NaN at [0]: JSON cannot carry it" in str(error_of(answers[1]))
     assert outputs_of(answers[2])["predict"].tolist() == [12.0]
@@ -120,7 +121,7 @@ from mutirao_worker.repository import Repository
 host = Host()
 host.load(Repository(sys.argv[1]), ["forks"])
 asked = [batches.ask("forks", [row]) for row in (batches.GOOD, batches.MARKED)]
-print([batches.outputs_of(answer)["predict"].tolist() for answer in execution.run(host.find, asked, 9).answers])
+print([batches.outputs_of(answer)["predict"].tolist() for answer in execution.run(host.find, asked, execution.Bounds(9)).answers])
 """
 
 
@@ -191,7 +192,7 @@ def test_halving_stops_before_the_process_is_stopped(host):
     loaded = host.find("raises")
     spy: Any = Spy(loaded, [])
     spy.manifest = msgspec.structs.replace(loaded.manifest, time_limit_s=1e-6)
-    answers = execution.run(lambda _: spy, [ask("raises", [row]) for row in (MARKED, GOOD)], 65536).answers
+    answers = execution.run(lambda _: spy, [ask("raises", [row]) for row in (MARKED, GOOD)], Bounds(65536)).answers
     assert [answer.kind for answer in answers] == ["interrupted", "interrupted"]
-    (alone,) = execution.run(lambda _: spy, [ask("raises", [MARKED])], 65536).answers
+    (alone,) = execution.run(lambda _: spy, [ask("raises", [MARKED])], Bounds(65536)).answers
     assert alone.kind == "failed"

@@ -6,6 +6,7 @@
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local served = {}
+redis.call("DEL", "mutirao:nothing")  -- over its maxmemory Redis lets a script go on whose first write needs no memory
 local workers = redis.call("HGETALL", KEYS[2])
 for at = 1, #workers, 2 do
   local ok, worker = pcall(cjson.decode, workers[at + 1])

@@ -15,6 +15,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from mutirao import codec, errors, tensors
 from mutirao.messages import PredictResult, Tensor
+from mutirao.settings import Settings
 from mutirao.signature import OutputSpec
 from mutirao.tensors import DTYPES, Array
 from mutirao_worker.asked import Stack
@@ -46,26 +47,42 @@ class Answered(NamedTuple):
     rows: int
 
 
+class Bounds(NamedTuple):
+    """Sizes of a result, in bytes.
+
+    Attributes:
+        inline: raw tensors that are larger than this go beside the record.
+        result: a result that is larger than this is refused.
+    """
+
+    inline: int
+    result: int = Settings().max_result_bytes
+
+
 INTERRUPTED = Answered("interrupted", b"", None, "interrupted", None, None, 0)
 
 
-def responses(stack: Stack, outputs: Mapping[str, Array], inline_bytes: int) -> list[Answered]:
+def responses(stack: Stack, outputs: Mapping[str, Array], bounds: Bounds) -> list[Answered]:
     """Answer the members of a stack, in order.
 
     Args:
         stack: the requests.
         outputs: what the model returned for their rows, and for these alone.
-        inline_bytes: raw tensors larger than this go beside.
+        bounds: how large a result may be.
 
     Raises:
         InvalidOutput: an output cannot be sent, and it may be a neighbour's row that made it so. A NaN for a request that
-            wants JSON is that request's own fault: it fails by itself.
+            wants JSON, and a result that is too large, is that request's own fault: it fails by itself.
     """
+    if (size := _least_size(stack, outputs)) > bounds.result:
+        return [_too_large(stack, size, bounds)] * len(stack.members)
     raws = _raws(stack, outputs)
     if raws is None:
-        return [_response(stack, outputs, at, inline_bytes) for at in range(len(stack.members))]
+        return [_response(stack, outputs, at, bounds) for at in range(len(stack.members))]
     # All but the raw tensors is the same for each.
-    first = _response(stack, outputs, 0, inline_bytes)
+    first = _response(stack, outputs, 0, bounds)
+    if first.kind != "ok":
+        return [first] * len(stack.members)
     if first.payload is not None:
         return [first._replace(payload=raw) for raw in raws]
     head = first.result[: -len(binascii.b2a_base64(raws[0], newline=False)) - len(_TAIL)]
@@ -130,7 +147,22 @@ def tensor(loaded: Loaded, spec: OutputSpec, array: Array, *, binary: bool) -> T
     raise invalid_output(loaded, f"returned what cannot be sent: {said}")
 
 
-def _response(stack: Stack, outputs: Mapping[str, Array], at: int, inline_bytes: int) -> Answered:
+def _least_size(stack: Stack, outputs: Mapping[str, Array]) -> int:
+    """Count the bytes of a member's result before it is made: its raw tensors', and two for each element that is written out."""
+    own, size = len(stack.members), 0
+    for spec, binary in zip(stack.form.wanted, stack.form.binary, strict=True):
+        array = outputs[spec.name]
+        size += (array.nbytes if binary and array.dtype.kind in "biuf" else 2 * array.size) // own
+    return size
+
+
+def _too_large(stack: Stack, size: int, bounds: Bounds) -> Answered:
+    text = f"answered with {size:,} bytes or more, over the {bounds.result:,} of MUTIRAO_MAX_RESULT_BYTES: "
+    error = invalid_output(stack.form.loaded, text + "ask for fewer rows or outputs in one request, or raise it")
+    return failed(error, stack.form.embed, stack.rows)
+
+
+def _response(stack: Stack, outputs: Mapping[str, Array], at: int, bounds: Bounds) -> Answered:
     form, rows = stack.form, slice(at * stack.rows, (at + 1) * stack.rows)
     info, made = form.loaded.info, []
     for spec, binary in zip(form.wanted, form.binary, strict=True):
@@ -142,8 +174,11 @@ def _response(stack: Stack, outputs: Mapping[str, Array], at: int, inline_bytes:
                 raise
             return failed(exc, form.embed, stack.rows)
     result = PredictResult(model_name=info.name, model_version=info.version, outputs=tuple(made), id=form.id)
-    packed, payload = codec.pack_result(result, inline_bytes)
-    return Answered("ok", msgspec.json.encode(packed), payload, repr(result), None, form.embed, stack.rows)
+    packed, payload = codec.pack_result(result, bounds.inline)
+    document = msgspec.json.encode(packed)
+    if (size := len(document) + len(payload or b"")) > bounds.result:
+        return _too_large(stack, size, bounds)
+    return Answered("ok", document, payload, repr(result), None, form.embed, stack.rows)
 
 
 def _raws(stack: Stack, outputs: Mapping[str, Array]) -> list[bytes] | None:

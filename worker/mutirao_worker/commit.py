@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from mutirao_worker.request import Request
 
 logger = logging.getLogger(__name__)
+
+# What Redis says while something passes that is not the call's fault: who asks again is answered one day.
+_PASSING = re.compile(
+    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOGOODSLAVE|NOPERM|NOREPLICAS|READONLY|TRYAGAIN|UNBLOCKED)\b"
+)
 
 NULL = b"null"
 STATUS = {"SUCCESS": b"SUCCESS", "FAILURE": b"FAILURE", "REVOKED": b"REVOKED"}
@@ -100,6 +106,13 @@ class Commit:
                 heard(([said.decode() for said in replies[0]], replies[1] if then is not None else None))
 
         return self.results.post([call] if then is None else [call, then], read)
+
+    def answers(self) -> bool:
+        """Whether Redis answers at all."""
+        try:
+            return bool(self.results.client.ping())
+        except redis.RedisError:
+            return False
 
     def vet(self, requests: Sequence[Request]) -> list[str]:
         """Look at records a last time: for each "" to run it, or why not (expired, or the status in which it has ended).
@@ -189,6 +202,13 @@ class Commit:
                     request.message.ack()
         except self.connection_errors as exc:
             logger.warning("the broker is away, and will deliver again what has been answered: %s", exc)
+
+
+def refused_for_good(error: redis.RedisError) -> bool:
+    """Whether Redis has refused this very call, and will again: it has no room for it, or the call breaks a rule."""
+    if isinstance(error, redis.exceptions.NoPermissionError | redis.exceptions.NoScriptError):
+        return False
+    return isinstance(error, redis.ResponseError) and not _PASSING.search(str(error))
 
 
 def arguments(

@@ -90,7 +90,7 @@ class Dispatcher:
         self.events = events
         self.hold: Hold | None = None
         self.later = later
-        self.outcomes = Outcomes(commit, events, follow)
+        self.outcomes = Outcomes(commit, events, follow, lambda after_s: later(after_s, self.keep))
         self.running: dict[int, Batch] = {}
         self.vetting = Vetting(commit, now, self._end_unrun, self.outcomes.ended)
         self._dispatching = False
@@ -172,7 +172,7 @@ class Dispatcher:
             else:
                 endings.append(ending.of_answer(request, answer))
         if again:
-            self._again(batch.model, again, "the soft time limit passed")
+            self._again(batch.model, again, "what ran with it took the time, or the room, of this run")
         self.dispatch()  # the process that is free gets its next batch before anything else
         self._end(self._run(batch), endings, ran.predict_s)
         self.dispatch()

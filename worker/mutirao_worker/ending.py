@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from mutirao import errors
 from mutirao.messages import Failure
+from mutirao_worker import answered
 from mutirao_worker.answered import Answered
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ class Ending(NamedTuple):
     reason: str = ""
     signum: int | None = None
 
+    @property
+    def size(self) -> int:
+        """How many bytes are kept of it."""
+        return len(self.result) + len(self.payload or b"")
+
 
 class Run(NamedTuple):
     """The run of a batch, as records tell of it; times by Redis's clock."""
@@ -72,6 +79,18 @@ def given_up(request: Request, error: BaseException, reason: str) -> Ending:
     result = {"exc_type": type(error).__name__, "exc_message": said, "exc_module": type(error).__module__}
     shown = f"{type(error).__name__}({said[0]!r})"
     return Ending(request, "FAILURE", msgspec.json.encode(result), shown, reason=reason)
+
+
+def refused(ended: Ending, said: Exception) -> Ending:
+    """Make the ending of a request whose own ending Redis does not take."""
+    text = " ".join(str(said).split())
+    why = f"has no room for it ({text})" if "OOM" in text else f"does not take it ({text})"
+    error = errors.ResultRefused(
+        f"the result has {ended.size:,} bytes, and Redis {why}: ask for fewer rows or outputs in one request, or raise its limit",
+        size=ended.size,
+    )
+    failed = answered.failed(error, ended.embed, 0)
+    return Ending(ended.request, "FAILURE", failed.result, failed.shown, embed=failed.embed)
 
 
 def _unreadable(answer: Answered) -> str:

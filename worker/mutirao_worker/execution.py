@@ -24,11 +24,14 @@ from mutirao import tensors
 from mutirao.signature import OutputSpec
 from mutirao.tensors import Array
 from mutirao_worker import cores
-from mutirao_worker.answered import INTERRUPTED, Answered, failed, invalid_output, model_failed, responses
+from mutirao_worker.answered import INTERRUPTED, Answered, Bounds, failed, invalid_output, model_failed, responses
 from mutirao_worker.asked import Asked, Reader, Refused, Stack
 from mutirao_worker.loaded import Loaded
 
-__all__ = ["Answered", "Asked", "Ran", "run"]
+__all__ = ["Answered", "Asked", "Bounds", "Ran", "run"]
+
+# Results of more bytes than this do not go back at once, for all of them stand in the parent: the rest stays interrupted, and runs again.
+TOGETHER_BYTES = 128 * 1024 * 1024
 
 
 class Ran(NamedTuple):
@@ -47,7 +50,7 @@ class Ran(NamedTuple):
     waited_s: float
 
 
-def run(find: Callable[[str], Loaded], asked: Sequence[Asked], inline_bytes: int) -> Ran:
+def run(find: Callable[[str], Loaded], asked: Sequence[Asked], bounds: Bounds) -> Ran:
     """Answer requests, with as few predict calls as the models' limits allow.
 
     Nothing is raised, but what ends the process on purpose.
@@ -55,10 +58,10 @@ def run(find: Callable[[str], Loaded], asked: Sequence[Asked], inline_bytes: int
     Args:
         find: finds a loaded model, or raises ModelNotFound or ModelUnavailable.
         asked: the requests, of any models.
-        inline_bytes: a response's raw tensors that are larger than this are not put into it.
+        bounds: how large a result may be.
     """
     waited_s = cores.waited_s()
-    batch = _Batch(find, asked, inline_bytes)
+    batch = _Batch(find, asked, bounds)
     try:
         batch.answer(range(len(asked)))
     except SoftTimeLimitExceeded as exc:
@@ -67,12 +70,13 @@ def run(find: Callable[[str], Loaded], asked: Sequence[Asked], inline_bytes: int
 
 
 class _Batch:
-    def __init__(self, find: Callable[[str], Loaded], asked: Sequence[Asked], inline_bytes: int) -> None:
+    def __init__(self, find: Callable[[str], Loaded], asked: Sequence[Asked], bounds: Bounds) -> None:
         self.answers = [INTERRUPTED] * len(asked)
         self.rows = 0
         self.predict_s = 0.0
         self._reader = Reader(find, asked)
-        self._inline_bytes = inline_bytes
+        self._bounds = bounds
+        self._bytes = 0
         self._began = self._called = time.perf_counter()
         self._running: list[Stack] = []
 
@@ -102,6 +106,8 @@ class _Batch:
 
     def _answer(self, call: list[Stack]) -> None:
         """Answer the requests of one predict call; where it fails, in halves."""
+        if self._bytes > TOGETHER_BYTES:
+            return
         form, members = call[0].form, [member for stack in call for member in stack.members]
         self._running, self._called = call, time.perf_counter()
         try:
@@ -130,7 +136,7 @@ class _Batch:
         for stack in call:
             stop = start + stack.rows * len(stack.members)
             own = {spec.name: outputs[spec.name][start:stop] for spec in form.wanted}
-            self._end(stack.members, responses(stack, own, self._inline_bytes))
+            self._end(stack.members, responses(stack, own, self._bounds))
             start = stop
 
     def _predict(self, call: list[Stack], rows: int, *, alone: bool) -> Mapping[str, Array]:
@@ -143,7 +149,10 @@ class _Batch:
 
     def _end(self, members: Sequence[int], answers: Sequence[Answered]) -> None:
         for member, one in zip(members, answers, strict=True):
+            if self._bytes > TOGETHER_BYTES:
+                return
             self.answers[member] = one
+            self._bytes += len(one.result) + len(one.payload or b"")
 
 
 def calls(stacks: Sequence[Stack], max_rows: int, max_bytes: int) -> Iterator[list[Stack]]:

@@ -1,18 +1,23 @@
-"""Ends requests: keeps how each ended, tells it, and lets go of it; what Redis could not keep is kept when it is back."""
+"""Ends requests: keeps how each ended, tells it, and lets go of it; what Redis could not keep is kept when it is back.
+
+What Redis refuses for good, or hangs up at again and again, is not sent for ever: that request fails with its reason.
+"""
 
 from __future__ import annotations
 
+import collections
 import itertools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import redis
 from celery.worker import state as worker_state
 
 from mutirao import queues
-from mutirao_worker.commit import Commit
-from mutirao_worker.ending import Ending, Run
+from mutirao_worker.commit import Commit, refused_for_good
+from mutirao_worker.ending import Ending, Run, refused
 from mutirao_worker.events import Events
 from mutirao_worker.request import Request
 from mutirao_worker.transport.scripts import Call
@@ -20,6 +25,30 @@ from mutirao_worker.transport.scripts import Call
 Heard = Callable[[bool, Any], None]
 
 logger = logging.getLogger(__name__)
+
+# A larger end is sent alone. No limit that Redis may be given is lower than 1 MiB.
+ALONE_BYTES = 512 * 1024
+TOGETHER_BYTES = 8 * 1024 * 1024
+# So often, and for so long, Redis must have failed to take an end while it answered others, before that is the end's own fault.
+STRIKES = 3
+STRIKES_S = 4.0
+AGAIN_S = 0.1
+
+
+class Unkept(NamedTuple):
+    """Ends that Redis does not know yet.
+
+    Attributes:
+        run: their run.
+        endings: how each ended.
+        strikes: how often Redis has failed to take them though it answered.
+        since: when it first did, by the monotonic clock.
+    """
+
+    run: Run
+    endings: list[Ending]
+    strikes: int = 0
+    since: float = 0.0
 
 
 class Outcomes:
@@ -29,20 +58,30 @@ class Outcomes:
         counts: how many requests of each model have ended.
     """
 
-    def __init__(self, commit: Commit, events: Events, follow: Callable[[Ending], None]) -> None:
-        """Take how ends are kept, where they are told, and what runs what a stock client wants to be run after a request."""
+    def __init__(
+        self, commit: Commit, events: Events, follow: Callable[[Ending], None], again: Callable[[float], None]
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            commit: how ends are kept.
+            events: where they are told.
+            follow: runs what a stock client wants to be run after a request.
+            again: has `keep` called in so many seconds.
+        """
         self.counts: dict[str, int] = {}
         self._commit = commit
         self._events = events
+        self._again = again
         self._follow = follow
-        self._unkept: list[tuple[Run, list[Ending]]] = []
-        self._posted: dict[int, tuple[Run, list[Ending]]] = {}
+        self._unkept: list[Unkept] = []
+        self._posted: dict[int, Unkept] = {}
         self._numbers = itertools.count()
 
     @property
     def unkept(self) -> list[Request]:
         """Requests that have ended, of which Redis does not know it yet."""
-        return [ending.request for _, endings in (*self._unkept, *self._posted.values()) for ending in endings]
+        return [one.request for unkept in (*self._unkept, *self._posted.values()) for one in unkept.endings]
 
     def end(
         self, run: Run, endings: Sequence[Ending], runtime: float, free: int, then: Call | None = None
@@ -59,12 +98,15 @@ class Outcomes:
         Returns:
             Whether Redis answered, and the reply of that script.
         """
-        try:
-            said, reply = self._commit.end(run, endings, free, then)
-        except redis.RedisError as exc:
-            self._failed(run, endings, exc)
-            return False, None
-        self._kept(run, endings, said, runtime)
+        parts, reply = collections.deque(together(endings)), None
+        while parts:
+            try:
+                said, reply = self._commit.end(run, parts[0], free, then if len(parts) == 1 else None)
+            except redis.RedisError as exc:
+                for part in parts:
+                    self._failed(Unkept(run, part), exc)
+                return False, None
+            self._kept(run, parts.popleft(), said, runtime)
         return True, reply
 
     def post(
@@ -83,32 +125,30 @@ class Outcomes:
         Returns:
             The descriptor that can be read once Redis has answered; None where nothing could be sent.
         """
-        number = next(self._numbers)
-        self._posted[number] = (run, list(endings))
-
-        def told(found: Any) -> None:
-            del self._posted[number]
-            if isinstance(found, redis.RedisError):
-                self._failed(run, endings, found)
-                heard(False, None)
-            else:
-                self._kept(run, endings, found[0], runtime)
-                heard(True, found[1])
-
-        try:
-            return self._commit.post(run, endings, free, then, told)
-        except redis.RedisError as exc:
-            told(exc)
-            return None
+        *first, last = together(endings)
+        for part in first:
+            self._post(run, part, runtime, free, None, lambda *_: None)
+        return self._post(run, last, runtime, free, then, heard)
 
     def keep(self, free: int) -> None:
-        """Try again to keep what could not be kept while Redis was away."""
-        unkept, self._unkept = self._unkept, []
-        for at, (run, endings) in enumerate(unkept):
-            kept, _ = self.end(run, endings, 0.0, free)
-            if not kept:
-                self._unkept += unkept[at + 1 :]
-                return
+        """Try again to keep what could not be kept."""
+        unkept, self._unkept = collections.deque(self._unkept), []
+        while unkept:
+            each = unkept.popleft()
+            try:
+                said, _ = self._commit.end(each.run, each.endings, free)
+            except redis.RedisError as exc:
+                if refused_for_good(exc):
+                    unkept.extendleft(reversed(_without(each, exc)))
+                    continue
+                if not self._commit.answers():
+                    self._unkept += [each, *unkept]
+                    return
+                self._unkept.append(_struck(each, exc))
+            else:
+                self._kept(each.run, each.endings, said, 0.0)
+        if self._unkept:
+            self._again(STRIKES_S / STRIKES)
 
     def ended(self, request: Request, why: str) -> None:
         """Note that a request ended before it could run; its record says so already."""
@@ -125,9 +165,31 @@ class Outcomes:
         if request.headers.eta is not None:
             worker_state.scheduled_requests.discard(request)
 
-    def _failed(self, run: Run, endings: Sequence[Ending], exc: redis.RedisError) -> None:
-        logger.warning("cannot keep %d results yet: %s", len(endings), " ".join(str(exc).split()))
-        self._unkept.append((run, list(endings)))
+    def _post(
+        self, run: Run, endings: list[Ending], runtime: float, free: int, then: Call | None, heard: Heard
+    ) -> int | None:
+        number = next(self._numbers)
+        self._posted[number] = Unkept(run, endings)
+
+        def told(found: Any) -> None:
+            unkept = self._posted.pop(number)
+            if isinstance(found, redis.RedisError):
+                self._failed(unkept, found)
+                heard(False, None)
+            else:
+                self._kept(run, endings, found[0], runtime)
+                heard(True, found[1])
+
+        try:
+            return self._commit.post(run, endings, free, then, told)
+        except redis.RedisError as exc:
+            told(exc)
+            return None
+
+    def _failed(self, unkept: Unkept, exc: redis.RedisError) -> None:
+        logger.warning("cannot keep %d results yet: %s", len(unkept.endings), " ".join(str(exc).split()))
+        self._unkept.append(unkept)
+        self._again(AGAIN_S)
 
     def _kept(self, run: Run, endings: Sequence[Ending], said: Sequence[str], runtime: float) -> None:
         answers: list[tuple[str, str]] = []
@@ -155,3 +217,42 @@ class Outcomes:
         else:
             logger.info("request %s failed: %s", request.id, ending.shown)
             self._events.failed(request.id, ending.shown)
+
+
+def together(endings: Sequence[Ending]) -> Iterator[list[Ending]]:
+    """Share ends out to calls of a bounded size; a large one goes alone, so that it cannot take others with it."""
+    part: list[Ending] = []
+    size = 0
+    for each in endings:
+        own = each.size
+        if part and (own > ALONE_BYTES or size + own > TOGETHER_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(each)
+        size += own
+        if own > ALONE_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _without(unkept: Unkept, exc: redis.RedisError) -> list[Unkept]:
+    """Find the end that Redis refuses: halves are tried apart, and who stands alone fails."""
+    run, endings = unkept.run, unkept.endings
+    if len(endings) > 1:
+        half = len(endings) // 2
+        return [Unkept(run, endings[:half]), Unkept(run, endings[half:])]
+    (one,) = endings
+    logger.error("Redis refuses the result of %s: %s", one.request.id, exc)
+    return [Unkept(run, [refused(one, exc)])]
+
+
+def _struck(unkept: Unkept, exc: redis.RedisError) -> Unkept:
+    """Note that Redis answers, but not when it is sent these; a large one fails after a while."""
+    now, (one, *others) = time.monotonic(), unkept.endings
+    unkept = unkept._replace(strikes=unkept.strikes + 1, since=unkept.since or now)
+    if others or one.size <= ALONE_BYTES or unkept.strikes < STRIKES or now - unkept.since < STRIKES_S:
+        return unkept
+    (failed,) = _without(unkept, exc)
+    return failed

@@ -14,7 +14,7 @@ from celery import current_app
 from celery.concurrency.asynpool import WORKER_UP
 
 from mutirao_worker import execution
-from mutirao_worker.answered import Answered
+from mutirao_worker.answered import Answered, Bounds
 from mutirao_worker.asked import Asked
 from mutirao_worker.execution import Ran
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from mutirao_worker.dispatch import Dispatcher
 
 
-def compute(asked: list[Any], inline_bytes: int) -> Any:
+def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
     """Run a batch; called in a process of the pool. Plain tuples go through the pipe: they cost a seventh of named ones."""
-    ran = execution.run(current_app.host.find, list(map(Asked._make, asked)), inline_bytes)
+    ran = execution.run(current_app.host.find, list(map(Asked._make, asked)), Bounds(*bounds))
     return list(map(tuple, ran.answers)), *ran[1:]
 
 
@@ -38,11 +38,11 @@ def read(computed: Any) -> Ran:
 class Slots:
     """Celery's pool as the dispatcher sees it. What comes back does so on the loop's own thread, whatever the pool is made of."""
 
-    def __init__(self, pool: Any, hub: Any, inline_bytes: int, dispatcher: Callable[[], Dispatcher]) -> None:
-        """Take Celery's pool and loop, the size up to which results travel in their record, and who hears what comes back."""
+    def __init__(self, pool: Any, hub: Any, bounds: Bounds, dispatcher: Callable[[], Dispatcher]) -> None:
+        """Take Celery's pool and loop, how large results may be, and who hears what comes back."""
         self._dispatcher = dispatcher
         self._hub = hub
-        self._inline_bytes = inline_bytes
+        self._bounds = tuple(bounds)
         self._pool = pool
         self._doomed: dict[int, Any] = {}
         self._jobs: dict[int, Any] = {}
@@ -76,7 +76,7 @@ class Slots:
             self._dispatcher().later(hard, self._overdue, batch, hard)
         self._jobs[batch.number] = self._pool.apply_async(
             compute,
-            args=([tuple(each) for each in asked], self._inline_bytes),
+            args=([tuple(each) for each in asked], self._bounds),
             accept_callback=lambda pid, _: self._accepted(batch, pid),
             callback=lambda computed: self._home(lambda: self._finished(batch, read(computed))),
             error_callback=lambda info: self._home(lambda: self._lost(batch, info.exception)),

@@ -20,6 +20,7 @@ from kombu import compression
 from mutirao import errors, queues
 from mutirao.settings import Settings
 from mutirao_worker import canvas
+from mutirao_worker.answered import Bounds
 from mutirao_worker.asked import TRIPLE
 from mutirao_worker.commit import Commit
 from mutirao_worker.dispatch import Dispatcher
@@ -264,7 +265,8 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         def later(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
             return consumer.timer.call_after(seconds, function, args)
 
-        self.slots = slots = Slots(consumer.pool, consumer.hub, self._settings.inline_bytes, lambda: self.dispatcher)
+        bounds = Bounds(self._settings.inline_bytes, self._settings.max_result_bytes)
+        self.slots = slots = Slots(consumer.pool, consumer.hub, bounds, lambda: self.dispatcher)
         self.reservations = Reservations(self._settings, consumer.hostname) if engine else None
         commit = Commit(self._settings, self.reservations)
         listen = self._listen if commit.fenced and not slots.inline else None

@@ -9,7 +9,6 @@ from celery import Task
 
 from mutirao import codec, errors, queues
 from mutirao_worker import pool, strategy
-from mutirao_worker.answered import Answered
 
 OPTIONS: dict[str, Any] = {
     "name": queues.TASK,
@@ -36,9 +35,9 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
         MutiraoError: the request, the model or its output is at fault.
     """
     body = msgspec.json.encode([args, options, None])
-    answered: Answered = pool.compute(
-        [("", body, codec.JSON, False, None)], self.app.conf.mutirao.inline_bytes
-    ).answers[0]
+    given = self.app.conf.mutirao
+    computed = pool.compute([("", body, codec.JSON, False, None)], (given.inline_bytes, given.max_result_bytes))
+    (answered,) = pool.read(computed).answers
     found = msgspec.json.decode(answered.result)
     if answered.kind != "ok":
         raise (errors.named(found["exc_type"]) or errors.JobError)(

@@ -11,10 +11,17 @@
 -- Reply: {"1" if committed, the status in which it had already ended, ...}.
 -- Invariant: result and acknowledgement are one step; a record that has ended never changes.
 local FIRST = 10
+local LARGE = 65536
 local count, groups, keys, fields, documents, heard, reply = tonumber(ARGV[7]), {}, {}, {}, {}, {}, {}
 for at = FIRST, FIRST + 4 * count - 4, 4 do
   fields[#fields + 1] = ARGV[at]
   keys[#keys + 1] = "celery-task-meta-" .. ARGV[at + 1]
+end
+-- A small end always gets in, a failure above all; a large one only where there is room for it.
+if ARGV[9] == "0" and (count ~= 1 or #ARGV[FIRST + 2] <= LARGE) then
+  though_full()
+elseif ARGV[1] ~= "" then
+  redis.call("HSET", KEYS[4], ARGV[1], ARGV[6])
 end
 for from = 1, count, 1000 do
   local to = math.min(from + 999, count)

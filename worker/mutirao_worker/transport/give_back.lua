@@ -5,6 +5,7 @@
 -- Reply: how many were put back.
 -- Invariant: what is put back is no longer reserved, in the same step.
 local named, fields = {}, {}
+though_full()
 for i = 4, #ARGV do
   named[ARGV[i]] = true
 end

@@ -1,6 +1,13 @@
 -- Prelude of the scripts that read or end records: the text layout of a record (see mutirao.messages.JobRecord).
 -- A record begins with its status and ends with its job; inside `job` what only a run tells comes last, from "started_at" on.
 -- Editing the text costs a tenth of decoding it, and keeps every other field as it was written.
+
+-- Over its maxmemory Redis refuses a script whose first write may need memory, and lets one go on whose first write cannot. What takes
+-- and ends requests must get in: it is what makes room.
+local function though_full()
+  redis.call("DEL", "mutirao:nothing")
+end
+
 local function status_of(document)
   return string.match(document, '^{"status":"(%u+)"') or cjson.decode(document).status
 end

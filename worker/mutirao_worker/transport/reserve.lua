@@ -30,6 +30,7 @@ end
 
 local now = seconds()
 local lapsed = 0
+though_full()
 if redis.call("ZADD", KEYS[1], "XX", "CH", now + tonumber(ARGV[2]), worker) == 0 then
   lapsed = redis.call("ZADD", KEYS[1], now + tonumber(ARGV[2]), worker)
 end

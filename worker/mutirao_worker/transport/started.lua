@@ -2,6 +2,7 @@
 -- ARGV[1]: how long a record without a deadline is kept.  ARGV[2]: the model.  ARGV[3]: the run, as in commit.lua.
 -- ARGV, 1 a request from ARGV[4]: its id.
 -- Reply: OK.
+though_full()
 for at = 4, #ARGV do
   local id = ARGV[at]
   local key = "celery-task-meta-" .. id

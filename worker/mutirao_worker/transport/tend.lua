@@ -9,6 +9,7 @@
 -- Invariant: a lease lapses by this server's clock alone; a live worker's reservations are never touched. A lease that has lapsed is
 --   taken off the list with the last reservation under it: one that still stands there is renewed, and what it covers is still held.
 local now, lease = seconds(), tonumber(ARGV[2])
+though_full()
 local lapsed = redis.call("ZADD", KEYS[1], now + lease, ARGV[1])
 redis.call("HSET", KEYS[2], ARGV[1], ARGV[7])
 for i = 9, #ARGV do

@@ -3,6 +3,7 @@
 -- ARGV, 2 a request from ARGV[3]: its id, its client ("" for none).
 -- Reply: {now, why a request must not run ("" to run it), ...}.
 local now, keys, documents, reply, groups = seconds(), {}, {}, {}, {}
+though_full()
 for at = 3, #ARGV, 2 do
   keys[#keys + 1] = "celery-task-meta-" .. ARGV[at]
 end

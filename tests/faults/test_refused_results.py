@@ -1,0 +1,72 @@
+"""Results that Redis cannot hold: the one request fails with its reason; neighbours, later batches and the worker go on."""
+
+import pytest
+import samples
+import waiting
+from servers import RedisServer
+from workers import Fleet, WorkerProcess
+
+from mutirao import Client, ResultRefused
+
+WIDE = 400_000  # columns, thus 3.2 MB
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A Redis whose limits a test may lower, and a worker whose "pads" gives as wide an output as its input says."""
+    repository = samples.repository(tmp_path_factory.mktemp("small") / "models", "pads", "raises")
+    with RedisServer() as server, WorkerProcess(server.url, repository.root) as worker:
+        yield Fleet(server, repository, worker)
+
+
+@pytest.fixture
+def limited(small):
+    """Set an option of that Redis for one test."""
+    with small.server.client() as redis:
+        before = {}
+
+        def limit(option, value):
+            before[option] = redis.config_get(option)[option]
+            redis.config_set(option, value)
+
+        yield limit
+        for option, value in before.items():
+            redis.config_set(option, value)
+        redis.delete("", *redis.keys("mutirao:payload:*"))
+
+
+def _served(small, says, *, wide=1):
+    """Ask for results that cannot be kept among others of one batch; all others are answered, and so is the next batch."""
+    with Client(small.url, expires_s=30) as client:
+        with small.worker.still():
+            jobs = [client.submit("pads", [[size, 0.0, 0.0]]) for size in (3, *[WIDE] * wide, 5)]
+        first, *refused, last = jobs
+        later = client.submit("raises", [[1.0, 2.0, 3.0]])
+        assert later.result(15)["predict"].tolist() == [6.0]
+        assert (first.result(15)["predict"].shape, last.result(15)["predict"].shape) == ((1, 3), (1, 5))
+        for job in refused:
+            with pytest.raises(ResultRefused, match=says):
+                job.result(15)
+            assert job.status == "failed"
+        with small.server.client() as redis:  # what a large command came in takes its place for a moment
+            waiting.until(
+                lambda: (said := redis.info("memory"))["used_memory"] < (said["maxmemory"] or 1e18) - 1_000_000
+            )
+        assert client.predict("pads", [[2.0, 0.0, 0.0]], timeout=15)["predict"].shape == (1, 2)
+    with small.server.client() as redis:
+        waiting.until(lambda: not redis.keys("mutirao:reserved:*"), what=lambda: small.worker.log)
+
+
+@pytest.mark.parametrize("wide", [1, 3])
+def test_a_result_at_which_redis_hangs_up(small, limited, wide):
+    """A result for which Redis cuts the connection is not sent for ever: its request fails by name, and no other."""
+    limited("proto-max-bulk-len", "1mb")
+    _served(small, r"result has 3,2\d\d,\d\d\d bytes, and Redis", wide=wide)
+
+
+def test_a_result_larger_than_the_room_that_maxmemory_leaves(small, limited):
+    """A result for which Redis has no room under its maxmemory fails by name; the failure fits, and so do others."""
+    with small.server.client() as redis:
+        used = redis.info("memory")["used_memory"]
+    limited("maxmemory", str(used + 3_000_000))
+    _served(small, "maxmemory")
