@@ -5,6 +5,7 @@ Requests and results are those of the Open Inference Protocol V2 (`open_inferenc
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -190,6 +191,8 @@ class Failure(msgspec.Struct, frozen=True):
         return ", ".join(str(part) for part in parts)
 
 
+# Of the task, in order.
+ARGUMENTS = ("model", "request")
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 _CELERY_ERRORS: dict[str, type[errors.MutiraoError]] = {
@@ -204,6 +207,23 @@ _SAYS: dict[type[errors.MutiraoError], str] = {
     errors.WorkerLost: "job {id} failed: the process that ran the model died{text}",
     errors.TimeLimitExceeded: "job {id} failed: the model ran past its time limit{limit} and was stopped",
 }
+
+
+def arguments(args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Find the model and the request among a task's arguments, each given by place or by name; nothing else may be given.
+
+    Raises:
+        InvalidRequest: one of them is missing, or there are others.
+    """
+    by_place = [name for name in ARGUMENTS if name not in named]
+    if len(args) != len(by_place) or len(by_place) + len(named) != len(ARGUMENTS):
+        options = [name[:_NAME_SHOWN] for name in sorted(named)[:_SHOWN]]
+        text = f"mutirao.predict takes (model, request), got {len(args)} arguments and options {options}"
+        if len(args) == 1 and not named:
+            text += ": where the other one comes from a task before, give the model as kwargs={'model': ...}"
+        raise errors.InvalidRequest(text, reason="not (model, request)")
+    found = {**named, **dict(zip(by_place, args, strict=True))}
+    return found["model"], found["request"]
 
 
 def read_request(request: Any) -> PredictRequest:
@@ -237,6 +257,7 @@ def shape(tensor: Tensor) -> str:
 
 
 _SHOWN = 3
+_NAME_SHOWN = 64
 
 
 def rows(tensor: Tensor) -> int:

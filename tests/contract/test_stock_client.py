@@ -192,6 +192,57 @@ def test_ignore_result_is_kept_to(fleet, stock):
     fleet.worker.wait_logged("unheard first")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "kwargs={'model': 'iris', 'request': [[1, 2, 3, 4]]}",
+        "args=['iris'], kwargs={'request': [[1, 2, 3, 4]]}",
+        "args=[[[1, 2, 3, 4]]], kwargs={'model': 'iris'}",
+    ],
+)
+def test_arguments_by_name(fleet, stock, given):
+    """Model and request may be given by name, or one of them by name and the other by place; it is a request like any other."""
+    sent = f"app.send_task('mutirao.predict', {given}, queue='mutirao.houses')"  # of which nobody has to know the model
+    id = stock.run(f"r = {sent}; r.get(timeout=20); answer = r.id")
+    with Client(fleet.url) as client:
+        assert client.job(id).record().job.model == "iris"
+
+
+def test_chain_feeds_the_request(stock):
+    """The result of another task, in a chain, is the request of the next one, which names the model."""
+    answer = stock.run("""
+from celery.contrib.testing.worker import start_worker
+@app.task(name="prepare")
+def prepare(row):
+    return [row]
+asked = app.signature("mutirao.predict", kwargs={"model": "iris"}, queue="mutirao.iris")
+with start_worker(app, pool="solo", queues="celery", perform_ping_check=False, shutdown_timeout=30):
+    answer = (prepare.s([5.1, 3.5, 1.4, 0.2]) | asked)().get(timeout=20)["outputs"][0]["data"]
+""")
+    assert answer == [0]
+
+
+def asked():
+    return app.signature("mutirao.predict", args=["iris", [[1, 2, 3, 4]]], queue="mutirao.iris", immutable=True)
+def ended(result):
+    result.get(timeout=20)
+    return result
+def ids(results):
+    return [result.id for result in results]
+last = ended((asked() | asked())())
+answer = [[ids(last.parent.children), [last.id]]]
+first = ended(asked().apply_async(link=[asked().set(task_id="after"), asked()]))
+linked = [ended(child).id for child in first.children]
+answer.append([linked[:1], ["after"], len(linked)])
+last = (asked() | group(asked(), asked()))()
+last.get(timeout=20)
+answer.append([ids(last.parent.children[0].results), ids(last.results)])
+""")
+    assert chained[0] == chained[1]
+    assert (linked[0], linked[2]) == (linked[1], 2)
+    assert grouped[0] == grouped[1]
+
+
 @pytest.mark.parametrize("how", ["ask([[1, 2, 3, 4]], link=then)", "chord([asked, asked])(then)", "(asked | then)()"])
 def test_canvas_hands_the_response_on(stock, how):
     """link, chord and chain hand the response on to the next task, here one that refuses it, since it is no request."""

@@ -113,9 +113,17 @@ def test_too_many_rows(refused):
     ("sending", "says"),
     [
         ("args=[]", "takes (model, request), got 0 arguments"),
-        ("args=['iris']", "takes (model, request), got 1 arguments"),
+        (
+            "args=['iris']",
+            "got 1 arguments and options []: where the other one comes from a task before, give the model as",
+        ),
         ("args=['iris', [[1]], 3]", "takes (model, request), got 3 arguments"),
         ("kwargs={'model': 'iris'}", "options ['model']"),
+        (
+            "args=['iris'], kwargs={'model': 'iris', 'request': [[1]]}",
+            "got 1 arguments and options ['model', 'request']",
+        ),
+        ("args=['iris'], kwargs={'m' * 1_000_000: 1}", f"options ['{'m' * 64}']"),
         ("args=['iris', [[1]]], kwargs={'fast': True}", "options ['fast']"),
     ],
 )

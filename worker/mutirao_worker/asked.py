@@ -229,10 +229,8 @@ def _triple(one: Asked) -> tuple[Any, Any, Any]:
 
 
 def _request(args: Any, options: dict[str, Any]) -> tuple[str, PredictRequest]:
-    if len(args) != 2 or options:
-        text = f"mutirao.predict takes (model, request), got {len(args)} arguments and options {sorted(options)}"
-        raise errors.InvalidRequest(text, reason="not (model, request)")
-    return queues.model_name(args[0]), messages.read_request(args[1])
+    model, request = messages.arguments(args, options)
+    return queues.model_name(model), messages.read_request(request)
 
 
 def _decoded(one: Asked) -> Any:

@@ -190,7 +190,8 @@ class Request:
             return
         try:
             raw = base64.b64decode(self.body) if self.base64 else self.body
-            name, given = msgspec.json.decode(raw)[0]
+            args, named, _ = msgspec.json.decode(raw)
+            name, given = messages.arguments(args, named)
             model, asked = queues.model_name(name), messages.read_request(given)
             summary = messages.summary(model, asked)
         except (errors.MutiraoError, msgspec.DecodeError, binascii.Error, TypeError, ValueError, LookupError):

@@ -28,8 +28,8 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
 
     Args:
         self: the task, bound by Celery.
-        args: the model's name, and a V2 inference request or a bare nested list.
-        options: none are defined.
+        args: the model's name, and a V2 inference request or a bare nested list; either may be given by name instead.
+        options: `model` and `request`, where they are not among `args`.
 
     Raises:
         MutiraoError: the request, the model or its output is at fault.
