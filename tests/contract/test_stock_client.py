@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import samples
 import waiting
+from commits import Commits
 from redis_monitor import Monitor
 from stock import Raised
 from workers import WorkerProcess
@@ -241,6 +242,17 @@ answer.append([ids(last.parent.children[0].results), ids(last.results)])
     assert chained[0] == chained[1]
     assert (linked[0], linked[2]) == (linked[1], 2)
     assert grouped[0] == grouped[1]
+
+
+@brokers.redis_only
+def test_end_is_announced_to_a_pattern(fleet, stock):
+    """Who listens to celery-task-meta-* hears of each end that a stock client waits for, and of none that our own client hears of."""
+    with fleet.client() as client, Commits(fleet.url) as commits:
+        stock.run("ask([[1, 2, 3, 4]], task_id='patterned').get(timeout=20)")
+        stock.run("ask([[1, 2, 3, 4]], task_id='unasked')")
+        client.predict("iris", [ROW])
+        waiting.until(lambda: commits.ended.keys() >= {"patterned", "unasked"} and commits.grouped)
+        assert not commits.grouped.keys() & commits.ended.keys()
 
 
 @pytest.mark.parametrize("how", ["ask([[1, 2, 3, 4]], link=then)", "chord([asked, asked])(then)", "(asked | then)()"])

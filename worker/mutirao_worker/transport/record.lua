@@ -40,11 +40,11 @@ local function revoked(document, id, why, done, now)
     .. string.format(',"started_at":null,"finished_at":%.4f}}', now)
 end
 
--- Keep a record, announce it to whoever waits for this job alone, and add it to its client's group; heard is false where it is known
--- that nobody does.
+-- Keep a record, announce it to whoever waits for this job alone, and add it to its client's group; heard is false where nobody waits
+-- by its name: without a client's group somebody may by a pattern, which nobody counts.
 local function announce(key, document, ttl, reply, groups, heard)
   redis.call("SETEX", key, ttl, document)
-  if heard ~= false then
+  if heard ~= false or (reply or "") == "" then
     redis.call("PUBLISH", key, document)
   end
   hook(document)
