@@ -223,6 +223,9 @@ with start_worker(app, pool="solo", queues="celery", perform_ping_check=False, s
     assert answer == [0]
 
 
+def test_children_are_named(stock):
+    """The record of a request names what was run after it: the rest of a chain, callbacks, a group."""
+    chained, linked, grouped = stock.run("""
 def asked():
     return app.signature("mutirao.predict", args=["iris", [[1, 2, 3, 4]]], queue="mutirao.iris", immutable=True)
 def ended(result):

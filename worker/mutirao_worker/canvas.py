@@ -16,26 +16,50 @@ from mutirao_worker.request import Request
 logger = logging.getLogger(__name__)
 
 
-def follow(app: Celery, ending: Ending) -> None:
-    """Run what a stock client wants to be run after a request: callbacks, the rest of a chain, a chord's body."""
-    request, embed = ending.request, ending.embed or {}
-    context = _Context(request, embed)
-    result = msgspec.json.decode(ending.result)
-    try:
-        if ending.status == "SUCCESS":
-            for each in embed.get("callbacks") or ():
-                maybe_signature(each, app=app).apply_async((result,), parent_id=request.id, root_id=context.root_id)
-            if chain := list(embed.get("chain") or ()):
-                maybe_signature(chain.pop(), app=app).apply_async(
-                    (result,), chain=chain, parent_id=request.id, root_id=context.root_id
-                )
-            if context.chord:
-                app.backend.on_chord_part_return(context, states.SUCCESS, result)
-        else:
-            error = app.backend.exception_to_python(result)
-            app.backend.mark_as_failure(request.id, error, request=context, store_result=False)
-    except Exception:
-        logger.exception("could not run what follows %s", request.id)
+class Canvas:
+    """Runs it, on behalf of one worker."""
+
+    def __init__(self, app: Celery) -> None:
+        """Take the app whose tasks they are."""
+        self._app = app
+
+    def planned(self, ending: Ending) -> Ending:
+        """Give what is to follow its ids, and name it in the record: that is written before anything follows."""
+        embed = dict(ending.embed or {})
+        if ending.status != "SUCCESS" or ending.children:
+            return ending
+        try:
+            embed["callbacks"] = [maybe_signature(each, app=self._app) for each in embed.get("callbacks") or ()]
+            embed["chain"] = chain = list(embed.get("chain") or ())
+            chain[-1:] = [maybe_signature(each, app=self._app) for each in chain[-1:]]
+            following = [each.freeze().as_tuple() for each in (*embed["callbacks"], *chain[-1:])]
+            return ending._replace(embed=embed, children=msgspec.json.encode(following))
+        except Exception:
+            logger.exception("cannot read what is to follow %s", ending.request.id)
+            return ending
+
+    def follow(self, ending: Ending) -> None:
+        """Run what is to follow a request that has ended."""
+        request, embed = ending.request, ending.embed or {}
+        context = _Context(request, embed)
+        result = msgspec.json.decode(ending.result)
+        try:
+            if ending.status == "SUCCESS":
+                for each in embed.get("callbacks") or ():
+                    maybe_signature(each, app=self._app).apply_async(
+                        (result,), parent_id=request.id, root_id=context.root_id
+                    )
+                if chain := list(embed.get("chain") or ()):
+                    maybe_signature(chain.pop(), app=self._app).apply_async(
+                        (result,), chain=chain, parent_id=request.id, root_id=context.root_id
+                    )
+                if context.chord:
+                    self._app.backend.on_chord_part_return(context, states.SUCCESS, result)
+            else:
+                error = self._app.backend.exception_to_python(result)
+                self._app.backend.mark_as_failure(request.id, error, request=context, store_result=False)
+        except Exception:
+            logger.exception("could not run what follows %s", request.id)
 
 
 class _Context:

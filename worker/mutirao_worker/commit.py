@@ -162,7 +162,7 @@ class Commit:
             f',"started_at":{run.started_at:.4f},"finished_at":{run.finished_at:.4f},"worker":{_text(run.worker)}'
             f',"version":{_text(run.version)},"batch":{run.batch}'
         )
-        tail = b',"date_done":"' + iso_now().encode() + b'","children":[],"job":'
+        date_done = iso_now().encode()
         beside = int(any(ending.request.beside for ending in endings))
         requests: list[Any] = []
         raws: list[Any] = []
@@ -174,8 +174,8 @@ class Commit:
                 letters += (place, letter) if letter else ()
             if ending.payload:
                 raws += (place, ending.payload)
-            head = b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b%b' % (
-                STATUS[ending.status], request.id.encode(), ending.result, trace, tail,
+            head = b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b,"date_done":"%b","children":%b,"job":' % (
+                STATUS[ending.status], request.id.encode(), ending.result, trace, date_done, ending.children or b"[]",
             )  # fmt: skip
             requests += (
                 b"%d %b" % (request.tag, request.key) if self.fenced else b"",

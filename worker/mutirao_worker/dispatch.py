@@ -19,6 +19,7 @@ from mutirao_worker import batching, ending
 from mutirao_worker.asked import Asked
 from mutirao_worker.batch import Batch, Hold, Pool
 from mutirao_worker.batching import Batcher
+from mutirao_worker.canvas import Canvas
 from mutirao_worker.commit import Commit
 from mutirao_worker.ending import Ending, Run
 from mutirao_worker.events import Events
@@ -63,7 +64,7 @@ class Dispatcher:
         events: Events,
         now: Callable[[], float],
         later: Callable[..., Any],
-        follow: Callable[[Ending], None],
+        canvas: Canvas,
         listen: Callable[[int], None] | None = None,
     ) -> None:
         """Take the parts.
@@ -76,7 +77,7 @@ class Dispatcher:
             events: where they are told.
             now: Redis's clock.
             later: the loop's timer: seconds, function, arguments.
-            follow: runs what a stock client wants to be run after a request.
+            canvas: runs what a stock client wants to be run after a request.
             listen: has the replies to what was posted heard, once a descriptor can be read; None to wait for each reply.
         """
         host: Host = app.host
@@ -90,7 +91,7 @@ class Dispatcher:
         self.events = events
         self.hold: Hold | None = None
         self.later = later
-        self.outcomes = Outcomes(commit, events, follow, lambda after_s: later(after_s, self.keep))
+        self.outcomes = Outcomes(commit, events, canvas, lambda after_s: later(after_s, self.keep))
         self.running: dict[int, Batch] = {}
         self.vetting = Vetting(commit, now, self._end_unrun, self.outcomes.ended)
         self._dispatching = False

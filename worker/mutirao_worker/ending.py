@@ -31,6 +31,7 @@ class Ending(NamedTuple):
         embed: what a stock client wants to be run next.
         reason: why it goes to the dead letters; "" for not at all.
         signum: the signal that ended it.
+        children: what follows it, as Celery writes that into a record; empty for nothing.
     """
 
     request: Request
@@ -42,6 +43,7 @@ class Ending(NamedTuple):
     embed: dict[str, Any] | None = None
     reason: str = ""
     signum: int | None = None
+    children: bytes = b""
 
     @property
     def size(self) -> int:

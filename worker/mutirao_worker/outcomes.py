@@ -16,6 +16,7 @@ import redis
 from celery.worker import state as worker_state
 
 from mutirao import queues
+from mutirao_worker.canvas import Canvas
 from mutirao_worker.commit import Commit, refused_for_good
 from mutirao_worker.ending import Ending, Run, refused
 from mutirao_worker.events import Events
@@ -58,22 +59,20 @@ class Outcomes:
         counts: how many requests of each model have ended.
     """
 
-    def __init__(
-        self, commit: Commit, events: Events, follow: Callable[[Ending], None], again: Callable[[float], None]
-    ) -> None:
+    def __init__(self, commit: Commit, events: Events, canvas: Canvas, again: Callable[[float], None]) -> None:
         """Take the parts.
 
         Args:
             commit: how ends are kept.
             events: where they are told.
-            follow: runs what a stock client wants to be run after a request.
+            canvas: runs what a stock client wants to be run after a request.
             again: has `keep` called in so many seconds.
         """
         self.counts: dict[str, int] = {}
+        self._canvas = canvas
         self._commit = commit
         self._events = events
         self._again = again
-        self._follow = follow
         self._unkept: list[Unkept] = []
         self._posted: dict[int, Unkept] = {}
         self._numbers = itertools.count()
@@ -98,7 +97,7 @@ class Outcomes:
         Returns:
             Whether Redis answered, and the reply of that script.
         """
-        parts, reply = collections.deque(together(endings)), None
+        parts, reply = collections.deque(together(self._planned(endings))), None
         while parts:
             try:
                 said, reply = self._commit.end(run, parts[0], free, then if len(parts) == 1 else None)
@@ -125,7 +124,7 @@ class Outcomes:
         Returns:
             The descriptor that can be read once Redis has answered; None where nothing could be sent.
         """
-        *first, last = together(endings)
+        *first, last = together(self._planned(endings))
         for part in first:
             self._post(run, part, runtime, free, None, lambda *_: None)
         return self._post(run, last, runtime, free, then, heard)
@@ -165,6 +164,9 @@ class Outcomes:
         if request.headers.eta is not None:
             worker_state.scheduled_requests.discard(request)
 
+    def _planned(self, endings: Sequence[Ending]) -> list[Ending]:
+        return [self._canvas.planned(ending) if ending.embed else ending for ending in endings]
+
     def _post(
         self, run: Run, endings: list[Ending], runtime: float, free: int, then: Call | None, heard: Heard
     ) -> int | None:
@@ -200,7 +202,7 @@ class Outcomes:
                 self._noted(ending, how)
             self.forget(ending.request)
             if ending.embed and how == "1":
-                self._follow(ending)
+                self._canvas.follow(ending)
         if answers:
             worker_state.total_count[queues.TASK] += len(answers)
             worker_state.all_total_count[0] += len(answers)

@@ -19,9 +19,9 @@ from kombu import compression
 
 from mutirao import errors, queues
 from mutirao.settings import Settings
-from mutirao_worker import canvas
 from mutirao_worker.answered import Bounds
 from mutirao_worker.asked import TRIPLE
+from mutirao_worker.canvas import Canvas
 from mutirao_worker.commit import Commit
 from mutirao_worker.dispatch import Dispatcher
 from mutirao_worker.events import Events
@@ -278,7 +278,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             events=Events(consumer.event_dispatcher, later),
             now=self.reservations.now if self.reservations else time.time,
             later=later,
-            follow=lambda ending: canvas.follow(self._app, ending),
+            canvas=Canvas(self._app),
             listen=listen,
         )
         self.dispatcher.connection_errors = self.dispatcher.commit.connection_errors = consumer.connection_errors
