@@ -38,11 +38,12 @@ class SettingsError(MutiraoError):
 
 
 class BrokerUnavailable(MutiraoError):
-    """Redis did not answer within the time allowed."""
+    """Redis did not answer within the time allowed, or refuses work; `reason` says which refusal it is, where it is a known one."""
 
     status = 503
     retryable = True
     url: str = ""
+    reason: str = ""
 
 
 class SlowCall(BrokerUnavailable):

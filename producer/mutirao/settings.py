@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -161,8 +161,8 @@ def _running_here(home: str) -> str | None:
 def _converted(name: str, value: Any, kind: type) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as exc:
-        raise _refused(name, value, f"it must be {_WANTED[kind]}") from exc
+    except msgspec.ValidationError:
+        raise _refused(name, value, f"it must be {_WANTED[kind]}") from None
 
 
 def _checked(settings: Settings) -> Settings:
@@ -199,23 +199,33 @@ def _check_url(name: str, url: str) -> None:
             raise _refused(
                 name, url, "results are kept in Redis: set MUTIRAO_RESULT_URL=redis://... beside this broker"
             )
-        if not urlsplit(url).hostname:
+        if _split(url).hostname is None:
             raise _refused(name, url, "it must look like amqp://user:password@127.0.0.1:5672//")
         return
     try:
         address.read(url)
     except ValueError as exc:
-        raise _refused(name, url, str(exc)) from exc
+        raise _refused(name, url, str(exc)) from None
 
 
 def _check_gateway(name: str, url: str) -> None:
-    parts = urlsplit(url)
-    if not parts.hostname or parts.query or parts.fragment:
-        raise _refused(name, url, "it must look like http://127.0.0.1:8000")
+    parts = _split(url)
     if parts.username is not None or parts.password is not None:
         raise _refused(name, url, "a gateway's key is given apart: MUTIRAO_API_KEY, or api_key of a client")
+    if not parts.hostname or parts.query or parts.fragment:
+        raise _refused(name, url, "it must look like http://127.0.0.1:8000")
+
+
+def _split(url: str) -> SplitResult:
+    """Take a URL apart; one that is none has no part."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is none
+    except ValueError:
+        return urlsplit("")
+    return parts
 
 
 def _refused(name: str, value: object, rule: str) -> errors.SettingsError:
-    shown = without_password(str(value)) if name.endswith("_url") else str(value)
+    shown = "***" if name in _SECRET else without_password(str(value)) if name.endswith("_url") else str(value)
     return errors.SettingsError(f"{PREFIX}{name.upper()} is {shown!r}: {rule}", key=PREFIX + name.upper(), value=shown)

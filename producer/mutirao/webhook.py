@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from mutirao import errors
+from mutirao.address import without_password
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -157,12 +158,13 @@ def _no_secret(what: str) -> errors.SettingsError:
 def _entry(text: str) -> Entry:
     try:
         return _read(*text.partition("=")[::2])
-    except ValueError as exc:
+    except ValueError:  # which may quote a password
+        shown = without_password(text) if set("@?#") & set(text) else text
         raise errors.SettingsError(
-            f"MUTIRAO_WEBHOOK_HOSTS has {text!r}: it must be a comma-separated list of hosts such as {_LIKE}",
+            f"MUTIRAO_WEBHOOK_HOSTS has {shown!r}: it must be a comma-separated list of hosts such as {_LIKE}",
             key="MUTIRAO_WEBHOOK_HOSTS",
-            value=text,
-        ) from exc
+            value=shown,
+        ) from None
 
 
 def _read(address: str, network: str) -> Entry:
@@ -182,7 +184,7 @@ def _parts(url: str) -> tuple[str, str, int, str]:
         return _taken_apart(url)
     except ValueError as exc:
         said = str(exc) if exc.args and isinstance(exc, _Unfit) else "it must look like https://crm.example.com/hook"
-        raise _refused(said) from exc
+        raise _refused(said) from None
 
 
 class _Unfit(ValueError):

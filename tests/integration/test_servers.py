@@ -3,7 +3,10 @@
 import pytest
 import samples
 from certificates import TlsServer
+from clients import KINDS
 from sentinel import Sentinel
+from servers import RedisServer
+from shell import Shell
 from workers import WorkerProcess
 
 from mutirao import BrokerUnavailable
@@ -53,3 +56,21 @@ def test_sentinel_names_another_master(connect, repository):
         assert client.predict("iris", ROW, timeout=40)["predict"].tolist() == [0]
         assert worker.process.poll() is None
         worker.stop()
+
+
+def test_a_socket_of_this_machine(repository, tmp_path, capsys, monkeypatch):
+    """Over unix:// clients of both kinds, a worker and the command line reach Redis, with its password and its database."""
+    path = tmp_path / "redis.sock"
+    url = f"unix://:p%2Fw@{path}?db=2"
+    with (
+        RedisServer(password="p/w", options={"unixsocket": str(path)}) as server,
+        WorkerProcess(url, repository.root) as worker,
+    ):
+        for kind in KINDS.values():
+            with kind(url) as client:
+                assert client.predict("iris", ROW, timeout=20)["predict"].tolist() == [0]
+        said = Shell(capsys, monkeypatch).run("doctor", "--broker-url", url)[1]
+        assert "socket of this machine" in said
+        assert "p/w" not in said + worker.log
+        assert "p%2Fw" not in said + worker.log
+        assert server.client(db=2).info("keyspace").keys() == {"db2"}

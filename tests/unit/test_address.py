@@ -1,8 +1,12 @@
 """URLs: what is read from them, what Celery is told, what is refused, what is shown."""
 
 import pytest
+import redis
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from mutirao import address, settings
+from mutirao import MutiraoError, address, settings
+from mutirao.broker import failure
 from mutirao.broker.redis import Redis
 from mutirao.errors import SettingsError
 
@@ -36,8 +40,33 @@ def test_celery_is_told_to_check_certificates():
 
 
 @pytest.mark.parametrize(
+    "url", ["unix://u:p%40w@/run/redis.sock?db=3", "redis+socket://u:p%40w@/run/redis.sock?virtual_host=3"]
+)
+def test_a_socket_is_named_as_redis_py_and_kombu_name_it(url):
+    """Path, login and database of a Unix socket are read from either form, and Celery is told kombu's."""
+    read = address.read(url)
+
+    assert (read.path, read.hosts, read.user, read.password, read.db) == ("/run/redis.sock", (), "u", "p@w", 3)
+    assert read.url == "redis+socket://u:p%40w@/run/redis.sock?virtual_host=3"
+    assert not settings.load({}, broker_url=url).foreign
+
+
+def test_a_login_may_stand_in_the_query():
+    """What redis-py takes from the query is the login, for Celery too."""
+    read = address.read("redis://h/1?username=u&password=p%2Fw")
+
+    assert (read.user, read.password, read.query) == ("u", "p/w", {})
+    assert read.url == "redis://u:p%2Fw@h:6379/1"
+
+
+@pytest.mark.parametrize(
     ("given", "rule"),
     [
+        ({"broker_url": "unix://host/run/redis.sock"}, "the path of a socket is whole"),
+        ({"broker_url": "redis://:pa/ss@h/0"}, "in a password write"),
+        ({"broker_url": "redis://:pa?ss@h/0"}, "in a password write"),
+        ({"broker_url": "redis://h:port"}, "its port must be a number"),
+        ({"broker_url": "redis://[h"}, "it must look like redis://"),
         ({"broker_url": "ftp://h"}, "it must look like redis://"),
         ({"broker_url": "http:///"}, "it must look like http://127.0.0.1:8000"),
         ({"broker_url": "https://h/?key=1"}, "it must look like http://127.0.0.1:8000"),
@@ -100,3 +129,78 @@ def test_no_password_is_shown():
     assert "secret" not in str(caught.value)
     shown = repr(settings.load({}, broker_url="amqp://u:secret@h//", result_url="rediss://:secret@h"))
     assert ":secret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("rediss://u:pw@[::1]:6379/0?ssl_cert_reqs=none", "rediss://u:***@[::1]:6379/0?ssl_cert_reqs=none"),
+        ("redis://:a@b@h/0", "redis://:***@h/0"),
+        ("redis://pw@h", "redis://***@h"),
+        ("redis://h/0?password=pw&db=2&username=u&other=x", "redis://h/0?password=***&db=2&username=***&***=***"),
+        ("redis://:a/b@h/0", "redis://***"),
+        ("redis://h:pw", "redis://***"),
+        ("redis://h/pw", "redis://h/***"),
+        ("unix://u:pw@/run/redis.sock?db=1", "unix://u:***@/run/redis.sock?db=1"),
+        ("amqp://guest:pw@h:5672/vhost", "amqp://guest:***@h:5672/vhost"),
+        ("https://gateway:8000/mutirao", "https://gateway:8000/mutirao"),
+        ("https://gateway/?token=pw", "https://gateway/?***=***"),
+        ("localhost:6379", "localhost:6379"),
+        ("pw@h", "***@h"),
+    ],
+)
+def test_what_is_no_secret_is_shown(url, shown):
+    """Where a server is can be read from what is shown of its URL."""
+    assert address.without_password(url) == shown
+
+
+# Printable, and such as mean something in a URL; a shorter one stands in any text by chance.
+_SECRETS = st.text(st.sampled_from("kQzXwJ49/?#@:;%&=+[] \\\"'é\n"), min_size=6, max_size=12).filter(
+    lambda text: sum(letter in "kQzXwJ49é" for letter in text) >= 5
+)
+_FORMS = (
+    "redis://:{}@h:6379/0",
+    "redis://user:{}@h/0",
+    "redis://{}@h",
+    "rediss://u:{}@[::1]:6379/0?ssl_cert_reqs=none",
+    "redis://h/0?password={}",
+    "redis://h:6379?username={}&db=1",
+    "sentinel://a:1;sentinel://:{}@b:2/0",
+    "sentinel://u:{0}@a:1/0;sentinel://u:{0}@b:2/0",
+    "unix://:{}@/run/redis.sock",
+    "unix:///run/redis.sock?password={}",
+    "amqp://u:{}@h//",
+    "http://:{}@gateway:8000",
+    "http://gateway:8000?token={}",
+    "redis:/:{}@h",
+    "//:{}@h/0",
+    ":{}@h:6379",
+    "redis://:{}@h:notaport/x",
+    "redis://[:{}@h",
+)
+
+
+def _pieces(secret):
+    """What of a secret must not be seen: all of it, and each run of its letters that is no accident."""
+    runs = "".join(letter if letter in "kQzXwJ49é" else " " for letter in secret).split()
+    return {secret, *(run for run in runs if len(run) >= 4)}
+
+
+@given(st.sampled_from(_FORMS), _SECRETS)
+@example("redis://:{}@h:6379/0", "kQz/XwJ4")
+@example("redis://:{}@h:6379/0", "kQzXwJ?49kQ")
+@example("redis://h/0?password={}", "kQz@XwJ4")
+def test_no_secret_of_any_url_is_shown(form, secret):
+    """Whatever the URL, and wherever a secret stands in it: no message, no repr and no data of an error has it, or a piece of it."""
+    url = form.format(secret)
+    said = [address.without_password(url)]
+    try:
+        given = settings.load({}, broker_url=url, result_url="redis://h" if url.startswith("amqp") else None)
+        said.append(repr(given))
+        if not given.remote:
+            said += [str(failure.unavailable(redis.ConnectionError(f"Error connecting to {url}"), url))]
+    except MutiraoError as exc:
+        said += [str(exc), repr(exc), repr(exc.data), repr(exc.__cause__), repr(exc.__context__)]
+    for piece in _pieces(secret):
+        assert not any(piece in each for each in said), said

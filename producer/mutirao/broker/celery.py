@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mutirao import errors
+from mutirao.address import scrubbed
 from mutirao.settings import Settings, without_password
 
 # Messages that are on their way at once, before the broker's word on the first of them is waited for.
@@ -102,7 +103,7 @@ class Publisher:
 
     def _unavailable(self, reason: Exception | str) -> errors.BrokerUnavailable:
         url = without_password(self._settings.broker_url)
-        said = " ".join(str(reason).split()) or type(reason).__name__
+        said = " ".join(scrubbed(str(reason), self._settings.broker_url).split()) or type(reason).__name__
         return errors.BrokerUnavailable(f"the broker at {url} is unavailable: {said}; is it running?", url=url)
 
 

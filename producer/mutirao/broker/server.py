@@ -1,9 +1,10 @@
-"""Opening a client of the Redis that a URL names: a server, a server behind TLS, or the master that sentinels know."""
+"""Opening a client of the Redis that a URL names: a server, one behind TLS or a socket, or the master that sentinels know."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlencode
 
 import hiredis
 import redis
@@ -25,6 +26,8 @@ def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
         options: redis-py's.
     """
     options = {"command_packer": Packer(), **options}
+    if address.scheme(url) in address.SOCKETS:
+        return redis.Redis.from_url(_socket(url), **_of_socket(options))
     if address.scheme(url) != "sentinel":
         return redis.Redis.from_url(url, **options)
     read = address.read(url)
@@ -37,17 +40,19 @@ def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
 
 def connect_async(url: str, settings: Settings, **options: Any) -> redis.asyncio.Redis:
     """Make a client for the running event loop; the arguments are those of `connect`."""
-    if address.scheme(url) != "sentinel":
+    if address.scheme(url) == "sentinel":
+        read = address.read(url)
+        sentinels = redis.asyncio.sentinel.Sentinel(read.hosts, sentinel_kwargs=_timeouts(options))
+        client: redis.asyncio.Redis = sentinels.master_for(
+            settings.sentinel_master, connection_pool_class=_AsyncPool, **_of_master(read), **options
+        )
+    elif address.scheme(url) in address.SOCKETS:
+        client = redis.asyncio.Redis.from_url(_socket(url), **_of_socket(options))
+    else:
         client = redis.asyncio.Redis.from_url(url, **options)
-        pool: Any = client.connection_pool
-        pool.connection_class = _PACKED.get(pool.connection_class, pool.connection_class)
-        return client
-    read = address.read(url)
-    sentinels = redis.asyncio.sentinel.Sentinel(read.hosts, sentinel_kwargs=_timeouts(options))
-    master: redis.asyncio.Redis = sentinels.master_for(
-        settings.sentinel_master, connection_pool_class=_AsyncPool, **_of_master(read), **options
-    )
-    return master
+    pool: Any = client.connection_pool
+    pool.connection_class = _OURS.get(pool.connection_class, pool.connection_class)
+    return client
 
 
 def denied(error: BaseException | None) -> bool:
@@ -72,8 +77,8 @@ class Packer:
             raise redis.DataError(str(exc)) from exc
 
 
-class _Packed:
-    """The same for a connection of an event loop, which redis-py writes in Python."""
+class _Ours:
+    """What redis-py's connections of an event loop lack."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return Packer().pack(*args)
@@ -81,16 +86,35 @@ class _Packed:
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         return [b"".join(packed for command in commands for packed in Packer().pack(*command))]
 
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        try:
+            await super()._send_packed_command(command)  # type: ignore[misc]
+        except RuntimeError as exc:  # uvloop's word for a connection that the other side has closed
+            raise ConnectionResetError(str(exc)) from exc
 
-class _AsyncConnection(_Packed, redis.asyncio.Connection):
+
+class _AsyncConnection(_Ours, redis.asyncio.Connection):
     pass
 
 
-class _AsyncSSLConnection(_Packed, redis.asyncio.SSLConnection):
+class _AsyncSSLConnection(_Ours, redis.asyncio.SSLConnection):
     pass
 
 
-_PACKED = {redis.asyncio.Connection: _AsyncConnection, redis.asyncio.SSLConnection: _AsyncSSLConnection}
+class _AsyncSocketConnection(_Ours, redis.asyncio.UnixDomainSocketConnection):
+    pass
+
+
+class _AsyncMasterConnection(_Ours, redis.asyncio.sentinel.SentinelManagedConnection):
+    pass
+
+
+_OURS: dict[type, type] = {
+    redis.asyncio.Connection: _AsyncConnection,
+    redis.asyncio.SSLConnection: _AsyncSSLConnection,
+    redis.asyncio.UnixDomainSocketConnection: _AsyncSocketConnection,
+    redis.asyncio.sentinel.SentinelManagedConnection: _AsyncMasterConnection,
+}
 
 
 class _Pool(redis.sentinel.SentinelConnectionPool):
@@ -117,6 +141,17 @@ def _of_master(read: Address) -> dict[str, Any]:
     """Choose what is said to the master; the URL's user and password are its own, as kombu has it."""
     login = {name: value for name, value in (("username", read.user), ("password", read.password)) if value}
     return {**_parsed(read), **login, "db": read.db}
+
+
+def _socket(url: str) -> str:
+    """Write the URL of a socket as redis-py does."""
+    read = address.read(url)
+    query = urlencode({"db": read.db, **read.query})
+    return read.url.replace("redis+socket", "unix", 1).partition("?")[0] + f"?{query}"
+
+
+def _of_socket(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if not name.startswith("socket_keepalive")}
 
 
 def _parsed(read: Address) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+from mutirao.address import SOCKETS
 from mutirao.checkup.finding import Finding, hidden
 from mutirao.checkup.snapshot import Server
 
@@ -162,10 +163,12 @@ def clock(server: Server) -> Finding:
 
 def password(server: Server) -> Finding:
     """Beyond this machine nobody comes in without a password."""
-    parts = urlsplit(server.url)
+    parts, has_one = urlsplit(server.url), "***" in server.url
+    if parts.scheme in SOCKETS:
+        return Finding("password", "ok", "reached through a socket of this machine" + WITHOUT * (not has_one))
     if _is_loopback(parts.hostname or ""):
-        return Finding("password", "ok", "reached over loopback" + ("" if parts.password else ", without a password"))
-    if parts.password is None:
+        return Finding("password", "ok", "reached over loopback" + WITHOUT * (not has_one))
+    if not has_one:
         return Finding(
             "password",
             "warning",
@@ -178,6 +181,8 @@ def password(server: Server) -> Finding:
         )
     return Finding("password", "ok", "needed, and encrypted")
 
+
+WITHOUT = ", without a password"
 
 CHECKS: tuple[Callable[[Server], Finding], ...] = (
     reachable,

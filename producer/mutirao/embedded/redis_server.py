@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 import redis
@@ -37,7 +38,8 @@ class Server(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        return f"redis://{f':{self.password}@' if self.password else ''}{HOST}:{self.port}/0"
+        login = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{login}{HOST}:{self.port}/0"
 
     @property
     def config_path(self) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from mutirao import errors
+from mutirao.address import scrubbed, without_password
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -75,4 +76,6 @@ def refused(status: int, body: bytes, url: str) -> errors.MutiraoError:
 
 def unavailable(url: str, reason: str, remedy: str = "is it running?") -> errors.BrokerUnavailable:
     """Say in one sentence why a gateway could not serve a call."""
-    return errors.BrokerUnavailable(f"the gateway at {url} is unavailable: {reason}; {remedy}", url=url)
+    shown = without_password(url)
+    text = f"the gateway at {shown} is unavailable: {scrubbed(reason, url)}; {remedy}"
+    return errors.BrokerUnavailable(text, url=shown)
