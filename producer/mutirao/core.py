@@ -37,6 +37,7 @@ class Core(Operations):
         self._ahead_s = 0.0  # of Redis's clock before ours
         self._maker, self._process = _maker(settings), os.getpid()
         self._results: Side = "results" if settings.split else "broker"
+        self._side: Side = "results" if settings.foreign else "broker"
 
     @property
     def client(self) -> str:
@@ -143,20 +144,14 @@ class Core(Operations):
 
     def catalog(self) -> Operation[Catalog]:
         """Read which models are served and which workers live."""
-        side: Side = "results" if self.settings.foreign else "broker"
+        asked_at, side = time.monotonic(), self._side
         models = yield Call(side, "HGETALL", (queues.MODELS,))
         workers = yield Call(side, "HGETALL", (queues.WORKERS,))
         seconds, micros = yield Call(side, "TIME")
         now = int(seconds) + int(micros) / 1e6
         leases = yield Call(side, "ZRANGEBYSCORE", (queues.LEASES,), (now, "+inf"))
         self._ahead_s = now - time.time()
-        return self._learned(catalog.decode(models, workers, now, leases))
-
-    def known(self) -> Operation[Catalog]:
-        """Return the catalogue's latest copy; one that is older than 5 s is read anew."""
-        if self._catalog is None or time.monotonic() > self._catalog_until:
-            return (yield from self.catalog())
-        return self._catalog
+        return self._learned(catalog.decode(models, workers, now, leases), asked_at)
 
     def line_of(self, tenant: str) -> str:
         """Name the tenant in whose line a tenant's requests wait: without the engine all wait in one, that of ""."""
@@ -255,7 +250,7 @@ class Core(Operations):
 
     def _full(self, ask: Ask, depth: int, asked: int) -> Operation[errors.QueueFull]:
         model, limit = ask.model, self.settings.queue_limit
-        known = yield from self.catalog()
+        known = yield from self.known()
         rate = known.rate(model)
         after_s = (depth + asked - limit) / rate if rate and asked <= limit else None
         if asked > limit:

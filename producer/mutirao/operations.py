@@ -11,6 +11,7 @@ from mutirao import errors, queues, submission
 from mutirao.catalog import Catalog
 from mutirao.messages import JobRecord
 from mutirao.settings import Settings
+from mutirao.sharing import Shared
 from mutirao.submission import Ask, Bound
 from mutirao.tensors import Array
 
@@ -36,7 +37,7 @@ class Operations(ABC):
         self.settings = settings
         self._check = check
         self._catalog: Catalog | None = None
-        self._catalog_until = 0.0
+        self._read_at = float("-inf")
 
     @property
     @abstractmethod
@@ -99,8 +100,23 @@ class Operations(ABC):
         """Read which models are served, and by how many; the workers need not be told."""
         return self.catalog()
 
-    def _learned(self, known: Catalog) -> Catalog:
-        self._catalog, self._catalog_until = known, time.monotonic() + CATALOG_AGE_S
+    def known(self, since: float | None = None) -> Steps[Catalog]:
+        """Return the latest copy of what is announced; all who need a new one share a reading.
+
+        Args:
+            since: a copy is good whose reading began then, by the monotonic clock, or later; 5 s ago by default.
+        """
+        since = time.monotonic() - CATALOG_AGE_S if since is None else since
+        known = self._catalog
+        while known is None or self._read_at < since:  # a reading that is under way may have begun before that
+            yield Shared("announced", self.announced)
+            known = self._catalog
+        return known
+
+    def _learned(self, known: Catalog, asked_at: float) -> Catalog:
+        """Keep a copy, the reading of which began then."""
+        if asked_at > self._read_at:
+            self._catalog, self._read_at = known, asked_at
         return known
 
     def _prepared(
@@ -128,15 +144,14 @@ class Operations(ABC):
         queues.model_name(ask.model)
         if not self._check:
             return submission.bind(ask, None, many, rows=rows)
-        fresh = self._catalog is None or time.monotonic() > self._catalog_until
-        known = (yield from self.announced()) if fresh or self._catalog is None else self._catalog
+        asked_at = time.monotonic()
         try:
-            return _checked(known, ask, many, rows=rows)
+            return _checked((yield from self.known()), ask, many, rows=rows)
         except errors.MutiraoError:
-            if fresh:
+            if self._read_at >= asked_at:
                 raise
         # The model may have been added or replaced since the copy was read.
-        return _checked((yield from self.announced()), ask, many, rows=rows)
+        return _checked((yield from self.known(asked_at)), ask, many, rows=rows)
 
 
 def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:

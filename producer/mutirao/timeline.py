@@ -8,8 +8,8 @@ from typing import NamedTuple
 import msgspec
 
 from mutirao import errors, queues
+from mutirao.broker.failure import denied
 from mutirao.broker.redis import Call, Operation, T
-from mutirao.broker.server import denied
 from mutirao.core import Core
 from mutirao.dead import Dead, Letter
 from mutirao.messages import History, JobRecord

@@ -47,6 +47,8 @@ _CLASSES = {
     redis.exceptions.NoPermissionError: "NOPERM",
     redis.exceptions.AuthenticationError: "WRONGPASS",
 }
+# Redis 6 and 7.0, then Redis 7.2 and Valkey.
+_DENIED_IN_SCRIPTS = ("user executing the script can't", "ACL failure in script")
 _FULL = Refusal("too many clients", "its maxclients is reached: raise it, or run fewer processes")
 _FILES = Refusal("too many open files", "this process may open no more: raise its limit (ulimit -n)")
 _POOL = Refusal("too many calls", "max_connections in the URL is reached: leave it out")
@@ -63,10 +65,15 @@ def code(exc: BaseException) -> str:
             return word
     if not isinstance(exc, redis.RedisError):
         return ""
-    if "user executing the script" in str(exc):
+    if any(words in str(exc) for words in _DENIED_IN_SCRIPTS):
         return "NOPERM"
     found = _CODE.search(str(exc))
     return found[1] if found else ""
+
+
+def denied(exc: BaseException | None) -> bool:
+    """Whether the server says that this user may not, at once or within a script."""
+    return exc is not None and code(exc) in ("NOPERM", "NOAUTH", "WRONGPASS")
 
 
 def is_replica(exc: BaseException) -> bool:

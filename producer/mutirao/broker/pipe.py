@@ -15,6 +15,8 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 
+from mutirao.broker import failure
+
 
 class Pipe:
     """Lives on one event loop; connects at its first call, and again after each failure."""
@@ -47,17 +49,25 @@ class Pipe:
     async def _ask(self, packed: bytes) -> Any:
         connection = self._connection or await self._connected()
         reply = asyncio.get_running_loop().create_future()
-        connection._writer.write(packed)  # noqa: SLF001 - redis-py waits for each write
+        try:
+            connection._writer.write(packed)  # noqa: SLF001 - redis-py waits for each write
+        except (AttributeError, RuntimeError) as exc:  # it broke, and its reader has not come to it yet
+            raise redis.ConnectionError("the connection broke") from exc
         self._asked.append(reply)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await reply
         except TimeoutError:
             # What comes later would be taken for the reply to another call.
-            error = redis.TimeoutError(f"no answer within {self._timeout_s:g} s")
+            late = redis.TimeoutError(f"no answer within {self._timeout_s:g} s")
             if connection is self._connection:
+                self._drop(late)
+            raise late from None
+        except redis.ResponseError as exc:
+            error = failure.checked(exc)
+            if isinstance(error, failure.NotMaster) and connection is self._connection:
                 self._drop(error)
-            raise error from None
+            raise error from exc
 
     async def _connected(self) -> Any:
         async with self._connecting:

@@ -17,10 +17,14 @@ import redis.asyncio
 from redis.backoff import ExponentialBackoff
 
 from mutirao import errors
+from mutirao.broker import failure
 from mutirao.broker.celery import Publisher
 from mutirao.broker.pipe import Pipe
-from mutirao.broker.server import Packer, connect, connect_async, denied
-from mutirao.settings import Settings, without_password
+from mutirao.broker.server import Packer, connect, connect_async
+from mutirao.broker.turns import AsyncTurns, Turns
+from mutirao.settings import Settings
+from mutirao.sharing import AsyncFlights, Flights, Shared
+from mutirao.sockets import keepalive
 
 T = TypeVar("T")
 Side = Literal["broker", "results"]
@@ -38,7 +42,7 @@ class Call(msgspec.Struct, frozen=True):
     args: tuple[Any, ...] = ()
 
 
-Operation = Generator[Call, Any, T]
+Operation = Generator[Call | Shared, Any, T]
 
 
 def prelude(*names: str) -> str:
@@ -63,6 +67,8 @@ DIGESTS = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in SCRIP
 
 # A larger command has a connection to itself: others need not wait until it is sent.
 LARGE_BYTES = 64 * 1024
+# More than calls have turns, pipes and subscriptions there are; threads of a worker have theirs as well.
+CONNECTIONS_MAX = 10_000
 
 
 class Redis:
@@ -73,6 +79,8 @@ class Redis:
         self._settings = settings
         self._clients = {side: connect(url, settings, **options(settings)) for side, url in _urls(settings).items()}
         self._publisher = Publisher(settings) if settings.foreign else None
+        self._turns = Turns(settings.timeout_s)
+        self._flights = Flights()
 
     def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -100,19 +108,18 @@ class Redis:
         if self._publisher is not None:
             self._publisher.close()
 
-    def _reply(self, call: Call) -> Any:
+    def _reply(self, call: Call | Shared) -> Any:
+        if isinstance(call, Shared):
+            return self._flights.join(call.name, lambda: self.run(call.steps()))
         if self._publisher is not None and call.side == "broker":
             return self._publisher.publish(call.keys[0], call.args[0], call.args[1:])
+        client = self._clients[call.side]
         try:
-            client = self._clients[call.side]
-            if call.name not in SCRIPTS:
-                return client.execute_command(call.name, *call.keys, *call.args)
-            try:
-                return _asked(client, _script(call))
-            except redis.exceptions.NoScriptError:
-                client.script_load(SCRIPTS[call.name])
-                return _asked(client, _script(call))
+            with self._turns.turn():
+                return _answer(client, call)
         except redis.RedisError as exc:
+            if _is_suspect(exc):
+                client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(exc, self._settings, call.side) from exc
 
 
@@ -131,6 +138,8 @@ class AsyncRedis:
             for side, client in self._clients.items()
         }
         self._publisher = Publisher(settings) if settings.foreign else None
+        self._turns = AsyncTurns(settings.timeout_s)
+        self._flights = AsyncFlights()
 
     async def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -164,30 +173,47 @@ class AsyncRedis:
         if self._publisher is not None:
             self._publisher.close()  # not in a thread: when the interpreter ends, none can be started any more
 
-    async def _reply(self, call: Call) -> Any:
+    async def _reply(self, call: Call | Shared) -> Any:
+        if isinstance(call, Shared):
+            return await self._flights.join(call.name, lambda: self.run(call.steps()))
         if self._publisher is not None and call.side == "broker":
             return await asyncio.to_thread(self._publisher.publish, call.keys[0], call.args[0], call.args[1:])
+        client = self._clients[call.side]
         try:
             if call.name not in SCRIPTS:
-                return await self._clients[call.side].execute_command(call.name, *call.keys, *call.args)
+                async with self._turns.turn():
+                    return await client.execute_command(call.name, *call.keys, *call.args)
             try:
                 return await self._asked(call)
             except redis.exceptions.NoScriptError:
-                await self._clients[call.side].script_load(SCRIPTS[call.name])
+                await client.script_load(SCRIPTS[call.name])
                 return await self._asked(call)
         except redis.RedisError as exc:
+            if _is_suspect(exc):
+                await client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(exc, self._settings, call.side) from exc
 
     async def _asked(self, call: Call) -> Any:
         command = _script(call)
         (packed,) = Packer().pack(*command)
         if len(packed) > LARGE_BYTES:
-            return await self._clients[call.side].execute_command(*command)
+            async with self._turns.turn():
+                return await self._clients[call.side].execute_command(*command)
         return await self._pipes[call.side].ask(packed)
 
 
 def _script(call: Call) -> tuple[Any, ...]:
     return ("EVALSHA", DIGESTS[call.name], len(call.keys), *call.keys, *call.args)
+
+
+def _answer(client: redis.Redis, call: Call) -> Any:
+    if call.name not in SCRIPTS:
+        return client.execute_command(call.name, *call.keys, *call.args)
+    try:
+        return _asked(client, _script(call))
+    except redis.exceptions.NoScriptError:
+        client.script_load(SCRIPTS[call.name])
+        return _asked(client, _script(call))
 
 
 def _asked(client: redis.Redis, command: tuple[Any, ...]) -> Any:
@@ -197,12 +223,20 @@ def _asked(client: redis.Redis, command: tuple[Any, ...]) -> Any:
 
     def ask() -> Any:
         connection.send_packed_command(connection.pack_command(*command))
-        return connection.read_response()
+        try:
+            return connection.read_response()
+        except redis.ResponseError as exc:
+            raise failure.checked(exc) from exc
 
     try:
         return connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
     finally:
         pool.release(connection)
+
+
+def _is_suspect(exc: redis.RedisError) -> bool:
+    """Whether connections that nobody uses now had better be made anew: this one's server was silent, or is no master any more."""
+    return isinstance(exc, redis.TimeoutError) or failure.is_replica(exc)
 
 
 def options(settings: Settings, *, asyncio: bool = False) -> dict[str, Any]:
@@ -213,22 +247,18 @@ def options(settings: Settings, *, asyncio: bool = False) -> dict[str, Any]:
     return {
         "socket_connect_timeout": settings.timeout_s,
         "socket_timeout": settings.timeout_s,
+        "socket_keepalive": True,
+        "socket_keepalive_options": keepalive(settings.timeout_s),
         "retry": kind(ExponentialBackoff(cap=0.5, base=0.05), retries=4, supported_errors=(redis.ConnectionError,)),
         "health_check_interval": 30,
+        # How many there are at once is bounded by the turns of calls, not by an error.
+        "max_connections": CONNECTIONS_MAX,
     }
 
 
 def unavailable(exc: redis.RedisError, settings: Settings, side: Side = "broker") -> errors.BrokerUnavailable:
     """Say in one sentence why Redis could not serve a call."""
-    url = without_password(_urls(settings).get(side, settings.broker_url))
-    reason = " ".join(str(exc).split()) or type(exc).__name__
-    if denied(exc):
-        remedy = "check the user and password in MUTIRAO_BROKER_URL"
-    elif isinstance(exc, redis.ResponseError):
-        remedy = "mutirao doctor says more"
-    else:
-        remedy = "is it running? try mutirao doctor"
-    return errors.BrokerUnavailable(f"Redis at {url} is unavailable: {reason}; {remedy}", url=url)
+    return failure.unavailable(exc, _urls(settings).get(side, settings.broker_url))
 
 
 def _urls(settings: Settings) -> dict[Side, str]:

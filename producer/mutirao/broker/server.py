@@ -55,16 +55,6 @@ def connect_async(url: str, settings: Settings, **options: Any) -> redis.asyncio
     return client
 
 
-def denied(error: BaseException | None) -> bool:
-    """Whether the server says that this user may not: at once, or within a script, where redis-py knows no class for it."""
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        return True
-    # Redis 6 and 7.0, then Redis 7.2 and Valkey.
-    return isinstance(error, redis.ResponseError) and str(error).startswith(
-        ("The user executing the script can't", "ACL failure in script")
-    )
-
-
 class Packer:
     """Writes commands as they are: redis-py's own looks at each of ten thousand arguments before it hands them to hiredis."""
 

@@ -10,7 +10,7 @@ import msgspec
 import redis
 
 from mutirao import errors, settings
-from mutirao.broker.server import denied
+from mutirao.broker.failure import denied
 from mutirao.checkup import configuration, fleet, gateway, server, snapshot
 from mutirao.checkup.finding import Finding
 from mutirao.checkup.snapshot import Snapshot

@@ -14,6 +14,8 @@ from typing import Any
 from mutirao import errors
 from mutirao.http.exchange import Exchange, Operation, Reply, T, refused, unavailable
 from mutirao.settings import Settings
+from mutirao.sharing import AsyncFlights, Flights, Shared
+from mutirao.sockets import options
 
 try:
     import httpx
@@ -39,6 +41,7 @@ class Http:
         self._client: httpx.Client | None = None
         self._process = os.getpid()
         self._lock = threading.Lock()
+        self._flights = Flights()
 
     def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -67,7 +70,9 @@ class Http:
         if client is not None:
             client.close()
 
-    def _reply(self, exchange: Exchange) -> Reply:
+    def _reply(self, exchange: Exchange | Shared) -> Any:
+        if isinstance(exchange, Shared):
+            return self._flights.join(exchange.name, lambda: self.run(exchange.steps()))
         for attempt in _attempts(self._settings.broker_url):
             try:
                 client = self._connected()
@@ -95,7 +100,7 @@ class Http:
                 self._client.close()  # of the parent: its own connections stay open
                 self._client = None
             if self._client is None:
-                self._client, self._process = httpx.Client(**_options(self._settings)), os.getpid()
+                self._client, self._process = _client(self._settings), os.getpid()
                 weakref.finalize(self, self._client.close)
             return self._client
 
@@ -107,7 +112,7 @@ def opened(settings: Settings) -> Iterator[Callable[[str], tuple[int, bytes]]]:
     Raises:
         BrokerUnavailable: nobody answered in time.
     """
-    with httpx.Client(timeout=settings.timeout_s, **_options(settings)) as client:
+    with _client(settings, timeout=settings.timeout_s) as client:
 
         def ask(path: str) -> tuple[int, bytes]:
             response = client.get(path)
@@ -126,6 +131,7 @@ class AsyncHttp:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
         self._client: httpx.AsyncClient | None = None
+        self._flights = AsyncFlights()
 
     async def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -153,10 +159,12 @@ class AsyncHttp:
         if client is not None:
             await client.aclose()
 
-    async def _reply(self, exchange: Exchange) -> Reply:
+    async def _reply(self, exchange: Exchange | Shared) -> Any:
+        if isinstance(exchange, Shared):
+            return await self._flights.join(exchange.name, lambda: self.run(exchange.steps()))
         for attempt in _attempts(self._settings.broker_url):
             try:
-                client = self._client = self._client or httpx.AsyncClient(**_options(self._settings))
+                client = self._client = self._client or _async_client(self._settings)
                 attempt.answer(await client.send(_request(client, exchange, self._settings)))
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
@@ -202,13 +210,28 @@ def _failed(url: str, error: httpx.HTTPError) -> errors.BrokerUnavailable:
     return unavailable(url, " ".join(str(error).split()) or type(error).__name__)
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def _client(settings: Settings, **given: Any) -> httpx.Client:
+    transport = httpx.HTTPTransport(**_connections(settings))
+    return httpx.Client(transport=transport, **_every(settings), **given)
+
+
+def _async_client(settings: Settings) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(**_connections(settings)), **_every(settings))
+
+
+def _connections(settings: Settings) -> dict[str, Any]:
+    return {
+        # As many threads as call at once have a connection each.
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0),
+        "socket_options": options(settings.timeout_s),
+    }
+
+
+def _every(settings: Settings) -> dict[str, Any]:
     key = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     return {
         "base_url": settings.broker_url,
         "headers": {"accept": "application/json", "user-agent": "mutirao", **key},
-        # As many threads as call at once have a connection each.
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0),
     }
 
 

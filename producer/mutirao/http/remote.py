@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -114,19 +115,22 @@ class Remote(Operations):
 
     def catalog(self) -> Operation[Catalog]:
         """Read which models are served and which workers live; workers are shown to those keys alone that may see them."""
+        asked_at = time.monotonic()
         known = yield from self.announced()
         try:
             reply = yield Exchange("GET", "/v1/fleet")
         except errors.Forbidden:
             return known
         workers = self._read(reply.body, _Fleet).workers or ()
-        return self._learned(msgspec.structs.replace(known, workers=tuple(worker.info() for worker in workers)))
+        whole = msgspec.structs.replace(known, workers=tuple(worker.info() for worker in workers))
+        return self._learned(whole, asked_at)
 
     def announced(self) -> Operation[Catalog]:
         """Read which models are served, and by how many workers."""
+        asked_at = time.monotonic()
         reply = yield Exchange("GET", "/v1/models")
         models = self._read(reply.body, _Models).models
-        return self._learned(Catalog(models={info.name: info for info in models}, workers=()))
+        return self._learned(Catalog(models={info.name: info for info in models}, workers=()), asked_at)
 
     def _read(self, body: bytes, kind: type[T]) -> T:
         try:
