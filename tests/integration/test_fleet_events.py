@@ -41,8 +41,9 @@ def run(server):
 @contextlib.asynccontextmanager
 async def following(front, headers=LOCAL):
     """A stream, which is closed as when its client goes."""
-    one = Following(front, headers)
-    with front.holding(one):
+    caller = await front.doorkeeper.caller(headers)
+    one = Following(front, caller)
+    with front.holding(one, caller):
         async with contextlib.aclosing(one.pieces()) as pieces:
             yield one, pieces
 

@@ -17,6 +17,7 @@ from waiting import until
 from mutirao import settings
 from mutirao.errors import GatewayBusy
 from mutirao.gateway import events as steps
+from mutirao.gateway.access import ANYBODY
 from mutirao.gateway.front import Front
 
 IRIS = samples.get("iris")
@@ -313,7 +314,7 @@ def test_a_stream_has_its_place_before_its_headers(fleet, http):
         front = Front(settings.load({}, **brokers.broker_of(fleet.url), gateway_waits=1))
         async with front.running():
             record = await front.record(id, "")
-            return await asyncio.gather(*(follow(steps.answer(front, record, "")) for _ in range(2)))
+            return await asyncio.gather(*(follow(steps.answer(front, ANYBODY, record, "")) for _ in range(2)))
 
     assert asyncio.run(both()) == ["http.response.start", "busy"]
 

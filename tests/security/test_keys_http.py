@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -314,6 +315,36 @@ def test_a_revoked_key_is_refused_within_about_a_second(system, caller):
     assert time.monotonic() - began < 4
     assert f"API key '{crm.key_id}' was revoked" in crm.get("/v1/models").json()["error"]
     assert crm.post("/v2/models/iris/infer", json=V2).status_code == 401
+
+
+def test_what_a_revoked_key_has_open_ends_with_it(system, caller):
+    """A poll, a wait for a result, infer, a wait for many, a job's events and the fleet's end when their key is refused, without a result."""
+    crm, colleague = caller(fresh=True), caller("crm", scopes=["*:*"])
+    id = crm.post("/v1/models/slow/jobs", json={"rows": [[8.0, 0.0, 0.0]]}).json()["id"]
+    calls = [
+        ("GET", f"/v1/jobs/{id}?wait=20", None),
+        ("GET", f"/v1/jobs/{id}/result?wait=20", None),
+        ("POST", "/v2/models/slow/infer?id=held", {"rows": [[8.0, 0.0, 0.0]]}),
+        ("POST", "/v1/jobs:wait", {"ids": [id], "wait": 20, "results": True}),
+        ("GET", f"/v1/jobs/{id}/events", None),
+        ("GET", "/v1/fleet/events", None),
+    ]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        ended = [pool.submit(crm.request, method, path, json=body) for method, path, body in calls]
+        opened = f"mutirao_open_waits {float(len(calls))}"
+        waiting.until(lambda: opened in colleague.get("/metrics").text, what=lambda: colleague.get("/metrics").text)
+        system.ring.revoke(crm.key_id)
+        answers = [each.result(20) for each in ended]
+    assert [each.status_code for each in answers] == [401] * 4 + [200] * 2
+    assert [f"API key '{crm.key_id}' was revoked" in each.text for each in answers[:4]] == [True] * 4
+    assert not any("committed" in each.text or "outputs" in each.text for each in answers)
+    assert colleague.get(f"/v1/jobs/{id}").json()["status"] in {
+        "queued",
+        "running",
+    }  # it was not its end that ended them
+    assert crm.get("/v2").status_code == 401
+    assert "mutirao_open_waits 0.0" in colleague.get("/metrics").text
+    assert colleague.get("/v1/jobs/held").json()["status"] in {"queued", "running"}
 
 
 def test_the_rate_of_a_key_holds_on_every_way_in(caller):

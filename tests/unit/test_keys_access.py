@@ -5,6 +5,7 @@ import contextlib
 import re
 import time
 
+import msgspec
 import pytest
 from key_ring import Ring
 from servers import RedisServer
@@ -115,6 +116,45 @@ def test_a_revoked_key_is_refused_within_about_a_second(server, ring):
             return took_s
 
     assert asyncio.run(scenario()) < access.AGE_S + 1.0
+
+
+def test_whoever_was_let_in_is_let_in_no_more_once_the_key_is_not_good(server, ring):
+    """A key that was revoked, is gone or allows less than it did, and the first key of an open gateway, are noticed once the copy is read."""
+    revoked, gone, less, more = (ring.add("crm").key for _ in range(4))
+    redis = server.client()
+
+    def rescope(key, *scopes):
+        redis.hset(queues.KEYS, key.id, msgspec.json.encode(msgspec.structs.replace(key, scopes=scopes)))
+
+    async def scenario():
+        async with keeper(server.url) as door:
+            await door.refresh()
+            callers = {key: access._caller(key) for key in (revoked, gone, less, more)}
+            for caller in callers.values():
+                door.recheck(caller)
+            changed, said = asyncio.Event(), {}
+            door.changed = changed.set
+            ring.revoke(revoked.id)
+            redis.hdel(queues.KEYS, gone.id)
+            rescope(less, "read:*")
+            rescope(more, *more.scopes, "operate:*")
+            async with asyncio.timeout(5):
+                while not changed.is_set():
+                    await door.refresh()
+                    await asyncio.sleep(0.01)
+            for key, caller in callers.items():
+                try:
+                    door.recheck(caller)
+                except errors.MutiraoError as exc:
+                    said[key] = type(exc).__name__, str(exc)
+            return said, door
+
+    said, door = asyncio.run(scenario())
+    assert said.keys() == {revoked, gone, less}
+    assert (said[revoked][0], said[gone][0]) == ("Unauthorized", "Unauthorized")
+    assert said[less] == ("Forbidden", f"API key {less.id!r} allows less than when this call began: send it again")
+    with pytest.raises(errors.Unauthorized, match="asks for an API key"):
+        door.recheck(ANYBODY)
 
 
 def test_without_keys_this_machine_alone_needs_none(server, ring):

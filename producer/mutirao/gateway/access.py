@@ -7,7 +7,7 @@ import functools
 import ipaddress
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -77,6 +77,8 @@ class Doorkeeper:
         self._callers: dict[str, Caller] = {}
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        # Called when other keys are good than before, or the gateway has closed.
+        self.changed: Callable[[], None] = lambda: None
 
     async def is_open(self) -> bool:
         """Tell whether nobody has to say who they are.
@@ -84,7 +86,7 @@ class Doorkeeper:
         Raises:
             BrokerUnavailable: Redis does not say which keys there are.
         """
-        await self._fresh()
+        await self.refresh()
         return not self._closed
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
@@ -96,11 +98,26 @@ class Doorkeeper:
             BrokerUnavailable: Redis does not say which keys there are.
         """
         if time.monotonic() - self._read_at > READ_S:
-            await self._fresh()
+            await self.refresh()
         if not self._closed:
             _check_local(headers)
             return ANYBODY
         return self._bearer(headers.get("authorization"))
+
+    def recheck(self, caller: Caller) -> None:
+        """Make sure that whoever was let in earlier would be let in by the copy of the keys as it is now.
+
+        Raises:
+            Unauthorized: the key is good no more, or the gateway is not open any longer.
+            Forbidden: the key allows less than it did.
+        """
+        if caller.open:
+            if self._closed:
+                raise _unnamed()
+            return
+        key = _good(self._known.get(caller.key_id))
+        if not set(caller.scopes) <= set(key.scopes):
+            raise errors.Forbidden(f"API key {key.id!r} allows less than when this call began: send it again")
 
     async def let_in(self, headers: Mapping[str, str]) -> None:
         """Let a call in that needs no key. An open gateway answers this machine alone, whatever is asked; one that has not
@@ -116,32 +133,29 @@ class Doorkeeper:
         if not self._closed:
             _check_local(headers)
 
-    async def close(self) -> None:
-        """Stop reading."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+    async def refresh(self) -> None:
+        """Have the copy read where it is old, and wait for that where it is too old.
 
-    async def _fresh(self) -> None:
-        """Have the copy read where it is old, and wait for that where it is too old."""
+        Raises:
+            BrokerUnavailable: Redis does not say which keys there are.
+        """
         age_s = time.monotonic() - self._read_at
         if age_s > READ_S:
             reading = self._read_again()
             if age_s > AGE_S:
                 await asyncio.shield(reading)
 
+    async def close(self) -> None:
+        """Stop reading."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
     def _bearer(self, authorization: str | None) -> Caller:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
-            raise errors.Unauthorized(
-                f"this gateway asks for an API key: send the header Authorization: Bearer mutirao_...; {_REMEDY}"
-            )
-        key = keys.find(self._known, token.strip())
-        if key is None:
-            raise errors.Unauthorized(f"the API key is not one of this gateway: check it; {_REMEDY}")
-        if key.revoked_at is not None:
-            raise errors.Unauthorized(f"API key {key.id!r} was revoked: take another; {_REMEDY}")
-        return self._callers[key.id]
+            raise _unnamed()
+        return self._callers[_good(keys.find(self._known, token.strip())).id]
 
     def _read_again(self) -> asyncio.Task[None]:
         """Have the copy read, by one task for all who wait for it."""
@@ -152,10 +166,12 @@ class Doorkeeper:
 
     async def _read(self) -> None:
         asked_at = time.monotonic()
-        self._known = await self._redis.run(self._keys.all())
-        self._callers = {id: _caller(key) for id, key in self._known.items()}
-        self._closed = self._closed or bool(self._known)
-        self._read_at = asked_at
+        known = await self._redis.run(self._keys.all())
+        changed, self._known, self._read_at = known != self._known, known, asked_at
+        if changed:
+            self._callers = {id: _caller(key) for id, key in known.items()}
+            self._closed = self._closed or bool(known)
+            self.changed()
 
 
 def is_loopback(host: str) -> bool:
@@ -178,6 +194,25 @@ def refuse_open(host: str, *, has_keys: bool) -> None:
         return
     text = f"MUTIRAO_GATEWAY_HOST is {host!r}: a gateway that others reach needs API keys, and there are none; make one with mutirao keys add TENANT, or listen to 127.0.0.1"
     raise errors.SettingsError(text, key="MUTIRAO_GATEWAY_HOST", value=host)
+
+
+def _unnamed() -> errors.Unauthorized:
+    return errors.Unauthorized(
+        f"this gateway asks for an API key: send the header Authorization: Bearer mutirao_...; {_REMEDY}"
+    )
+
+
+def _good(key: Key | None) -> Key:
+    """Return a key that is good.
+
+    Raises:
+        Unauthorized: it is not, or there is none.
+    """
+    if key is None:
+        raise errors.Unauthorized(f"the API key is not one of this gateway: check it; {_REMEDY}")
+    if key.revoked_at is not None:
+        raise errors.Unauthorized(f"API key {key.id!r} was revoked: take another; {_REMEDY}")
+    return key
 
 
 def _caller(key: Key) -> Caller:

@@ -86,9 +86,8 @@ async def look(front: Front, call: Call) -> Answer:
 async def follow(front: Front, call: Call) -> Answer:
     """Follow the fleet: an event `fleet` a second, each as `/v1/fleet` answers, its `id` rising."""
     _may_look(call)
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers.items()}
-    following = Following(front, headers)
-    return Stream(following.pieces(), front.holding(following))
+    following = Following(front, call.caller)
+    return Stream(following.pieces(), front.holding(following, call.caller))
 
 
 routes = [page, asset, favicon, look, follow]

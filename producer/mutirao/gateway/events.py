@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from mutirao import queues, timeline
+from mutirao.gateway.access import Caller
 from mutirao.gateway.answers import Stream
 from mutirao.gateway.front import Front
 from mutirao.job import Handle
@@ -43,10 +44,10 @@ _END_RANK, _OVER_RANK = 4, 5
 _OVER = frozenset({"lost", "given back", "given up", "replayed"})
 
 
-def answer(front: Front, record: JobRecord, last_seen: str) -> Stream:
-    """Stream a job's steps, those after the last one seen."""
+def answer(front: Front, caller: Caller, record: JobRecord, last_seen: str) -> Stream:
+    """Stream a job's steps to a caller, those after the last one seen."""
     following = Following(record)
-    return Stream(following.pieces(front, _mark(last_seen)), front.holding(following))
+    return Stream(following.pieces(front, _mark(last_seen)), front.holding(following, caller))
 
 
 def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
@@ -79,8 +80,10 @@ class Following:
         self._records: asyncio.Queue[JobRecord | None] = asyncio.Queue()
         self._records.put_nowait(record)
 
-    def give_up(self) -> None:
-        """End the stream: the client goes on from its last event at another gateway."""
+    def give_up(self, why: Exception | None = None) -> None:
+        """End the stream: the client goes on from its last event at another gateway; with an error, what is left is not told."""
+        while why is not None and not self._records.empty():
+            self._records.get_nowait()
         self._records.put_nowait(None)
 
     def see(self, record: JobRecord) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mutirao import errors
 from mutirao.gateway.access import Caller
 from mutirao.gateway.fleet import Seen
 
@@ -107,9 +106,9 @@ class Following:
 
     patient = False
 
-    def __init__(self, front: Front, headers: Mapping[str, str]) -> None:
-        """Take the headers of its request, by their names in lower case: they say who follows."""
-        self._front, self._headers = front, headers
+    def __init__(self, front: Front, caller: Caller) -> None:
+        """Take who follows."""
+        self._front, self._caller = front, caller
         self._issue: Issue | None = None
         self._over = False
         self._news = asyncio.Event()
@@ -119,19 +118,19 @@ class Following:
         self._issue = issue
         self._news.set()
 
-    def give_up(self) -> None:
+    def give_up(self, why: Exception | None = None) -> None:  # noqa: ARG002 - a stream that has begun tells no error
         """End the stream."""
         self._over = True
         self._news.set()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield events until Redis is away, the gateway stops, or the caller's key is good no more."""
-        with self._front.feed.followed(self), contextlib.suppress(errors.MutiraoError):
+        with self._front.feed.followed(self):
             while True:
                 issue = await self._next()
                 if self._over:
                     return
-                yield issue.event(await self._front.doorkeeper.caller(self._headers)) if issue else _ALIVE
+                yield issue.event(self._caller) if issue else _ALIVE
 
     async def _next(self) -> Issue | None:
         """Wait for an issue; None where there was none for long."""

@@ -12,7 +12,7 @@ from mutirao import depths, errors, queues
 from mutirao.broker.redis import AsyncRedis
 from mutirao.catalog import Catalog, ModelInfo
 from mutirao.core import Core
-from mutirao.gateway.access import Doorkeeper
+from mutirao.gateway.access import READ_S, Caller, Doorkeeper
 from mutirao.gateway.feed import Feed
 from mutirao.gateway.intake import Intake
 from mutirao.gateway.limits import Limiter
@@ -33,8 +33,8 @@ READY_AGE_S = 1.0
 class Open(Protocol):
     """A wait or a stream that is open."""
 
-    def give_up(self) -> None:
-        """End it now, as if its time were up."""
+    def give_up(self, why: Exception | None = None) -> None:
+        """End it now: as if its time were up, or with this error, and then without a word more of what it was about."""
 
 
 class Front:
@@ -50,7 +50,7 @@ class Front:
         doorkeeper: knows who calls.
         limiter: knows how much they may.
         own: the jobs of batches that this process has queued.
-        open: the waits and streams that are.
+        open: the waits and streams that are, and whose each is.
         looks: follow the records of jobs for streams.
         lines: what waits.
         feed: snapshots of the fleet, for the console.
@@ -66,9 +66,10 @@ class Front:
         self.meters = Meters()
         self.intake = Intake(self.core, self.redis, self.replies, self.meters)
         self.doorkeeper = Doorkeeper(settings, self.redis)
+        self.doorkeeper.changed = self._recheck
         self.limiter = Limiter(settings, self.redis)
         self.own = Own()
-        self.open: set[Open] = set()
+        self.open: dict[Open, Caller] = {}
         self.looks = Looks(self.core, self.redis)
         self.lines = Lines(self.core, self.redis)
         self.feed = Feed(self)
@@ -79,13 +80,14 @@ class Front:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep the catalogue fresh meanwhile, and close everything at the end."""
-        refreshing = asyncio.create_task(self._refresh())
+        """Keep the catalogue and, for calls that are open, the keys fresh meanwhile, and close everything at the end."""
+        tasks = [asyncio.create_task(work) for work in (self._refresh(), self._watch_keys())]
         try:
             yield
         finally:
-            refreshing.cancel()
-            await asyncio.gather(refreshing, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self.limiter.close()
             await self.doorkeeper.close()
             await self.replies.close()
@@ -172,21 +174,23 @@ class Front:
             raise errors.TooLate(text, model=model, wait_s=round(wait_s, 3), retry_after_s=wait_s - expires_s)
 
     @contextlib.contextmanager
-    def holding(self, one: Open) -> Iterator[None]:
-        """Hold a wait or a stream open.
+    def holding(self, one: Open, caller: Caller) -> Iterator[None]:
+        """Hold a caller's wait or stream open, for as long as its key is good.
 
         Raises:
+            Unauthorized, Forbidden: the key is not good any more.
             GatewayBusy: as many as may be are.
         """
+        self.doorkeeper.recheck(caller)
         limit = self.settings.gateway_waits
         if len(self.open) >= limit:
             text = f"this gateway holds {limit} waits open and takes no more: ask again, or poll without waiting"
             raise errors.GatewayBusy(text, retry_after_s=1)
-        self.open.add(one)
+        self.open[one] = caller
         try:
             yield
         finally:
-            self.open.discard(one)
+            self.open.pop(one, None)
 
     def stop(self) -> None:
         """Be no longer ready, and end the waits that lose nothing by it: a poll asks again, a stream goes on elsewhere."""
@@ -199,6 +203,21 @@ class Front:
         """End every wait and every stream: the jobs go on, and any other gateway tells of them."""
         for one in tuple(self.open):
             one.give_up()
+
+    def _recheck(self) -> None:
+        """End the open calls of those who would not be let in any more."""
+        for one, caller in tuple(self.open.items()):
+            try:
+                self.doorkeeper.recheck(caller)
+            except errors.MutiraoError as exc:
+                one.give_up(exc)
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(READ_S)
+            if self.open:
+                with contextlib.suppress(errors.MutiraoError):  # Redis is away: no result comes either
+                    await self.doorkeeper.refresh()
 
     async def _read(self) -> None:
         asked_at = time.monotonic()

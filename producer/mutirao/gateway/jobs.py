@@ -157,7 +157,7 @@ async def cancel(front: Front, call: Call, id: str) -> Answer:
 async def stream(front: Front, call: Call, id: str) -> Answer:
     """Tell of each step of a job as it happens, until it has ended (server-sent events)."""
     record = await _own(front, call, id)
-    return events.answer(front, record, call.header(b"last-event-id"))
+    return events.answer(front, call.caller, record, call.header(b"last-event-id"))
 
 
 @endpoint("POST", "/v1/jobs:wait", Doc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))

@@ -26,7 +26,7 @@ async def one(front: Front, call: Call, ask: Ask, arrays: dict[str, Array]) -> Q
         WebhookRefused, TooLate, TooManyRequests: it may not be queued.
         QueueFull, BrokerUnavailable: it is not.
     """
-    await _allowed(front, ask)
+    await _allowed(front, call, ask)
     id = asking.own_id(call)
     if id is not None:
         return await _named(front, call, ask, arrays, id)
@@ -45,7 +45,7 @@ async def many(front: Front, call: Call, ask: Ask, bound: Bound, ids: Sequence[s
         WebhookRefused, TooLate, TooManyRequests: they may not be queued.
         QueueFull, BrokerUnavailable: they are not.
     """
-    await _allowed(front, ask)
+    await _allowed(front, call, ask)
     async with front.limiter.admitted(call.caller, ids, ask.expires_s):
         made = await front.intake.many(ask, bound, ids)
     front.own.keep(made)
@@ -57,8 +57,11 @@ def accepted(view: JobView, status: int) -> Answer:
     return answers.json(view, status).with_header(b"location", view.links.self)
 
 
-async def _allowed(front: Front, ask: Ask) -> None:
-    """Refuse what would come to nothing: a webhook that nobody would call, a deadline that will have passed."""
+async def _allowed(front: Front, call: Call, ask: Ask) -> None:
+    """Refuse what would come to nothing, a webhook that nobody would call, a deadline that will have passed; and what is nobody's
+    any more: the key may have been revoked while the body came.
+    """
+    front.doorkeeper.recheck(call.caller)
     if ask.webhook:
         webhook.check(ask.webhook, front.settings.webhook_hosts)
     if ask.expires_s is not None:

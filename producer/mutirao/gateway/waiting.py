@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from mutirao import errors
 from mutirao.gateway.call import Call, ClientGone
 from mutirao.gateway.front import Front
 from mutirao.job import Handle
@@ -40,6 +41,7 @@ class Waiting:
             JobNotFound: there is no such job.
             ClientGone: nobody waits any more.
             GatewayBusy: too many wait.
+            Unauthorized, Forbidden: the caller's key is good no more.
         """
         found = await self._first(front, [job])
         if isinstance(found, Exception):
@@ -50,14 +52,14 @@ class Waiting:
         """Wait until any of these jobs has ended, or there is no such job, or the time is up.
 
         Raises:
-            ClientGone, GatewayBusy: as `end`.
+            ClientGone, GatewayBusy, Unauthorized, Forbidden: as `end`.
         """
         found = await self._first(front, jobs)
-        if isinstance(found, ClientGone):
+        if isinstance(found, Exception) and not isinstance(found, errors.JobNotFound):
             raise found
 
     async def _first(self, front: Front, jobs: Sequence[Handle]) -> JobRecord | Exception | None:
-        with front.holding(self):
+        with front.holding(self, self._call.caller):
             wait = Wait(jobs, self._told)
             front.replies.watch(wait)
             self._set_timer()
@@ -67,9 +69,9 @@ class Waiting:
                 self._stop()
                 front.replies.leave(wait)
 
-    def give_up(self) -> None:
-        """End the wait now, as if its time were up."""
-        self._finish(None)
+    def give_up(self, why: Exception | None = None) -> None:
+        """End the wait now, as if its time were up, or with this error."""
+        self._finish(why)
 
     def _told(self, ended: Ended) -> None:
         self._finish(ended[0][1])
