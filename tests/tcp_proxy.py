@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Self
 
 from event_loop import EventLoop
@@ -34,6 +35,8 @@ class TcpProxy:
         self._open: set[asyncio.StreamWriter] = set()
         self._flows: set[asyncio.Task[None]] = set()
         self._delay_s = 0.0
+        self._sinks: dict[str, set[asyncio.StreamWriter]] = {"requests": set(), "replies": set()}
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._to_cut = 0
         self.cuts = 0
         self._server, self._flowing = self._loop.run(self._start(), TIMEOUT_S)
@@ -59,6 +62,14 @@ class TcpProxy:
     def reset(self) -> None:
         """Reset every connection; new ones are welcome."""
         self._loop.call(self._reset_all)
+
+    def forget(self, *what: str) -> None:
+        """Pass nothing on any more for those who are connected now, and tell them nothing, as a router does that has lost its table.
+
+        Args:
+            what: "requests", "replies", or both.
+        """
+        self._loop.call(lambda: self._forget(what))
 
     def cut(self, replies: int = 1) -> None:
         """Of the next replies, pass on the first half, and then reset their connection."""
@@ -102,9 +113,13 @@ class TcpProxy:
             flow.add_done_callback(self._flows.discard)
 
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
+        sinks = self._sinks["replies" if replies else "requests"]
+        sinks.add(sink)
         with contextlib.suppress(OSError, RuntimeError):
             while data := await source.read(65536):
                 await self._flowing.wait()
+                if sink in self._forgotten:
+                    continue
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
                 if replies and self._to_cut and len(data) > 1:
@@ -117,6 +132,12 @@ class TcpProxy:
                 await sink.drain()
         sink.close()
         self._open.discard(sink)
+        self._forgotten.discard(sink)
+        sinks.discard(sink)
+
+    def _forget(self, what: Sequence[str]) -> None:
+        for each in what:
+            self._forgotten |= self._sinks[each]
 
     def _reset_all(self) -> None:
         for writer in tuple(self._open):
