@@ -79,14 +79,25 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             now: by Redis's clock, in seconds since the epoch.
             leases: the identities of those whose leases run.
         """
-        return now - self.seen_at < FRESH_S and (not self.identity or self.identity.encode() in leases)
+        return self.seen(now) and (not self.identity or self.identity.encode() in leases)
+
+    def seen(self, now: float) -> bool:
+        """Whether it announced itself within the last 15 s."""
+        return now - self.seen_at < FRESH_S
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """The models and the live workers at one moment."""
+    """The models and the live workers at one moment.
+
+    Attributes:
+        models: by name.
+        workers: those that live.
+        deaf: the names of those that announced themselves lately and have no lease: they were killed a moment ago, or hear nothing.
+    """
 
     models: dict[str, ModelInfo]
     workers: tuple[WorkerInfo, ...]
+    deaf: tuple[str, ...] = ()
 
     def find(self, name: str) -> ModelInfo:
         """Find a model.
@@ -153,7 +164,9 @@ def decode(
     announced = [msgspec.json.decode(raw, type=WorkerInfo) for raw in workers.values()]
     alive = sorted((info for info in announced if info.alive(now, leases)), key=lambda worker: worker.name)
     found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
-    return Catalog(models={name: _judged(info, alive) for name, info in found.items()}, workers=tuple(alive))
+    deaf = sorted(info.name for info in announced if info.seen(now) and not info.alive(now, leases))
+    judged = {name: _judged(info, alive) for name, info in found.items()}
+    return Catalog(models=judged, workers=tuple(alive), deaf=tuple(deaf))
 
 
 def _judged(info: ModelInfo, alive: Sequence[WorkerInfo]) -> ModelInfo:

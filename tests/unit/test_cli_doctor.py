@@ -26,12 +26,12 @@ def worker(name, **models):
     return WorkerInfo(name=name, pid=1, processes=2, models=models)
 
 
-def seen(*workers, broken="", known=("iris",), given=None, reason="", **more):
+def seen(*workers, broken="", known=("iris",), given=None, reason="", deaf=(), **more):
     models = {
         name: ModelInfo(name=name, version="1", state="unavailable" if name == broken else "ready", reason=reason)
         for name in known
     }
-    found = Catalog(models=models, workers=workers)
+    found = Catalog(models=models, workers=workers, deaf=deaf)
     parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "dead": 0, "untold": 0, "foreign": ()} | more
     return Snapshot(given=settings.load({}, **(given or {})), catalog=found, **parts)
 
@@ -91,6 +91,8 @@ def test_a_server_is_judged(check, given, level, says):
     [
         (fleet.workers, seen(IRIS), "ok", "1 alive, 2 predictions at once: a@x"),
         (fleet.workers, seen(), "problem", "last 15 s"),
+        (fleet.deaf, seen(IRIS), "ok", "every worker"),
+        (fleet.deaf, seen(IRIS, deaf=("b@x",)), "warning", "nothing is taken: b@x"),
         (fleet.models, seen(IRIS), "ok", "1 served: iris"),
         (fleet.models, seen(IRIS, known=()), "warning", "none"),
         (fleet.models, seen(IRIS, known=("iris", "bad"), broken="bad", reason="digest"), "problem", "bad (digest)"),

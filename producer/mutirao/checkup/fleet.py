@@ -36,6 +36,20 @@ def workers(seen: Snapshot) -> Finding:
     )
 
 
+def deaf(seen: Snapshot) -> Finding:
+    """Each worker that announces itself takes requests."""
+    if seen.catalog is None:
+        return hidden("leases", "ZRANGEBYSCORE mutirao:leases")
+    if seen.catalog.deaf:
+        return Finding(
+            "leases",
+            "warning",
+            f"announced lately, but without a lease, so that nothing is taken: {listed(seen.catalog.deaf)}",
+            "one that runs does not hear Redis: its log says why; restart it if it does not come back by itself",
+        )
+    return Finding("leases", "ok", "every worker that announces itself takes requests")
+
+
 def models(seen: Snapshot) -> Finding:
     """Each model that was announced can be asked."""
     if seen.catalog is None:
@@ -194,6 +208,7 @@ def foreign(seen: Snapshot) -> Finding:
 
 CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (
     workers,
+    deaf,
     models,
     failures,
     versions,
