@@ -9,6 +9,7 @@ import click
 
 from mutirao import errors, settings, webhook
 from mutirao.cli.options import broker
+from mutirao_worker.cli.worker import run
 
 
 @click.command(epilog="Example: mutirao webhooks --hosts crm.example.com")
@@ -47,4 +48,4 @@ def webhooks(threads: int, hosts: str | None, name: str | None, broker_url: str 
         f"--concurrency={threads}",
         f"--hostname={name}",
     ]
-    make(given, threads, name).worker_main([*argv, "--without-mingle", "--without-gossip"])
+    run(make(given, threads, name), [*argv, "--without-mingle", "--without-gossip"])

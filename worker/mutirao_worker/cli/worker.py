@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from mutirao import queues, settings
 from mutirao.cli.options import broker
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 
 @click.command(epilog="Example: mutirao worker --concurrency 4 --models iris,forest")
@@ -60,4 +66,12 @@ def worker(
     argv += [f"--concurrency={concurrency}"] if concurrency else []
     argv += [f"--queues={','.join(queues.queue(model.strip()) for model in models.split(','))}"] if models else []
     argv += [f"--hostname={name}"] if name else []
-    app.worker_main(argv)
+    run(app, argv)
+
+
+def run(app: Celery, argv: Sequence[str]) -> NoReturn:
+    """Run Celery's worker, and exit with its code, which Celery's `worker_main` drops: one that gave up must not look as if it was told to stop."""
+    from celery.bin.celery import celery  # noqa: PLC0415 - Celery takes a moment
+
+    celery.params[0].default = app
+    sys.exit(celery.main(args=list(argv), standalone_mode=False))
