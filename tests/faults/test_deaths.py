@@ -116,7 +116,7 @@ def test_worker_before_redis(root):
     with RedisServer() as server:
         server.stop()
         with WorkerProcess(server.url, root, wait=False) as worker:
-            worker.wait_logged("Trying again in")
+            worker.wait_logged("is away, connecting again")
             server.start()
             worker.wait_ready()
             with Client(server.url) as client:

@@ -275,7 +275,7 @@ def test_redis_away_and_back(redis_server):
         receiver.wait(1)
         waiting.until(lambda: empty(redis))
         redis_server.stop()
-        courier.wait_logged("Cannot connect to redis")
+        courier.wait_logged("is away, connecting again")
         redis_server.start()
         jobs.end(receiver.url)
         receiver.wait(2)

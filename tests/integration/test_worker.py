@@ -207,6 +207,22 @@ def test_health(special, redis_server):
     assert "announced itself in the last 15 s" in ill.stdout
 
 
+def test_health_of_a_worker_that_hears_nothing(special):
+    """A worker that announces itself, but whose lease has lapsed, takes nothing: the health check fails and says so, and doctor names it."""
+    process = psutil.Process(special.worker.pid)
+    process.suspend()
+    try:
+        redis = special.server.client()
+        redis.zadd(queues.LEASES, dict.fromkeys(redis.zrange(queues.LEASES, 0, -1), 1.0))
+        ill = _health(special.url)
+        assert (ill.returncode, "does not hear Redis" in ill.stdout) == (1, True)
+        with Client(special.url) as client:
+            assert client.catalog().deaf == (special.worker.name,)
+    finally:
+        process.resume()
+    waiting.until(lambda: _health(special.url).returncode == 0)
+
+
 def test_health_of_a_hanging_worker(special):
     """A worker whose main process hangs falls silent, and its health check fails; it is well again when it goes on."""
     process = psutil.Process(special.worker.pid)

@@ -187,7 +187,7 @@ def test_no_password_in_the_log_of_a_lost_connection(tmp_path):
     root = samples.repository(tmp_path / "models", "iris").root
     with RedisServer(password=PASSWORD) as server, WorkerProcess(server.url, root) as worker:
         server.stop()
-        log = worker.wait_logged("Trying again in")
+        log = worker.wait_logged("is away, connecting again")
         assert PASSWORD not in log
         server.start()
 

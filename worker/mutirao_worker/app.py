@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from celery import Celery, concurrency, signals
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, compression
 from kombu.serialization import register
 
 from mutirao import address, codec, errors, queues, settings
@@ -33,11 +33,9 @@ def make(given: Settings) -> Celery:
     app.conf.mutirao = given
     app.conf.update(
         accept_content=["json", "mutirao"],
-        broker_connection_retry_on_startup=True,
         broker_transport_options=_rabbitmq() if given.foreign else _redis(given),
         event_serializer="json",
         result_accept_content=["json"],
-        result_backend_always_retry=True,
         result_expires=given.result_ttl_s,
         result_serializer="json",
         task_acks_late=True,
@@ -67,7 +65,7 @@ def _rabbitmq() -> dict[str, Any]:
 
 def _redis(given: Settings) -> dict[str, Any]:
     return {
-        "master_name": given.sentinel_master,
+        **transport.channel.options(given),
         "priority_steps": list(queues.KOMBU_STEPS),
         "sep": queues.KOMBU_SEPARATOR,
         "queue_order_strategy": "round_robin",
@@ -76,7 +74,6 @@ def _redis(given: Settings) -> dict[str, Any]:
         "visibility_timeout": redelivered_after_s([]),
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
-        "socket_keepalive": True,
     }
 
 
@@ -112,11 +109,17 @@ def _load(worker: Any) -> None:
     # Libraries that are loaded later start with this many threads; those that are here already are capped in the children.
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(app.host.threads)))
     app.host.load(repository, names)
-    strategy.keep_compressed()
+    _keep_compressed()
     app.conf.broker_transport_options["visibility_timeout"] = redelivered_after_s(app.host.hard_limits())
     banner.show(worker, app.host.infos(), app.host.threads)
     if concurrency.get_implementation(worker.pool_cls).__module__.endswith("thread"):
         _prepare()  # no process is forked that could
+
+
+def _keep_compressed() -> None:
+    """Have kombu leave compressed bodies as they are: it would unpack them, without any bound, before they can be refused."""
+    for content_type in compression.encoders():
+        compression.register(compression.get_encoder(content_type)[0], lambda body: body, content_type)
 
 
 def _model(queue: str) -> str:

@@ -1,6 +1,7 @@
 """Whether a worker is alive: it announces itself from its own loop, so a loop that hangs or lost Redis falls silent.
 
-`python -m mutirao_worker.health` is the container's health check: 0 if a worker of this host announced itself lately.
+`python -m mutirao_worker.health` is the container's health check: 0 if a worker of this host announced itself lately, and has a lease,
+which it renews only while it hears Redis.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from celery import bootsteps
 
 from mutirao import errors, queues, settings
 from mutirao.broker.redis import Redis
-from mutirao.broker.server import connect
 from mutirao.catalog import ModelInfo, WorkerInfo
 from mutirao.core import Core
 from mutirao_worker.hosting import cores
+from mutirao_worker.transport.scripts import connect, warn_once
 
 logger = logging.getLogger(__name__)
 
 EVERY_S = 5.0
+# The worker's loop stands still meanwhile: what cannot be said soon is said the next time.
+TIMEOUT_S = 2.0
 # What it serves is told at once when it changes: a model that is warm, a queue that is consumed no more.
 LOOK_S = 0.25
 
@@ -44,6 +47,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._served: dict[str, str] | None = None  # as it was last said
         self._speeds: dict[str, float] = {}  # as they were last known, by whichever worker
         self._client: redis.Redis | None = None
+        self._refusal = ""  # why it could not be announced, as it was last told
         self._script: Any = None
         self._started_at = time.time()
         self._answered: dict[str, int] = {}
@@ -54,7 +58,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         given = consumer.app.conf.mutirao
         # Beside a broker that is no Redis, the fleet's announcements are where results are.
         url = given.result_url if given.foreign else given.broker_url
-        self._client = connect(url, given, socket_timeout=2.0, socket_connect_timeout=2.0)
+        self._client = connect(url, given, min(TIMEOUT_S, given.timeout_s))
         self._script = self._client.register_script(files(__package__).joinpath("announce.lua").read_text())
         self._served = None
         self._timers = [
@@ -68,10 +72,11 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             timer.cancel()
         if self._client is None:
             return
-        try:
-            self._client.hdel(queues.WORKERS, consumer.hostname)
-        except redis.RedisError as exc:
-            logger.debug("could not take the announcement back: %s", exc)
+        if consumer.connection is not None:
+            try:
+                self._client.hdel(queues.WORKERS, consumer.hostname)
+            except redis.RedisError as exc:
+                logger.debug("could not take the announcement back: %s", exc)
         self._client.close()
 
     terminate = stop
@@ -88,7 +93,11 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         processes = consumer.pool.num_processes if consumer.pool else 1
         speeds, batches = _paces(engine, processes)
         self._served = _served(consumer)
-        self._remember()
+        try:
+            self._remember()
+        except redis.RedisError as exc:
+            self._refusal = warn_once(logger, "could not announce this worker", exc, self._refusal)
+            return
         self._speeds |= speeds
         worker = WorkerInfo(
             name=consumer.hostname,
@@ -111,15 +120,21 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
                 keys=[queues.MODELS, queues.WORKERS], args=[worker.name, msgspec.json.encode(worker)[:-1], *models]
             )
         except redis.RedisError as exc:
-            logger.warning("could not announce this worker: %s", exc)
+            self._refusal = warn_once(logger, "could not announce this worker", exc, self._refusal)
+        else:
+            self._refusal = ""
 
     def _remember(self) -> None:
-        """Learn how quick models are from those that have timed them: whoever has not must not take it away."""
+        """Learn how quick models are from those that have timed them: whoever has not must not take it away.
+
+        Raises:
+            redis.RedisError: Redis did not answer.
+        """
         assert self._client is not None
         try:
             known: Any = self._client.hgetall(queues.MODELS)
-        except redis.RedisError as exc:
-            logger.debug("could not read the models: %s", exc)
+        except redis.ResponseError as exc:
+            logger.debug("may not read the models: %s", exc)
             return
         found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo).speed for name, raw in known.items()}
         self._speeds |= {name: speed for name, speed in found.items() if speed}
@@ -157,15 +172,20 @@ def main() -> int:
     given = settings.load()
     here = socket.gethostname()
     try:
-        workers = Redis(given).run(Core(given, check=False).catalog()).workers
+        known = Redis(given).run(Core(given, check=False).catalog())
     except errors.BrokerUnavailable as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
-    found = [worker.name for worker in workers if worker.name.partition("@")[2] == here]
-    sys.stdout.write(
-        f"{', '.join(found)} alive\n" if found else f"no worker of {here} announced itself in the last 15 s\n"
-    )
-    return 0 if found else 1
+    alive = [worker.name for worker in known.workers if worker.name.partition("@")[2] == here]
+    deaf = [name for name in known.deaf if name.partition("@")[2] == here]
+    if alive:
+        said = f"{', '.join(alive)} alive"
+    elif deaf:
+        said = f"{', '.join(deaf)} announced itself in the last 15 s, but takes no requests: it does not hear Redis"
+    else:
+        said = f"no worker of {here} announced itself in the last 15 s"
+    sys.stdout.write(f"{said}\n")
+    return 0 if alive else 1
 
 
 if __name__ == "__main__":

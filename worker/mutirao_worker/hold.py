@@ -15,7 +15,7 @@ from mutirao import queues
 from mutirao_worker.polling import Polling
 from mutirao_worker.request import Request, of_envelope, unreadable
 from mutirao_worker.transport.reservations import Reservations, Room
-from mutirao_worker.transport.scripts import Call
+from mutirao_worker.transport.scripts import Call, warn_once
 
 if TYPE_CHECKING:
     from mutirao_worker.dispatch import Dispatcher
@@ -63,7 +63,9 @@ class Reserved:
         self._left: set[str] = set()  # queues in which something was left when they were last looked at
         self._paused_until = 0.0
         self._polling = polling
+        self._refusal = ""  # why nothing could be taken, as it was last told
         self._sparing = False
+        self._unleased = ""  # why the lease could not be renewed, as it was last told
         self._unsure = False
 
     def wants(self, queue: str | None = None) -> bool:
@@ -95,8 +97,7 @@ class Reserved:
             self._load()
             self.woken(queue)
         elif isinstance(reply, redis.RedisError):
-            logger.warning("cannot take requests: %s", " ".join(str(reply).split()))
-            self.unsure()
+            self._untaken(reply)
         elif reply is not None and call is not None:
             self._first = queue
             self.arrived(call, reply, rang=queue is not None)
@@ -109,6 +110,7 @@ class Reserved:
     def arrived(self, call: Call, reply: Any, *, rang: bool = True) -> None:
         """Offer what a reserve brought; of what no bell told, and of every request of a stock client, others follow in silence."""
         self._done(call)
+        self._refusal = ""
         taken = self._reservations.taken(call, reply)
         if taken.lapsed:
             self.lapsed()
@@ -146,21 +148,24 @@ class Reserved:
             return
         self._dispatcher.dispatch()
 
-    def tend(self) -> None:
-        """Renew the lease, adopt what lost workers held, and settle what could not be settled while Redis was away."""
-        found = self._reservations.tend(self.queues(), self._dispatcher.idle)
-        if found.lapsed:
-            self.lapsed()
-        if found.adopted:
-            logger.warning("adopted %d requests of workers that were lost", found.adopted)
-        for key, envelope, worker in found.given_up:
-            self._give_up(key, envelope, worker)
-        if found.reserved > len(self._dispatcher.held):  # or what is on its way will be heard before the next time
-            self._unsure = True
-        if self._unsure and not self._asked:
-            self._unsure, self._paused_until = False, 0.0
-            if back := self.give_back_unheard():
-                logger.warning("gave back %d requests that were reserved unheard", back)
+    def tend(self) -> bool:
+        """Renew the lease, adopt what lost workers held, and settle what could not be settled while Redis was away.
+
+        Returns:
+            Whether that was done; why Redis refuses it is told once.
+
+        Raises:
+            redis.RedisError: Redis does not answer, so that no connection to it can be trusted; never while the worker is stopping.
+        """
+        try:
+            self._tend()
+        except redis.RedisError as exc:
+            if not (self._dispatcher.closing or isinstance(exc, redis.ResponseError)):
+                raise
+            self._unleased = warn_once(logger, "cannot renew this worker's lease", exc, self._unleased)
+            return False
+        self._unleased = ""
+        return True
 
     def lapsed(self) -> None:
         """Drop what has not begun: the lease lapsed, so others have it."""
@@ -187,6 +192,21 @@ class Reserved:
             self.tend()
         except redis.RedisError as exc:
             logger.debug("cannot say what is consumed: %s", exc)
+
+    def _tend(self) -> None:
+        found = self._reservations.tend(self.queues(), self._dispatcher.idle)
+        if found.lapsed:
+            self.lapsed()
+        if found.adopted:
+            logger.warning("adopted %d requests of workers that were lost", found.adopted)
+        for key, envelope, worker in found.given_up:
+            self._give_up(key, envelope, worker)
+        if found.reserved > len(self._dispatcher.held):  # or what is on its way will be heard before the next time
+            self._unsure = True
+        if self._unsure and not self._asked:
+            self._unsure, self._paused_until = False, 0.0
+            if back := self.give_back_unheard():
+                logger.warning("gave back %d requests that were reserved unheard", back)
 
     def _spare(self) -> None:
         """Give back what waits for a busy slot while other workers have slots free and nothing to run.
@@ -231,10 +251,13 @@ class Reserved:
         try:
             reply = self._reservations.scripts.call(*call)
         except redis.RedisError as exc:
-            logger.warning("cannot take requests: %s", " ".join(str(exc).split()))
-            self.unsure()
+            self._untaken(exc)
             return
         self.arrived(call, reply, rang=rang)
+
+    def _untaken(self, exc: redis.RedisError) -> None:
+        self._refusal = warn_once(logger, "cannot take requests", exc, self._refusal)
+        self.unsure()
 
     def _call(self, rooms: dict[str, Room], *, late: bool = False) -> Call | None:
         if not rooms:
@@ -288,6 +311,9 @@ class Reserved:
 
 class Deaf:
     """Listens to no bell: the worker is stopping. What a call still takes is given back before the worker leaves."""
+
+    def unsure(self) -> None:
+        """What was taken unheard is given back before the worker leaves."""
 
     def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002
         return False

@@ -21,7 +21,7 @@ from mutirao_worker.commit import Commit, refused_for_good
 from mutirao_worker.ending import Ending, Run, refused
 from mutirao_worker.events import Events
 from mutirao_worker.request import Request
-from mutirao_worker.transport.scripts import Call
+from mutirao_worker.transport.scripts import Call, warn_once
 
 Heard = Callable[[bool, Any], None]
 
@@ -76,6 +76,7 @@ class Outcomes:
         self._unkept: list[Unkept] = []
         self._posted: dict[int, Unkept] = {}
         self._numbers = itertools.count()
+        self._refusal = ""  # why results could not be kept, as it was last told
 
     @property
     def unkept(self) -> list[Request]:
@@ -189,11 +190,12 @@ class Outcomes:
             return None
 
     def _failed(self, unkept: Unkept, exc: redis.RedisError) -> None:
-        logger.warning("cannot keep %d results yet: %s", len(unkept.endings), " ".join(str(exc).split()))
+        self._refusal = warn_once(logger, "cannot keep results yet", exc, self._refusal)
         self._unkept.append(unkept)
         self._again(AGAIN_S)
 
     def _kept(self, run: Run, endings: Sequence[Ending], said: Sequence[str], runtime: float) -> None:
+        self._refusal = ""
         answers: list[tuple[str, str]] = []
         for ending, how in zip(endings, said, strict=True):
             if how == "1" and ending.status == "SUCCESS":

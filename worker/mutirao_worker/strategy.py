@@ -11,11 +11,9 @@ from typing import Any
 import msgspec
 import redis
 from celery import Celery, bootsteps, signals
-from celery.exceptions import NotRegistered
-from celery.worker import consumer as stock_consumer
+from celery.exceptions import BackendStoreError, NotRegistered
 from celery.worker import control
 from celery.worker import state as worker_state
-from kombu import compression
 
 from mutirao import errors, queues
 from mutirao.settings import Settings
@@ -25,9 +23,10 @@ from mutirao_worker.canvas import Canvas
 from mutirao_worker.commit import Commit
 from mutirao_worker.dispatch import Dispatcher
 from mutirao_worker.events import Events
-from mutirao_worker.hold import Deaf, Delivered, Reserved
+from mutirao_worker.hold import AGAIN_S, Deaf, Delivered, Reserved
 from mutirao_worker.polling import Polling
 from mutirao_worker.pool import Slots
+from mutirao_worker.reconnection import Consumer as ReconnectingConsumer
 from mutirao_worker.request import Request, of_message
 from mutirao_worker.transport.channel import Channel
 from mutirao_worker.transport.reservations import Reservations
@@ -59,7 +58,7 @@ def receive(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:  # no
     return on_message
 
 
-class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no types
+class Consumer(ReconnectingConsumer):
     """Celery's consumer; what it cannot hand to a task is answered too, and its log quotes no message.
 
     Attributes:
@@ -109,7 +108,7 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
 
     def on_close(self) -> None:
         """Let go of a broken connection: what is reserved stays so, and what runs goes on."""
-        self.engine.disconnected()
+        self.engine.disconnected(lost=self.connection is None)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 - Celery's signature
         """Answer a request for a task that is not ours."""
@@ -176,7 +175,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         if isinstance(self.hold, Reserved):
             self.dispatcher.commit.results.hear(wait=True)
             self._channel = channel
-            channel.heard_at = time.monotonic()
+            channel.idle_at = time.monotonic()
             self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.tend))
             self.hold.unsure()
             self.tend()
@@ -188,14 +187,15 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, consumer: Any) -> None:
         """Give back what has not begun; what runs goes on, and is kept when it ends."""
-        if not hasattr(self, "dispatcher") or self.dispatcher.closing:
+        if not hasattr(self, "dispatcher"):
             return
-        self.dispatcher.closing = True
-        if self._channel is not None:
-            self._channel.bells = Deaf()
-        self.dispatcher.commit.results.hear(wait=True)
-        _attempt(self.dispatcher.give_back)
-        self._give_back_unsent()
+        if not self.dispatcher.closing:
+            self.dispatcher.closing = True
+            if self._channel is not None:
+                self._channel.bells = Deaf()
+            self.dispatcher.commit.results.hear(wait=True)
+            _attempt(self.dispatcher.give_back)
+            self._give_back_unsent()
         if consumer.blueprint.state != bootsteps.RUN and self.dispatcher.running:
             timer = threading.Timer(self._settings.grace_s, self._out_of_grace)
             timer.daemon = True
@@ -223,7 +223,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             reservations.close()
         self.dispatcher.commit.close()
 
-    def disconnected(self) -> None:
+    def disconnected(self, *, lost: bool) -> None:
         """Let go of the connection: reserved requests stay reserved; delivered ones are the broker's again."""
         for timer in self._timers:
             timer.cancel()
@@ -232,7 +232,12 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self._channel = None
         if isinstance(self.hold, Delivered):
             self.dispatcher.forget_waiting()
-        self._give_back_unsent()
+        if self.reservations is not None and lost:  # what were sent now would be waited for in vain
+            self.dispatcher.closing = True
+            self.reservations.scripts.abandon()
+            self.dispatcher.unsent()  # they are given back over the next connection, as unheard
+        else:
+            self._give_back_unsent()
         self.slots.flush()
 
     def tend(self) -> None:
@@ -240,8 +245,8 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         hold = self.hold
         self.dispatcher.commit.results.overdue(self._settings.timeout_s)
         if isinstance(hold, Reserved) and self._alive():
-            if _attempt(hold.tend) and self.dispatcher.free and not self.dispatcher.closing:
-                _attempt(lambda: hold.woken(None))
+            if hold.tend() and self.dispatcher.free and not self.dispatcher.closing:
+                hold.woken(None)
         elif isinstance(hold, Delivered) and not self.dispatcher.closing:
             hold.pull()
         self.dispatcher.keep()
@@ -309,7 +314,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         """Whether this worker still does its work: one that is connected, but neither listens nor runs anything, must lose its lease."""
         if self._channel is None or self.dispatcher.closing:
             return bool(self.dispatcher.running)
-        return bool(self.dispatcher.running) or time.monotonic() - self._channel.heard_at < self._settings.lease_s
+        return bool(self.dispatcher.running) or time.monotonic() - self._channel.turned_at < self._settings.lease_s
 
     def _tend_while_inline(self, reservations: Reservations) -> None:
         """Renew the lease from a thread while a prediction runs in the loop's own: that is long work, not a loop that hangs."""
@@ -359,28 +364,29 @@ def scheduled(state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ARG001 - C
     ]
 
 
-def keep_compressed() -> None:
-    """Have kombu leave compressed bodies as they are: it would unpack them, without any bound, before they can be refused."""
-    for content_type in compression.encoders():
-        compression.register(compression.get_encoder(content_type)[0], lambda body: body, content_type)
-
-
-def _attempt(work: Callable[[], Any]) -> bool:
+def _attempt(work: Callable[[], Any]) -> None:
     """Do what another time will do where Redis is away."""
     try:
         work()
     except redis.RedisError as exc:
         logger.warning("Redis is away: %s", " ".join(str(exc).split()))
-        return False
-    return True
 
 
 def _refuse(consumer: Any, message: Any, error: Exception, id: Any = None) -> None:
     """End a request that never became one with its reason, and take its message off the queue."""
     id = id or message.headers.get("id") or message.properties.get("correlation_id")
     logger.warning("refused %s: %r", id, error)
+    _end_refused(consumer, message, error, id)
+
+
+def _end_refused(consumer: Any, message: Any, error: Exception, id: Any) -> None:
+    """Keep why, and take the message off the queue; later, where Redis is away."""
     if isinstance(id, str) and queues.TENANT_SEPARATOR not in id:  # that one may be a tenant's job
-        consumer.app.backend.mark_as_failure(id, error)
+        try:
+            consumer.app.backend.mark_as_failure(id, error)
+        except (redis.RedisError, BackendStoreError):
+            consumer.timer.call_after(AGAIN_S, _end_refused, (consumer, message, error, id))
+            return
         consumer.event_dispatcher.send("task-failed", uuid=id, exception=repr(error))
     message.ack_log_error(logger, consumer.connection_errors)
 

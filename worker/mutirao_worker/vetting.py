@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from mutirao_worker import ending
 from mutirao_worker.commit import Commit
 from mutirao_worker.ending import Ending
 from mutirao_worker.request import Request
+
+logger = logging.getLogger(__name__)
 
 # A request that was reserved less than this ago was looked at a moment ago.
 FRESH_S = 0.05
@@ -60,8 +63,14 @@ class Vetting:
         for request, why in zip(batch, whys, strict=True):
             if why:
                 self._ended(request, why)
-                self._commit.discard([request])
+                self._discard(request)
         return [request for request, why in zip(batch, whys, strict=True) if not why]
+
+    def _discard(self, request: Request) -> None:
+        try:
+            self._commit.discard([request])
+        except redis.RedisError as exc:  # it is found reserved before long, and looked at again
+            logger.debug("cannot acknowledge %s, which had ended: %s", request.id, exc)
 
     def _revoke(self, request: Request, why: str) -> None:
         self._end(ending.revoked(request, why))

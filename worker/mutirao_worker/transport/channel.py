@@ -13,12 +13,14 @@ import time
 from queue import Empty
 from typing import Any, Protocol
 
+import redis
 from kombu.transport import TRANSPORT_ALIASES, _transport_cache
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps
 
-from mutirao import queues
+from mutirao import queues, sockets
 from mutirao.broker.server import Packer
+from mutirao.settings import Settings
 from mutirao_worker.transport.scripts import reply_of
 
 # Producers that ring no bell are found after this long; it is also what an idle worker's loop costs: two commands a turn.
@@ -49,23 +51,30 @@ class Bells(Protocol):
     def followed(self, queue: str | None, reply: Any) -> None:
         """The listening has ended, as `woken` says, and that command has run: its reply, or why Redis refused it."""
 
+    def unsure(self) -> None:
+        """The connection broke while something was listened to: what follows may have run all the same."""
+
 
 class Channel(_Channel):  # type: ignore[misc]
     """kombu's channel, listening for bells once it is told whom to wake.
 
     Attributes:
         bells: whom to wake; None for kombu's own way.
-        heard_at: when it last listened or heard, by the monotonic clock: a channel that falls silent serves nobody.
+        heard_at: when it last heard a reply, by the monotonic clock: to ask is not to hear.
+        idle_at: when it last had nothing to ask.
         reached: how many connections have heard what was last broadcast over it; None where nothing was.
     """
 
     bells: Bells | None = None
     heard_at = 0.0
+    idle_at = 0.0
     reached: int | None = None
-    _brpop_sent_at: Any
     _commands: Any = None
     _following: bytes | None = None
     _in_poll: Any
+    socket_timeout: Any
+    _asked_at = 0.0
+    _brpop_sent_at: Any
     _in_vain: frozenset[str] = frozenset()  # bells that rang while there was room for other queues alone
 
     def ring(self, queue: str) -> None:
@@ -76,12 +85,35 @@ class Channel(_Channel):  # type: ignore[misc]
             pipe.ltrim(queues.bell_key(queue), 0, BELL_MAX - 1)
             pipe.execute()
 
+    @property
+    def turned_at(self) -> float:
+        """When it last heard, or had nothing to wait for: a channel for which neither comes serves nobody."""
+        return max(self.heard_at, self.idle_at)
+
+    def overdue(self) -> bool:
+        """Whether a reply is awaited for longer than Redis may keep it back, and an answer may take beside that."""
+        if (
+            self.bells is None
+            or not self._in_poll
+            or time.monotonic() - self._asked_at < LISTEN_S + self.socket_timeout
+        ):
+            return False
+        return not stock._socket_readable(self._in_poll._sock)  # noqa: SLF001 - it came while this process stood still
+
     def close(self) -> None:
         """Close; a token that is on its way is nothing to wait for."""
         if self.bells is not None and self._in_poll:
             self._in_poll.disconnect()
             self._in_poll = None
         super().close()
+
+    def abandon(self) -> None:
+        """Let go of connections that are believed to be broken: nothing is sent over them any more, in order to close neither."""
+        self.auto_delete_queues.clear()
+        for client in (self.__dict__.get("client"), self.__dict__.get("subclient")):
+            if client is not None and client.connection is not None:
+                client.connection.disconnect()
+        self._disconnect_pools()
 
     def patterns(self) -> int:
         """How many patterns of broadcasts are listened to on this Redis."""
@@ -108,15 +140,16 @@ class Channel(_Channel):  # type: ignore[misc]
         if self.bells is None:
             super()._brpop_start(timeout)
             return
-        self.heard_at = time.monotonic()
         if not self.bells.wants():
+            self.idle_at = time.monotonic()
             return
         self._in_vain = frozenset(queue for queue in self._in_vain if not self.bells.wants(queue))
         names = [name for name in self._queue_cycle.consume(len(self.active_queues)) if name not in self._in_vain]
         if not names:
+            self.idle_at = time.monotonic()
             return
-        self._in_poll = self.client.connection
-        self._brpop_sent_at = self.heard_at
+        self._in_poll, self._asked_at = self.client.connection, time.monotonic()
+        self._brpop_sent_at = None  # or kombu would drop a connection that it believes to be silent, by its own measure
         self._following = self.bells.following()
         packed = Packer().pack("BRPOP", *map(queues.bell_key, names), LISTEN_S)
         self.client.connection.send_packed_command(packed if self._following is None else [*packed, self._following])
@@ -151,6 +184,12 @@ class Channel(_Channel):  # type: ignore[misc]
             self.bells.followed(queue, reply)
         return True
 
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        listened = self._in_poll is connection
+        super()._on_connection_disconnect(connection)
+        if listened and self.bells is not None:
+            self.bells.unsure()
+
     def _put(self, queue: str, message: Any, **options: Any) -> None:
         super()._put(queue, message, **options)
         if queues.model_of(queue):
@@ -171,10 +210,16 @@ class QoS(_QoS):  # type: ignore[misc]
 Channel.QoS = QoS
 
 
+# What Redis refuses while it is a replica, full, short of a disk or out of reach of this user, it may take again in a moment: any
+# error reply means what a broken connection means, and has the same cure. So kombu and Celery, which know no other, connect again.
+AWAY = (*stock.Transport.connection_errors, redis.ResponseError, redis.InvalidResponse)
+
+
 class Transport(stock.Transport):
     """The engine's transport."""
 
     Channel = Channel
+    connection_errors = AWAY
 
 
 class SentinelChannel(Channel, stock.SentinelChannel):
@@ -185,6 +230,7 @@ class SentinelTransport(stock.SentinelTransport):
     """The engine's transport over Sentinel."""
 
     Channel = SentinelChannel
+    connection_errors = AWAY
 
 
 STOCK = {name: TRANSPORT_ALIASES[name] for name in ("redis", "rediss", "sentinel")}
@@ -193,6 +239,22 @@ ENGINE = {
     "rediss": f"{__package__}:Transport",
     "sentinel": f"{__package__}:SentinelTransport",
 }
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    """Choose kombu's options of connections: none waits without end, and one whose peer is gone without a word breaks.
+
+    The health checks are of subscriptions, on which nothing may come for hours: a PING as often as this, and two that are not answered
+    end the connection.
+    """
+    return {
+        "health_check_interval": max(1, round(settings.timeout_s)),
+        "master_name": settings.sentinel_master,
+        "socket_connect_timeout": settings.timeout_s,
+        "socket_keepalive": True,
+        "socket_keepalive_options": sockets.keepalive(settings.timeout_s),
+        "socket_timeout": settings.timeout_s,
+    }
 
 
 def install(*, engine: bool) -> None:

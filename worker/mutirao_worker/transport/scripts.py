@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -14,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mutirao import queues
+from mutirao import queues, sockets
 from mutirao.broker import redis as broker
 from mutirao.broker import server
 from mutirao.settings import Settings
@@ -29,15 +30,23 @@ Heard = Callable[[list[Any] | redis.RedisError], None]
 NAMES = ("commit", "give_back", "idle", "leave", "poll", "reserve", "started", "tend", "vet")
 
 
-def connect(url: str, settings: Settings) -> redis.Redis:
-    """Make a client that never sends a call twice by itself: what is unsure is settled by whoever knows what it means."""
+def connect(url: str, settings: Settings, timeout_s: float | None = None) -> redis.Redis:
+    """Make a client that never sends a call twice by itself: what is unsure is settled by whoever knows what it means.
+
+    Args:
+        url: the server's.
+        settings: for the rest.
+        timeout_s: how long an answer may take; the setting by default.
+    """
+    timeout_s = timeout_s or settings.timeout_s
     return server.connect(
         url,
         settings,
         retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=settings.timeout_s,
+        socket_connect_timeout=timeout_s,
         socket_keepalive=True,
-        socket_timeout=settings.timeout_s,
+        socket_keepalive_options=sockets.keepalive(timeout_s),
+        socket_timeout=timeout_s,
     )
 
 
@@ -123,6 +132,8 @@ class Scripts:
                 self.silenced(exc)
                 return
             self._posted.popleft()
+            if not self._posted and _refused(replies):
+                self._posting.disconnect()
             try:
                 found: list[Any] | redis.RedisError = self._whole(calls, replies)
             except redis.RedisError as exc:
@@ -141,6 +152,12 @@ class Scripts:
             self._posting.disconnect()
         for _, heard, _ in posted:
             heard(error)
+
+    def abandon(self) -> None:
+        """Give up every connection: what is called next goes over a new one."""
+        self.hear()
+        self.silenced(redis.ConnectionError("the connection to Redis was lost"))
+        self.client.connection_pool.disconnect()
 
     def packed(self, call: Call) -> bytes:
         """Write a call, for whoever sends it over another connection."""
@@ -196,10 +213,19 @@ def _heard_all(connection: Any, commands: Sequence[Any]) -> list[Any]:
     try:
         connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
         connection.send_packed_command(connection.pack_commands(commands))
-        return [reply_of(connection) for _ in commands]
+        replies = [reply_of(connection) for _ in commands]
     except BaseException:  # half of a reply may be left on it
         connection.disconnect()
         raise
+    if _refused(replies):
+        connection.disconnect()
+    return replies
+
+
+def _refused(replies: Iterable[Any]) -> bool:
+    """Whether Redis refused something: it may be a replica by now, and the name that led to it may lead to its master."""
+    known = redis.exceptions.NoScriptError
+    return any(isinstance(reply, Exception) and not isinstance(reply, known) for reply in replies)
 
 
 def reply_of(connection: Any) -> Any:
@@ -208,3 +234,10 @@ def reply_of(connection: Any) -> Any:
         return connection.read_response()
     except redis.ResponseError as exc:
         return exc
+
+
+def warn_once(log: logging.Logger, what: str, exc: Exception, before: str) -> str:
+    """Tell why something failed, unless that is what was told before; return what was told."""
+    why = " ".join(str(exc).split())
+    log.log(logging.DEBUG if why == before else logging.WARNING, "%s: %s", what, why)
+    return why

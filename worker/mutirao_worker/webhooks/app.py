@@ -11,11 +11,13 @@ from kombu import Exchange, Queue
 from mutirao import address, queues
 from mutirao.gateway import views
 from mutirao.settings import Settings
-from mutirao_worker import transport
+from mutirao_worker import reconnection, transport
 from mutirao_worker.webhooks.courier import Courier
 from mutirao_worker.webhooks.lanes import Lanes
 from mutirao_worker.webhooks.outbox import Delivery, Outbox
 from mutirao_worker.webhooks.taking import HEADER, Taker
+
+CONSUMER = f"{reconnection.__name__}:Consumer"
 
 
 def make(given: Settings, threads: int, name: str) -> Celery:
@@ -37,18 +39,13 @@ def make(given: Settings, threads: int, name: str) -> Celery:
     app.courier = Courier(given, app.outbox, Lanes(threads), worker=name, describe=views.job)
     app.conf.update(
         accept_content=["json"],
-        broker_connection_max_retries=None,
-        broker_connection_retry_on_startup=True,
-        broker_transport_options={
-            "master_name": given.sentinel_master,
-            "priority_steps": [0],
-            "socket_keepalive": True,
-        },
+        broker_transport_options={**transport.channel.options(given), "priority_steps": [0]},
         event_serializer="json",
         task_ignore_result=True,
         # What is taken is acknowledged by the script that ends it.
         task_queues=[Queue(queues.WEBHOOKS, Exchange("", type="direct"), routing_key=queues.WEBHOOKS, no_ack=True)],
         task_serializer="json",
+        worker_consumer=CONSUMER,
         worker_send_task_events=True,
     )
     app.steps["consumer"].add(Taker)

@@ -87,6 +87,9 @@ class Taker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         if queue is not None:
             self.look()
 
+    def unsure(self) -> None:
+        """A token that was lost is nothing to look for: the list is looked at before long."""
+
     def following(self) -> None:
         """Nothing is taken before a bell has rung."""
 
