@@ -66,7 +66,7 @@ lock: ## resolve requirements.txt again (ARGS=--upgrade for the newest of everyt
 	.ci/lock $(ARGS)
 
 clean: ## remove .venv, caches and what was built; data in .mutirao/ and models/ stay
-	rm -rf $(VENV) dist benchmarks/out .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache dist benchmarks/out .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find producer worker tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # A .venv that came along with a copied checkout is made anew (see .ci/venv).
