@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -58,4 +59,24 @@ class Cold(Summing):
     def predict(self, X):
         if os.environ.get("COLD"):
             raise RuntimeError("no weights on this machine")
+        return X.sum(axis=1)
+
+
+class Stuck(Summing):
+    """Where STUCK is set, its first prediction in a process never returns, whatever signal comes: its warm-up."""
+
+    def predict(self, X):
+        if os.environ.get("STUCK"):
+            libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+            for _ in range(2):
+                libc.pthread_mutex_lock(mutex)
+        return X.sum(axis=1)
+
+
+class Deadly(Summing):
+    """Where STUCK is set, ends its process at its first prediction there: its warm-up."""
+
+    def predict(self, X):
+        if os.environ.get("STUCK"):
+            os._exit(9)
         return X.sum(axis=1)

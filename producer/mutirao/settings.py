@@ -18,7 +18,7 @@ from mutirao import address, errors
 PREFIX = "MUTIRAO_"
 _POSITIVE = (
     "expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "max_result_bytes", "queue_limit", "gateway_wait_s",
-    "gateway_waits",
+    "gateway_waits", "warm_up_s",
 )  # fmt: skip
 # Redis's proto-max-bulk-len, 512 MB by default, less what stands around a result in its record.
 RESULT_BYTES_MAX = 512 * 1024 * 1024 - 1024 * 1024
@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         engine: workers reserve requests under a lease (the default); False for kombu's own transport, which can lose requests.
         lease_s: a worker that Redis has not heard of for this long has lost what it had reserved to the others.
         max_deliveries: a request is given up when so many workers that had it were lost.
+        warm_up_s: a model whose warm-up takes longer in a process of a worker is unavailable there, and the others are served.
         grace_s: how long a worker that is told to stop lets running predictions go on before it gives them back.
         gateway_host: where the HTTP gateway listens; beyond loopback only once there are keys.
         gateway_port: its port.
@@ -73,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine: bool = True
     lease_s: float = 6.0
     max_deliveries: int = 10
+    warm_up_s: float = 60.0
     grace_s: float = 30.0
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8000

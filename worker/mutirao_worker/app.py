@@ -13,9 +13,9 @@ from kombu.serialization import register
 from mutirao import address, codec, errors, queues, settings
 from mutirao.catalog import redelivered_after_s
 from mutirao.settings import Settings, without_password
-from mutirao_worker import banner, strategy, tasks, transport
+from mutirao_worker import banner, strategy, tasks, threads, transport
 from mutirao_worker.health import Presence
-from mutirao_worker.hosting import THREAD_VARIABLES, Host, threads_per_process
+from mutirao_worker.hosting import Host
 from mutirao_worker.repository import Repository
 
 RESULTS = "mutirao_worker.backend:ResultBackend"
@@ -43,8 +43,6 @@ def make(given: Settings) -> Celery:
         task_serializer="json",
         worker_consumer=strategy.CONSUMER,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # A child is alive once it has warmed its models up.
-        worker_proc_alive_timeout=120.0,
         # Where kombu delivers, the engine sets the prefetch count by what the models take; this is what it begins with.
         worker_prefetch_multiplier=2,
         worker_send_task_events=True,
@@ -105,10 +103,12 @@ def _load(worker: Any) -> None:
             f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(known)}",
             model=unknown[0],
         )
-    app.host.threads = threads_per_process(worker.concurrency)
-    # Libraries that are loaded later start with this many threads; those that are here already are capped in the children.
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(app.host.threads)))
-    app.host.load(repository, names)
+    app.host.threads = threads.per_process(worker.concurrency, os.environ)
+    app.host.warm_up_s = app.conf.mutirao.warm_up_s
+    with threads.one(then=app.host.threads):
+        app.host.load(repository, names)
+    # A child is alive once it has warmed its models up; each has a time of its own for that.
+    app.conf.worker_proc_alive_timeout = 60.0 + app.host.warm_up_s * len(names)
     _keep_compressed()
     app.conf.broker_transport_options["visibility_timeout"] = redelivered_after_s(app.host.hard_limits())
     banner.show(worker, app.host.infos(), app.host.threads)
@@ -129,6 +129,10 @@ def _model(queue: str) -> str:
     return name
 
 
+def _look_after_warm_ups(**_: Any) -> None:
+    app.host.look_after_warm_ups()
+
+
 def _prepare(**_: Any) -> None:
     """Make a pool child ready before it is given work."""
     if app.host.infos():
@@ -139,4 +143,5 @@ def _prepare(**_: Any) -> None:
 register("mutirao", _encode, codec.decode_body, content_type=codec.BINARY, content_encoding="binary")
 app = make(settings.load())
 signals.worker_init.connect(_start, weak=False)
+signals.worker_before_create_process.connect(_look_after_warm_ups, weak=False)
 signals.worker_process_init.connect(_prepare, weak=False)

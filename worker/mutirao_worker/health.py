@@ -23,7 +23,7 @@ from mutirao import errors, queues, settings
 from mutirao.broker.redis import Redis
 from mutirao.catalog import ModelInfo, WorkerInfo
 from mutirao.core import Core
-from mutirao_worker.hosting import cores
+from mutirao_worker.threads import cores
 from mutirao_worker.transport.scripts import connect, warn_once
 
 logger = logging.getLogger(__name__)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import logging
 import os
+import signal
 from collections.abc import Iterable
 
+import billiard
 import msgspec
-import threadpoolctl
 
 from mutirao import catalog, errors
 from mutirao.catalog import ModelInfo
+from mutirao_worker import threads
 from mutirao_worker.batching import Limits
 from mutirao_worker.loaded import Loaded
 from mutirao_worker.repository import Repository
@@ -19,7 +22,8 @@ from mutirao_worker.warmth import Warmth
 
 logger = logging.getLogger(__name__)
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# A process may die in a warm-up for a reason of somebody else's; hardly twice.
+DEATHS = 2
 
 
 class Host:
@@ -28,6 +32,9 @@ class Host:
     def __init__(self) -> None:
         """Hold nothing yet."""
         self.threads = 1
+        self.warm_up_s = 60.0
+        self._deaths: collections.Counter[str] = collections.Counter()
+        self._refused: dict[str, str] = {}  # models that no process tries any more
         self._loaded: dict[str, Loaded] = {}
         self._infos: dict[str, ModelInfo] = {}
         self._limits: dict[str, tuple[float | None, float | None]] = {}
@@ -54,12 +61,12 @@ class Host:
 
         Raises:
             ModelNotFound: this worker does not serve it.
-            ModelUnavailable: it could not be loaded.
+            ModelUnavailable: it could not be loaded, or not warmed up.
         """
-        if name in self._loaded:
+        if name in self._loaded and name not in self._refused:
             return self._loaded[name]
         if name in self._infos:
-            reason = self._infos[name].reason
+            reason = self._refused.get(name) or self._infos[name].reason
             raise errors.ModelUnavailable(f"model {name!r} is unavailable: {reason}", model=name, reason=reason)
         raise catalog.not_found(name, tuple(sorted(self._infos)))
 
@@ -69,12 +76,12 @@ class Host:
 
     def warm(self) -> dict[str, str]:
         """The models that are loaded and warmed up, with their versions."""
-        return {name: loaded.info.version for name, loaded in self._loaded.items() if self._warmth.failure(name) == ""}
+        return {name: loaded.info.version for name, loaded in self._loaded.items() if self._failure(name) == ""}
 
     @property
     def tried(self) -> bool:
         """Whether every model that is loaded has been warmed up, or has failed at it."""
-        return all(self._warmth.failure(name) is not None for name in self._loaded)
+        return all(self._failure(name) is not None for name in self._loaded)
 
     def time_limits(self, name: str | None) -> tuple[float | None, float | None]:
         """A model's hard and soft time limits in seconds, None for none."""
@@ -106,13 +113,17 @@ class Host:
 
     def cap_threads(self) -> None:
         """Cap native thread pools and joblib in this process."""
-        threadpoolctl.threadpool_limits(self.threads)
+        threads.cap(self.threads)
         for loaded in self._loaded.values():
             loaded.set_threads(self.threads)
 
     def warm_up(self) -> None:
         """Run every model once on its own example; one that fails says so in the log, and to the parent of this process."""
+        number = getattr(billiard.current_process(), "index", 0)
         for name, loaded in self._loaded.items():
+            if name in self._refused:
+                continue
+            self._warmth.begin(name, number)
             try:
                 loaded.warm_up()
             except Exception as exc:
@@ -120,22 +131,45 @@ class Host:
                 self._warmth.tell(name, f"{type(exc).__name__}: {exc}")
             else:
                 self._warmth.tell(name)
+        self._warmth.done(number)
+
+    def look_after_warm_ups(self) -> None:
+        """End processes that hang in a warm-up; a model at which one hangs, or of which two have died, is tried no more.
+
+        The parent calls this now and then, and before it forks: so a new process does not try what has cost its forerunner.
+        """
+        for each in self._warmth.warming():
+            if each.for_s > self.warm_up_s:
+                os.kill(each.pid, signal.SIGKILL)
+                self._refuse(each.model, f"its warm-up did not end within {self.warm_up_s:g} s (MUTIRAO_WARM_UP_S)")
+            elif not _runs(each.pid):
+                self._deaths[each.model] += 1
+                if self._deaths[each.model] >= DEATHS:
+                    self._refuse(each.model, f"its warm-up ended its process, {DEATHS} times")
+            else:
+                continue
+            self._warmth.done(each.number)
+
+    def _refuse(self, name: str, reason: str) -> None:
+        logger.error("model %s is unavailable until this worker starts again: %s", name, reason)
+        self._refused[name] = reason
+
+    def _failure(self, name: str) -> str | None:
+        return self._refused.get(name) or self._warmth.failure(name)
 
     def _info(self, name: str) -> ModelInfo:
         info = self._infos[name]
+        if name in self._refused:
+            return msgspec.structs.replace(info, state="unavailable", reason=self._refused[name])
         failure = self._warmth.failure(name) if name in self._loaded else None
         if not failure:
             return info
         return msgspec.structs.replace(info, state="unavailable", reason=f"its warm-up failed: {failure}")
 
 
-def threads_per_process(processes: int) -> int:
-    """Share the cores: processes x threads = cores, at least one thread each."""
-    return max(1, cores() // max(1, processes))
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

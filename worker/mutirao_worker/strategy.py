@@ -167,11 +167,11 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             self._build(consumer, engine=isinstance(channel, Channel))
         self.dispatcher.events.attach(consumer.event_dispatcher)
         self.dispatcher.closing = False
-        self._timers = (
-            [consumer.timer.call_repeatedly(0.5, consumer.pool.maintain_pool)]
-            if hasattr(consumer.pool, "maintain_pool")
-            else []
-        )
+        self._timers = []
+        if hasattr(consumer.pool, "maintain_pool"):
+            # Celery would end the worker where a process has died by now: one that died of a model's warm-up is replaced.
+            consumer.pool.did_start_ok = lambda: True
+            self._timers.append(consumer.timer.call_repeatedly(0.5, self._look_after_processes))
         if isinstance(self.hold, Reserved):
             self.dispatcher.commit.results.hear(wait=True)
             self._channel = channel
@@ -335,6 +335,10 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
                 hub.remove_reader(descriptor)
 
         hub.add_reader(descriptor, heard)
+
+    def _look_after_processes(self) -> None:
+        self._app.host.look_after_warm_ups()
+        self._consumer.pool.maintain_pool()
 
     def _dispatch(self) -> None:
         self._soon = False

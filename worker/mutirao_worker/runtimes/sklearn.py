@@ -76,8 +76,16 @@ def set_threads(model: Any, threads: int) -> None:
     """Cap every n_jobs that asks for more, in the estimator and in all that it holds, fitted parts too."""
     for estimator in _estimators(model, set()):
         wanted = getattr(estimator, "n_jobs", None)
-        if isinstance(wanted, int) and not 0 < wanted <= threads:
+        # None is one to scikit-learn, what OpenMP says to XGBoost, and to LightGBM every core.
+        all_cores = wanted is None and hasattr(estimator, "n_jobs") and _library(estimator) == "lightgbm"
+        if all_cores or (isinstance(wanted, int) and not 0 < wanted <= threads):
             estimator.n_jobs = threads
+            if _library(estimator) == "xgboost":  # it has written the number down elsewhere too
+                estimator.get_booster().set_param({"nthread": threads})
+
+
+def _library(estimator: Any) -> str:
+    return str(type(estimator).__module__).partition(".")[0]
 
 
 def _frame(inputs: Mapping[str, Array]) -> pd.DataFrame:

@@ -1,0 +1,60 @@
+"""Models whose warm-up hangs or ends its process: they are unavailable with that reason, and the others are served."""
+
+import brokers
+import joblib
+import numpy as np
+import pytest
+import samples
+import waiting
+import worker_models
+from servers import RedisServer
+from workers import Fleet, WorkerProcess
+
+from mutirao import Client, ModelUnavailable, settings
+from mutirao.broker.redis import Redis
+from mutirao.core import Core
+
+REASONS = {
+    "deadly": "its warm-up ended its process, 2 times",
+    "stuck": "its warm-up did not end within 1 s (MUTIRAO_WARM_UP_S)",
+}
+
+
+@pytest.fixture(scope="module")
+def hurt(tmp_path_factory):
+    """A worker of two processes, two of whose models cannot be warmed up without harm."""
+    folder = tmp_path_factory.mktemp("hurt")
+    repository = samples.repository(folder / "models", "iris")
+    for kind in (worker_models.Deadly, worker_models.Stuck):
+        file = folder / f"{kind.__name__}.joblib"
+        joblib.dump(kind().fit(np.zeros((2, 3))), file)
+        repository.add(kind.__name__.lower(), file)
+    env = {"STUCK": "1", "MUTIRAO_WARM_UP_S": "1"}
+    with RedisServer() as server, WorkerProcess(server.url, repository.root, concurrency=2, env=env) as worker:
+        yield Fleet(server, repository, worker)
+
+
+def _catalog(hurt):
+    given = settings.load({}, **brokers.broker_of(hurt.url))
+    driver = Redis(given)
+    try:
+        return driver.run(Core(given, check=False).catalog())
+    finally:
+        driver.close()
+
+
+def test_others_are_served_beside_models_that_cannot_be_warmed_up(hurt):
+    """A model whose warm-up hangs in native code, and one that ends its process, cost the others seconds, and are told by name."""
+    with Client(hurt.url, check=False) as client:
+        assert client.predict("iris", samples.get("iris").data[:1], timeout=60)["predict"].shape == (1,)
+        waiting.until(
+            lambda: (
+                {name: model.reason for name, model in _catalog(hurt).models.items() if model.state != "ready"}
+                == REASONS
+            ),
+            what=lambda: hurt.worker.log,
+        )
+        for name, reason in REASONS.items():
+            with pytest.raises(ModelUnavailable) as caught:
+                client.predict(name, [[1.0, 2.0, 3.0]], timeout=20)
+            assert reason in str(caught.value)
