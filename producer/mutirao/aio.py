@@ -11,6 +11,7 @@ from typing import Any, Self
 from mutirao import errors, settings
 from mutirao.catalog import Catalog, ModelInfo
 from mutirao.job import AsyncJob, Origin
+from mutirao.loops import Loops
 from mutirao.messages import JobRecord
 from mutirao.replies import Ended, Wait
 from mutirao.submission import Ask
@@ -21,16 +22,13 @@ from mutirao.ways import way
 class AsyncClient:
     """Submits requests and awaits their results; the verbs are those of `Client`, which documents them.
 
-    Belongs to the event loop on which it is first used.
+    Event loops may share one, in turn or at the same time: each has connections of its own, which end with it.
     """
 
     def __init__(self, broker_url: str | None = None, *, check: bool = True, **given: Any) -> None:
         """Take the broker's URL and any other setting by name; nothing connects yet."""
         self.settings = settings.load(broker_url=broker_url, **given)
-        chosen = way(self.settings)
-        self._core = chosen.operations(self.settings, check=check)
-        self._driver = chosen.async_driver(self.settings)
-        self._waits = chosen.waits(self._core, self._driver)
+        self._loops = Loops(way(self.settings), self.settings, check=check)
 
     async def submit(
         self,
@@ -72,23 +70,28 @@ class AsyncClient:
 
     async def record(self, id: str) -> JobRecord:
         """Read a job's record."""
-        return await self._driver.run(self._core.record(id))
+        here = self._loops.here()
+        return await here.driver.run(here.core.record(id))
 
     async def cancel(self, id: str) -> bool:
         """Cancel a job if it still waits; False where it runs or has ended."""
-        return await self._driver.run(self._core.cancel(id))
+        here = self._loops.here()
+        return await here.driver.run(here.core.cancel(id))
 
     async def models(self) -> list[ModelInfo]:
         """List the models that workers have announced."""
-        return list((await self._driver.run(self._core.announced())).models.values())
+        here = self._loops.here()
+        return list((await here.driver.run(here.core.announced())).models.values())
 
     async def catalog(self) -> Catalog:
         """Read the models and the live workers."""
-        return await self._driver.run(self._core.catalog())
+        here = self._loops.here()
+        return await here.driver.run(here.core.catalog())
 
     async def wait(self, job: AsyncJob, timeout: float | None = None) -> dict[str, Array]:  # noqa: ASYNC109
         """Wait for a job's outputs; see `Job.result`."""
-        return await self._driver.run(self._core.outputs(await self.finished(job, timeout)))
+        here = self._loops.here()
+        return await here.driver.run(here.core.outputs(await self.finished(job, timeout)))
 
     async def finished(self, job: AsyncJob, timeout: float | None = None) -> JobRecord:  # noqa: ASYNC109
         """Wait for a job's finished record, however it ended.
@@ -106,7 +109,8 @@ class AsyncClient:
             if isinstance(found, Exception):
                 raise found
             if not found.done:
-                raise await self._driver.run(self._core.late(found, timeout))
+                here = self._loops.here()
+                raise await here.driver.run(here.core.late(found, timeout))
             job.finished = found
         return job.finished
 
@@ -136,9 +140,8 @@ class AsyncClient:
                         yield job.told(found)
 
     async def close(self) -> None:
-        """Stop waiting, and close every connection."""
-        await self._waits.close()
-        await self._driver.close()
+        """Stop waiting, and close every connection, on whatever loop."""
+        await self._loops.close()
 
     async def __aenter__(self) -> Self:
         """Return the client."""
@@ -149,17 +152,18 @@ class AsyncClient:
         await self.close()
 
     async def _submitted(self, ask: Ask, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[AsyncJob]:
-        heard = self._waits.heard
-        made = await self._driver.run(self._core.submit(ask, many, ids, rows=rows))
-        origin = Origin(self._core.client, heard, time.monotonic() + made.expires_s)
+        here = self._loops.here()
+        heard = here.waits.heard
+        made = await here.driver.run(here.core.submit(ask, many, ids, rows=rows))
+        origin = Origin(here.core.client, heard, time.monotonic() + made.expires_s)
         return [AsyncJob(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
 
     @contextlib.contextmanager
     def _waiting(self, jobs: Sequence[AsyncJob]) -> Iterator[asyncio.Queue[Ended]]:
         ended: asyncio.Queue[Ended] = asyncio.Queue()
-        wait = Wait(jobs, ended.put_nowait)
-        self._waits.watch(wait)
+        wait, waits = Wait(jobs, ended.put_nowait), self._loops.here().waits
+        waits.watch(wait)
         try:
             yield ended
         finally:
-            self._waits.leave(wait)
+            waits.leave(wait)
