@@ -154,10 +154,10 @@ class WorkerProcess:
 
     def _announced(self, client: redis.Redis) -> bool:
         try:
-            raw: Any = client.hget(queues.WORKERS, self.name)
+            found: Any = client.hvals(queues.WORKERS)
         except redis.RedisError:
             return False
-        return raw is not None and msgspec.json.decode(raw)["pid"] == self.pid
+        return (self.name, self.pid) in ((info["name"], info["pid"]) for info in map(msgspec.json.decode, found))
 
     def _said(self) -> str:
         return self.log

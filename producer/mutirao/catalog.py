@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 import msgspec
@@ -43,7 +44,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A worker as it announces itself every few seconds.
 
     Attributes:
-        name: Celery's host name of it.
+        name: Celery's host name of it; where several that live have the same, the reader adds the process to it, before the @.
         pid: its main process.
         processes: how many predictions it runs at once.
         models: the active version of each model it serves, by name.
@@ -162,11 +163,23 @@ def decode(
         leases: the identities of those whose leases run.
     """
     announced = [msgspec.json.decode(raw, type=WorkerInfo) for raw in workers.values()]
-    alive = sorted((info for info in announced if info.alive(now, leases)), key=lambda worker: worker.name)
+    alive = sorted(_apart(info for info in announced if info.alive(now, leases)), key=lambda worker: worker.name)
     found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
     deaf = sorted(info.name for info in announced if info.seen(now) and not info.alive(now, leases))
     judged = {name: _judged(info, alive) for name, info in found.items()}
     return Catalog(models=judged, workers=tuple(alive), deaf=tuple(deaf))
+
+
+def _apart(workers: Iterable[WorkerInfo]) -> list[WorkerInfo]:
+    """Give those that have one name in Celery names of their own: celery#4711@host."""
+    found = list(workers)
+    counts = Counter(info.name for info in found)
+    return [info if counts[info.name] == 1 else msgspec.structs.replace(info, name=_named(info)) for info in found]
+
+
+def _named(info: WorkerInfo) -> str:
+    node, at, host = info.name.partition("@")
+    return f"{node}#{info.pid}{at}{host}"
 
 
 def _judged(info: ModelInfo, alive: Sequence[WorkerInfo]) -> ModelInfo:

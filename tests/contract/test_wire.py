@@ -134,7 +134,9 @@ def test_catalogue(fleet):
         "predict",
         "predict_proba",
     ]
-    worker = json.loads(redis.hget("mutirao:workers", fleet.worker.name))
+    ((own, raw),) = redis.hgetall("mutirao:workers").items()
+    worker = json.loads(raw)
+    assert own.decode().partition("#")[0] == worker["name"] == fleet.worker.name
     assert (worker["pid"], worker["processes"], worker["models"]["iris"]) == (fleet.worker.pid, 2, "1")
 
 

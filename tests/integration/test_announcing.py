@@ -1,5 +1,8 @@
 """What workers say of themselves: what they serve at this moment, how quick they are, and that they are gone when they are."""
 
+import os
+import socket
+import subprocess
 import time
 
 import brokers
@@ -19,6 +22,7 @@ from mutirao.broker.redis import Redis
 from mutirao.checkup.fleet import failures
 from mutirao.checkup.snapshot import Snapshot
 from mutirao.core import Core
+from mutirao_worker.cli.worker import free_name
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 LEASE_S = 2.0
@@ -155,3 +159,59 @@ def test_the_last_known_speed(announced, look):
     redis.hset(queues.MODELS, "slow", msgspec.json.encode(info))
     waiting.until(lambda: own().seen_at > before, timeout_s=15)
     assert look().models["slow"].speed == 123.0
+
+
+def test_workers_of_one_name_speak_each_for_itself(redis_server, announced):
+    """Two workers under one name, and no simple one, are both there, each with what it serves; when one stops, the other still is."""
+    name, root = f'né"w\n[x]@{socket.gethostname()}', announced.repository.root
+    with (
+        WorkerProcess(redis_server.url, root, name=name, args=["--models", "iris,slow"], wait=False) as both,
+        WorkerProcess(redis_server.url, root, name=name, args=["--models", "iris"], wait=False) as one,
+        announced._replace(server=redis_server).client() as client,
+    ):
+        both.wait_ready()
+        one.wait_ready()
+        for _ in range(2):  # each has announced itself once more
+            since = time.time()
+            waiting.until(lambda: all(worker.seen_at > since for worker in client.catalog().workers), timeout_s=15)  # noqa: B023 - it is called at once
+            known = client.catalog()
+            assert {worker.pid: set(worker.models) for worker in known.workers} == {
+                both.pid: {"iris", "slow"},
+                one.pid: {"iris"},
+            }
+            assert (known.models["iris"].workers, known.models["slow"].workers) == (2, 1)
+        node, _, host = name.partition("@")
+        assert {worker.name for worker in known.workers} == {f"{node}#{pid}@{host}" for pid in (both.pid, one.pid)}
+        assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
+        one.stop()
+        (left,) = client.catalog().workers
+        assert (left.name, left.pid, set(left.models)) == (name, both.pid, {"iris", "slow"})
+        job = client.submit("iris", [ROW])
+        job.result(20)
+        assert job.record().job.worker == name
+
+
+def test_a_second_worker_of_a_machine_takes_a_name_of_its_own(redis_server):
+    """Without --name, a worker is not called as another that lives here; one that was killed, or lives elsewhere, keeps no name."""
+    given, host, redis = (
+        settings.load({}, **brokers.broker_of(redis_server.url)),
+        socket.gethostname(),
+        redis_server.client(),
+    )
+
+    def announce(name, pid):
+        info = catalog.WorkerInfo(name=name, pid=pid, processes=1, models={}, seen_at=time.time())
+        redis.hset(queues.WORKERS, name, msgspec.json.encode(info))
+
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name, pid, free in (
+        ("celery@elsewhere", os.getpid(), ""),
+        (f"celery@{host}", dead.pid, ""),
+        (f"celery@{host}", os.getpid(), f"celery2@{host}"),
+        (f"celery2@{host}", os.getpid(), f"celery3@{host}"),
+    ):
+        announce(name, pid)
+        assert free_name(given) == free
+    redis_server.stop()
+    assert free_name(given) == ""

@@ -1,6 +1,6 @@
--- Announce a worker and the models it knows; forget workers that have been silent for an hour.
+-- Announce a worker and the models it knows; forget workers that have been silent for five minutes.
 -- KEYS[1]: the models.  KEYS[2]: the workers.
--- ARGV[1]: the worker's name.  ARGV[2]: its JSON without its last brace.  ARGV, 2 a model from ARGV[3]: its name, its JSON.
+-- ARGV[1]: the worker's own name: no other process has it.  ARGV[2]: its JSON without its last brace.  ARGV, 2 a model from ARGV[3]: its name, its JSON.
 -- Reply: OK.
 -- What is kept of a model is the word of one that serves it, as long as there is one: a worker that cannot says so of itself alone.
 local time = redis.call("TIME")
@@ -10,7 +10,7 @@ redis.call("DEL", "mutirao:nothing")  -- over its maxmemory Redis lets a script 
 local workers = redis.call("HGETALL", KEYS[2])
 for at = 1, #workers, 2 do
   local ok, worker = pcall(cjson.decode, workers[at + 1])
-  if not ok or not worker.seen_at or now - worker.seen_at > 3600 then
+  if not ok or not worker.seen_at or now - worker.seen_at > 300 then
     redis.call("HDEL", KEYS[2], workers[at])
   elseif workers[at] ~= ARGV[1] and now - worker.seen_at < 15 then
     for name in pairs(worker.models or {}) do

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import sys
 import time
@@ -33,6 +34,7 @@ EVERY_S = 5.0
 TIMEOUT_S = 2.0
 # What it serves is told at once when it changes: a model that is warm, a queue that is consumed no more.
 LOOK_S = 0.25
+_PROCESS = f"{os.getpid()}.{secrets.token_hex(4)}"
 
 
 class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
@@ -74,7 +76,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             return
         if consumer.connection is not None:
             try:
-                self._client.hdel(queues.WORKERS, consumer.hostname)
+                self._client.hdel(queues.WORKERS, _own_name(consumer))
             except redis.RedisError as exc:
                 logger.debug("could not take the announcement back: %s", exc)
         self._client.close()
@@ -117,7 +119,8 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         models = [part for info in known for part in (info.name, msgspec.json.encode(info))]
         try:
             self._script(
-                keys=[queues.MODELS, queues.WORKERS], args=[worker.name, msgspec.json.encode(worker)[:-1], *models]
+                keys=[queues.MODELS, queues.WORKERS],
+                args=[_own_name(consumer), msgspec.json.encode(worker)[:-1], *models],
             )
         except redis.RedisError as exc:
             self._refusal = warn_once(logger, "could not announce this worker", exc, self._refusal)
@@ -146,6 +149,12 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         passed, self._counted_at = time.monotonic() - self._counted_at, time.monotonic()
         counts = {model: count - before.get(model, 0) for model, count in answered.items()}
         return {model: round(count / passed, 3) for model, count in counts.items() if count and passed > 0}
+
+
+def _own_name(consumer: Any) -> str:
+    """Name this worker as no other is, also where several have one name in Celery."""
+    reservations = consumer.engine.reservations
+    return reservations.identity if reservations is not None else f"{consumer.hostname}#{_PROCESS}"
 
 
 def _served(consumer: Any) -> dict[str, str]:

@@ -287,9 +287,10 @@ class Embedded:
             announced: Any = client.hgetall(queues.WORKERS)
         except redis.RedisError:
             return self._names
-        seen = {
-            host.decode().partition("@")[0]: msgspec.json.decode(value)["seen_at"] for host, value in announced.items()
-        }
+        seen: dict[str, float] = {}
+        for info in map(msgspec.json.decode, announced.values()):
+            name = info["name"].partition("@")[0]
+            seen[name] = max(info["seen_at"], seen.get(name, 0.0))
         return [name for name in self._names if seen.get(name, 0.0) < self._supervisor.started_at(name)]
 
     def _fleet(self, client: redis.Redis) -> Catalog:

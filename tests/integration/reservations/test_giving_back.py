@@ -201,6 +201,26 @@ def test_layout_survives_every_script(worker, submit, redis, server):
     assert document["job"]["attempts"] == 3
 
 
+def test_a_workers_name_breaks_no_record(worker, submit, redis):
+    """A name with quotes, a newline, brackets and letters of other alphabets stands in records and letters as it is."""
+    name, hows = 'né"w\n\\[x]},"started_at":1', ["given back", "worker lost"]
+    submit("a")
+    for how in (*hows, "given up"):
+        held = worker(name, max_deliveries=2)
+        found = requests(reserve(held))
+        if how == "given back":
+            held.give_back([found[0].tag])
+        else:
+            age(redis, held)
+            worker("tender", max_deliveries=2)
+        history = record(redis, "a")["job"]["history"]
+        assert [(each["worker"], each["how"]) for each in history] == [(f"{name}@host", each) for each in hows][
+            : len(history)
+        ]
+    document, letter = record(redis, "a"), msgspec.json.decode(redis.hget(queues.DEAD, "a"), type=Letter)
+    assert (document["status"], document["job"]["worker"], letter.worker) == ("FAILURE", *[f"{name}@host"] * 2)
+
+
 @pytest.mark.parametrize("garbage", GARBAGE, ids=repr)
 def test_garbage(worker, redis, garbage):
     """Whatever lies in a queue is taken and given back byte for byte, and adopted so but for the count of its deliveries."""

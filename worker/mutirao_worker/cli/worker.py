@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+import msgspec
+import psutil
 
-from mutirao import queues, settings
+from mutirao import errors, queues, settings
+from mutirao.broker.redis import Redis
 from mutirao.cli.options import broker
+from mutirao.core import Core
+from mutirao.settings import Settings
 
 if TYPE_CHECKING:
     from celery import Celery
+
+# So long a worker that starts asks which names are taken.
+NAMING_S = 2.0
+
+
+def free_name(given: Settings) -> str:
+    """Choose a name that no live worker of this machine has: Flower and Celery's remote control go by names.
+
+    Returns:
+        "" for Celery's default one, also where Redis is away.
+    """
+    host = socket.gethostname()
+    try:
+        with contextlib.closing(
+            Redis(msgspec.structs.replace(given, timeout_s=min(given.timeout_s, NAMING_S)))
+        ) as redis:
+            workers = redis.run(Core(given, check=False).catalog()).workers
+    except errors.MutiraoError:
+        return ""
+    # The identity begins with the name in Celery; a worker that was killed lives on paper until its lease lapses.
+    taken = {info.identity.rpartition("#")[0] or info.name for info in workers if psutil.pid_exists(info.pid)}
+    if f"celery@{host}" not in taken:
+        return ""
+    return next(name for number in itertools.count(2) if (name := f"celery{number}@{host}") not in taken)
 
 
 @click.command(epilog="Example: mutirao worker --concurrency 4 --models iris,forest")
@@ -28,7 +60,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How predictions run side by side.",
 )
-@click.option("--name", "-n", help="The worker's name; celery@HOST by default.")
+@click.option("--name", "-n", help="The worker's name; celery@HOST by default, or celery2@HOST where that one runs.")
 @click.option(
     "--events/--no-events",
     default=True,
@@ -61,6 +93,7 @@ def worker(
     )
     from mutirao_worker.app import app  # noqa: PLC0415 - reads the environment set above
 
+    name = name or free_name(given)
     app.conf.worker_send_task_events = events
     argv = ["--quiet", "worker", f"--loglevel={loglevel}", f"--pool={pool}"]
     argv += [f"--concurrency={concurrency}"] if concurrency else []

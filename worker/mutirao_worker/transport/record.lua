@@ -86,7 +86,7 @@ local function requeued(id, worker, how, now)
   if not document or ended(status_of(document)) or not string.find(document, '"job":{', 1, true) then
     return
   end
-  local entry = string.format('{"worker":"%s","at":%.4f,"how":"%s"}', worker, now, how)
+  local entry = string.format('{"worker":%s,"at":%.4f,"how":"%s"}', cjson.encode(worker), now, how)
   local job = job_of(document, "")
   local before = string.match(job, '^(.*"history":%[.*)%]$')
   job = before and before .. "," .. entry .. "]" or job .. ',"history":[' .. entry .. "]"

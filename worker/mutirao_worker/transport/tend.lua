@@ -66,7 +66,7 @@ local function bury(id, key, envelope, worker, deliveries)
         .. '","result":{"exc_type":"WorkerLostError","exc_message":["' .. message
         .. '"],"exc_module":"billiard.exceptions"},"traceback":null,"date_done":"' .. ARGV[6] .. '","children":[],"job":'
         .. job_of(document, string.match(key, "^mutirao%.([^\6]*)") or "")
-        .. string.format(',"started_at":null,"finished_at":%.4f,"worker":"%s","attempts":%d}}', now, worker, deliveries),
+        .. string.format(',"started_at":null,"finished_at":%.4f,"worker":%s,"attempts":%d}}', now, cjson.encode(worker), deliveries),
         ARGV[5], string.match(envelope, '"reply":%s*"([^"]*)"'), groups)
       tell(groups)
     end
