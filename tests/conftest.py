@@ -39,7 +39,7 @@ def fleet(tmp_path_factory):
     from workers import Fleet, WorkerProcess
 
     root = tmp_path_factory.mktemp("fleet") / "models"
-    samples.repository(root, "iris", "houses", "slow")
+    samples.repository(root, "iris", "houses", "gaps", "slow")
     repository = samples.repository(root, *(samples.BAD.keys() - {"slow"}), time_limit_s=2.0)
     with RedisServer() as server, WorkerProcess(server.url, repository.root, concurrency=2) as worker:
         yield Fleet(server, repository, worker)

@@ -20,7 +20,8 @@ import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -44,8 +45,8 @@ class Sample:
 
 
 def get(name: str) -> Sample:
-    """Fit (once) the sample of this name: iris, forest, houses, or one of bad_models by its lower-case name."""
-    return _good(name) if name in GOOD else _bad(name)
+    """Fit (once) the sample of this name: iris, forest, houses, gaps, or one of bad_models by its lower-case name."""
+    return _good(name) if name in GOOD or name == "gaps" else _bad(name)
 
 
 def saved(name: str) -> Path:
@@ -92,13 +93,31 @@ def _houses() -> Sample:
     return Sample("houses", model, frame[1::2].reset_index(drop=True))
 
 
+def _gaps() -> Sample:
+    """A DataFrame with missing values: NaN and None among texts, NaN among numbers; whole numbers without any."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "city": pd.Series(random.choice(np.array([*CITIES, np.nan], dtype=object), 200), dtype=object),
+            "grade": pd.Series(random.choice(np.array(["a", "b", None], dtype=object), 200), dtype=object),
+            "area": random.choice([np.nan, 50.5, 90.25], 200),
+            "rooms": random.integers(1, 8, 200),
+        }
+    )
+    texts = OneHotEncoder(handle_unknown="ignore")
+    encode = ColumnTransformer(
+        [("text", texts, ["city", "grade"]), ("number", SimpleImputer(), ["area"])], remainder="passthrough"
+    )
+    return Sample("gaps", make_pipeline(encode, LinearRegression()).fit(frame, random.uniform(0, 1000, 200)), frame)
+
+
 GOOD: dict[str, Callable[[], Sample]] = {"iris": _iris, "forest": _forest, "houses": _houses}
 BAD = {kind.__name__.lower(): kind for kind in bad_models.ALL}
 
 
 @functools.cache
 def _good(name: str) -> Sample:
-    return GOOD[name]()
+    return _gaps() if name == "gaps" else GOOD[name]()
 
 
 @functools.cache

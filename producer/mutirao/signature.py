@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from mutirao import errors, tensors
+from mutirao import elements, errors, missing, tensors
 from mutirao.messages import PredictRequest, Tensor
 from mutirao.tensors import Array
 
@@ -27,6 +28,20 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.name} {self.datatype}{list(self.shape)}"
 
 
+class InputSpec(TensorSpec, frozen=True, omit_defaults=True):
+    """An input.
+
+    Attributes:
+        nullable: whether values may be missing; None where nobody knows: NaN is then handed on, missing text is refused.
+        guessed: the datatype was guessed from the values of an example, or of none.
+        columns: what the columns of a matrix are called, where an example had names for them.
+    """
+
+    nullable: bool | None = None
+    guessed: bool = False
+    columns: tuple[str, ...] = ()
+
+
 class OutputSpec(TensorSpec, frozen=True, omit_defaults=True):
     """An output; `default` ones come back when a request names none."""
 
@@ -43,7 +58,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         max_rows: the most rows that one request may hold.
     """
 
-    inputs: tuple[TensorSpec, ...]
+    inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     frame: bool = False
     max_rows: int = 10_000
@@ -54,6 +69,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidRequest: the model has no such output, or one is named twice.
         """
+        if isinstance(names, str):
+            raise errors.InvalidRequest(f"outputs is {names!r}: write a list of names, [{names!r}]", reason="outputs")
         if names is None:
             return tuple(output for output in self.outputs if output.default)
         names = list(names)
@@ -79,7 +96,10 @@ def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
         return {str(name): _array(str(name), data[name]) for name in data.columns} if frame else {"": _array("", data)}
     if isinstance(data, Mapping):
         return {str(name): _array(str(name), values) for name, values in data.items()}
-    return {"": _array("", data)}
+    if frame and isinstance(data, np.ndarray) and data.dtype == object and data.ndim == 2:
+        return {"": data}
+    table = _table(data) if frame else None
+    return {"": _array("", data) if table is None else table}
 
 
 def bind(model: str, signature: Signature, given: Mapping[str, Array]) -> dict[str, Array]:
@@ -102,6 +122,8 @@ def bind(model: str, signature: Signature, given: Mapping[str, Array]) -> dict[s
     _check_names(model, signature, given)
     bound = {spec.name: _fitted(model, spec, given[spec.name]) for spec in signature.inputs}
     _check_rows(model, signature, bound)
+    for spec in signature.inputs:
+        _check_missing(model, spec, bound[spec.name])
     return bound
 
 
@@ -112,7 +134,7 @@ def read(model: str, signature: Signature, request: PredictRequest) -> dict[str,
         InvalidTensor: a tensor's datatype, shape and data do not agree.
         SignatureMismatch, PayloadTooLarge: as `bind`.
     """
-    given = {tensor.name: _decoded(tensor) for tensor in request.inputs}
+    given = {tensor.name: _decoded(tensor, frame=signature.frame) for tensor in request.inputs}
     if len(given) != len(request.inputs):
         raise errors.InvalidRequest(f"model {model!r}: two inputs have the same name", reason="inputs of one name")
     return bind(model, signature, given)
@@ -123,42 +145,57 @@ def rows(bound: Mapping[str, Array]) -> int:
     return len(next(iter(bound.values())))
 
 
-def _decoded(tensor: Tensor) -> Array:
+def _decoded(tensor: Tensor, *, frame: bool) -> Array:
     if tensor.datatype or not isinstance(tensor.data, list):
         return tensors.decode(tensor)
-    array = _array(tensor.name, tensor.data)
-    tensors.check_finite(tensor.name, array)
+    array = _table(tensor.data) if frame else None
+    array = _array(tensor.name, tensor.data) if array is None else array
+    if array.dtype == object and array.ndim == 2:
+        numbers = [[each if isinstance(each, float) else 0.0 for each in row] for row in tensor.data]
+        tensors.check_finite(tensor.name, np.array(numbers))
+    else:
+        tensors.check_finite(tensor.name, array, tensor.data)
     return array
 
 
 def _array(name: str, values: Any) -> Array:
     if hasattr(values, "to_numpy"):
         values = np.asarray(values.to_numpy())
-    if isinstance(values, np.ndarray):
-        return _numbers(name, values.astype(object)) if values.dtype.kind in "OSUT" else values
-    table = _table(values)
-    return tensors.natural(name, values) if table is None else table
+    if not isinstance(values, np.ndarray):
+        try:
+            return tensors.natural(name, values)
+        except errors.InvalidTensor:
+            table = _table(values)
+            if table is None:
+                raise
+            return table
+    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
+        masked: Array = np.ma.getmaskarray(values)
+        values = np.asarray(np.ma.getdata(values), dtype=object)
+        values[masked] = None
+    if values.dtype.kind not in "OSUT":
+        return np.asarray(values)
+    return _mixed(name, values.astype(object))
 
 
-def _numbers(name: str, values: Array) -> Array:
-    """Give an object array its own dtype where it holds no text: pandas makes one of columns of numbers and bools."""
-    plain = all(
-        issubclass(kind, int | float | np.number | np.bool_) for kind in {type(value) for value in values.ravel()}
-    )
-    return tensors.natural(name, values.tolist()) if plain else values
+def _mixed(name: str, values: Array) -> Array:
+    """Give an array of objects its own dtype; a matrix whose columns are of several kinds waits until they are known."""
+    try:
+        return tensors.of_objects(name, values)
+    except errors.InvalidTensor:
+        if values.ndim != 2:
+            raise
+        return values
 
 
 def _table(values: Any) -> Array | None:
-    """Keep rows that mix text and numbers as they are: each column gets a dtype of its own once the columns are known."""
-    first = values[0] if isinstance(values, list | tuple) and values else None
-    if not isinstance(first, list | tuple) or len({isinstance(value, str) for value in first}) < 2:
+    """Keep rows that mix types as they are: each column gets a dtype of its own once the columns are known."""
+    if not (isinstance(values, list) and values and all(isinstance(row, list | tuple) for row in values)):
         return None
-    table = (
-        np.asarray(values, dtype=object)
-        if len({len(row) for row in values if isinstance(row, list | tuple)}) == 1
-        else None
-    )
-    return table if table is not None and table.ndim == 2 else None
+    if len({len(row) for row in values}) != 1 or len(set(map(type, itertools.chain.from_iterable(values)))) < 2:
+        return None
+    table = np.asarray(values, dtype=object)
+    return table if table.ndim == 2 else None
 
 
 def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Array]:
@@ -169,7 +206,7 @@ def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Arra
     names = [spec.name for spec in signature.inputs]
     if matrix.dtype != object:
         return {name: matrix[:, at] for at, name in enumerate(names)}
-    return {name: tensors.natural(name, matrix[:, at].tolist()) for at, name in enumerate(names)}
+    return {name: tensors.of_objects(name, matrix[:, at]) for at, name in enumerate(names)}
 
 
 def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -> None:
@@ -182,7 +219,7 @@ def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -
         raise _mismatch(model, f"inputs {_list(expected)}", f"inputs {' and '.join(parts)}")
 
 
-def _fitted(model: str, spec: TensorSpec, array: Array) -> Array:
+def _fitted(model: str, spec: InputSpec, array: Array) -> Array:
     if array.shape[:1] == (0,):
         raise _mismatch(model, "at least one row", "none")
     if len(spec.shape) == 1 and array.ndim == 2 and array.shape[1] == 1:
@@ -194,9 +231,34 @@ def _fitted(model: str, spec: TensorSpec, array: Array) -> Array:
         hint = "; one row is written [[...]]" if array.ndim == 1 and len(spec.shape) == 2 else ""
         raise _mismatch(model, str(spec), _shape(array), hint)
     try:
-        return tensors.cast(spec.name, array, spec.datatype)
+        fitted = tensors.cast(spec.name, array, spec.datatype)
     except errors.InvalidTensor as exc:
-        raise _mismatch(model, str(spec), str(exc)) from exc
+        hint = _GUESSED.format(name=spec.name, model=model) if spec.guessed and array.dtype.kind == "f" else ""
+        raise _mismatch(model, str(spec), str(exc), hint) from exc
+    return fitted
+
+
+_GUESSED = (
+    '. That it takes whole numbers was guessed from an example: if it takes others, write datatype = "FP64" '
+    "in the line of {name!r} under inputs in {model}/model.toml, and restart the workers"
+)
+
+
+def _check_missing(model: str, spec: InputSpec, array: Array) -> None:
+    """Refuse missing values where they may not be; where that is not known, NaN is the model's own business."""
+    if spec.nullable or (spec.nullable is None and spec.datatype.startswith("FP")):
+        return
+    absent = missing.mask(array)
+    if absent is None:
+        return
+    where = elements.place(array.shape, [int(at) for at in np.argwhere(absent)[0]])
+    unknown = f" (its manifest does not say whether it may be missing: if so, write nullable = true there in {model}/model.toml, or add the model again)"
+    hint = "fill it before you submit" + (unknown if spec.nullable is None else "")
+    raise errors.SignatureMismatch(
+        f"model {model!r} takes no missing value for {spec}, and {where} is missing (null, NaN): {hint}",
+        model=model,
+        expected=str(spec),
+    )
 
 
 def _check_rows(model: str, signature: Signature, bound: Mapping[str, Array]) -> None:

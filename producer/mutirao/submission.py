@@ -208,10 +208,15 @@ def bind(ask: Ask, takes: Signature | None, many: Any, *, rows: bool) -> Bound:
     for at, data in enumerate(_each(many) if rows else many):
         try:
             given = signature.arrays([data] if rows and _flat(data) else data, frame=frame)
-            found.append(signature.bind(ask.model, takes, given) if takes is not None else given)
+            found.append(signature.bind(ask.model, takes, given) if takes is not None else _unbound(given))
         except errors.MutiraoError as exc:
             raise type(exc)(f"request {at}: {exc}", **exc.data) if rows else exc from None
     return found
+
+
+def _unbound(given: Mapping[str, Array]) -> dict[str, Array]:
+    """Give arrays whose columns nobody knows one dtype each: rows that mix text and numbers have none."""
+    return {name: tensors.of_objects(name, array) if array.dtype == object else array for name, array in given.items()}
 
 
 def count(many: Any) -> int:
@@ -281,7 +286,7 @@ def _flat(data: Any) -> bool:
 
 def _of_table(ask: Ask, table: Table, ids: Sequence[str], maker: Maker) -> list[Run] | None:
     """Encode rows of fixed size all at once; None where a value's size is its own, or there is none."""
-    inputs = [tensors.encode(name, array[:1], binary=True) for name, array in table.arrays.items()]
+    inputs = [tensors.encode(name, array[:1], binary=True, nullable=True) for name, array in table.arrays.items()]
     if not all(tensor.data and tensor.datatype != "BYTES" for tensor in inputs):
         return None
     form, size = maker.form(ask, inputs), sum(len(tensor.data) for tensor in inputs)
@@ -303,7 +308,7 @@ def _raw(table: Table, inputs: Sequence[Tensor]) -> bytes:
 def _of_each(ask: Ask, bound: Iterable[dict[str, Array]], ids: Sequence[str], maker: Maker) -> list[Run]:
     made: list[Run] = []
     for id, arrays in zip(ids, bound, strict=True):
-        inputs = [tensors.encode(name, array, binary=True) for name, array in arrays.items()]
+        inputs = [tensors.encode(name, array, binary=True, nullable=True) for name, array in arrays.items()]
         form = maker.form(ask, inputs)
         if not made or made[-1].form is not form:
             made.append(Run(form, []))

@@ -2,6 +2,9 @@
 
 Raw bytes carry everything, NaN and infinities too. JSON carries every finite number exactly (its shortest form names one
 float64 only) and refuses the others by name. BYTES elements that are UTF-8 are `str` in Python, others `bytes`.
+
+A missing value is None in a BYTES array and NaN in any other, which is then float64. It is null in JSON; raw, NaN in an FP
+tensor, and in BYTES an element whose length is 0xFFFFFFFF, with nothing behind it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mutirao import errors
+from mutirao import errors, missing
+from mutirao.elements import nth, place, show
 from mutirao.messages import Tensor
 
 Array = npt.NDArray[Any]
@@ -29,8 +33,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
     "BYTES": np.dtype(object),
 }
+MISSING = b"\xff\xff\xff\xff"
 _DIMENSIONS_MAX = 32  # numpy's own before 2.0
 _SIZE_MAX = 2**40
+_NUMBER = (int, float, np.number, np.bool_)
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -48,20 +54,22 @@ def datatype_of(array: Array) -> str:
     return name
 
 
-def encode(name: str, array: Array, *, binary: bool) -> Tensor:
+def encode(name: str, array: Array, *, binary: bool, nullable: bool = False) -> Tensor:
     """Make a tensor of an array.
 
     Args:
         name: the tensor's name.
         array: any shape; numbers, bools, text or bytes.
         binary: raw little-endian bytes, else nested lists for JSON.
+        nullable: None among text, and in JSON NaN, are missing values; else they are refused.
 
     Raises:
         InvalidTensor: no datatype fits, an element is neither text nor bytes, or JSON cannot carry an element.
     """
     datatype = datatype_of(array)
     shape = tuple(int(size) for size in array.shape)
-    data = _to_raw(name, array, datatype) if binary else _to_json(name, array, datatype)
+    write = _to_raw if binary else _to_json
+    data = write(name, array, datatype, nullable=nullable)
     return Tensor(name=name, datatype=datatype, shape=shape, data=data)
 
 
@@ -93,10 +101,10 @@ def decode(tensor: Tensor, datatype: str = "") -> Array:
 
 
 def natural(name: str, values: Any) -> Array:
-    """Make an array of nested lists, of the dtype that their elements have.
+    """Make an array of nested lists, of the dtype that their elements have; numbers of which some are missing are float64.
 
     Raises:
-        InvalidTensor: rows of different lengths, null, text among numbers, or an integer that no float holds.
+        InvalidTensor: rows of different lengths, text among numbers, what is neither, or an integer that no float holds.
     """
     try:
         array = np.asarray(values)
@@ -104,9 +112,43 @@ def natural(name: str, values: Any) -> Array:
             array = _exact(values, array)
     except (ValueError, OverflowError) as exc:
         raise errors.InvalidTensor(f"tensor {name!r}: {_ragged(values) or exc}", tensor=name) from exc
-    if array.dtype.kind == "O":
-        _check_text(name, array)
-    return array
+    return of_objects(name, array) if array.dtype.kind == "O" else array
+
+
+def of_objects(name: str, array: Array) -> Array:
+    """Give an array of objects the dtype that its elements have; text stays objects, of which those that are missing are None.
+
+    Raises:
+        InvalidTensor: text among numbers, or what is neither; names the first such element.
+    """
+    absent = missing.mask(array)
+    elements = array.ravel().tolist()
+    if absent is not None:
+        elements = [None if gone else each for each, gone in zip(elements, absent.ravel().tolist(), strict=True)]
+    present = set(map(type, elements)) - {type(None)}
+    if all(issubclass(kind, str | bytes) for kind in present):
+        return array if absent is None else _objects(elements).reshape(array.shape)
+    if not all(issubclass(kind, _NUMBER) for kind in present):
+        raise _of_two_kinds(name, array.shape, elements)
+    if absent is not None:
+        return np.array([math.nan if each is None else float(each) for each in elements]).reshape(array.shape)
+    plain = np.asarray(elements)
+    plain = _exact(elements, plain) if plain.dtype.kind in "Of" and plain.size else plain
+    return plain.reshape(array.shape)
+
+
+def _of_two_kinds(name: str, shape: tuple[int, ...], elements: list[Any]) -> errors.InvalidTensor:
+    """Name the first element that is neither number nor text, or the first that is not what the first one is."""
+    present = [(at, each) for at, each in enumerate(elements) if each is not None]
+    strange = next(((at, each) for at, each in present if not isinstance(each, (*_NUMBER, str, bytes))), None)
+    if strange is not None:
+        text = f"{nth(shape, strange[0])} is {show(strange[1])}: convert it to a number, bool or text"
+    else:
+        (first, one), *others = present
+        text_first = isinstance(one, str | bytes)
+        at, other = next((at, each) for at, each in others if isinstance(each, str | bytes) != text_first)
+        text = f"{nth(shape, at)} is {show(other)}, but {nth(shape, first)} is {show(one)}: its elements must be of one type"
+    return errors.InvalidTensor(f"{_called(name)}{text}", tensor=name)
 
 
 def _exact(values: Any, array: Array) -> Array:
@@ -117,21 +159,30 @@ def _exact(values: Any, array: Array) -> Array:
     kinds = {type(element) for element in elements.ravel()}
     if kinds == {int} and all(0 <= element < 2**64 for element in elements.ravel()):
         return elements.astype(np.uint64)
-    return elements.astype(np.float64) if kinds <= {int, float} else elements
+    return elements.astype(np.float64) if all(issubclass(kind, _NUMBER) for kind in kinds) else elements
 
 
-def _to_raw(name: str, array: Array, datatype: str) -> bytes:
+def _to_raw(name: str, array: Array, datatype: str, *, nullable: bool) -> bytes:
+    if datatype != "BYTES":
+        return np.ascontiguousarray(array, dtype=DTYPES[datatype]).tobytes()
+    elements = _elements(name, array, nullable=nullable)
+    return b"".join(MISSING if each is None else struct.pack("<I", len(each)) + each for each in elements)
+
+
+def _to_json(name: str, array: Array, datatype: str, *, nullable: bool) -> Any:
     if datatype == "BYTES":
-        return b"".join(struct.pack("<I", len(element)) + element for element in _elements(name, array))
-    return np.ascontiguousarray(array, dtype=DTYPES[datatype]).tobytes()
-
-
-def _to_json(name: str, array: Array, datatype: str) -> Any:
-    if datatype == "BYTES":
-        flat = [_text(name, element) for element in _elements(name, array)]
-        return np.array(flat, dtype=object).reshape(array.shape).tolist()
-    check_finite(name, array)
-    return array.tolist()
+        elements = _elements(name, array, nullable=nullable)
+        return (
+            _objects([each if each is None else _text(name, each) for each in elements]).reshape(array.shape).tolist()
+        )
+    absent = missing.mask(array) if nullable else None
+    if absent is None:
+        check_finite(name, array)
+        return array.tolist()
+    check_finite(name, np.where(absent, 0, array))
+    filled = array.astype(object)
+    filled[absent] = None
+    return filled.tolist()
 
 
 def _from_raw(tensor: Tensor, datatype: str) -> Array:
@@ -150,9 +201,13 @@ def _from_raw(tensor: Tensor, datatype: str) -> Array:
 
 
 def _from_raw_text(tensor: Tensor, data: memoryview, count: int) -> Array:
-    elements: list[str | bytes] = []
+    elements: list[str | bytes | None] = []
     at = 0
     while at < len(data):
+        if data[at : at + 4] == MISSING:
+            elements.append(None)
+            at += 4
+            continue
         size = int.from_bytes(data[at : at + 4], "little")
         if at + 4 + size > len(data):
             raise _wrong(
@@ -170,12 +225,14 @@ def _from_json(tensor: Tensor, datatype: str) -> Array:
     shape = tensor.shape or array.shape
     if math.prod(shape) != array.size:
         raise _wrong(tensor, f"shape {list(shape)} holds {math.prod(shape)} elements, got {array.size}")
-    check_finite(tensor.name, array)
+    check_finite(tensor.name, array, tensor.data)
     return cast(tensor.name, array.reshape(shape), datatype)
 
 
 def cast(name: str, array: Array, datatype: str) -> Array:
     """Convert an array to a datatype, or refuse where a value would change: text to number, 1.5 to INT64, 300 to UINT8.
+
+    Missing values stay missing: an integer or bool array with any becomes float64.
 
     Raises:
         InvalidTensor: the conversion would not keep the values.
@@ -183,33 +240,76 @@ def cast(name: str, array: Array, datatype: str) -> Array:
     target = DTYPES[datatype].newbyteorder("=")
     if array.dtype == target and target.kind != "O":
         return array
-    if datatype == "BYTES" and array.dtype.kind in "OSUT":
-        return _objects([_readable(element) for element in _elements(name, array)]).reshape(array.shape)
-    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iufb"}.get(target.kind, "")
+    if datatype == "BYTES":
+        return _as_text(name, array)
+    if array.dtype.kind in "OSUT":
+        _check_elements(name, array, datatype, _NUMBER)
+        array = of_objects(name, array)
+        if array.dtype.kind == "O":  # none is there
+            array = np.full(array.shape, math.nan)
+    allowed = {"b": "b", "i": "iuf", "u": "iuf", "f": "iufb"}.get(target.kind, "")
+    absent = missing.mask(array) if target.kind in "biu" and array.dtype.kind == "f" else None
+    if absent is not None:
+        whole = cast(name, np.where(absent, 0, array), "INT64" if target.kind == "b" else datatype)
+        if target.kind == "b" and (whole > 1).any() | (whole < 0).any():
+            raise _of_other_type(name, array, datatype, 0)
+        return array.astype(np.float64)
     if array.dtype.kind not in allowed and array.size:
-        raise errors.InvalidTensor(f"tensor {name!r} must be {datatype}, got {_kind(array)}", tensor=name)
+        raise _of_other_type(name, array, datatype, 0)
     with np.errstate(all="ignore"):
         result = array.astype(target)
-    if not _kept(array, result):
-        raise errors.InvalidTensor(f"tensor {name!r} has a value out of the range of {datatype}", tensor=name)
+    kept = _kept(array, result)
+    if not kept.all():
+        at = tuple(int(index) for index in np.argwhere(~kept)[0])
+        value, where = array[at].item(), place(array.shape, at)
+        if target.kind in "iu" and array.dtype.kind == "f" and value != math.floor(value):
+            raise errors.InvalidTensor(f"{_called(name)}it must be {datatype}, got {value!r} in {where}", tensor=name)
+        text = f"{_called(name)}{value!r} in {where} is out of the range of {datatype}"
+        raise errors.InvalidTensor(text, tensor=name)
     return result
 
 
-def _kept(array: Array, result: Array) -> bool:
+def _as_text(name: str, array: Array) -> Array:
+    if array.dtype.kind == "f" and bool(np.isnan(array).all()):
+        return _objects([None] * array.size).reshape(array.shape)
+    _check_elements(name, array, "BYTES", (str, bytes))
+    elements = _elements(name, array, nullable=True)
+    return _objects([each if each is None else _readable(each) for each in elements]).reshape(array.shape)
+
+
+def _kept(array: Array, result: Array) -> npt.NDArray[np.bool_]:
     if result.dtype.kind == "f":
-        return bool(np.array_equal(np.isfinite(array), np.isfinite(result)))
-    return array.dtype == result.dtype or bool(np.array_equal(array, result))
+        return np.asarray(np.isfinite(array) == np.isfinite(result))
+    return np.asarray(array == result)
 
 
-def _kind(array: Array) -> str:
-    return datatype_of(array) if array.dtype.kind != "O" else "text"
+def _check_elements(name: str, array: Array, datatype: str, kinds: tuple[type, ...]) -> None:
+    """Refuse the first element that is neither missing nor of these types."""
+    elements = array.ravel().tolist()
+    if all(issubclass(kind, kinds) for kind in set(map(type, elements))):
+        return
+    for at, element in enumerate(elements):
+        if not isinstance(element, kinds) and not missing.is_missing(element):
+            raise _of_other_type(name, array, datatype, at)
 
 
-def _elements(name: str, array: Array) -> list[bytes]:
+def _of_other_type(name: str, array: Array, datatype: str, at: int) -> errors.InvalidTensor:
+    element = array.ravel()[at : at + 1].tolist()[0]
+    is_text = isinstance(element, str | bytes)
+    got = "text" if is_text else datatype_of(array) if array.dtype.kind not in "OSUT" else type(element).__name__
+    text = f"{_called(name)}it must be {datatype}, got {got}: {nth(array.shape, at)} is {show(element)}"
+    return errors.InvalidTensor(text, tensor=name)
+
+
+def _elements(name: str, array: Array, *, nullable: bool) -> list[bytes | None]:
     flat = array.ravel().tolist()
+    if nullable and not set(map(type, flat)) <= {str, bytes}:
+        flat = [None if missing.is_missing(element) else element for element in flat]
     for at, element in enumerate(flat):
-        if not isinstance(element, str | bytes):
-            raise errors.InvalidTensor(f"tensor {name!r} is text, but element {at} is {_missing(element)}", tensor=name)
+        if not isinstance(element, str | bytes) and not (nullable and element is None):
+            is_ = "missing (null): fill it before you submit" if missing.is_missing(element) else show(element)
+            text = f"{_called(name)}it is text, but {nth(array.shape, at)} is {is_}"
+            raise errors.InvalidTensor(text, tensor=name)
     try:
         return [element.encode() if isinstance(element, str) else element for element in flat]
     except UnicodeEncodeError as exc:
@@ -218,15 +318,17 @@ def _elements(name: str, array: Array) -> list[bytes]:
         ) from exc
 
 
-def _check_text(name: str, array: Array) -> None:
-    kinds = {type(element) for element in array.ravel()}
-    if not kinds <= {str, bytes}:
-        shown = ", ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in kinds))
-        raise errors.InvalidTensor(f"tensor {name!r} mixes {shown}: its elements must be of one type", tensor=name)
+def _called(name: str) -> str:
+    return f"tensor {name!r}: " if name else ""
 
 
-def check_finite(name: str, array: Array) -> None:
+def check_finite(name: str, array: Array, values: Any = None) -> None:
     """Refuse NaN and infinities by name: what came as JSON cannot hold them.
+
+    Args:
+        name: the tensor's name.
+        array: what is looked at.
+        values: the JSON of which it was made: what was null there is missing, and no NaN.
 
     Raises:
         InvalidTensor: names the first and where it is.
@@ -236,10 +338,15 @@ def check_finite(name: str, array: Array) -> None:
     finite = np.isfinite(array)
     if finite.all():
         return
+    if values is not None:
+        finite |= missing.nulls(values, array.shape)
+        if finite.all():
+            return
     at = [int(index) for index in np.argwhere(~finite)[0]]
     value = {True: "NaN"}.get(bool(np.isnan(array[tuple(at)])), "infinity")
+    hint = "; a missing value is null" if value == "NaN" else ""
     raise errors.InvalidTensor(
-        f"tensor {name!r} has {value} at {at}: JSON cannot carry it, the binary form can", tensor=name
+        f"tensor {name!r} has {value} at {at}: JSON cannot carry it, the binary form can{hint}", tensor=name
     )
 
 
@@ -254,11 +361,6 @@ def _ragged(values: Any) -> str:
             shown = ["a single value" if size is None else f"{size} values" for size in (length, first)]
             return f"rows differ in length: row {at} has {shown[0]}, row 0 has {shown[1]}"
     return ""
-
-
-def _missing(element: object) -> str:
-    absent = element is None or element != element  # noqa: PLR0124 - NaN
-    return "missing (null): fill it before you submit" if absent else f"{type(element).__name__} {element!r}"
 
 
 def _text(name: str, element: bytes) -> str:

@@ -16,7 +16,7 @@ from servers import RedisServer
 
 from mutirao import Client, queues
 from mutirao.catalog import ModelInfo, WorkerInfo
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature
 
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
@@ -208,7 +208,7 @@ def test_errors_are_told_as_the_gateway_says_them(page, gateway):
 def test_without_a_worker_a_job_waits_and_can_be_cancelled(browser):
     """A model that no worker serves any more is not ready; a job for it waits, is counted, and is cancelled in its record too."""
     takes = Signature(
-        inputs=(TensorSpec("X", "FP64", (-1, 2)),), outputs=(OutputSpec("predict", "FP64", (-1,), default=True),)
+        inputs=(InputSpec("X", "FP64", (-1, 2)),), outputs=(OutputSpec("predict", "FP64", (-1,), default=True),)
     )
     with RedisServer() as server, GatewayProcess(server.url) as gateway, Client(server.url, check=False) as client:
         server.client().hset(

@@ -66,7 +66,7 @@ def test_a_newcomer_adds_a_model_and_sees_it(shell):
     assert "added houses version 1, now the active one\n" in said
     assert "Running workers load it at their next start." in said
     words = [line.split() for line in said.splitlines()]
-    assert ["city", "BYTES", "(text)", "rows"] in words
+    assert ["city", "BYTES", "(text)", "rows", "no"] in words
     assert ["predict_proba", "FP64", "rows", "x", "2", "yes"] in words
     assert ["decision_function", "FP64", "rows", "on", "request"] in words
     assert ["houses", "1"] in [line.split()[:2] for line in shell.says("list").splitlines()]
@@ -198,7 +198,7 @@ def test_scripts_get_json(filled):
         "iris",
         "1",
         "ready",
-        [{"name": "X", "datatype": "FP64", "shape": [-1, 4]}],
+        [{"name": "X", "datatype": "FP64", "shape": [-1, 4], "nullable": False}],
     )
     assert filled.json("remove", "iris", "--yes") == {"removed": "iris", "version": None}
 

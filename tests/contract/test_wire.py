@@ -129,7 +129,7 @@ def test_catalogue(fleet):
     """Workers announce models and themselves in two hashes, in JSON."""
     redis = fleet.server.client()
     iris = json.loads(redis.hget("mutirao:models", "iris"))
-    assert iris["signature"]["inputs"] == [{"name": "X", "datatype": "FP64", "shape": [-1, 4]}]
+    assert iris["signature"]["inputs"] == [{"name": "X", "datatype": "FP64", "shape": [-1, 4], "nullable": False}]
     assert [output["name"] for output in iris["signature"]["outputs"] if output.get("default")] == [
         "predict",
         "predict_proba",

@@ -28,11 +28,11 @@ from mutirao import (
     queues,
 )
 from mutirao.catalog import ModelInfo
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 IRIS = Signature(
-    inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
+    inputs=(InputSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
 )
 OVER_HTTP = " over HTTP"
 # What a gateway asks Redis all the time: which models and workers there are.

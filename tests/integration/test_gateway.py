@@ -12,7 +12,7 @@ from waiting import until
 
 from mutirao import queues
 from mutirao.catalog import ModelInfo, WorkerInfo
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature
 
 IRIS = samples.get("iris")
 ROW = {"rows": IRIS.data[:1].tolist()}
@@ -31,7 +31,7 @@ def hurried(fleet):
         yield client
 
 
-TAKES = Signature(inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "FP64", (-1,), True),))
+TAKES = Signature(inputs=(InputSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "FP64", (-1,), True),))
 
 
 def announce(server, name="iris"):

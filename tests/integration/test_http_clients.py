@@ -43,11 +43,11 @@ from mutirao.catalog import ModelInfo
 from mutirao.embedded.redis_server import free_port
 from mutirao.http import rounds
 from mutirao.http.exchange import refused
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 IRIS = Signature(
-    inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
+    inputs=(InputSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
 )
 MUTIRAO = str(Path(sys.executable).parent / "mutirao")
 

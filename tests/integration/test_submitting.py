@@ -16,7 +16,7 @@ from redis_monitor import Monitor
 
 from mutirao import IdTaken, InvalidRequest, QueueFull, SignatureMismatch, core, errors, messages, queues, settings
 from mutirao.catalog import ModelInfo, WorkerInfo
-from mutirao.signature import Signature, TensorSpec
+from mutirao.signature import InputSpec, Signature
 from mutirao.submission import Ask, Maker, bind, runs
 
 ROW = [5.1, 3.5, 1.4, 0.2]
@@ -134,9 +134,9 @@ def test_frames_answer_as_rows(client):
 
 
 NUMBERS = st.sampled_from([0, 1, -3, 2**53, 2**53 + 1, 2**63, True, 1.5, -0.0, 1e300, float("nan"), float("inf"), "a"])
-MATRIX = Signature(inputs=(TensorSpec("X", "FP64", (-1, 2)),), outputs=())
-WHOLE = Signature(inputs=(TensorSpec("X", "INT64", (-1, 2)),), outputs=())
-COLUMNS = Signature(inputs=(TensorSpec("a", "FP64", (-1,)), TensorSpec("b", "INT64", (-1,))), outputs=(), frame=True)
+MATRIX = Signature(inputs=(InputSpec("X", "FP64", (-1, 2)),), outputs=())
+WHOLE = Signature(inputs=(InputSpec("X", "INT64", (-1, 2)),), outputs=())
+COLUMNS = Signature(inputs=(InputSpec("a", "FP64", (-1,)), InputSpec("b", "INT64", (-1,))), outputs=(), frame=True)
 
 
 def written(takes, many, *, alone):

@@ -15,7 +15,7 @@ from mutirao import queues
 from mutirao.catalog import ModelInfo
 from mutirao.cli.output import Exit
 from mutirao.keys import Limits
-from mutirao.signature import Signature, TensorSpec
+from mutirao.signature import InputSpec, Signature
 
 ROLES = Path(__file__).parents[2] / "deploy/redis/acl"
 
@@ -36,7 +36,7 @@ def as_role(redis_server):
 
 def announce(server: RedisServer):
     """Have a model in the catalogue that no worker serves."""
-    signature = Signature(inputs=(TensorSpec("X", "FP64", (-1, 1)),), outputs=())
+    signature = Signature(inputs=(InputSpec("X", "FP64", (-1, 1)),), outputs=())
     info = ModelInfo(name="iris", version="1", versions=("1",), signature=signature)
     server.client().hset(queues.MODELS, "iris", msgspec.json.encode(info))
 

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from mutirao.cli import data
-from mutirao.cli.table import Table
 from mutirao.errors import InvalidRequest
-from mutirao.signature import OutputSpec, Signature, TensorSpec, bind
+from mutirao.signature import InputSpec, OutputSpec, Signature, bind
 
 OUTPUTS = (OutputSpec("predict", "INT64", (-1,), default=True),)
-MATRIX = Signature(inputs=(TensorSpec("X", "FP64", (-1, 3)),), outputs=OUTPUTS)
-TEXTS = Signature(inputs=(TensorSpec("X", "BYTES", (-1,)),), outputs=OUTPUTS)
-COLUMNS = (TensorSpec("area", "FP64", (-1,)), TensorSpec("zip", "BYTES", (-1,)), TensorSpec("new", "BOOL", (-1,)))
+MATRIX = Signature(inputs=(InputSpec("X", "FP64", (-1, 3)),), outputs=OUTPUTS)
+TEXTS = Signature(inputs=(InputSpec("X", "BYTES", (-1,)),), outputs=OUTPUTS)
+COLUMNS = (InputSpec("area", "FP64", (-1,)), InputSpec("zip", "BYTES", (-1,)), InputSpec("new", "BOOL", (-1,)))
 FRAME = Signature(inputs=COLUMNS, outputs=OUTPUTS, frame=True)
 V2 = {
     "id": "mine",
@@ -26,7 +25,7 @@ V2 = {
 
 def bound(given, takes):
     """What the client would queue."""
-    rows = given.arrays(takes)
+    rows, _ = given.arrays(takes)
     arrays = rows if isinstance(rows, dict) else {"": np.asarray(rows)}
     return {
         name: array.tolist() for name, array in bind("m", takes, {k: np.asarray(v) for k, v in arrays.items()}).items()
@@ -105,15 +104,6 @@ def test_csv_columns_get_the_model_s_types(csv, takes, arrays):
 
 
 @pytest.mark.parametrize(
-    ("cells", "kind"), [("1\n-2\n", "i"), ("1\n2.5\n", "f"), ('1\n""\n', "f"), ("true\nFalse\n", "b"), ("1\nx\n", "O"), ("1_0\n2\n", "O")]
-)  # fmt: skip
-def test_a_csv_column_is_of_one_type(cells, kind):
-    """All whole, else all numbers (an empty cell is NaN), else all booleans, else text: all of a column or none."""
-    frame = Signature(inputs=(TensorSpec("a", "FP64", (-1,)),), outputs=OUTPUTS, frame=True)
-    assert Table.read(f"a\n{cells}".encode(), "rows.csv").arrays(frame)["a"].dtype.kind == kind
-
-
-@pytest.mark.parametrize(
     ("rows", "many"),
     [
         ([[1, 2], [3, 4]], [[[1, 2]], [[3, 4]]]),
@@ -167,11 +157,8 @@ def test_a_file_named_without_its_sign_is_recognized(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("raw", "name", "says"),
     [
-        (b"a,b\n1\n", "x.csv", "line 2 has 1 values, the first has 2"),
-        (b"a,a\n1,2\n", "x.csv", "two columns called 'a'"),
         (b"\n \n"[:1], "x.csv", "is empty"),
-        (b"a\n\xff\n", "x.csv", "no CSV file in UTF-8"),
-        (b'a\n"1\n', "x.csv", "no CSV file"),
+        (b"a\n\xff\n", "x.csv", "is not UTF-8"),
         (b"nothing", "x.npy", "no .npy file"),
         (b"\x93NUMPY\x01", "x", "no .npy file"),
     ],

@@ -9,14 +9,14 @@ from hypothesis.extra import numpy as hnp
 
 from mutirao import codec, errors, messages, signature, tensors
 from mutirao.messages import PredictRequest, PredictResult, Tensor
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature
 
 ARRAYS = hnp.arrays(np.dtype("<f8"), hnp.array_shapes(max_dims=2, min_side=0, max_side=4)) | hnp.arrays(
     np.dtype("<i4"), 3
 )
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 TAKES = Signature(
-    inputs=(TensorSpec("X", "FP64", (-1, 2)),), outputs=(OutputSpec("predict", "FP64", (-1,), default=True),)
+    inputs=(InputSpec("X", "FP64", (-1, 2)),), outputs=(OutputSpec("predict", "FP64", (-1,), default=True),)
 )
 
 

@@ -30,8 +30,8 @@ GUILTY = [
     ("toofewrows", errors.InvalidOutput, "returned 0 rows of 'predict' for 1 rows of input"),
     ("toomanyrows", errors.InvalidOutput, "returned 2 rows of 'predict' for 1 rows of input"),
     ("norows", errors.InvalidOutput, "returned a single value of 'predict' for 1 rows of input"),
-    ("objectoutput", errors.InvalidOutput, "returned what cannot be sent: tensor 'predict' is text, but element 0 is object"),
-    ("unsayableoutput", errors.InvalidOutput, "returned what cannot be sent: RuntimeError"),
+    ("objectoutput", errors.InvalidOutput, "returned what cannot be sent: tensor 'predict': it is text, but row 0 is of type object"),
+    ("unsayableoutput", errors.InvalidOutput, "but row 0 is of type Unsayable"),
     ("mixesobjects", errors.InvalidOutput, "returned what cannot be sent"),
     ("spoilsinput", errors.ModelFailed, "raised ValueError: spoilt"),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from mutirao import errors
 from mutirao.gateway import answers, events, openapi, problems, results
 from mutirao.gateway.door import infer_path
 from mutirao.messages import History, JobInfo, JobRecord
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature
 
 ACCEPT = [
     (None, "application/json"),
@@ -111,9 +111,9 @@ def test_a_step_keeps_its_number_whatever_is_known_later():
 def test_an_example_has_the_signatures_types_and_shapes(frame):
     """One row of each input, in the long form and the short."""
     inputs = (
-        (TensorSpec("a", "FP64", (-1,)), TensorSpec("b", "BYTES", (-1,)))
+        (InputSpec("a", "FP64", (-1,)), InputSpec("b", "BYTES", (-1,)))
         if frame
-        else (TensorSpec("X", "INT64", (-1, 2)),)
+        else (InputSpec("X", "INT64", (-1, 2)),)
     )
     takes = Signature(inputs=inputs, outputs=(OutputSpec("predict", "FP64", (-1,), True),), frame=frame)
     told = openapi.example(takes)["inputs"]

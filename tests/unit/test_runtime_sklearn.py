@@ -301,10 +301,12 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("kind", EXAMPLES)
 def test_an_example_file_gives_the_columns(repository, tmp_path, kind):
-    """CSV, records, columns and a V2 request are the same example; whole numbers in it do not make a column of integers; the label is left out."""
+    """CSV, records, columns and a V2 request are the same example; a column of whole numbers is one of integers, and where only the file says so it was guessed; the label is left out."""
     EXAMPLES[kind](tmp_path / f"e.{kind}")
     info = add(repository, classifier().fit(HOUSES, DEAR), example=tmp_path / f"e.{kind}")
-    assert [str(spec) for spec in info.signature.inputs] == ["area FP64[-1]", "city BYTES[-1]", "rooms FP64[-1]"]
+    rooms = "rooms FP64[-1]" if kind == "request.json" else "rooms INT64[-1]"
+    assert [str(spec) for spec in info.signature.inputs] == ["area FP64[-1]", "city BYTES[-1]", rooms]
+    assert [spec.guessed for spec in info.signature.inputs] == [False, False, kind != "request.json"]
     assert repository.verify("m") == []
 
 

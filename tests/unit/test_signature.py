@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,13 +8,13 @@ from hypothesis import strategies as st
 
 from mutirao import errors, signature, tensors
 from mutirao.messages import PredictRequest, RequestedOutput, Tensor
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature
 
 OUTPUTS = (OutputSpec("predict", "INT64", (-1,), default=True), OutputSpec("predict_proba", "FP64", (-1, 3)))
-MATRIX = Signature(inputs=(TensorSpec("X", "FP64", (-1, 4)),), outputs=OUTPUTS, max_rows=5)
-TEXT = Signature(inputs=(TensorSpec("X", "BYTES", (-1,)),), outputs=OUTPUTS)
+MATRIX = Signature(inputs=(InputSpec("X", "FP64", (-1, 4), nullable=False),), outputs=OUTPUTS, max_rows=5)
+TEXT = Signature(inputs=(InputSpec("X", "BYTES", (-1,)),), outputs=OUTPUTS)
 FRAME = Signature(
-    inputs=(TensorSpec("area", "FP64", (-1,)), TensorSpec("city", "BYTES", (-1,)), TensorSpec("new", "BOOL", (-1,))),
+    inputs=(InputSpec("area", "FP64", (-1,)), InputSpec("city", "BYTES", (-1,)), InputSpec("new", "BOOL", (-1,))),
     outputs=OUTPUTS,
     frame=True,
 )
@@ -90,22 +92,31 @@ def test_text_alone_is_a_list_of_texts():
         (MATRIX, [], "takes at least one row, got none"),
         (MATRIX, np.empty((0, 4)), "takes at least one row, got none"),
         (MATRIX, [ROW, ROW[:2]], "rows differ in length: row 1 has 2 values, row 0 has 4 values"),
-        (MATRIX, [[*ROW[:3], "a"]], "must be FP64, got text"),
-        (MATRIX, [[*ROW[:3], None]], "mixes float, null"),
+        (
+            MATRIX,
+            [[*ROW[:3], "a"]],
+            "takes X FP64[-1, 4], got tensor 'X': it must be FP64, got text: row 0, column 3 is text 'a'",
+        ),
+        (MATRIX, [[*ROW[:3], None]], "no missing value for X FP64[-1, 4], and row 0, column 3 is missing"),
+        (MATRIX, [[*ROW[:3], Decimal("1.5")]], "row 0, column 3 is Decimal('1.5')"),
         (MATRIX, np.array([["2020-01-01"] * 4], dtype="M8[D]"), "has no V2 datatype"),
         (MATRIX, {"Y": [ROW]}, "takes inputs 'X', got inputs without 'X' and with 'Y'"),
         (MATRIX, 5, "got shape []"),
-        (MATRIX, None, "mixes null"),
+        (MATRIX, None, "got shape []"),
         (MATRIX, "text", "got shape []"),
         (FRAME, HOUSES[["area", "city"]], "takes inputs 'area', 'city', 'new', got inputs without 'new'"),
         (FRAME, HOUSES.assign(pool=1), "got inputs with 'pool'"),
-        (FRAME, HOUSES.assign(city=1), "takes city BYTES[-1], got tensor 'city' must be BYTES, got INT64"),
-        (FRAME, HOUSES.assign(new=1), "must be BOOL, got INT64"),
-        (FRAME, HOUSES.assign(area="big"), "must be FP64, got text"),
+        (
+            FRAME,
+            HOUSES.assign(city=1),
+            "takes city BYTES[-1], got tensor 'city': it must be BYTES, got INT64: row 0 is int 1",
+        ),
+        (FRAME, HOUSES.assign(new=1), "must be BOOL, got INT64: row 0 is int 1"),
+        (FRAME, HOUSES.assign(area="big"), "must be FP64, got text: row 0 is text 'big'"),
         (
             FRAME,
             HOUSES.assign(city=np.array(["a", None], dtype=object)),
-            "element 1 is missing (null): fill it before you submit",
+            "takes no missing value for city BYTES[-1], and row 1 is missing (null, NaN): fill it before you submit",
         ),
         (
             FRAME,
@@ -134,9 +145,10 @@ def test_too_many_rows_are_refused():
 
 
 def test_nan_travels_in_the_binary_form_only():
-    """NaN reaches the model from raw bytes, and is refused by name and place in JSON, shorthand or not."""
+    """NaN reaches the model from raw bytes (where it is not known whether it takes any), and is refused by name and place in JSON, shorthand or not."""
     array = np.array([[1.0, 2.0, np.nan, 4.0]])
-    assert np.isnan(through_json(MATRIX, tensors.encode("X", array, binary=True))["X"][0, 2])
+    unknown = Signature(inputs=(InputSpec("X", "FP64", (-1, 4)),), outputs=OUTPUTS)
+    assert np.isnan(through_json(unknown, tensors.encode("X", array, binary=True))["X"][0, 2])
     for tensor in (Tensor("X", "FP64", (1, 4), array.tolist()), Tensor(data=array.tolist())):
         with pytest.raises(errors.InvalidTensor, match=r"has NaN at \[0, 2\]"):
             through_json(MATRIX, tensor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,15 +12,28 @@ import numpy as np
 import pandas as pd
 
 from mutirao import errors, messages, tensors
+from mutirao.csv_table import CsvTable
+from mutirao.signature import Signature
 from mutirao.tensors import Array
 
 MAX_ROWS = 8
 
 
 class Example(msgspec.Struct, frozen=True):
-    """Rows by column; one unnamed matrix where the source has no names. At least one row, at most eight, none missing."""
+    """At least one row, at most eight, none with a missing value.
+
+    Attributes:
+        arrays: by column; one unnamed matrix where the source has no names.
+        guessed: the source is text, and does not say itself of what type its numbers are.
+    """
 
     arrays: dict[str, Array]
+    guessed: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the columns are called; none where the source has no names."""
+        return () if "" in self.arrays else tuple(self.arrays)
 
     def columns(self, names: Iterable[str]) -> dict[str, Array]:
         """Choose columns; others are left out, such as the label.
@@ -56,60 +68,60 @@ class Example(msgspec.Struct, frozen=True):
         return matrix
 
 
-def read(source: Any) -> Example:
+def read(source: Any, takes: Signature) -> Example:
     """Read an example.
 
     Args:
         source: a DataFrame, an array, or the path of a .csv (a header line names the columns), .npy or .json file (a V2 request,
             rows, records, or columns).
+        takes: what is known of the model that takes it: the names of its columns, or their number.
 
     Raises:
         RepositoryError: it cannot be read, has no complete row, or has a type that no tensor has.
     """
     try:
-        arrays = _arrays(_opened(Path(source)) if isinstance(source, str | Path) else source)
+        found, guessed = _opened(Path(source), takes) if isinstance(source, str | Path) else (source, False)
+        arrays = _arrays(found)
     except (OSError, ValueError, errors.InvalidRequest) as exc:
         raise errors.RepositoryError(f"the example {_shown(source)} cannot be read: {exc}") from exc
     kept = _complete(arrays)
     if not kept.any():
         raise errors.RepositoryError(f"the example {_shown(source)} has no row without a missing value")
-    return Example({name: array[kept][:MAX_ROWS] for name, array in arrays.items()})
+    return Example({name: array[kept][:MAX_ROWS] for name, array in arrays.items()}, guessed)
 
 
 def request(arrays: dict[str, Array]) -> bytes:
     """Write rows as a V2 request in JSON."""
-    inputs = tuple(tensors.encode(name, array, binary=False) for name, array in arrays.items())
+    inputs = tuple(tensors.encode(name, array, binary=False, nullable=True) for name, array in arrays.items())
     return msgspec.json.format(msgspec.json.encode(messages.PredictRequest(inputs=inputs)), indent=1) + b"\n"
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, takes: Signature) -> tuple[Any, bool]:
+    """Read a file, and say whether the types of its numbers were guessed."""
     if path.suffix == ".csv":
-        return _csv(path)
+        return _csv(path, takes), True
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        return np.load(path, allow_pickle=False), False
     if path.suffix != ".json":
         raise ValueError("it must be a .csv, .json or .npy file")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = msgspec.json.decode(path.read_bytes())
     if isinstance(found, dict) and "inputs" in found:
-        return {tensor.name: tensors.decode(tensor) for tensor in messages.read_request(found).inputs}
+        return {tensor.name: tensors.decode(tensor) for tensor in messages.read_request(found).inputs}, False
     if isinstance(found, dict) or (isinstance(found, list) and found and isinstance(found[0], dict)):
-        return _whole_to_real(pd.DataFrame(found))
-    return (
-        tensors.natural("example", found).astype(np.float64) if _numeric(found) else tensors.natural("example", found)
-    )
+        return pd.DataFrame(found), True
+    return tensors.natural("example", found), True
 
 
-def _csv(path: Path) -> pd.DataFrame | Array:
-    frame = pd.read_csv(path)
-    if all(_is_number(name) for name in frame.columns):
-        return pd.read_csv(path, header=None).to_numpy(dtype=np.float64)
-    return _whole_to_real(frame)
-
-
-def _whole_to_real(frame: pd.DataFrame) -> pd.DataFrame:
-    # A column that happens to hold whole numbers in these few rows must not make the model refuse 37.5.
-    whole = [name for name in frame.columns if frame[name].dtype.kind in "iu"]
-    return frame.astype(dict.fromkeys(whole, "float64"))
+def _csv(path: Path, takes: Signature) -> Any:
+    found = CsvTable.read(path.read_bytes(), "it").rows(takes)
+    if isinstance(found.data, dict) or not found.names or found.data.ndim == 1:
+        return (
+            {takes.inputs[0].name: found.data}
+            if not isinstance(found.data, dict) and found.data.ndim == 1
+            else found.data
+        )
+    # Columns of a matrix keep types of their own.
+    return {name: tensors.of_objects(name, found.data[:, at].astype(object)) for at, name in enumerate(found.names)}
 
 
 def _arrays(source: Any) -> dict[str, Array]:
@@ -137,18 +149,6 @@ def _complete(arrays: dict[str, Array]) -> Array:
         present = np.isfinite(array) if array.dtype.kind == "f" else array != None  # noqa: E711 - elementwise
         kept &= np.asarray(present).reshape(rows, math.prod(array.shape[1:])).all(axis=1)
     return kept
-
-
-def _numeric(values: Any) -> bool:
-    return tensors.natural("example", values).dtype.kind in "iuf"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _shown(source: Any) -> str:

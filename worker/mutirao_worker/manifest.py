@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from mutirao import errors, queues, tensors
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature, TensorSpec
 from mutirao_worker import disk
 
 FILE = "model.toml"
@@ -51,7 +51,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     example: str = ""
     saved_with: str = ""
     frame: bool = False
-    inputs: tuple[TensorSpec, ...]
+    inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     files: dict[str, str]
 

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from mutirao import messages, tensors
-from mutirao.cli.table import Table
+from mutirao.csv_dialect import Dialect
+from mutirao.csv_table import AUTOMATIC, CsvTable
 from mutirao.errors import InvalidRequest
 from mutirao.messages import PredictRequest
 from mutirao.signature import Signature
@@ -41,35 +42,39 @@ class Given(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] | None = None
     id: str | None = None
 
-    def arrays(self, takes: Signature) -> Any:
-        """The rows as the client takes them, for a model of this signature."""
-        return self.rows.arrays(takes) if isinstance(self.rows, Table) else self.rows
+    def arrays(self, takes: Signature) -> tuple[Any, tuple[str, ...]]:
+        """The rows as the client takes them, for a model of this signature, and what to know of how they were read."""
+        if not isinstance(self.rows, CsvTable):
+            return self.rows, ()
+        found = self.rows.rows(takes)
+        return found.data, found.notes
 
 
-def read(text: str) -> Given:
+def read(text: str, dialect: Dialect = AUTOMATIC) -> Given:
     """Read DATA.
 
     Args:
+        dialect: what is said of a CSV.
         text: JSON; `-` for standard input; `@` and the path of a file, without `@` where its name ends in .csv, .json or .npy.
 
     Raises:
         InvalidRequest: it cannot be read, or holds nothing that could be rows; says how rows are written.
     """
     if text == "-":
-        return parse(sys.stdin.buffer.read(), "standard input")
+        return parse(sys.stdin.buffer.read(), "standard input", dialect=dialect)
     if text.startswith("@") or Path(text).suffix.lower() in SUFFIXES:
         path = Path(text.removeprefix("@"))
-        return parse(_content(path), str(path), path.suffix.lower())
+        return parse(_content(path), str(path), path.suffix.lower(), dialect)
     return _json(os.fsencode(text), text)
 
 
-def parse(raw: bytes, name: str, suffix: str = "") -> Given:
+def parse(raw: bytes, name: str, suffix: str = "", dialect: Dialect = AUTOMATIC) -> Given:
     """Read the content of a file, by its suffix, or by its first bytes where it has none of ours."""
     if suffix == ".npy" or raw.startswith(NPY):
         return Given(_npy(raw, name))
     if suffix == ".json" or (suffix != ".csv" and raw.lstrip()[:1] in (b"[", b"{")):
         return _json(raw, name)
-    return Given(Table.read(raw, name))
+    return Given(CsvTable.read(raw, f"DATA {name!r}", dialect))
 
 
 def split(rows: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from mutirao import errors
 from mutirao.cli import answers, data, output, records
 from mutirao.cli.options import SECONDS, as_json, broker, request
 from mutirao.client import Client
+from mutirao.csv_dialect import Dialect
 from mutirao.job import Job
 from mutirao.messages import JobRecord
 
@@ -124,11 +125,14 @@ def _submitted(
     outputs: tuple[str, ...],
     id: str | None,
     priority: str,
+    **csv: str | None,
 ) -> list[Job]:
     """Read DATA, submit it, and say so where nobody will answer soon."""
-    given = data.read(text)
+    given = data.read(text, Dialect.said(**csv))
     known = client.catalog()
-    taken = given.arrays(known.find(model).signature)
+    taken, notes = given.arrays(known.find(model).signature)
+    for each in notes:
+        output.note(f"note: {each}")
     asked: dict[str, Any] = {
         "outputs": outputs or given.outputs,
         "parameters": given.parameters,

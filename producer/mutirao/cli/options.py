@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from mutirao import errors, queues
+from mutirao.csv_dialect import HEADERS
 
 Command = Callable[..., Any]
 
@@ -84,6 +85,19 @@ def request(command: Command) -> Command:
             default="normal",
             show_default=True,
             help="What is served first.",
+        ),
+        click.option(
+            "--delimiter",
+            metavar="SIGN",
+            help="What stands between the values of a CSV: comma, semicolon or tab; found out by default.",
+        ),
+        click.option(
+            "--decimal", metavar="SIGN", help="The decimal sign of a CSV, . or a comma; found out by default."
+        ),
+        click.option(
+            "--header",
+            type=click.Choice(HEADERS),
+            help="Whether the first line of a CSV names its columns; found out by default.",
         ),
         broker,
         as_json,

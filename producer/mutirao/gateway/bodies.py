@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -12,13 +11,22 @@ import numpy as np
 
 from mutirao import codec, errors, signature, tensors
 from mutirao.catalog import ModelInfo
+from mutirao.csv_dialect import DELIMITERS, HEADERS, Dialect
 from mutirao.gateway import files
+from mutirao.gateway.answers import Answer
 from mutirao.gateway.call import Call
+from mutirao.gateway.routes import Param
 from mutirao.messages import PredictRequest, RequestedOutput, Tensor
 from mutirao.signature import Signature
 from mutirao.tensors import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
+# Of the query, for a CSV; each is found out where it is left out.
+PARAMS = {
+    "delimiter": Param("What stands between the values of a CSV.", {"enum": [*DELIMITERS, *DELIMITERS.values()]}),
+    "decimal": Param("The decimal sign of a CSV.", {"enum": [".", ","]}),
+    "header": Param("Whether the first line of a CSV names its columns.", {"enum": list(HEADERS)}),
+}
 # Beside JSON.
 MEDIAS = ("application/octet-stream", "text/csv", "application/x-npy", "multipart/form-data")
 _JSON = ("application/json", "text/json", "application/octet-stream", "application/x-www-form-urlencoded", "")
@@ -67,11 +75,19 @@ class Given(NamedTuple):
         body: what stood around the data; of a bare table nothing.
         data: arrays by name, rows, or None where the body's own `inputs`, `rows` or `requests` hold them.
         bare: whether the whole body was one raw tensor, so that the answer's tensors are raw too.
+        notes: what the caller should know of how a table was read.
     """
 
     body: Body
     data: Any = None
     bare: bool = False
+    notes: tuple[str, ...] = ()
+
+    def noted(self, answer: Answer) -> Answer:
+        """Add the notes to an answer, as warnings."""
+        for note in self.notes:
+            answer = answer.with_header(b"warning", f'299 mutirao "{note}"')
+        return answer
 
 
 T = TypeVar("T")
@@ -95,7 +111,7 @@ async def read(call: Call, info: ModelInfo, limit: int) -> Given:
     media = call.headers.get(b"content-type", b"")
     if media == b"application/json":
         return _json(body)
-    return _of_media(body, media.decode("latin-1"), info.signature)
+    return _of_media(call, body, media.decode("latin-1"), info.signature)
 
 
 def arrays(info: ModelInfo, given: Given) -> dict[str, Array]:
@@ -144,11 +160,7 @@ def _plain(takes: Signature, inputs: tuple[Tensor, ...]) -> dict[str, Array] | N
 def checked(info: ModelInfo, data: Any) -> dict[str, Array]:
     """Check rows, or arrays by name."""
     given = signature.arrays(_columns(data), frame=info.signature.frame)
-    bound = signature.bind(info.name, info.signature, given)
-    if not isinstance(data, Mapping):
-        for name, array in bound.items():
-            tensors.check_finite(name, array)
-    return bound
+    return signature.bind(info.name, info.signature, given)
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -231,18 +243,25 @@ def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
     return {spec.name: tensors.decode(tensor)}
 
 
-def _of_media(body: bytes, header: str, takes: Signature) -> Given:
+def _of_media(call: Call, body: bytes, header: str, takes: Signature) -> Given:
     media, _, _ = header.partition(";")
     media = media.strip().lower()
     if media in _JSON or media.endswith("+json"):
         return _json(body)
     if media == "multipart/form-data":
-        return Given(_EMPTY, files.of_form(body, header, takes))
-    data = files.read(body, media, takes)
-    if data is None:
+        found = files.of_form(body, header, takes, _dialect(call, ""))
+        return Given(_EMPTY, found.data, notes=found.notes)
+    table = files.read(body, media, takes, _dialect(call, header))
+    if table is None:
         text = f"Content-Type {media!r} is not read here: send application/json, application/octet-stream with Inference-Header-Content-Length, text/csv, application/x-npy or multipart/form-data"
         raise errors.UnsupportedMedia(text, reason="content type")
-    return Given(_EMPTY, data)
+    return Given(_EMPTY, table.data, notes=table.notes)
+
+
+def _dialect(call: Call, header: str) -> Dialect:
+    """Find what the query says of a CSV, and of its header the content type (RFC 4180: header=present or absent)."""
+    own = files.parameter(header, "header")
+    return Dialect.said(call.param("delimiter"), call.param("decimal"), call.param("header") or own)
 
 
 def _columns(data: Any) -> Any:

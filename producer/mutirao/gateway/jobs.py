@@ -61,9 +61,9 @@ async def create(front: Front, call: Call, model: str) -> Answer:
     queued = await submit.one(front, call, ask, arrays)
     if queued.known:
         record = await front.record(queued.job.id, call.caller.tenant)
-        return submit.accepted(views.job(record), 200 if record.done else 202)
+        return given.noted(submit.accepted(views.job(record), 200 if record.done else 202))
     rows = len(next(iter(arrays.values())))
-    return submit.accepted(views.job(_fresh(front, ask, queued.job.id, rows)), 202)
+    return given.noted(submit.accepted(views.job(_fresh(front, ask, queued.job.id, rows)), 202))
 
 
 @endpoint(
@@ -86,9 +86,12 @@ async def create_many(front: Front, call: Call, model: str) -> Answer:
     """
     call.caller.require("predict", model)
     info = await front.known(model)
-    given = await bodies.read(call, info, front.settings.max_request_bytes)
+    # All rows of one table are read at once, so the limit of one request is not theirs.
+    takes = msgspec.structs.replace(info.signature, max_rows=submission.REQUESTS_MAX)
+    wide = msgspec.structs.replace(info, signature=takes)
+    given = await bodies.read(call, wide, front.settings.max_request_bytes)
     ask = asking.ask(call, info, given.body)
-    bound, count = _bound(info, given)
+    bound, count = _bound(info, wide, given)
     submission.count(range(count))
     ids = [queues.job_id(id) for id in given.body.ids] if given.body.ids is not None else queues.new_ids(count)
     if len(ids) != count:
@@ -96,7 +99,8 @@ async def create_many(front: Front, call: Call, model: str) -> Answer:
             f"{len(set(ids))} ids were given for {count} requests", reason="ids and requests differ"
         )
     queued = await submit.many(front, call, ask, bound, [_recorded(call, id) for id in ids])
-    return answers.json(Batch(ids=tuple(ids), known=tuple(at for at, one in enumerate(queued) if one.known)), 202)
+    known = tuple(at for at, one in enumerate(queued) if one.known)
+    return given.noted(answers.json(Batch(ids=tuple(ids), known=known), 202))
 
 
 @endpoint("GET", _JOB, Doc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
@@ -205,14 +209,12 @@ def _fresh(front: Front, ask: Ask, id: str, rows: int) -> JobRecord:
     return JobRecord(status="QUEUED", task_id=id, job=job)
 
 
-def _bound(info: ModelInfo, given: Given) -> tuple[Bound, int]:
-    """Check a batch's requests, each by itself or as the rows of one table."""
+def _bound(info: ModelInfo, wide: ModelInfo, given: Given) -> tuple[Bound, int]:
+    """Check a batch's requests, each by itself or as the rows of one table, which has another limit."""
     requests = given.body.requests
     if requests is not None:
         return [_numbered(at, info, one) for at, one in enumerate(requests)], len(requests)
-    # All rows are checked at once, so the limit of one request is not theirs.
-    takes = msgspec.structs.replace(info.signature, max_rows=submission.REQUESTS_MAX)
-    arrays = bodies.arrays(msgspec.structs.replace(info, signature=takes), given)
+    arrays = bodies.arrays(wide, given)
     rows = len(next(iter(arrays.values())))
     return Table({name: np.ascontiguousarray(array) for name, array in arrays.items()}, rows), rows
 

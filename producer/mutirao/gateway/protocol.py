@@ -107,11 +107,11 @@ async def infer(front: Front, call: Call, model: str, version: str = "") -> Answ
     limit = front.settings.gateway_wait_s
     wait_s = limit if preferred.wait_s is None else min(limit, preferred.wait_s)
     if preferred.respond_async and not preferred.wait_s:
-        return await _later(front, call, queued, preferred)
+        return given.noted(await _later(front, call, queued, preferred))
     record = await Waiting(call, wait_s, patient=True).end(front, queued.job)
     if record is None:
         if preferred.respond_async:
-            return await _later(front, call, queued, preferred)
+            return given.noted(await _later(front, call, queued, preferred))
         raise await front.redis.run(front.core.late(await front.record(queued.job.id, call.caller.tenant), wait_s))
     front.meters.ended(record)
     front.limiter.ended(call.caller, [record.task_id])
@@ -119,6 +119,7 @@ async def infer(front: Front, call: Call, model: str, version: str = "") -> Answ
         made = results.passed(record, given.body.id)
     else:
         made = await front.redis.run(results.written(front.core, record, wanted, given.body.id))
+    made = given.noted(made) if given.notes else made
     return made.with_header(b"preference-applied", preferred.applied) if preferred.wait_s is not None else made
 
 
@@ -126,6 +127,7 @@ _INFER = Doc(
     tag=_TAG,
     params={
         **asking.PARAMS,
+        **bodies.PARAMS,
         "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
         "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
         bodies.HEADER_LENGTH.decode().title(): Param(
@@ -190,8 +192,11 @@ async def metadata(front: Front, call: Call, model: str, version: str = "") -> A
     call.caller.require("read", model)
     info = await front.find(model, version)
     takes = info.signature
-    outputs = tuple(TensorSpec(spec.name, spec.datatype, spec.shape) for spec in takes.outputs)
-    return answers.json(Model(info.name, (info.version,), f"{info.runtime}_model", takes.inputs, outputs))
+    inputs, outputs = (
+        tuple(TensorSpec(spec.name, spec.datatype, spec.shape) for spec in specs)
+        for specs in (takes.inputs, takes.outputs)
+    )
+    return answers.json(Model(info.name, (info.version,), f"{info.runtime}_model", inputs, outputs))
 
 
 _METADATA = Doc(tag=_TAG, answer=Model, refusals=(400, 404, 503))

@@ -80,4 +80,4 @@ def _sized(arrays: Mapping[str, Array], raws: list[bytes]) -> tuple[Tensor, ...]
 
 
 def _raw(named: Iterable[tuple[str, Array]]) -> Iterable[Tensor]:
-    return (tensors.encode(name, array, binary=True) for name, array in named)
+    return (tensors.encode(name, array, binary=True, nullable=True) for name, array in named)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from mutirao import settings
 from mutirao.catalog import ModelInfo
 from mutirao.cli import output
-from mutirao.signature import OutputSpec, Signature, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec, Signature, TensorSpec
 from mutirao_worker.manifest import Manifest
 from mutirao_worker.repository import Finding, Repository
 
@@ -234,12 +234,18 @@ def _batches(found: Manifest) -> str:
 
 
 def _print_signature(signature: Signature) -> None:
-    output.table(("input", "datatype", "shape"), [_spec(spec) for spec in signature.inputs])
+    output.table(("input", "datatype", "shape", "may be missing"), [_input(spec) for spec in signature.inputs])
     rows = [
         (*_spec(spec), "yes" if isinstance(spec, OutputSpec) and spec.default else "on request")
         for spec in signature.outputs
     ]
     output.table(("output", "datatype", "shape", "default"), rows)
+
+
+def _input(spec: InputSpec) -> tuple[str, ...]:
+    name, datatype, shape = _spec(spec)
+    guessed = ", guessed" if spec.guessed else ""
+    return name, datatype + guessed, shape, {True: "yes", False: "no", None: "not known"}[spec.nullable]
 
 
 def _spec(spec: TensorSpec) -> tuple[str, str, str]:

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol, cast
 import msgspec
 
 from mutirao import errors
-from mutirao.signature import OutputSpec, TensorSpec
+from mutirao.signature import InputSpec, OutputSpec
 from mutirao.tensors import Array
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What a runtime found out of a model when it was added; the example is a V2 request in JSON."""
 
-    inputs: tuple[TensorSpec, ...]
+    inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     frame: bool
     example: bytes

@@ -5,22 +5,24 @@ Loading a pickle runs what it holds. It is done only from bytes whose digest the
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import joblib
+import msgspec
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from mutirao import errors, tensors
-from mutirao.signature import OutputSpec
+from mutirao.signature import InputSpec, OutputSpec
 from mutirao.tensors import Array
 from mutirao_worker import example as examples
-from mutirao_worker.runtimes import Description, sklearn_forests, sklearn_inputs
+from mutirao_worker.runtimes import Description, sklearn_forests, sklearn_inputs, sklearn_missing
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
 _PARTS_MAX = 10_000  # a longer list holds no estimators, but words or numbers
@@ -45,25 +47,45 @@ def describe(model: Any, example: Any) -> Description:
     _check_fitted(model)
     failures: list[str] = []
     frame = hasattr(model, "feature_names_in_")
-    rows = None if example is None else examples.read(example)
-    for inputs, arrays in sklearn_inputs.candidates(model, rows):
+    for inputs, arrays in sklearn_inputs.candidates(model, example):
         try:
             outputs = tuple(_trial(model, arrays, frame=frame))
         except Exception as exc:  # noqa: BLE001 - the estimator's own code runs here
             failures.append(f"{type(exc).__name__}: {exc}")
         else:
-            return Description(inputs=inputs, outputs=outputs, frame=frame, example=examples.request(arrays))
+            asked = tuple(output for output in outputs if output.default)
+            ask = functools.partial(predict, model, outputs=asked, frame=frame)
+            known, rows = _as_numbers(inputs, arrays, ask)
+            known = sklearn_missing.learned(known, rows, ask)
+            return Description(inputs=known, outputs=outputs, frame=frame, example=examples.request(rows))
     tried = (
         "the example" if example is not None else "the rows made up for it; give it real ones with --example rows.csv"
     )
     raise errors.RepositoryError(f"the {type(model).__name__} does not predict {tried}: {failures[0]}")
 
 
+def _as_numbers(
+    inputs: tuple[InputSpec, ...], arrays: dict[str, Array], ask: Callable[[Mapping[str, Array]], dict[str, Array]]
+) -> tuple[tuple[InputSpec, ...], dict[str, Array]]:
+    """Take a matrix as numbers of any kind where that it holds whole ones alone was guessed, and the model answers both alike."""
+    spec, array = inputs[0], next(iter(arrays.values()))
+    if not spec.guessed or array.ndim != 2 or array.dtype.kind not in "iu":
+        return inputs, arrays
+    numbers = {spec.name: array.astype(np.float64)}
+    try:
+        whole, real = ask(arrays), ask(numbers)
+    except Exception:  # noqa: BLE001 - the estimator's own code runs here
+        return inputs, arrays
+    if not all(np.array_equal(whole[name], real[name]) for name in whole):
+        return inputs, arrays
+    return (msgspec.structs.replace(spec, datatype="FP64", guessed=False),), numbers
+
+
 def predict(
     model: Any, inputs: Mapping[str, Array], outputs: tuple[OutputSpec, ...], *, frame: bool
 ) -> dict[str, Array]:
     """Call each method that an output needs, once."""
-    data = _frame(inputs) if frame else next(iter(inputs.values()))
+    data = _data(model, inputs, frame=frame)
     methods = list(dict.fromkeys(output.name.partition(".")[0] for output in outputs))
     found: dict[str, Array] = {}
     for method in methods:
@@ -86,6 +108,12 @@ def set_threads(model: Any, threads: int) -> None:
 
 def _library(estimator: Any) -> str:
     return str(type(estimator).__module__).partition(".")[0]
+
+
+def _data(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Any:
+    """Make what the estimator takes; a missing text is what it was fitted on, None or NaN."""
+    inputs = sklearn_missing.known(inputs, lambda: sklearn_inputs.nones(model))
+    return _frame(inputs) if frame else next(iter(inputs.values()))
 
 
 def _frame(inputs: Mapping[str, Array]) -> pd.DataFrame:
@@ -135,7 +163,7 @@ def _outputs(
     model: Any, method: str, inputs: Mapping[str, Array], *, frame: bool, default: bool
 ) -> Iterable[OutputSpec]:
     rows = len(next(iter(inputs.values())))
-    data = _frame(inputs) if frame else next(iter(inputs.values()))
+    data = _data(model, inputs, frame=frame)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = list(_call(model, method, data))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from mutirao import errors, tensors
-from mutirao.signature import MATRIX, TensorSpec
+from mutirao.signature import MATRIX, InputSpec, Signature
 from mutirao.tensors import Array
+from mutirao_worker import example as examples
 from mutirao_worker.example import Example
 
-Inputs = tuple[tuple[TensorSpec, ...], dict[str, Array]]
+Inputs = tuple[tuple[InputSpec, ...], dict[str, Array]]
 
 _ROWS = 2
 # Where estimators keep the fitted estimator that sees the features first.
@@ -28,14 +30,19 @@ _INNER = (
 
 
 class Feature(NamedTuple):
-    """A column: its V2 datatype, and a value that the estimator knows."""
+    """A column: its V2 datatype ("" where the estimator does not tell), a value that it knows, and whether it knows None."""
 
-    datatype: str = "FP64"
+    datatype: str = ""
     value: Any = None
+    none: bool = False
 
 
-def candidates(model: Any, example: Example | None) -> Iterator[Inputs]:
+def candidates(model: Any, example: Any) -> Iterator[Inputs]:
     """Say what the estimator may take, the likeliest first, each with rows to try it on.
+
+    Args:
+        model: the estimator.
+        example: see `example.read`; None for none.
 
     Raises:
         RepositoryError: it cannot be known without an example, or the example does not fit the estimator.
@@ -43,8 +50,7 @@ def candidates(model: Any, example: Example | None) -> Iterator[Inputs]:
     names = getattr(model, "feature_names_in_", None)
     count = len(names) if names is not None else getattr(model, "n_features_in_", None)
     if example is not None:
-        arrays = {MATRIX: example.matrix(count)} if names is None else example.columns([str(name) for name in names])
-        yield _described(arrays)
+        yield _of_example(examples.read(example, _asked(names, count)), names, count)
         return
     known = features(model)
     if count is None and known.get(0, Feature()).datatype != "BYTES":
@@ -53,9 +59,16 @@ def candidates(model: Any, example: Example | None) -> Iterator[Inputs]:
         )
     for number in (1.0, 0.0):
         columns = [_filled(known.get(at, Feature()), number) for at in range(count or 1)]
-        yield _described(
-            _matrix(columns, flat=count is None) if names is None else dict(zip(map(str, names), columns, strict=True))
-        )
+        if names is None:
+            yield _described(_matrix(columns, flat=count is None))
+            continue
+        guessed = {str(name) for at, name in enumerate(names) if not known.get(at, Feature()).datatype}
+        yield _described(dict(zip(map(str, names), columns, strict=True)), guessed)
+
+
+def nones(model: Any) -> set[int]:
+    """Find the columns, by position, whose missing values the estimator knows as None; those of all others are NaN."""
+    return {at for at, feature in features(model).items() if feature.none}
 
 
 def features(estimator: Any) -> dict[int, Feature]:
@@ -63,19 +76,27 @@ def features(estimator: Any) -> dict[int, Feature]:
     if hasattr(estimator, "build_analyzer"):
         return {0: Feature("BYTES", "a")}
     if hasattr(estimator, "categories_"):
-        return {at: _of_value(seen[0]) for at, seen in enumerate(estimator.categories_) if len(seen)}
+        return {at: _of_values(seen) for at, seen in enumerate(estimator.categories_) if len(seen)}
     if hasattr(estimator, "statistics_"):
-        return {at: _of_value(value) for at, value in enumerate(estimator.statistics_) if isinstance(value, str)}
+        none = getattr(estimator, "missing_values", np.nan) is None
+        found = {at: _of_values([value]) for at, value in enumerate(estimator.statistics_) if isinstance(value, str)}
+        return {at: feature._replace(none=none) for at, feature in found.items()}
     if hasattr(estimator, "transformers_"):
         return _of_columns(estimator)
     return _of_parts(estimator)
 
 
-def _of_value(value: Any) -> Feature:
+def _of_values(seen: Any) -> Feature:
+    none = any(value is None for value in seen)
+    value = seen[0]
     if isinstance(value, str):
-        return Feature("BYTES", str(value))
-    known = isinstance(value, int | float | np.number | np.bool_) and not np.isnan(value)
-    return Feature("FP64", float(value)) if known else Feature()
+        return Feature("BYTES", str(value), none)
+    if isinstance(value, bool | np.bool_):
+        return Feature("BOOL", bool(value), none)
+    if isinstance(value, int | np.integer):
+        return Feature("INT64", int(value), none)
+    known = isinstance(value, float | np.floating) and not np.isnan(value)
+    return Feature("FP64", float(value), none) if known else Feature(none=none)
 
 
 def _of_columns(estimator: Any) -> dict[int, Feature]:
@@ -106,19 +127,42 @@ def _parts(estimator: Any) -> Iterator[Any]:
             yield inner
 
 
+def _asked(names: Any, count: int | None) -> Signature:
+    """Say what a file of examples should hold, as far as it is known: columns of these names, or so many."""
+    if names is not None:
+        return Signature(inputs=tuple(InputSpec(str(name), "", (-1,), True) for name in names), outputs=(), frame=True)
+    return Signature(inputs=(InputSpec(MATRIX, "", (-1, count or -1), True),), outputs=())
+
+
+def _of_example(example: Example, names: Any, count: int | None) -> Inputs:
+    if names is not None:
+        arrays = example.columns([str(name) for name in names])
+        return _described(
+            arrays, [name for name, each in arrays.items() if example.guessed and each.dtype.kind in "iub"]
+        )
+    specs, arrays = _described({MATRIX: example.matrix(count)})
+    spec, matrix = specs[0], arrays[MATRIX]
+    guessed = example.guessed and matrix.dtype.kind in "iub"
+    columns = example.names if matrix.ndim == 2 and len(example.names) == matrix.shape[1] else ()
+    return (msgspec.structs.replace(spec, guessed=guessed, columns=columns),), arrays
+
+
 def _filled(feature: Feature, number: float) -> Array:
     value = number if feature.value is None else feature.value
-    return np.array([value] * _ROWS, dtype=tensors.DTYPES[feature.datatype])
+    return np.array([value] * _ROWS, dtype=tensors.DTYPES[feature.datatype or "FP64"])
 
 
 def _matrix(columns: list[Array], *, flat: bool) -> dict[str, Array]:
-    if len({array.dtype for array in columns}) > 1:
+    if len({array.dtype == object for array in columns}) > 1:
         raise errors.RepositoryError(
             "it was fitted on an array that mixes text and numbers, which no tensor can hold: fit it on a DataFrame"
         )
     return {MATRIX: columns[0] if flat else np.column_stack(columns)}
 
 
-def _described(arrays: dict[str, Array]) -> Inputs:
-    specs = (TensorSpec(name, tensors.datatype_of(array), (-1, *array.shape[1:])) for name, array in arrays.items())
+def _described(arrays: dict[str, Array], guessed: Container[str] = ()) -> Inputs:
+    specs = (
+        InputSpec(name, tensors.datatype_of(array), (-1, *array.shape[1:]), guessed=name in guessed)
+        for name, array in arrays.items()
+    )
     return tuple(specs), arrays

@@ -1,0 +1,168 @@
+"""How a CSV is written: its delimiter, its decimal sign and its header, said by the caller or found out; and its records."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Collection, Iterator, Sequence
+
+import msgspec
+
+from mutirao.errors import InvalidRequest
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
+DECIMALS = (".", ",")
+HEADERS = ("present", "absent")
+COLUMNS_MAX = 100_000
+_SAMPLE = 10
+
+
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller says of a CSV; what is empty is found out.
+
+    Attributes:
+        delimiter: a comma, a semicolon or a tab.
+        decimal: a point or a comma.
+        header: whether the first line names the columns: present or absent.
+    """
+
+    delimiter: str = ""
+    decimal: str = ""
+    header: str = ""
+
+    @classmethod
+    def said(cls, delimiter: str | None = None, decimal: str | None = None, header: str | None = None) -> Dialect:
+        """Check what a caller says; a delimiter may be called comma, semicolon or tab, and a tab be written as backslash t.
+
+        Raises:
+            InvalidRequest: it is none that is read here.
+        """
+        named = {**DELIMITERS, "\\t": "\t"}.get(delimiter or "", delimiter or "")
+        if named and named not in DELIMITERS.values():
+            raise _unknown("delimiter", named, "comma, semicolon or tab")
+        if decimal and decimal not in DECIMALS:
+            raise _unknown("decimal", decimal, "'.' or ','")
+        if header and header not in HEADERS:
+            raise _unknown("header", header, "present or absent")
+        return cls(delimiter=named, decimal=decimal or "", header=header or "")
+
+
+def _unknown(what: str, value: str, rule: str) -> InvalidRequest:
+    return InvalidRequest(f"the CSV's {what} is {value[:20]!r}: it must be {rule}", reason=f"{what} of CSV")
+
+
+def text_of(raw: bytes, source: str) -> str:
+    """Decode a CSV.
+
+    Raises:
+        InvalidRequest: it is not UTF-8 (names the first line that is not, and what it may be), or holds nothing.
+    """
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise refused(f"{source} is UTF-16, not UTF-8: save it as CSV UTF-8")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = raw.count(b"\n", 0, exc.start) + 1
+        shown = raw[exc.start : exc.start + 1]
+        raise refused(
+            f"{source} is not UTF-8: line {line} holds the byte 0x{shown.hex()}, which is {shown.decode('latin-1')!r} in latin-1: "
+            "save it as CSV UTF-8, or convert it (iconv -f latin1 -t utf-8)"
+        ) from exc
+    if not text or text.isspace():
+        raise refused(f"{source} is empty: it holds no row")
+    # Lines that end as they did on old Macs.
+    return text.replace("\r", "\n") if "\r" in text[:100_000] and "\n" not in text[:100_000] else text
+
+
+def lines(text: str, delimiter: str) -> Iterator[str]:
+    """Give the lines of a text, one at a time.
+
+    Raises:
+        InvalidRequest: a line has more columns than any table may have.
+    """
+    at = 0
+    while at < len(text):
+        end = text.find("\n", at) + 1 or len(text)
+        line = text[at:end]
+        if len(line) > COLUMNS_MAX and line.count(delimiter) > COLUMNS_MAX:
+            raise refused(f"the CSV has a line of more than {COLUMNS_MAX} columns")
+        yield line
+        at = end
+
+
+def records(
+    rows: Iterator[str], delimiter: str, source: str, width: int | None = None, before: int = 0
+) -> Iterator[tuple[int, list[str]]]:
+    """Give the number of the line at which each record ends, and its cells; lines without any are left out.
+
+    Args:
+        rows: the lines.
+        delimiter: between cells.
+        source: the CSV's name, for errors.
+        width: how many cells each record must have; as many as the first where not given.
+        before: how many lines stand before these.
+
+    Raises:
+        InvalidRequest: a record has another number of cells, or its quotes do not close.
+    """
+    reader = csv.reader(rows, delimiter=delimiter, strict=True)
+    try:
+        for record in reader:
+            if not record:
+                continue
+            if width is None:
+                width = len(record)
+            elif len(record) != width:
+                raise refused(
+                    f"{source}: line {before + reader.line_num} has {len(record)} values, the first has {width}; a value that holds "
+                    f"{shown(delimiter)} is written in quotes"
+                )
+            yield before + reader.line_num, record
+    except csv.Error as exc:
+        raise refused(f"{source} cannot be read as CSV: line {before + reader.line_num}: {exc}") from exc
+
+
+def delimiter(text: str, said: str, names: Collection[str], width: int) -> str:
+    """Find out what stands between cells.
+
+    Args:
+        text: the CSV.
+        said: what the caller says that it is; empty where nothing.
+        names: the columns that the model takes; those of them in the first line tell the most.
+        width: how many columns the model takes; 0 for any.
+    """
+    if said:
+        return said
+    # The first of those that fit equally well.
+    return max(DELIMITERS.values(), key=lambda each: _fit(_sample(text, each), names, width))
+
+
+def _sample(text: str, delimiter: str) -> list[list[str]]:
+    """Read the first records, up to one that cannot be read."""
+    found: list[list[str]] = []
+    with contextlib.suppress(csv.Error, InvalidRequest):
+        for record in csv.reader(lines(text, delimiter), delimiter=delimiter, strict=True):
+            found += [record] if record else []
+            if len(found) == _SAMPLE:
+                break
+    return found
+
+
+def _fit(sample: Sequence[Sequence[str]], names: Collection[str], width: int) -> tuple[int, bool, bool, bool, int]:
+    """Say how well records fit: the names in the first, then the number of their columns."""
+    if not sample:
+        return 0, False, False, False, 0
+    found, even = len(sample[0]), len(set(map(len, sample))) == 1
+    named = len({cell.strip() for cell in sample[0]}.intersection(names))
+    many = even and found > 1
+    return named, many and found == width, many, found == width and (even or width > 1), found
+
+
+def shown(delimiter: str) -> str:
+    """Name a delimiter."""
+    return next(name for name, sign in DELIMITERS.items() if sign == delimiter)
+
+
+def refused(text: str) -> InvalidRequest:
+    """Build the error for a table that cannot be read."""
+    return InvalidRequest(text, reason="table cannot be read")
