@@ -98,6 +98,19 @@ class HangsInC(Summing):
             libc.pthread_mutex_lock(mutex)
 
 
+class StallsLater(HangsInC):
+    """Answers, and a moment later holds the GIL for ever; says so first in the file that STALLED names."""
+
+    def misbehave(self, X):
+        threading.Timer(0.1, self.stall, [X]).start()
+        return X.sum(axis=1)
+
+    def stall(self, X):
+        if path := os.environ.get("STALLED"):
+            open(path, "a", encoding="ascii").close()  # noqa: PTH123
+        super().misbehave(X)
+
+
 class TooFewRows(Summing):
     def misbehave(self, X):
         return X.sum(axis=1)[:-1]
@@ -276,6 +289,7 @@ ALL = (
     Segfaults,
     Hangs,
     HangsInC,
+    StallsLater,
     TooFewRows,
     TooManyRows,
     NoRows,

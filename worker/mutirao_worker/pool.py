@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -21,6 +22,12 @@ from mutirao_worker.execution import Ran
 if TYPE_CHECKING:
     from mutirao_worker.batch import Batch
     from mutirao_worker.dispatch import Dispatcher
+
+
+logger = logging.getLogger(__name__)
+
+# Looks of `Slots.look_after`, two a second.
+ACCEPTED_IN_LOOKS = 10
 
 
 def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
@@ -46,6 +53,9 @@ class Slots:
         self._pool = pool
         self._doomed: dict[int, Any] = {}
         self._jobs: dict[int, Any] = {}
+        self._unaccepted: dict[
+            int, tuple[int, int]
+        ] = {}  # batches by number: the process they are for, for how many looks
         self._stuck: set[int] = set()  # batches that have been given up, though their threads still run them
         self.inline = pool.__class__.__module__.endswith("solo")
         self._threads = pool.__class__.__module__.endswith("thread")
@@ -87,6 +97,24 @@ class Slots:
             self._jobs.pop(batch.number, None)
         elif not self._threads:
             self._write()
+
+    def look_after(self) -> None:
+        """Kill a process that does not accept the batch that it was sent: the pool sends it to another. It has not begun.
+
+        Looks are counted, not seconds: what a process has said while the loop stood still is read between two of them.
+        """
+        unaccepted, self._unaccepted = self._unaccepted, {}
+        for number, job in self._jobs.items():
+            process = getattr(job, "_scheduled_for", None)
+            if process is None or job._accepted:  # noqa: SLF001 - billiard's only way
+                continue
+            pid, looks = unaccepted.get(number, (process.pid, 0))
+            if pid != process.pid or looks < ACCEPTED_IN_LOOKS:
+                self._unaccepted[number] = (process.pid, looks + 1 if pid == process.pid else 0)
+                continue
+            logger.error("process %d does not accept a batch: it is killed, and the batch runs elsewhere", pid)
+            process._controlled_termination = True  # noqa: SLF001 - or it is said twice
+            os.kill(pid, signal.SIGKILL)
 
     def terminate(self, batch: Batch, number: Any) -> None:
         if batch.pid is None and batch.number in self._jobs:  # no process has said yet that it is the one

@@ -338,6 +338,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _look_after_processes(self) -> None:
         self._app.host.look_after_warm_ups()
+        self.slots.look_after()
         self._consumer.pool.maintain_pool()
 
     def _dispatch(self) -> None:
