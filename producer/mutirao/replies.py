@@ -21,10 +21,10 @@ from typing import Any
 
 import msgspec
 import redis
-import redis.asyncio
 
 from mutirao import queues
 from mutirao.broker.redis import AsyncRedis
+from mutirao.broker.subscription import Subscription
 from mutirao.core import READ_MAX, Core
 from mutirao.errors import MutiraoError
 from mutirao.job import Handle
@@ -32,7 +32,6 @@ from mutirao.messages import JobRecord
 
 logger = logging.getLogger(__name__)
 
-PubSub = redis.asyncio.client.PubSub
 Ended = list[tuple[str, JobRecord | Exception]]
 
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -78,7 +77,7 @@ class Replies:
         self._deadlines: dict[str, float] = {}
         self._due: list[tuple[float, str]] = []  # a heap of them; one that is not in `_deadlines` is void
         self._alarm: asyncio.TimerHandle | None = None
-        self._pubsub: PubSub | None = None
+        self._subscription: Subscription | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = False
         self._reading = False
@@ -117,7 +116,7 @@ class Replies:
         if self._waits and not self._listening:
             self._listening = True
             self._spawn(self._listen())
-        elif self._joining and self._pubsub is not None:
+        elif self._joining and self._subscription is not None:
             self._spawn(self._join())
         if self._waits and not self._rereading:
             self._rereading = True
@@ -159,9 +158,8 @@ class Replies:
         try:
             while True:
                 try:
-                    await self._connect()
-                    while True:
-                        self._take(await self._pubsub_open().get_message(timeout=None))
+                    async for message in (await self._connect()).messages():
+                        self._take(message)
                         failures = 0
                 except (redis.RedisError, OSError, MutiraoError):
                     await self._drop()
@@ -170,31 +168,36 @@ class Replies:
         finally:
             self._listening = False
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> Subscription:
         """Subscribe anew for everything still waited for. Nobody else may use the subscription before it has its connection."""
         self._channel = queues.reply_channel(self._core.client).encode()
-        pubsub = self._redis.subscription()
-        await pubsub.subscribe(self._channel)
+        subscription = self._redis.subscription()
+        try:
+            await subscription.subscribe(self._channel)
+        except BaseException:
+            await subscription.close()
+            raise
         self._joining = list(self._others)
-        self._pubsub = pubsub
+        self._subscription = subscription
         await self._join()
+        return subscription
 
     async def _join(self) -> None:
         """Subscribe for all jobs of others that came in this turn of the loop, in one command."""
         ids, self._joining = self._joining, []
-        if self._pubsub is not None and ids:
+        if self._subscription is not None and ids:
             with contextlib.suppress(redis.RedisError, OSError):  # the listener sees the same failure and begins anew
-                await self._pubsub.subscribe(*(queues.record_key(id) for id in ids))
+                await self._subscription.subscribe(*(queues.record_key(id) for id in ids))
 
     async def _leave(self) -> None:
         channels = [queues.record_key(id) for id in self._leaving if id not in self._others]
         self._leaving = []
-        if self._pubsub is not None and channels:
+        if self._subscription is not None and channels:
             with contextlib.suppress(redis.RedisError, OSError):
-                await self._pubsub.unsubscribe(*channels)
+                await self._subscription.unsubscribe(*channels)
 
-    def _take(self, message: dict[str, Any] | None) -> None:
-        if message is None or message["type"] not in ("message", "subscribe"):
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] not in ("message", "subscribe"):
             return
         if message["type"] == "message":
             self._take_records(message["channel"] == self._channel, message["data"])
@@ -214,15 +217,9 @@ class Replies:
         self._settle(found, keep=grouped)
 
     async def _drop(self) -> None:
-        pubsub, self._pubsub, self.heard = self._pubsub, None, None
-        if pubsub is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                await pubsub.aclose()
-
-    def _pubsub_open(self) -> PubSub:
-        if self._pubsub is None:
-            raise redis.ConnectionError("the subscription was dropped")
-        return self._pubsub
+        subscription, self._subscription, self.heard = self._subscription, None, None
+        if subscription is not None:
+            await subscription.close()
 
     # Reading
 
@@ -255,6 +252,8 @@ class Replies:
                     while ids := list(itertools.islice(self._waits, READ_MAX)):
                         if not await self._look(ids):
                             break
+                        if self._subscription is not None:
+                            self._subscription.doubt()
                         await asyncio.sleep(0)
         finally:
             self._rereading = False
@@ -363,7 +362,7 @@ class Replies:
             self._leaving.append(id)
 
     def _leave_soon(self) -> None:
-        if self._leaving and self._pubsub is not None:
+        if self._leaving and self._subscription is not None:
             self._spawn(self._leave())
 
     def _spawn(self, work: Any) -> None:

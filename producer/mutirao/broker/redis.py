@@ -21,6 +21,7 @@ from mutirao.broker import failure
 from mutirao.broker.celery import Publisher
 from mutirao.broker.pipe import Pipe
 from mutirao.broker.server import Packer, connect, connect_async
+from mutirao.broker.subscription import Subscription
 from mutirao.broker.turns import AsyncTurns, Turns
 from mutirao.settings import Settings
 from mutirao.sharing import AsyncFlights, Flights, Shared
@@ -160,9 +161,9 @@ class AsyncRedis:
             result: T = stop.value
             return result
 
-    def subscription(self) -> redis.asyncio.client.PubSub:
+    def subscription(self) -> Subscription:
         """Open a subscription on the server where results are announced."""
-        return self._clients["results" if self._settings.split else "broker"].pubsub()
+        return Subscription(self._clients["results" if self._settings.split else "broker"].pubsub())
 
     async def close(self) -> None:
         """Close every connection."""

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, 
 from mutirao import errors
 from mutirao.gateway.front import Front
 from mutirao.settings import Settings
+from mutirao.sockets import options
 
 # From the first byte of a request, or from the connection, to the end of its headers.
 HEADERS_S = 10.0
@@ -323,6 +324,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for level, option, value in options(READ_S):  # which connections have from it
+        made.setsockopt(level, option, value)
     try:
         made.bind((host.strip("[]"), port))
         made.listen(2048)
