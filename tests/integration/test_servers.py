@@ -1,15 +1,22 @@
 """Redis behind TLS, and behind Sentinel: clients, workers, results and events go through."""
 
+import contextlib
+import socket
+
+import kombu
 import pytest
 import samples
 from certificates import TlsServer
 from clients import KINDS
-from sentinel import Sentinel
+from sentinel import MASTER, Sentinel
 from servers import RedisServer
 from shell import Shell
 from workers import WorkerProcess
 
-from mutirao import BrokerUnavailable
+from mutirao import BrokerUnavailable, address, settings
+from mutirao.broker.redis import options
+from mutirao.broker.server import connect as connect_redis
+from mutirao_worker.transport import channel, scripts
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 
@@ -74,3 +81,40 @@ def test_a_socket_of_this_machine(repository, tmp_path, capsys, monkeypatch):
         assert "p/w" not in said + worker.log
         assert "p%2Fw" not in said + worker.log
         assert server.client(db=2).info("keyspace").keys() == {"db2"}
+
+
+def _sockets(url, given):
+    """Open every kind of connection that a worker has: kombu's two pools, the engine's scripts, and the result backend's."""
+    channel.install(engine=True)
+    with kombu.Connection(address.read(url).url, transport_options=channel.options(given)) as connection:
+        made = connection.default_channel
+        clients = (scripts.connect(url, given), connect_redis(url, given, **options(given)))
+        pools = [made.pool, made.async_pool, *(client.connection_pool for client in clients)]
+        for pool in pools:
+            opened = pool.get_connection()
+            yield opened._sock
+            opened.disconnect()
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize("kind", ["redis", "rediss", "sentinel"])
+def test_no_socket_waits_without_end(kind, tmp_path):
+    """Each socket of a worker has a time-out, is kept alive, and breaks where what was sent over it is not acknowledged."""
+    with contextlib.ExitStack() as stack:
+        if kind == "sentinel":
+            url = stack.enter_context(Sentinel()).url
+        elif kind == "rediss":
+            url = stack.enter_context(TlsServer(tmp_path)).trusted_url
+        else:
+            url = stack.enter_context(RedisServer()).url
+        given = settings.load({"MUTIRAO_SENTINEL_MASTER": MASTER}, broker_url=url, timeout_s=3.0)
+        found = [
+            (
+                each.gettimeout(),
+                each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                each.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+            )
+            for each in _sockets(url, given)
+        ]
+    assert found == [(3.0, 1, 3000)] * 4
