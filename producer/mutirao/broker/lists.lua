@@ -38,17 +38,18 @@ end
 
 -- Put a request to the end of a line, and wake somebody.
 local function put(key, envelope)
-  redis.call("LPUSH", key, envelope)
   noted(key, more_rows_of(envelope))
+  redis.call("LPUSH", key, envelope)
   local bell = "mutirao:bell:" .. parts_of_list(key)
   if redis.call("LLEN", bell) < 8 then
     redis.call("LPUSH", bell, "1")
   end
 end
 
--- Put a request back to the head of its line, as if it had never been taken.
+-- Put a request back to the head of its line, as if it had never been taken: last, so that it is not there twice where Redis stops the
+-- script before.
 local function put_back(key, envelope)
-  redis.call("RPUSH", key, envelope)
   redis.call("HINCRBY", LINES, key, -1)
   noted(key, more_rows_of(envelope))
+  redis.call("RPUSH", key, envelope)
 end

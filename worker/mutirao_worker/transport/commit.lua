@@ -9,7 +9,8 @@
 --   the run says of this request alone.
 -- Then 2 a run: how many follow each other, their client ("" for none).  2 for raw tensors: whose, them.  2 a dead letter: whose, it.
 -- Reply: {"1" if committed, the status in which it had already ended, ...}.
--- Invariant: result and acknowledgement are one step; a record that has ended never changes.
+-- Invariant: result and acknowledgement are one step, a reservation dropped last: where Redis stops the script half-way, it stands.
+-- Invariant: a record that has ended never changes.
 local FIRST = 10
 local LARGE = 65536
 local count, groups, keys, fields, documents, heard, reply = tonumber(ARGV[7]), {}, {}, {}, {}, {}, {}
@@ -25,9 +26,6 @@ elseif ARGV[1] ~= "" then
 end
 for from = 1, count, 1000 do
   local to = math.min(from + 999, count)
-  if ARGV[1] ~= "" then
-    redis.call("HDEL", KEYS[1], unpack(fields, from, to))
-  end
   for _, document in ipairs(redis.call("MGET", unpack(keys, from, to))) do
     documents[#documents + 1] = document
   end
@@ -84,4 +82,9 @@ for i, key in ipairs(keys) do
   end
 end
 tell(groups)
+if ARGV[1] ~= "" then
+  for from = 1, count, 1000 do
+    redis.call("HDEL", KEYS[1], unpack(fields, from, math.min(from + 999, count)))
+  end
+end
 return reply

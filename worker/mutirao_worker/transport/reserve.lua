@@ -11,6 +11,7 @@
 --   ended before they could be taken}; nil where it was sent early and nothing is to be done.
 -- Invariant: an envelope is always in exactly one place: a queue's list, one worker's reservations, or ended.
 -- Invariant: a tenant whose lists are all empty is not in the ring of the queue.
+-- Redis takes nothing back of a script that it stops half-way, as at a key of another type: what had been taken is put back then.
 local worker, free, starting = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local tag, turn, recorded = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == "1"
 local FIRST, STEPS, FEW = 12, {"", "3", "6", "9"}, 8
@@ -67,6 +68,7 @@ end
 
 local taken, gone, left = {}, {}, {}
 local entries, ids, keys, earliest = {}, {}, {}, math.huge
+local reserved = false
 
 -- One who waits in a queue: its lists, and what it has been served; "" is the tenant of the stock lists.
 local function waiter(queue, tenant, served)
@@ -140,11 +142,13 @@ local function pop(from, i, count)
   if not popped then
     return 0
   end
+  for _, envelope in ipairs(popped) do
+    entries[#entries + 1] = {key, envelope}
+  end
   -- Among few it costs less to look for one of several rows than to ask whether there is any.
   local noted_rows = #popped > FEW and tonumber(redis.call("HGET", LINES, "rows " .. key) or 0)
   local counted = 0
   for _, envelope in ipairs(popped) do
-    entries[#entries + 1] = {key, envelope}
     local id = string.match(envelope, '"id":%s*"([^"]*)"') or ""
     ids[#ids + 1] = id
     keys[#keys + 1] = "celery-task-meta-" .. id
@@ -199,81 +203,105 @@ local function settle_up(ring, waiters)
   end
 end
 
-for at = FIRST, #ARGV, 4 do
-  local queue, cap, ahead = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local waiters, waiting, ring = waiters_of(queue, cap * free + ahead)
-  if waiting > 0 then
-    local before = #entries
-    share_out(waiters, wanted(queue, waiting, cap, ahead, tonumber(ARGV[at + 3])))
-    -- Who gets little gets it first: it is then in the next batch.
-    table.sort(waiters, function(a, b) return a.share < b.share or (a.share == b.share and a.served < b.served) end)
-    for _, each in ipairs(waiters) do
-      take(each)
-    end
-    local got = #entries - before
-    free = math.max(0, free - got)
-    if waiting > got then
-      left[#left + 1] = queue
-      if redis.call("LLEN", "mutirao:bell:" .. queue) < 8 then
-        redis.call("LPUSH", "mutirao:bell:" .. queue, "1")
-      end
-    else
-      redis.call("DEL", "mutirao:bell:" .. queue)
-    end
-  end
-  if ring then
-    settle_up(ring, waiters)
-  end
-end
-redis.call("HSET", KEYS[2], worker, math.max(0, tonumber(ARGV[3]) + starting - #entries))
-
 local cancelled = "0"
-if recorded and #entries == 0 then
-  cancelled = redis.call("GET", "mutirao:cancelled")
-elseif #entries > 0 then
-  local documents = {}
-  if recorded then
-    keys[#keys + 1] = "mutirao:cancelled"
-    for from = 1, #keys, 1000 do
-      for _, document in ipairs(redis.call("MGET", unpack(keys, from, math.min(from + 999, #keys)))) do
-        documents[#documents + 1] = document
+
+local function take_all()
+  for at = FIRST, #ARGV, 4 do
+    local queue, cap, ahead = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local waiters, waiting, ring = waiters_of(queue, cap * free + ahead)
+    if waiting > 0 then
+      local before = #entries
+      share_out(waiters, wanted(queue, waiting, cap, ahead, tonumber(ARGV[at + 3])))
+      -- Who gets little gets it first: it is then in the next batch.
+      table.sort(waiters, function(a, b) return a.share < b.share or (a.share == b.share and a.served < b.served) end)
+      for _, each in ipairs(waiters) do
+        take(each)
+      end
+      local got = #entries - before
+      free = math.max(0, free - got)
+      if waiting > got then
+        left[#left + 1] = queue
+        if redis.call("LLEN", "mutirao:bell:" .. queue) < 8 then
+          redis.call("LPUSH", "mutirao:bell:" .. queue, "1")
+        end
+      else
+        redis.call("DEL", "mutirao:bell:" .. queue)
       end
     end
+    if ring then
+      settle_up(ring, waiters)
+    end
   end
-  cancelled = documents[#entries + 1]
-  local fields, groups = {}, {}
-  for i, entry in ipairs(entries) do
-    local document, why = documents[i], nil
-    if document then
-      local status = status_of(document)
-      if ended(status) then
-        why = status
-      else
-        local deadline = deadline_of(document)
-        if deadline and deadline <= now and status == "QUEUED" then
-          why = "expired"
-        elseif deadline and deadline < earliest then
-          earliest = deadline
+  redis.call("HSET", KEYS[2], worker, math.max(0, tonumber(ARGV[3]) + starting - #entries))
+end
+
+local function keep_all()
+  if recorded and #entries == 0 then
+    cancelled = redis.call("GET", "mutirao:cancelled")
+  elseif #entries > 0 then
+    local documents = {}
+    if recorded then
+      keys[#keys + 1] = "mutirao:cancelled"
+      for from = 1, #keys, 1000 do
+        for _, document in ipairs(redis.call("MGET", unpack(keys, from, math.min(from + 999, #keys)))) do
+          documents[#documents + 1] = document
         end
       end
-      if why == "expired" then
-        local reply = string.match(entry[2], '"reply":%s*"([^"]*)"')
-        announce(keys[i], revoked(document, ids[i], why, ARGV[9], now), ARGV[8], reply, groups)
-        redis.call("DEL", "mutirao:payload:" .. ids[i] .. ":in")
+    end
+    cancelled = documents[#entries + 1]
+    local fields, groups = {}, {}
+    for i, entry in ipairs(entries) do
+      local document, why = documents[i], nil
+      if document then
+        local status = status_of(document)
+        if ended(status) then
+          why = status
+        else
+          local deadline = deadline_of(document)
+          if deadline and deadline <= now and status == "QUEUED" then
+            why = "expired"
+          elseif deadline and deadline < earliest then
+            earliest = deadline
+          end
+        end
+        if why == "expired" then
+          local reply = string.match(entry[2], '"reply":%s*"([^"]*)"')
+          announce(keys[i], revoked(document, ids[i], why, ARGV[9], now), ARGV[8], reply, groups)
+          redis.call("DEL", "mutirao:payload:" .. ids[i] .. ":in")
+        end
+      end
+      if why then
+        gone[#gone + 1], gone[#gone + 2], gone[#gone + 3] = entry[1], entry[2], why
+      else
+        tag = tag + 1
+        taken[#taken + 1], taken[#taken + 2] = entry[1], entry[2]
+        fields[#fields + 1], fields[#fields + 2] = tag .. " " .. entry[1], entry[2]
       end
     end
-    if why then
-      gone[#gone + 1], gone[#gone + 2], gone[#gone + 3] = entry[1], entry[2], why
-    else
-      tag = tag + 1
-      taken[#taken + 1], taken[#taken + 2] = entry[1], entry[2]
-      fields[#fields + 1], fields[#fields + 2] = tag .. " " .. entry[1], entry[2]
+    for from = 1, #fields, 1000 do
+      redis.call("HSET", KEYS[3], unpack(fields, from, math.min(from + 999, #fields)))
     end
+    reserved = true
+    tell(groups)
   end
-  for from = 1, #fields, 1000 do
-    redis.call("HSET", KEYS[3], unpack(fields, from, math.min(from + 999, #fields)))
+end
+
+local function put_all_back()
+  for i = #entries, 1, -1 do
+    redis.call("RPUSH", entries[i][1], entries[i][2])
+    pcall(noted, entries[i][1], 0)
   end
-  tell(groups)
+end
+
+local taken_all, problem = pcall(take_all)
+if taken_all then
+  taken_all, problem = pcall(keep_all)
+end
+if not taken_all then
+  if not reserved then
+    put_all_back()
+  end
+  return type(problem) == "table" and problem or redis.error_reply(problem)
 end
 return {string.format("%.6f", now), lapsed, left, cancelled or "0",
   earliest < math.huge and string.format("%.4f", earliest) or "", taken, gone}

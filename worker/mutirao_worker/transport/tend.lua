@@ -89,15 +89,16 @@ for _, worker in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now, "LIMIT
       if ARGV[4] == "1" then
         bury(id, key, envelope, host, deliveries)
       end
+      redis.call("HDEL", reserved, field)
       given_up[#given_up + 1], given_up[#given_up + 2], given_up[#given_up + 3] = key, envelope, host
     else
       put_back(key, changed)
+      redis.call("HDEL", reserved, field)
       rung[string.match(key, "^([^\6]*)")] = true
       if ARGV[4] == "1" then
         requeued(id, host, "worker lost", now)
       end
     end
-    redis.call("HDEL", reserved, field)
     adopted = adopted + 1
   end
   if redis.call("EXISTS", reserved) == 0 then
