@@ -94,7 +94,6 @@ class Reserved:
         call, self._following = self._following, None
         self._done(call)
         if isinstance(reply, redis.exceptions.NoScriptError):
-            self._load()
             self.woken(queue)
         elif isinstance(reply, redis.RedisError):
             self._untaken(reply)
@@ -270,12 +269,6 @@ class Reserved:
         """Note that a call has been heard of; another may be on its way since, where it was believed to be lost."""
         if self._asked is call:
             self._asked = None
-
-    def _load(self) -> None:
-        try:
-            self._reservations.scripts.load()
-        except redis.RedisError as exc:
-            logger.debug("cannot load the scripts: %s", exc)
 
     def _rooms(self) -> dict[str, Room]:
         dispatcher = self._dispatcher

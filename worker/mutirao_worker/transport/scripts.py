@@ -1,4 +1,4 @@
-"""The engine's Lua scripts, each loaded once per connection pool and called by its digest."""
+"""The engine's Lua scripts, each called by its digest, and by its text where Redis does not know it."""
 
 from __future__ import annotations
 
@@ -78,13 +78,11 @@ class Scripts:
         Raises:
             redis.RedisError: Redis did not answer, or refused one; those before it have run.
         """
-        return self._whole(calls, self._send(calls))
+        return self._whole(calls, self._send(self._commands(calls)))
 
     def _whole(self, calls: Sequence[Call], found: list[Any]) -> list[Any]:
         """Run again what Redis did not know, and that alone; raise what it refused."""
-        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
-            self.load()
-            found = [self._again(call, reply) for call, reply in zip(calls, found, strict=True)]
+        found = [self._again(call, reply) for call, reply in zip(calls, found, strict=True)]
         for reply in found:
             if isinstance(reply, Exception):
                 raise reply
@@ -164,21 +162,11 @@ class Scripts:
         (command,) = self._commands([call])
         return server.Packer().pack(*command)[0]
 
-    def load(self) -> None:
-        """Have Redis know the scripts.
-
-        Raises:
-            redis.RedisError: Redis did not answer.
-        """
-        for text in self._texts.values():
-            self.client.script_load(text)
-
     def _commands(self, calls: Sequence[Call]) -> list[Any]:
         return [("EVALSHA", self._digests[name], len(keys), *keys, *args) for name, keys, args in calls]
 
-    def _send(self, calls: Sequence[Call]) -> list[Any]:
-        """Send calls over a connection of their own: redis-py's way through its pool and pipeline costs more than a small call."""
-        commands = self._commands(calls)
+    def _send(self, commands: Sequence[Any]) -> list[Any]:
+        """Send commands over a connection of their own: redis-py's way through its pool and pipeline costs more than a small call."""
         # Where it is busy, this is a signal's handler in the midst of a call (Celery's cold shutdown is one), or a thread (at
         # shutdown Celery runs the loop's timers in one). Neither waits: the one who speaks may be waiting for them.
         if not self._lock.acquire(blocking=False):
@@ -198,8 +186,11 @@ class Scripts:
             self.client.connection_pool.release(connection)
 
     def _again(self, call: Call, reply: Any) -> Any:
-        """Send again what Redis did not know: it has not run."""
-        return self._send([call])[0] if isinstance(reply, redis.exceptions.NoScriptError) else reply
+        """Send again what Redis did not know, with its text: it has not run, and from then on is known."""
+        if not isinstance(reply, redis.exceptions.NoScriptError):
+            return reply
+        name, keys, args = call
+        return self._send([("EVAL", self._texts[name], len(keys), *keys, *args)])[0]
 
     def close(self) -> None:
         """Close the connections."""
