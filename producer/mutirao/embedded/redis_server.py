@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -12,9 +13,10 @@ import msgspec
 import redis
 
 from mutirao import errors
-from mutirao.embedded.binary import Binary
+from mutirao.embedded.binary import Binary, Release
 
 HOST = "127.0.0.1"
+NOTE = "written-by.json"
 
 # Loopback only, a log of every change synced each second, and no eviction: a full Redis must refuse, not forget.
 BASE = {
@@ -51,18 +53,21 @@ def command(binary: Binary, server: Server, options: Mapping[str, str] | None = 
 
     The password stands in the file, never on the command line, where every user of the machine could read it.
 
-    Raises:
-        EmbeddedError: the data was written by a newer Redis than this one.
+    The server's release is noted beside its data, for `written_by`.
     """
-    if binary.version < (7, 0, 0) and (server.folder / "appendonlydir").exists():
-        raise errors.EmbeddedError(
-            f"the data in {server.folder} was written by Redis 7 or newer, and {binary} at {binary.path} cannot read it: "
-            "put the newer redis-server on the PATH, or remove the folder if its queues may be forgotten"
-        )
     server.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (server.folder / NOTE).write_bytes(msgspec.json.encode(Release(binary.product, binary.version)))
     server.config_path.touch(mode=0o600)
     server.config_path.write_text(configuration(server, options or {}), encoding="utf-8")
     return [binary.path, str(server.config_path)]
+
+
+def written_by(folder: Path) -> Release | None:
+    """Tell what wrote the data in a server's folder; None where there is none, or every server can read it."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((folder / NOTE).read_bytes(), type=Release)
+    # Written before there were notes: Redis 6 would start empty beside it.
+    return Release("Redis", (7, 0, 0)) if (folder / "appendonlydir").exists() else None
 
 
 def configuration(server: Server, options: Mapping[str, str]) -> str:

@@ -124,8 +124,8 @@ class Embedded:
         local = settings.load(**self._given, broker_url="redis://127.0.0.1")
         if webhook.allowed(local.webhook_hosts):
             webhook.keys(local.webhook_secret)
-        self.binary = binary.find()
         self.home = Home(Path(local.home))
+        self.binary = binary.find(written_by=redis_server.written_by(self.home.redis))
         self.home.prepare()
         self._lock = self.home.lock()
         self._secrets = self.home.secrets()
