@@ -137,7 +137,7 @@ def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
         if env.get(PREFIX + name.upper())
     }
     values |= {name: _converted(name, value, types[name]) for name, value in given.items() if value is not None}
-    if "broker_url" not in values and (running := _running_here(values.get("home", Settings().home))):
+    if "broker_url" not in values and (running := running_in(values.get("home", Settings().home))):
         values["broker_url"] = running
     settings = Settings(**values)
     if settings.remote or not settings.result_url:
@@ -150,7 +150,7 @@ def without_password(url: str) -> str:
     return address.without_password(url)
 
 
-def _running_here(home: str) -> str | None:
+def running_in(home: str) -> str | None:
     """Find the broker of the embedded system that runs in this folder, so that no URL has to be typed beside `mutirao up`."""
     try:
         state = msgspec.json.decode((Path(home) / "up.json").read_bytes(), type=dict[str, Any])

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -249,3 +250,16 @@ def test_it_starts_while_redis_is_away(tmp_path):
         assert "Redis does not answer at redis://:***@127.0.0.1" in flower.log.read_text()
         assert flower.status("/api/tasks", auth=f"{USER}:{PASSWORD}") == 200
         assert "geheim" not in flower.log.read_text()
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path):
+    """Beside another Flower a port that was named is refused in one line, before a password is shown that opens nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "mutirao", "flower", "--port", str(port)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        f"error: port {port} of 127.0.0.1 is in use: name another with --port, or none, for any that is free\n",
+    )

@@ -106,9 +106,9 @@ def test_curl_lines_in_the_docs_run(folder: Path, path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in DOCS if blocks(path, "python")], ids=lambda path: path.name)
 def test_python_in_the_docs_runs(folder: Path, path: Path) -> None:
-    """Every Python block of a page runs, one after another, with the README's model."""
-    url = settings.load({}, home=str(folder / ".mutirao")).broker_url
-    run([sys.executable, "-W", "error", "-c", "\n".join(blocks(path, "python"))], folder, MUTIRAO_BROKER_URL=url)
+    """Every Python block of a page runs, one after another, with the README's model, where `mutirao env` was evaluated."""
+    program = "\n".join(blocks(path, "python"))
+    run(["bash", "-ec", 'eval "$(mutirao env)"; exec "$0" -W error -c "$1"', sys.executable, program], folder)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

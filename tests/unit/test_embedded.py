@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from servers import RedisServer
 
 from mutirao import errors, settings
 from mutirao.embedded import Embedded, Incident, redis_server, watchdog
+from mutirao.embedded.home import Home
 from mutirao.embedded.processes import SCRIPT, Processes
 from mutirao.embedded.supervisor import backoff_s, ending
 
@@ -352,3 +355,75 @@ def test_the_wait_doubles_with_each_death(deaths, wait_s):
 def test_an_ending_is_told_in_words(code, words):
     """A signal is named, not numbered."""
     assert ending(code) == words
+
+
+def mode(folder):
+    return stat.S_IMODE(folder.stat().st_mode)
+
+
+@pytest.mark.parametrize("held", [[], ["demo"], ["lock", "secrets.json", "redis", "log", ".gitignore"]])
+def test_a_folder_that_others_could_read_is_closed(held, tmp_path):
+    """A home that an earlier run left open is closed before a password is written into it."""
+    home = tmp_path / ".mutirao"
+    home.mkdir()
+    home.chmod(0o777)
+    for name in held:
+        (home / name).mkdir()
+    if ".gitignore" in held:
+        (home / ".gitignore").rmdir()
+    Home(home).prepare()
+    assert mode(home) == 0o700
+
+
+def test_a_folder_of_somebody_s_own_is_not_closed_unasked(tmp_path):
+    """A folder with other things in it keeps its mode, and the error says what to do; once it is closed it will do."""
+    home = tmp_path / "project"
+    home.mkdir(mode=0o755)
+    (home / "thesis.tex").touch()
+    with pytest.raises(errors.EmbeddedError, match=r"mode 755.*'thesis\.tex'.*chmod 700 it, or choose another"):
+        Home(home).prepare()
+    assert mode(home) == 0o755
+    assert [entry.name for entry in home.iterdir()] == ["thesis.tex"]
+    home.chmod(0o700)
+    Home(home).prepare()
+
+
+def test_a_file_system_that_keeps_no_modes_is_refused(tmp_path, monkeypatch):
+    """Where chmod changes nothing, as on a mounted Windows disk, the error says why the folder will not do."""
+    monkeypatch.setattr("pathlib.Path.chmod", lambda *_: None)
+    (tmp_path / "home").mkdir(mode=0o755)
+    with pytest.raises(errors.EmbeddedError, match=r"mode 755\); its file system keeps no modes: choose another"):
+        Home(tmp_path / "home").prepare()
+
+
+def test_a_file_of_ours_that_cannot_be_opened_is_named(tmp_path):
+    """What keeps the lock or the secrets from being opened is said in one line, with the remedy."""
+    home = Home(tmp_path / "home")
+    home.prepare()
+    (home.path / "lock").mkdir()
+    with pytest.raises(errors.EmbeddedError, match=r"lock cannot be opened \(Is a directory\): choose another"):
+        home.lock()
+    (home.path / "secrets.json").mkdir()
+    with pytest.raises(errors.EmbeddedError, match=r"secrets\.json cannot be read \(Is a directory\)"):
+        home.secrets()
+
+
+@pytest.mark.parametrize("option", ["port", "gateway_port", "flower_port"])
+def test_a_port_that_was_named_is_that_one_or_none(option, embedded):
+    """A port that is in use is refused where it was named, before anything starts; only a default one moves."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        system = embedded(workers=0, gateway=True, **({"flower": True} | {option: port}))
+        with pytest.raises(errors.EmbeddedError, match=f"port {port} of 127.0.0.1 is in use: name another with --"):
+            system.start()
+        assert not (system.home.redis / "redis.conf").exists()
+        system.close()
+        assert redis_server.chosen_port(None, port, "--port") != port
+
+
+def test_a_port_that_was_named_twice_is_refused(embedded):
+    """The gateway and Flower cannot share a port."""
+    system = embedded(workers=0, gateway=True, flower=True, gateway_port=19, flower_port=19)
+    with pytest.raises(errors.EmbeddedError, match="port 19 is named twice"):
+        system.start()
+    system.close()

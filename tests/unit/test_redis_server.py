@@ -29,9 +29,10 @@ def test_a_folder_may_have_any_name(name, tmp_path):
         assert server.client().config_get("dir")["dir"] == str(tmp_path / name)
 
 
-def release(text: str) -> tuple[str, tuple[int, ...]]:
+def release(text: str) -> tuple[str, tuple[int, int, int]]:
     product, version = text.split()
-    return product, tuple(map(int, version.split(".")))
+    major, minor, patch = map(int, version.split("."))
+    return product, (major, minor, patch)
 
 
 def program(folder: Path, name: str, says: str) -> None:

@@ -15,6 +15,8 @@ from rich.markup import escape
 from mutirao import errors, settings
 from mutirao.broker.server import connect
 from mutirao.cli import output
+from mutirao.embedded.redis_server import chosen_port
+from mutirao.embedded.system import FLOWER_PORT
 
 USER = "mutirao"
 # Not `exception`, where a model's own words may stand: Flower 2.2 puts that column into the page as HTML. The task's page escapes it.
@@ -23,7 +25,7 @@ COLUMNS = "name,args,state,runtime,worker,received,uuid"
 
 @click.command(epilog="Example: mutirao flower --port 5555")
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=5555, show_default=True, help="Where the page is served."
+    "--port", type=click.IntRange(1, 65535), help="Where the page is served [default: 5555, or any that is free]."
 )
 @click.option(
     "--address", default="127.0.0.1", show_default=True, help="Beyond loopback only with a password of your own."
@@ -33,7 +35,7 @@ COLUMNS = "name,args,state,runtime,worker,received,uuid"
     help=f"For the user {USER!r}; made and printed if none is given. FLOWER_BASIC_AUTH=user:password does the same, unseen by `ps`.",
 )
 @click.option("--control", is_flag=True, help="Let the page change things too: shut workers down, revoke tasks.")
-def flower(port: int, address: str, password: str | None, *, control: bool) -> None:
+def flower(port: int | None, address: str, password: str | None, *, control: bool) -> None:
     """Watch tasks and workers in a browser.
 
     Shows for each prediction its model, shape, state, runtime and worker, and for a failed one the reason. Nothing is shown without
@@ -43,7 +45,11 @@ def flower(port: int, address: str, password: str | None, *, control: bool) -> N
         raise errors.MutiraoError("Flower is not installed: pip install 'mutirao[flower]'")
     now = settings.load()
     given = f"{USER}:{password}" if password is not None else os.environ.get("FLOWER_BASIC_AUTH")
-    auth = _checked(given) if given is not None else _made(address, port)
+    if given is None:
+        _refuse_unguarded(address)
+    auth = _checked(given) if given is not None else f"{USER}:{secrets.token_urlsafe(12)}"
+    port = chosen_port(port, FLOWER_PORT, "--port", address)
+    _tell(address, port, auth if given is None else "")
     url = now.result_url if now.foreign else now.broker_url
     if not answers(url, now):
         output.note(f"Redis does not answer at {settings.without_password(url)} yet: Flower keeps trying")
@@ -80,18 +86,21 @@ def _checked(auth: str) -> str:
     return auth
 
 
-def _made(address: str, port: int) -> str:
+def _refuse_unguarded(address: str) -> None:
     if not is_loopback(address):
         raise errors.SettingsError(
             f"--address {address!r} is reached from other machines: give --password or FLOWER_BASIC_AUTH=user:password",
             key="--address",
             value=address,
         )
-    password = secrets.token_urlsafe(12)
-    output.console.print(
-        f"Flower: [bold]http://{escape(address)}:{port}[/]  user [bold]{USER}[/]  password [bold]{password}[/]"
-    )
-    return f"{USER}:{password}"
+
+
+def _tell(address: str, port: int, made: str) -> None:
+    """Say where Flower is, and the password if it was made here."""
+    host = f"[{address}]" if ":" in address else address or "0.0.0.0"  # noqa: S104 - said, not bound
+    user, _, password = made.partition(":")
+    secret = f"  user [bold]{user}[/]  password [bold]{password}[/]" if made else ""
+    output.console.print(f"Flower: [bold]http://{escape(host)}:{port}[/]{secret}")
 
 
 def answers(url: str, given: settings.Settings) -> bool:

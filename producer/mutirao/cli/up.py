@@ -46,19 +46,14 @@ READY_S = 120.0
     "--port", type=click.IntRange(1, 65535), help="Redis's port [default: that of the last run, or any that is free]."
 )
 @click.option(
-    "--flower-port",
-    type=click.IntRange(1, 65535),
-    default=5555,
-    show_default=True,
-    help="Flower's port, if it is free.",
+    "--flower-port", type=click.IntRange(1, 65535), help="Flower's port [default: 5555, or any that is free]."
 )
 @click.option("--gateway/--no-gateway", default=True, help="The HTTP front and its console, for this machine.")
 @click.option(
     "--gateway-port",
-    type=click.IntRange(1, 65535),
-    default=8000,
-    show_default=True,
-    help="The gateway's port, if it is free.",
+    type=click.IntRange(0, 65535),
+    envvar="MUTIRAO_GATEWAY_PORT",
+    help="The gateway's port [default: MUTIRAO_GATEWAY_PORT; else 8000, or any that is free].",
 )
 def up(
     *,
@@ -67,10 +62,10 @@ def up(
     models: Path | None,
     home: Path | None,
     port: int | None,
-    flower_port: int,
+    flower_port: int | None,
     flower: bool,
     gateway: bool,
-    gateway_port: int,
+    gateway_port: int | None,
 ) -> None:
     """Run Redis, workers, the HTTP gateway and Flower on this machine, without Docker or root.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from mutirao import errors
 
 # A killed system's watchdog holds the lock until it has ended the workers, which may finish their batch first.
 ENDING_S = 60.0
+
+# What a home holds: a folder with anything else in it is somebody's own, and is not closed to others unasked.
+OURS = frozenset(
+    (".gitignore", "demo", "lock", "log", "models", "redis", "secrets.json", "secrets.new", "up.json", "up.new")
+)
+ELSEWHERE = "choose another with MUTIRAO_HOME"
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -35,19 +42,36 @@ class Home:
         self.state = self.path / "up.json"
 
     def prepare(self) -> None:
-        """Make the folder.
+        """Make the folder, or close an earlier one that others may read.
 
         Raises:
-            EmbeddedError: it cannot be made or written.
+            EmbeddedError: it cannot be made or written, or not be kept from others.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._close()
             # It lies in a user's project as a rule, and its passwords must not be committed by chance.
             (self.path / ".gitignore").write_text("*\n", encoding="utf-8")
         except OSError as exc:
             raise errors.EmbeddedError(
-                f"the folder {self.path} cannot be written ({exc.strerror}): choose another with MUTIRAO_HOME"
+                f"the folder {self.path} cannot be written ({exc.strerror}): {ELSEWHERE}"
             ) from exc
+
+    def _close(self) -> None:
+        """Keep others out: passwords, requests and results lie here."""
+        if (mode := _open_to_others(self.path)) is None:
+            return
+        what = f"the folder {self.path} is to hold passwords, and others may read it or write to it (mode {mode:o})"
+        if strange := sorted(entry.name for entry in self.path.iterdir() if entry.name not in OURS):
+            raise errors.EmbeddedError(
+                f"{what}; it has {strange[0]!r} in it, so it is not closed unasked: chmod 700 it, or {ELSEWHERE}"
+            )
+        try:
+            self.path.chmod(0o700)
+        except OSError as exc:
+            raise errors.EmbeddedError(f"{what}; it cannot be closed ({exc.strerror}): {ELSEWHERE}") from exc
+        if _open_to_others(self.path) is not None:
+            raise errors.EmbeddedError(f"{what}; its file system keeps no modes: {ELSEWHERE}")
 
     def lock(self) -> int:
         """Take the folder for this process; the lock lives as long as the descriptor, here and in every process that holds it.
@@ -55,7 +79,7 @@ class Home:
         Raises:
             EmbeddedError: a system runs in it; names the folder and the process.
         """
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = self._opened("lock")
         deadline = time.monotonic() + ENDING_S
         while not _locked(descriptor):
             holder = os.pread(descriptor, 20, 0).decode()
@@ -72,6 +96,12 @@ class Home:
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         return descriptor
 
+    def _opened(self, name: str) -> int:
+        try:
+            return os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise errors.EmbeddedError(f"{self.path / name} cannot be opened ({exc.strerror}): {ELSEWHERE}") from exc
+
     def secrets(self) -> Secrets:
         """Read the secrets, or make them."""
         path = self.path / "secrets.json"
@@ -83,6 +113,8 @@ class Home:
             raise errors.EmbeddedError(
                 f"{path} cannot be read ({exc}): remove it, new passwords are then made"
             ) from exc
+        except OSError as exc:
+            raise errors.EmbeddedError(f"{path} cannot be read ({exc.strerror}): {ELSEWHERE}") from exc
         write_private(path, made)
         return made
 
@@ -110,6 +142,12 @@ def write_private(path: Path, record: Any) -> None:
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.write(msgspec.json.format(msgspec.json.encode(record)))
     new.replace(path)
+
+
+def _open_to_others(folder: Path) -> int | None:
+    """Return the folder's mode where it gives anybody but its owner a right."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    return mode if mode & 0o077 else None
 
 
 def _locked(descriptor: int) -> bool:

@@ -85,18 +85,37 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def free_port(preferred: int = 0) -> int:
-    """Return the preferred loopback port if nothing listens on it, else any that is free."""
+def free_port(preferred: int = 0, host: str = HOST) -> int:
+    """Return the preferred port if nothing listens on it, else any that is free.
+
+    Raises:
+        EmbeddedError: none is free, or the address is none of this machine.
+    """
     for port in (preferred, 0):
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             # As the servers themselves do: a port whose last connections are still closing is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, port))
-            except OSError:
+                probe.bind((host, port))
+            except OSError as exc:
+                reason = exc.strerror
                 continue
             return int(probe.getsockname()[1])
-    raise errors.EmbeddedError(f"no port is free on {HOST}")
+    raise errors.EmbeddedError(f"no port can be had on {host}: {reason}")
+
+
+def chosen_port(asked: int | None, usual: int, option: str, host: str = HOST) -> int:
+    """Return the port that was asked for; where none was, the usual one, or any that is free.
+
+    Raises:
+        EmbeddedError: the port that was asked for is in use.
+    """
+    port = free_port(usual if asked is None else asked, host)
+    if asked not in {None, 0, port}:
+        raise errors.EmbeddedError(
+            f"port {asked} of {host} is in use: name another with {option}, or none, for any that is free"
+        )
+    return port
 
 
 def wait_ready(server: Server, *, ended: Callable[[], bool], timeout_s: float = 60.0) -> bool:

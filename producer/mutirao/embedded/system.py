@@ -22,6 +22,7 @@ from mutirao.embedded.processes import Processes
 from mutirao.embedded.supervisor import Incident, Role, Supervisor
 
 WORKERS, FLOWER, REDIS = range(3)
+GATEWAY_PORT, FLOWER_PORT = 8000, 5555
 GRACE_S = {WORKERS: 20.0, FLOWER: 3.0, REDIS: 10.0}
 
 # These would win over what the children are told: Celery and Flower read them by themselves. The secret is not for models to see.
@@ -41,14 +42,14 @@ class Embedded:
         models: the model repository; MUTIRAO_MODELS by default.
         flower: whether Flower runs; it is left out, too, where it is not installed.
         port: Redis's port; by default the one of the last run in this folder, or any that is free.
-        flower_port: Flower's port, if it is free.
+        flower_port: Flower's port; by default 5555, or any that is free.
         gateway: whether the HTTP gateway runs; it is left out, too, where its libraries are not installed.
-        gateway_port: the gateway's port, if it is free.
+        gateway_port: the gateway's port; by default 8000, or any that is free.
         worker_command: what starts one worker; options are added to it.
         report: called with each incident (a child died), from another thread.
 
     Raises:
-        EmbeddedError: the system cannot start; the message names the remedy.
+        EmbeddedError: the system cannot start (a port that was named is in use, say); the message names the remedy.
         SettingsError: webhooks are on, and their hosts or their secret cannot be used.
     """
 
@@ -61,9 +62,9 @@ class Embedded:
         models: Path | str | None = None,
         flower: bool = True,
         port: int | None = None,
-        flower_port: int = 5555,
+        flower_port: int | None = None,
         gateway: bool = False,
-        gateway_port: int = 8000,
+        gateway_port: int | None = None,
         worker_command: Sequence[str] = (sys.executable, "-m", "mutirao", "worker"),
         report: Callable[[Incident], None] = lambda _: None,
     ) -> None:
@@ -71,8 +72,10 @@ class Embedded:
         self._names = [f"worker{number}" for number in range(1, workers + 1)]
         self._concurrency = concurrency
         self._port = port
-        self._flower_port = flower_port if flower and importlib.util.find_spec("flower") else 0
-        self._gateway_port = gateway_port if gateway and importlib.util.find_spec("litestar") else 0
+        self._asked = {"--gateway-port": gateway_port, "--flower-port": flower_port}
+        self._flower = flower and importlib.util.find_spec("flower") is not None
+        self._gateway = gateway and importlib.util.find_spec("litestar") is not None
+        self._flower_port = self._gateway_port = 0
         self._worker_command = worker_command
         self._report = report
         self._lock = -1
@@ -129,6 +132,7 @@ class Embedded:
         self.home.prepare()
         self._lock = self.home.lock()
         self._secrets = self.home.secrets()
+        self._choose_ports()
         self._processes = Processes(self.home.log("watchdog"), state=str(self.home.state), keep=[self._lock])
         self._supervisor = Supervisor(self._processes, self._report)
         self.started = True
@@ -192,16 +196,27 @@ class Embedded:
         if self.started:
             self._processes.kill(below=REDIS)
 
+    def _choose_ports(self) -> None:
+        """Choose before anything starts: a port that somebody named is that one or none."""
+        named = [port for port in (self._port, *self._asked.values()) if port]
+        if twice := next((port for port in named if named.count(port) > 1), None):
+            raise errors.EmbeddedError(
+                f"port {twice} is named twice: Redis, the gateway and Flower each need their own"
+            )
+        if self._gateway:
+            self._gateway_port = self._chosen("--gateway-port", GATEWAY_PORT)
+        if self._flower:
+            self._flower_port = self._chosen("--flower-port", FLOWER_PORT)
+
+    def _chosen(self, option: str, usual: int) -> int:
+        return redis_server.chosen_port(self._asked[option], usual, option)
+
     def _start_redis(self) -> None:
         # Both the last parent and its watchdog were killed: their Redis is still there, on the same data.
         redis_server.stop_leftover(
             redis_server.Server(self.home.redis, self._secrets.redis_port, self._secrets.redis_password)
         )
-        port = redis_server.free_port(self._port or self._secrets.redis_port)
-        if self._port not in (None, port):
-            raise errors.EmbeddedError(
-                f"port {self._port} of {redis_server.HOST} is in use: choose another, or none for any that is free"
-            )
+        port = redis_server.chosen_port(self._port, self._secrets.redis_port, "--port")
         self.server = redis_server.Server(self.home.redis, port, self._secrets.redis_password)
         command = redis_server.command(self.binary, self.server)
         self._supervisor.start(self._role("redis", command, REDIS, dict(os.environ), deaths=5))
@@ -234,7 +249,6 @@ class Embedded:
             told = env | {"MUTIRAO_WEBHOOK_SECRET": self.settings.webhook_secret}
             self._supervisor.start(self._role("webhooks", [sys.executable, "-m", "mutirao", "webhooks"], FLOWER, told))
         if self._gateway_port:
-            self._gateway_port = redis_server.free_port(self._gateway_port)
             command = [
                 sys.executable,
                 "-m",
@@ -248,7 +262,6 @@ class Embedded:
             # The workers have ended by then, so there is nothing left to wait for.
             self._supervisor.start(self._role("gateway", command, FLOWER, env | {"MUTIRAO_GRACE_S": "2"}))
         if self._flower_port:
-            self._flower_port = redis_server.free_port(self._flower_port)
             env["FLOWER_BASIC_AUTH"] = f"{self.flower_user}:{self.flower_password}"
             command = [sys.executable, "-m", "mutirao", "flower", "--port", str(self._flower_port)]
             self._supervisor.start(self._role("flower", command, FLOWER, env))

@@ -14,6 +14,7 @@ import click
 from mutirao import Client, errors, settings
 from mutirao.cli import output
 from mutirao.embedded import Embedded
+from mutirao.embedded.home import Home
 
 if TYPE_CHECKING:
     from mutirao_worker.demo import Outcome
@@ -34,9 +35,12 @@ def demo(home: Path | None) -> None:
     """
     from mutirao_worker import demo as samples  # noqa: PLC0415 - scikit-learn, which `mutirao --help` does without
 
-    home = (home or Path(settings.load().home) / "demo").absolute()
+    if home is None:
+        Home(Path(settings.load().home)).prepare()
+        home = Path(settings.load().home) / "demo"
+    home = home.absolute()
+    Home(home).prepare()
     models = home / "models"
-    models.mkdir(parents=True, exist_ok=True)
     with _step("fit four models on data that scikit-learn ships, and add them to a repository"):
         fitted = samples.fit()
         samples.install(fitted, models)
