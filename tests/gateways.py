@@ -13,10 +13,10 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import brokers
 import httpx
@@ -38,6 +38,8 @@ class GatewayProcess:
         settings: of the settings, by name: gateway_wait_s=1, ...
     """
 
+    command: ClassVar[Sequence[str]] = (str(Path(sys.executable).parent / "mutirao"),)
+
     def __init__(
         self, url: str, *args: str, wait: bool = True, env: Mapping[str, str] | None = None, **settings: Any
     ) -> None:
@@ -47,7 +49,7 @@ class GatewayProcess:
         given = {f"MUTIRAO_{name.upper()}": str(value) for name, value in settings.items()}
         own = {**brokers.environment(url), "MUTIRAO_GATEWAY_PORT": str(self.port)}
         self.process: Popen[bytes] = self._processes.start(
-            [str(Path(sys.executable).parent / "mutirao"), "gateway", "--log-level", "debug", *args],
+            [*self.command, "gateway", "--log-level", "debug", *args],
             stage=0,
             grace_s=5,
             log=self.folder / "gateway.log",

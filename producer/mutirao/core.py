@@ -20,7 +20,7 @@ from mutirao.catalog import Catalog
 from mutirao.messages import JobRecord
 from mutirao.operations import Operations, Submitted
 from mutirao.settings import Settings
-from mutirao.submission import Ask, Bound, Maker, Run
+from mutirao.submission import Ask, Maker, Prepared, Run
 from mutirao.tensors import Array
 
 READ_MAX = 1_000  # keys in one command
@@ -65,7 +65,7 @@ class Core(Operations):
         known = yield from self._queue(ask, made, runs, expires_s)
         return Submitted(made, known, expires_s)
 
-    def encoded(self, ask: Ask, bound: Bound, ids: Sequence[str]) -> list[Run]:
+    def encoded(self, ask: Ask, bound: Prepared, ids: Sequence[str]) -> list[Run]:
         """Encode checked requests for `queue`.
 
         Raises:

@@ -7,7 +7,20 @@ because Celery writes it into logs and events.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+# An error may quote what a caller sent, which may be a megabyte: its text, and each text of its data, in characters.
+TEXT_MAX = 8_000
+NAME_MAX = 1_000
+
+T = TypeVar("T")
+
+
+def shortened(value: T, most: int) -> T | str:
+    """Leave the middle of a long text out, and say so; other values stay."""
+    if not isinstance(value, str) or len(value) <= most:
+        return value
+    return f"{value[: most // 2]} ... ({len(value):,} characters) ... {value[-most // 4 :]}"
 
 
 class MutiraoError(Exception):
@@ -17,8 +30,8 @@ class MutiraoError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str = "", **data: Any) -> None:
-        super().__init__(message)
-        vars(self).update(data)
+        super().__init__(shortened(message, TEXT_MAX))
+        vars(self).update({key: shortened(value, NAME_MAX) for key, value in data.items()})
 
     @property
     def data(self) -> dict[str, Any]:

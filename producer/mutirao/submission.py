@@ -65,7 +65,42 @@ class Table(NamedTuple):
         return ({name: array[at : at + 1] for name, array in self.arrays.items()} for at in range(self.rows))
 
 
+class Packed(NamedTuple):
+    """Requests' inputs as raw tensors, laid out so that moving many of them from one process to another costs little.
+
+    Attributes:
+        heads: the inputs of requests of each shape, without their data, and how many bytes each has.
+        which: of each request, which of these it has.
+        raws: each request's raw tensors, one after another.
+    """
+
+    heads: list[tuple[tuple[str, str, tuple[int, ...], int], ...]]
+    which: list[int]
+    raws: list[bytes]
+
+    @classmethod
+    def of(cls, each: Iterable[tuple[Tensor, ...]]) -> Packed:
+        """Pack requests' inputs."""
+        places: dict[Any, int] = {}
+        which, raws = [], []
+        for inputs in each:
+            head = tuple((tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in inputs)
+            which.append(places.setdefault(head, len(places)))
+            raws.append(b"".join(tensor.data for tensor in inputs))
+        return cls(list(places), which, raws)
+
+    def apart(self) -> Iterator[tuple[Tensor, ...]]:
+        """Give each request its own inputs."""
+        for place, raw in zip(self.which, self.raws, strict=True):
+            made, at = [], 0
+            for name, datatype, shape, size in self.heads[place]:
+                made.append(Tensor(name, datatype, shape, raw[at : at + size]))
+                at += size
+            yield tuple(made)
+
+
 Bound = Table | Sequence[dict[str, Array]]
+Prepared = Bound | Packed | Sequence[tuple[Tensor, ...]]
 
 
 class Form:
@@ -154,7 +189,7 @@ class Run(NamedTuple):
         return [*self.form.texts, len(self.items) // 3, *self.items]
 
 
-def runs(ask: Ask, bound: Bound, ids: Sequence[str], maker: Maker) -> list[Run]:
+def runs(ask: Ask, bound: Prepared, ids: Sequence[str], maker: Maker) -> list[Run]:
     """Encode requests.
 
     Raises:
@@ -162,7 +197,7 @@ def runs(ask: Ask, bound: Bound, ids: Sequence[str], maker: Maker) -> list[Run]:
     """
     made = _of_table(ask, bound, ids, maker) if isinstance(bound, Table) else None
     if made is None:
-        made = _of_each(ask, bound.apart() if isinstance(bound, Table) else bound, ids, maker)
+        made = _of_each(ask, bound.apart() if isinstance(bound, Table | Packed) else bound, ids, maker)
     size = sum(run.form.size * (len(run.items) // 3) for run in made)
     if size > BYTES_MAX:
         text = f"the call holds {size} bytes, the limit is {BYTES_MAX}: split it"
@@ -305,15 +340,22 @@ def _raw(table: Table, inputs: Sequence[Tensor]) -> bytes:
     return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)).tobytes()
 
 
-def _of_each(ask: Ask, bound: Iterable[dict[str, Array]], ids: Sequence[str], maker: Maker) -> list[Run]:
+def _of_each(
+    ask: Ask, bound: Iterable[dict[str, Array] | tuple[Tensor, ...]], ids: Sequence[str], maker: Maker
+) -> list[Run]:
     made: list[Run] = []
-    for id, arrays in zip(ids, bound, strict=True):
-        inputs = [tensors.encode(name, array, binary=True, nullable=True) for name, array in arrays.items()]
+    for id, given in zip(ids, bound, strict=True):
+        inputs = given if isinstance(given, tuple) else encoded(given)
         form = maker.form(ask, inputs)
         if not made or made[-1].form is not form:
             made.append(Run(form, []))
         made[-1].items.extend(form.filled(id, b"".join(tensor.data for tensor in inputs)))
     return made
+
+
+def encoded(arrays: Mapping[str, Array]) -> tuple[Tensor, ...]:
+    """Encode checked arrays as raw tensors."""
+    return tuple(tensors.encode(name, array, binary=True, nullable=True) for name, array in arrays.items())
 
 
 def _bytes(item: str | bytes) -> bytes:

@@ -203,7 +203,7 @@ def _from_raw(tensor: Tensor, datatype: str) -> Array:
 def _from_raw_text(tensor: Tensor, data: memoryview, count: int) -> Array:
     elements: list[str | bytes | None] = []
     at = 0
-    while at < len(data):
+    while at < len(data) and len(elements) <= count:
         if data[at : at + 4] == MISSING:
             elements.append(None)
             at += 4
@@ -216,7 +216,8 @@ def _from_raw_text(tensor: Tensor, data: memoryview, count: int) -> Array:
         elements.append(_readable(bytes(data[at + 4 : at + 4 + size])))
         at += 4 + size
     if len(elements) != count:
-        raise _wrong(tensor, f"shape {list(tensor.shape)} holds {count} elements, got {len(elements)}")
+        got = "more" if at < len(data) else len(elements)
+        raise _wrong(tensor, f"shape {list(tensor.shape)} holds {count} elements, got {got}")
     return _objects(elements).reshape(tensor.shape)
 
 

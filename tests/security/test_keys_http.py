@@ -383,15 +383,28 @@ def test_a_key_with_one_job_at_a_time_gets_one_after_another(caller):
 
 
 def test_what_is_refused_takes_nothing_of_the_limits(caller):
-    """A request that does not fit its model, or whose id is taken, leaves the burst and the jobs in flight as they were."""
+    """A request whose id is taken leaves the burst and the jobs in flight as they were."""
     crm = caller(limits=Limits(rate_per_s=SLOW, burst=2, in_flight=2))
     named = {"headers": {"idempotency-key": "taken"}}
     assert crm.post("/v1/models/iris/jobs", json={"rows": ROW}, **named).status_code == 202
     for _ in range(3):
-        assert crm.post("/v1/models/iris/jobs", json={"rows": [[1.0]]}).status_code == 400
         assert crm.post("/v1/models/iris/jobs", json={"rows": [[1.0, 2.0, 3.0, 4.0]]}, **named).status_code == 422
     assert crm.post("/v2/models/iris/infer", json=V2).status_code == 200
     assert crm.post("/v2/models/iris/infer", json=V2).status_code == 429
+
+
+@pytest.mark.parametrize("path", ["/v2/models/iris/infer", "/v1/models/iris/jobs", "/v1/models/iris/jobs:batch"])
+def test_a_body_is_charged_before_it_is_read(caller, path):
+    """Bodies that cannot be read count against the rate, so nobody has them read without end; they take no place in flight."""
+    crm = caller(limits=Limits(rate_per_s=SLOW, burst=2, in_flight=1))
+    for content in (b'{"rows": [[1.0]]}', b"[[1,"):
+        assert crm.post(path, content=content).status_code == 400
+    said = crm.post(path, content=b"[[1,")
+    assert (said.status_code, said.json()["data"]["limit"]) == (429, "rate")
+    other = caller(limits=Limits(in_flight=1))
+    for _ in range(3):
+        assert other.post(path, content=b"[[1,").status_code == 400
+    assert other.post(path, json={"rows": ROW}).is_success
 
 
 def test_no_secret_is_told_to_a_log_or_an_answer(system, caller):

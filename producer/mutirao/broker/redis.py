@@ -68,6 +68,8 @@ DIGESTS = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in SCRIP
 
 # A larger command has a connection to itself: others need not wait until it is sent.
 LARGE_BYTES = 64 * 1024
+# Such a command is large, whatever it holds.
+MANY_ARGS = 10_000
 # More than calls have turns, pipes and subscriptions there are; threads of a worker have theirs as well.
 CONNECTIONS_MAX = 10_000
 
@@ -196,8 +198,8 @@ class AsyncRedis:
 
     async def _asked(self, call: Call) -> Any:
         command = _script(call)
-        (packed,) = Packer().pack(*command)
-        if len(packed) > LARGE_BYTES:
+        packed = b"" if len(command) > MANY_ARGS else Packer().pack(*command)[0]
+        if not packed or len(packed) > LARGE_BYTES:
             async with self._turns.turn():
                 return await self._clients[call.side].execute_command(*command)
         return await self._pipes[call.side].ask(packed)

@@ -120,7 +120,7 @@ def _handed_on(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
 def _outputs(call: Call, body: Body) -> tuple[str, ...] | None:
     if body.outputs:
         return tuple(output.name for output in body.outputs)
-    named = call.params("outputs") if call.scope["query_string"] else []
+    named = call.params("outputs") if call.query_string else []
     return tuple(named) or None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import math
 from typing import Any, NamedTuple, TypeVar
@@ -12,9 +13,9 @@ import numpy as np
 from mutirao import codec, errors, signature, tensors
 from mutirao.catalog import ModelInfo
 from mutirao.csv_dialect import DELIMITERS, HEADERS, Dialect
-from mutirao.gateway import files
+from mutirao.gateway import counting, files
 from mutirao.gateway.answers import Answer
-from mutirao.gateway.call import Call
+from mutirao.gateway.call import Head
 from mutirao.gateway.routes import Param
 from mutirao.messages import PredictRequest, RequestedOutput, Tensor
 from mutirao.signature import Signature
@@ -27,6 +28,12 @@ PARAMS = {
     "decimal": Param("The decimal sign of a CSV.", {"enum": [".", ","]}),
     "header": Param("Whether the first line of a CSV names its columns.", {"enum": list(HEADERS)}),
 }
+# In larger bodies values are counted before any is read: there are not many in smaller ones.
+COUNTED_BYTES = 64 * 1024
+OUTPUTS_MAX = 1_000
+PARAMETERS_MAX = 1_000
+# The longest text that is no value, in characters.
+TEXT_MAX = 4_096
 # Beside JSON.
 MEDIAS = ("application/octet-stream", "text/csv", "application/x-npy", "multipart/form-data")
 _JSON = ("application/json", "text/json", "application/octet-stream", "application/x-www-form-urlencoded", "")
@@ -97,14 +104,14 @@ _DECODER = msgspec.json.Decoder(Body)
 _ANY = msgspec.json.Decoder()
 
 
-async def read(call: Call, info: ModelInfo, limit: int) -> Given:
+def read(call: Head, body: bytes, info: ModelInfo) -> Given:
     """Read a request's body by its content type.
 
     Raises:
         InvalidRequest: it is not what it says it is.
-        PayloadTooLarge, UnsupportedMedia: see `Call.body`, and a content type that is not read here.
+        PayloadTooLarge: it holds more than is read.
+        UnsupportedMedia: a content type that is not read here.
     """
-    body = await call.body(limit)
     length = call.headers.get(HEADER_LENGTH)
     if length is not None:
         return _binary(body, length, info.signature)
@@ -176,14 +183,33 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def _json(body: bytes) -> Given:
+    if len(body) > COUNTED_BYTES:
+        counting.check_json(body)
     try:
         if body[:1] == b"{":
-            return Given(_DECODER.decode(body))
+            return Given(_around(_DECODER.decode(body)))
+        body = body.removeprefix(codecs.BOM_UTF8)
         if body.lstrip()[:1] == b"[":
             return Given(_EMPTY, _ANY.decode(body))
-        return Given(_DECODER.decode(body))
+        return Given(_around(_DECODER.decode(body)))
     except _DAMAGED as exc:
         raise _damaged(exc) from exc
+
+
+def _around(body: Body) -> Body:
+    """Make sure that what stands around the data is no data."""
+    if body.outputs is not None and len(body.outputs) > OUTPUTS_MAX:
+        text = f"the body asks for {len(body.outputs)} outputs, the limit is {OUTPUTS_MAX}"
+        raise errors.InvalidRequest(text, reason="too many outputs")
+    if body.parameters and len(body.parameters) > PARAMETERS_MAX:
+        text = f"the body has {len(body.parameters)} parameters, the limit is {PARAMETERS_MAX}"
+        raise errors.InvalidRequest(text, reason="too many parameters")
+    for name in ("id", "priority", "webhook"):
+        value = getattr(body, name)
+        if value is not None and len(value) > TEXT_MAX:
+            text = f"{name} has {len(value)} characters, the limit is {TEXT_MAX}"
+            raise errors.InvalidRequest(text, reason=f"{name} too long")
+    return body
 
 
 def _damaged(exc: Exception) -> errors.InvalidRequest:
@@ -210,6 +236,8 @@ def _binary(body: bytes, length: bytes, takes: Signature) -> Given:
 
 def _filled(heads: tuple[Tensor, ...], raw: memoryview) -> tuple[Tensor, ...]:
     for tensor in heads:
+        if tensor.datatype == "BYTES":
+            counting.check_text(math.prod(tensor.shape))
         if codec.SIZE in (tensor.parameters or {}) and tensor.data is not None:
             text = f"tensor {tensor.name!r} has both data and {codec.SIZE}"
             raise errors.InvalidTensor(text, tensor=tensor.name)
@@ -243,7 +271,7 @@ def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
     return {spec.name: tensors.decode(tensor)}
 
 
-def _of_media(call: Call, body: bytes, header: str, takes: Signature) -> Given:
+def _of_media(call: Head, body: bytes, header: str, takes: Signature) -> Given:
     media, _, _ = header.partition(";")
     media = media.strip().lower()
     if media in _JSON or media.endswith("+json"):
@@ -258,7 +286,7 @@ def _of_media(call: Call, body: bytes, header: str, takes: Signature) -> Given:
     return Given(_EMPTY, table.data, notes=table.notes)
 
 
-def _dialect(call: Call, header: str) -> Dialect:
+def _dialect(call: Head, header: str) -> Dialect:
     """Find what the query says of a CSV, and of its header the content type (RFC 4180: header=present or absent)."""
     own = files.parameter(header, "header")
     return Dialect.said(call.param("delimiter"), call.param("decimal"), call.param("header") or own)

@@ -13,6 +13,7 @@ from multipart import MultipartError, MultipartParser, parse_options_header
 from mutirao import errors
 from mutirao.csv_dialect import Dialect
 from mutirao.csv_table import CsvTable, Rows
+from mutirao.gateway import counting
 from mutirao.signature import Signature
 from mutirao.tensors import Array
 
@@ -26,6 +27,7 @@ _FIELD_MAX = 1024 * 1024
 def read(body: bytes, media: str, takes: Signature, dialect: Dialect) -> Rows | None:
     """Read a table by its media type; None where that is of no table."""
     if media in CSV:
+        counting.check_csv(body)
         return of_csv(body, takes, dialect)
     if media in NPY:
         return Rows(of_npy(body), (), ())
@@ -62,7 +64,9 @@ def of_npy(body: bytes) -> Array:
         shape, fortran, dtype = header(stream, max_header_size=10_000)
     except (ValueError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError) as exc:
         raise _not_read("the body is not an array in the npy format of version 1 or 2") from exc
-    if dtype.hasobject or dtype.names or dtype.kind not in "biufUS":
+    if dtype.kind in "US":
+        counting.check_text(math.prod(shape))
+    if dtype.hasobject or dtype.names or dtype.kind not in "biufUS" or not dtype.itemsize:
         raise _not_read(f"the array is of {dtype}: send numbers, bools or text")
     if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != len(body) - stream.tell():
         raise _not_read(
@@ -101,6 +105,7 @@ def of_form(body: bytes, header: str, takes: Signature, dialect: Dialect) -> Row
 
 def _of_json(body: bytes) -> Any:
     try:
+        counting.check_json(body)
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise _not_read("the file is not JSON") from exc

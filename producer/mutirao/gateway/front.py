@@ -13,6 +13,7 @@ from mutirao.broker.redis import AsyncRedis
 from mutirao.catalog import Catalog, ModelInfo
 from mutirao.core import Core
 from mutirao.gateway.access import READ_S, Caller, Doorkeeper
+from mutirao.gateway.apart import Apart
 from mutirao.gateway.feed import Feed
 from mutirao.gateway.intake import Intake
 from mutirao.gateway.limits import Limiter
@@ -52,6 +53,7 @@ class Front:
         own: the jobs of batches that this process has queued.
         open: the waits and streams that are, and whose each is.
         looks: follow the records of jobs for streams.
+        apart: processes that read large bodies.
         lines: what waits.
         feed: snapshots of the fleet, for the console.
         stopping: whether the process was told to end.
@@ -71,6 +73,7 @@ class Front:
         self.own = Own()
         self.open: dict[Open, Caller] = {}
         self.looks = Looks(self.core, self.redis)
+        self.apart = Apart()
         self.lines = Lines(self.core, self.redis)
         self.feed = Feed(self)
         self.stopping = False
@@ -92,6 +95,7 @@ class Front:
             await self.doorkeeper.close()
             await self.replies.close()
             await self.redis.close()
+            self.apart.close()
 
     def model(self, name: str, version: str = "") -> ModelInfo:
         """Find a model in the latest copy of the catalogue.

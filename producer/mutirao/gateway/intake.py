@@ -6,7 +6,7 @@ Nothing waits for company: where no call is under way, a request goes at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mutirao import errors
@@ -14,12 +14,15 @@ from mutirao.broker.redis import AsyncRedis
 from mutirao.core import Core
 from mutirao.gateway.metrics import Meters
 from mutirao.job import Handle, Origin
+from mutirao.messages import Tensor
 from mutirao.replies import Replies
-from mutirao.submission import Ask, Bound, Run
-from mutirao.tensors import Array
+from mutirao.submission import Ask, Prepared, Run
 
 # Redis runs nothing else while a call is queued: this many take it about a millisecond.
 TOGETHER_MAX = 256
+# More of one call are encoded in a thread: others go on meanwhile.
+MANY = 500
+LARGE_BYTES = 1024 * 1024
 
 
 class Queued(NamedTuple):
@@ -50,7 +53,7 @@ class Intake:
         self._gathered: dict[tuple[object, ...], list[Item]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def one(self, ask: Ask, arrays: dict[str, Array], id: str) -> asyncio.Future[Queued]:
+    def one(self, ask: Ask, inputs: tuple[Tensor, ...], id: str) -> asyncio.Future[Queued]:
         """Queue one request, together with those like it that arrive at the same time.
 
         Returns:
@@ -59,7 +62,7 @@ class Intake:
         Raises:
             PayloadTooLarge: the request is.
         """
-        (run,) = self._core.encoded(ask, [arrays], [id])
+        (run,) = self._core.encoded(ask, [inputs], [id])
         item = Item(ask, id, run, asyncio.get_running_loop().create_future())
         key = (ask.model, ask.priority, ask.expires_s, ask.tenant)
         gathered = self._gathered.get(key)
@@ -72,21 +75,27 @@ class Intake:
         task.add_done_callback(self._tasks.discard)
         return item.queued
 
-    async def many(self, ask: Ask, bound: Bound, ids: Sequence[str]) -> list[Queued]:
+    async def many(self, ask: Ask, bound: Prepared, ids: Sequence[str], *, large: bool = False) -> list[Queued]:
         """Queue requests in a call of their own, all of them or none.
 
         Raises:
             IdTaken: an id belongs to a job with other content.
             QueueFull: they do not fit.
         """
-        runs = self._core.encoded(ask, bound, ids)
+        if len(ids) > MANY or large:
+            runs = await asyncio.to_thread(self._core.encoded, ask, bound, ids)
+        else:
+            runs = self._core.encoded(ask, bound, ids)
         heard = self._replies.heard
         made = await self._redis.run(self._core.queue(ask, ids, runs))
         self._meters.queued(ask.model, sum(run.form.rows * (len(run.items) // 3) for run in runs))
-        origin = self._origin(heard, made.expires_s)
-        return [
-            Queued(Handle(id, None if at in made.known else origin), at in made.known) for at, id in enumerate(made.ids)
-        ]
+        origin, known, queued = self._origin(heard, made.expires_s), made.known, []
+        for first in range(0, len(made.ids), MANY):
+            for at, id in enumerate(made.ids[first : first + MANY], first):
+                queued.append(Queued(Handle(id, None if at in known else origin), at in known))
+            if len(queued) % (20 * MANY) == 0:
+                await asyncio.sleep(0)
+        return queued
 
     async def _drain(self, key: tuple[object, ...]) -> None:
         """Queue what was gathered, and what gathers meanwhile, until nothing does."""
@@ -137,6 +146,11 @@ class Intake:
         for item in items:
             if not item.queued.done():
                 item.queued.set_exception(told)
+
+
+def is_large(inputs: Iterable[Tensor]) -> bool:
+    """Whether a request holds so much that encoding it takes a while."""
+    return sum(len(tensor.data) for tensor in inputs) > LARGE_BYTES
 
 
 def _joined(items: Sequence[Item]) -> list[Run]:

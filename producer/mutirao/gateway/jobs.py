@@ -6,14 +6,12 @@ import math
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from mutirao import depths, errors, queues, submission
-from mutirao.catalog import ModelInfo
+from mutirao import depths, errors, queues
 from mutirao.core import READ_MAX
 from mutirao.gateway import answers, asking, bodies, ends, events, results, submit, views
 from mutirao.gateway.answers import Answer
-from mutirao.gateway.bodies import Body, Given
+from mutirao.gateway.bodies import Body
 from mutirao.gateway.call import Call
 from mutirao.gateway.front import Front
 from mutirao.gateway.lines import whole
@@ -23,10 +21,12 @@ from mutirao.gateway.waiting import Waiting
 from mutirao.job import Handle
 from mutirao.keys import Verb
 from mutirao.messages import JobInfo, JobRecord
-from mutirao.submission import Ask, Bound, Table
+from mutirao.submission import Ask
 
 # The longest time for which one call waits.
 WAIT_MAX_S = 60.0
+# Of the body that names the jobs: as many of the longest ids as one call may have.
+_WAIT_BYTES = 256 * READ_MAX
 _TAG = "Jobs"
 _JOB = "/v1/jobs/{id:str}"
 _WAIT = Param("Wait for the end, so many seconds at most.", {"type": "number", "minimum": 0, "maximum": WAIT_MAX_S})
@@ -55,14 +55,10 @@ async def create(front: Front, call: Call, model: str) -> Answer:
     """
     call.caller.require("predict", model)
     info = await front.known(model)
-    given = await bodies.read(call, info, front.settings.max_request_bytes)
-    ask = asking.ask(call, info, given.body)
-    arrays = bodies.arrays(info, given)
-    queued = await submit.one(front, call, ask, arrays)
+    queued, ask, given, rows = await submit.one(front, call, info, lambda given: asking.ask(call, info, given.body))
     if queued.known:
         record = await front.record(queued.job.id, call.caller.tenant)
         return given.noted(submit.accepted(views.job(record), 200 if record.done else 202))
-    rows = len(next(iter(arrays.values())))
     return given.noted(submit.accepted(views.job(_fresh(front, ask, queued.job.id, rows)), 202))
 
 
@@ -86,19 +82,7 @@ async def create_many(front: Front, call: Call, model: str) -> Answer:
     """
     call.caller.require("predict", model)
     info = await front.known(model)
-    # All rows of one table are read at once, so the limit of one request is not theirs.
-    takes = msgspec.structs.replace(info.signature, max_rows=submission.REQUESTS_MAX)
-    wide = msgspec.structs.replace(info, signature=takes)
-    given = await bodies.read(call, wide, front.settings.max_request_bytes)
-    ask = asking.ask(call, info, given.body)
-    bound, count = _bound(info, wide, given)
-    submission.count(range(count))
-    ids = [queues.job_id(id) for id in given.body.ids] if given.body.ids is not None else queues.new_ids(count)
-    if len(ids) != count:
-        raise errors.InvalidRequest(
-            f"{len(set(ids))} ids were given for {count} requests", reason="ids and requests differ"
-        )
-    queued = await submit.many(front, call, ask, bound, [_recorded(call, id) for id in ids])
+    given, ids, queued = await submit.many(front, call, info, lambda given: asking.ask(call, info, given.body))
     known = tuple(at for at, one in enumerate(queued) if one.known)
     return given.noted(answers.json(Batch(ids=tuple(ids), known=known), 202))
 
@@ -167,10 +151,12 @@ async def stream(front: Front, call: Call, id: str) -> Answer:
 @endpoint("POST", "/v1/jobs:wait", Doc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
 async def wait(front: Front, call: Call) -> Answer:
     """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
-    asked = bodies.decode(await call.body(front.settings.max_request_bytes), Await)
+    asked = bodies.decode(await call.body(_WAIT_BYTES, "ask in parts"), Await)
+    if len(asked.ids) > READ_MAX:
+        raise errors.InvalidRequest(
+            f"{len(asked.ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids"
+        )
     ids = list(dict.fromkeys(_recorded(call, id) for id in asked.ids))
-    if len(ids) > READ_MAX:
-        raise errors.InvalidRequest(f"{len(ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids")
     return answers.json(await ends.told(front, call, ids, min(asked.wait, WAIT_MAX_S), results=asked.results))
 
 
@@ -207,23 +193,6 @@ def _fresh(front: Front, ask: Ask, id: str, rows: int) -> JobRecord:
         model=ask.model, rows=rows, priority=ask.priority, queued_at=now, expires_at=now + wait_s, owner=ask.tenant
     )
     return JobRecord(status="QUEUED", task_id=id, job=job)
-
-
-def _bound(info: ModelInfo, wide: ModelInfo, given: Given) -> tuple[Bound, int]:
-    """Check a batch's requests, each by itself or as the rows of one table, which has another limit."""
-    requests = given.body.requests
-    if requests is not None:
-        return [_numbered(at, info, one) for at, one in enumerate(requests)], len(requests)
-    arrays = bodies.arrays(wide, given)
-    rows = len(next(iter(arrays.values())))
-    return Table({name: np.ascontiguousarray(array) for name, array in arrays.items()}, rows), rows
-
-
-def _numbered(at: int, info: ModelInfo, one: bodies.Request) -> dict[str, Any]:
-    try:
-        return bodies.of_request(info, one)
-    except errors.MutiraoError as exc:
-        raise type(exc)(f"request {at}: {exc}", **exc.data) from None
 
 
 async def _own(front: Front, call: Call, id: str, verb: Verb = "read") -> JobRecord:

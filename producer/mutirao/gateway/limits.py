@@ -66,13 +66,26 @@ class Limiter:
         self._ended: dict[str, list[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def admit(self, caller: Caller, ids: Sequence[str], expires_s: float | None = None) -> Admitted | None:
+    async def charge(self, caller: Caller) -> None:
+        """Count one request against the rate of whoever sends it, whatever becomes of it.
+
+        Raises:
+            TooManyRequests: the limit is reached.
+            BrokerUnavailable: Redis does not say.
+        """
+        if caller.limits is not None and caller.limits.rate_per_s is not None:
+            await self._admit(caller, caller.limits, _asked(1, (), 0.0))
+
+    async def admit(
+        self, caller: Caller, ids: Sequence[str], expires_s: float | None = None, *, charged: int = 0
+    ) -> Admitted | None:
         """Count requests against the limits of whoever submits them: all of them, or none.
 
         Args:
             caller: who submits.
             ids: of the jobs; one that is in flight already is not counted twice.
             expires_s: their deadline; that of the settings by default.
+            charged: how many of them were counted against the rate before.
 
         Returns:
             What to give back if they are not submitted after all; None where the caller has no limits.
@@ -86,18 +99,17 @@ class Limiter:
             return None
         _check_fits(caller, limits, len(ids))
         kept = () if limits.in_flight is None else ids
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        asked = _Asked(len(ids), kept, self._settings.expires_s if expires_s is None else expires_s, reply)
-        self._ask(caller, limits, asked)
-        said = await reply
-        if said[0] == b"admitted":
-            known = {place - 1 for place in said[1:]}
-            return Admitted(caller, len(ids), tuple(id for at, id in enumerate(kept) if at not in known))
-        raise _refused(caller, limits, said)
+        count = len(ids) - charged
+        asked = _asked(count, kept, self._settings.expires_s if expires_s is None else expires_s)
+        known = await self._admit(caller, limits, asked)
+        return Admitted(caller, count, tuple(id for at, id in enumerate(kept) if at not in known))
 
     @contextlib.asynccontextmanager
-    async def admitted(self, caller: Caller, ids: Sequence[str], expires_s: float | None = None) -> AsyncIterator[None]:
-        """Admit what is submitted inside; given back if that is refused.
+    async def admitted(
+        self, caller: Caller, ids: Sequence[str], expires_s: float | None = None, *, charged: int = 0
+    ) -> AsyncIterator[None]:
+        """Admit what is submitted inside; given back if that is refused. What is wrong with the request itself is found out by
+        reading it, which costs: it stays counted against the rate.
 
         Where Redis did not answer, or the requester went away, nobody knows whether it was submitted, so it stays counted: a job
         that never was is forgotten within a minute or so.
@@ -105,14 +117,15 @@ class Limiter:
         Raises:
             TooManyRequests: a limit is reached.
         """
-        admitted = await self.admit(caller, ids, expires_s)
+        admitted = await self.admit(caller, ids, expires_s, charged=charged)
         try:
             yield
         except errors.BrokerUnavailable:
             raise
-        except errors.MutiraoError:
+        except errors.MutiraoError as exc:
             if admitted is not None:
-                await self.give_back(admitted)
+                read = isinstance(exc, errors.InvalidRequest)
+                await self.give_back(msgspec.structs.replace(admitted, count=0) if read else admitted)
             raise
 
     async def give_back(self, admitted: Admitted) -> None:
@@ -141,6 +154,14 @@ class Limiter:
         for waiting in self._waiting.values():  # of tasks that had not begun
             for asked in waiting:
                 asked.reply.cancel()
+
+    async def _admit(self, caller: Caller, limits: Limits, asked: _Asked) -> set[int]:
+        """Wait for Redis's word; return the places of the ids that were in flight before."""
+        self._ask(caller, limits, asked)
+        said = await asked.reply
+        if said[0] != b"admitted":
+            raise _refused(caller, limits, said)
+        return {place - 1 for place in said[1:]}
 
     def _ask(self, caller: Caller, limits: Limits, asked: _Asked) -> None:
         if caller.key_id in self._waiting:
@@ -192,6 +213,10 @@ class Limiter:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _asked(count: int, ids: Sequence[str], expires_s: float) -> _Asked:
+    return _Asked(count, ids, expires_s, asyncio.get_running_loop().create_future())
 
 
 def _one(call: Call) -> Operation[Any]:

@@ -11,15 +11,18 @@ from mutirao import errors
 from mutirao.catalog import ModelInfo
 from mutirao.gateway import answers, asking, bodies, prefer, results, submit, views
 from mutirao.gateway.answers import Answer
-from mutirao.gateway.bodies import Body
+from mutirao.gateway.bodies import Body, Given
 from mutirao.gateway.call import Call
 from mutirao.gateway.front import Front
 from mutirao.gateway.routes import Doc, Param, endpoint
 from mutirao.gateway.waiting import Waiting
 from mutirao.messages import PredictResult
 from mutirao.signature import TensorSpec
+from mutirao.submission import Ask
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "schedule_policy")
+# Of the body of an index call.
+INDEX_BYTES = 4096
 _TAG = "Open Inference Protocol"
 _MODEL = "/v2/models/{model:str}"
 _VERSION = _MODEL + "/versions/{version:str}"
@@ -96,14 +99,17 @@ async def infer(front: Front, call: Call, model: str, version: str = "") -> Answ
     """
     call.caller.require("predict", model)
     info = await front.known(model, version)
-    given = await bodies.read(call, info, front.settings.max_request_bytes)
-    wanted = asking.form(call, given.body, bare=given.bare)
-    ask = asking.ask(call, info, given.body, text=wanted.text)
-    arrays = bodies.arrays(info, given)
+    wanted = results.PLAIN
+
+    def asked(given: Given) -> Ask:
+        nonlocal wanted
+        wanted = asking.form(call, given.body, bare=given.bare)
+        return asking.ask(call, info, given.body, text=wanted.text)
+
     preferred = prefer.read(call.every(b"prefer")) if b"prefer" in call.headers else prefer.NONE
     if not info.workers and not preferred.respond_async and call.param("queue") is None:
         front.served(info)
-    queued = await submit.one(front, call, ask, arrays)
+    queued, _, given, _ = await submit.one(front, call, info, asked)
     limit = front.settings.gateway_wait_s
     wait_s = limit if preferred.wait_s is None else min(limit, preferred.wait_s)
     if preferred.respond_async and not preferred.wait_s:
@@ -207,8 +213,7 @@ metadata_version_route = endpoint("GET", _VERSION, _METADATA)(metadata)
 @endpoint("POST", "/v2/repository/index", Doc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
 async def index(front: Front, call: Call) -> Answer:
     """List the models that workers have announced, with their states."""
-    body = await call.body(front.settings.max_request_bytes)
-    asked = bodies.decode(body or b"{}", Index)
+    asked = bodies.decode(await call.body(INDEX_BYTES, "it is an object with one field, ready") or b"{}", Index)
     known = await front.catalog()
     infos = [info for info in known.models.values() if call.caller.may("read", info.name)]
     rows = [_indexed(info) for info in infos if _is_ready(info) or not asked.ready]
