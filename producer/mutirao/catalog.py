@@ -27,6 +27,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         reason: why it is unavailable, or what to know of it.
         workers: how many live workers serve it now; counted by the reader.
         speed: rows a second of one worker at full batches, as it was last measured; 0 where it never was.
+        seen_at: when a worker last announced it, by Redis's clock; 0 where that was a worker of an earlier version.
+        expected: whether it is to be served: False where there are live workers, and the repositories of all of them lack it; judged
+            by the reader.
     """
 
     name: str
@@ -38,6 +41,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     workers: int = 0
     speed: float = 0.0
+    seen_at: float = 0.0
+    expected: bool = True
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -57,6 +62,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         speeds: rows a second of each model that it could answer with full batches, by its fitted times.
         batches: mean rows of its latest batches of each model.
         failing: why it cannot serve a model that it should, by the model's name.
+        repository: the models in its repository, also those that it is not to serve; None where that is not known.
     """
 
     name: str
@@ -72,6 +78,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     speeds: dict[str, float] = {}
     batches: dict[str, float] = {}
     failing: dict[str, str] = {}
+    repository: tuple[str, ...] | None = None
 
     def alive(self, now: float, leases: Container[bytes]) -> bool:
         """Whether it announced itself within the last 15 s, and its lease runs, if it is to have one.
@@ -119,6 +126,10 @@ class Catalog(msgspec.Struct, frozen=True):
     def served(self, name: str) -> bool:
         """Whether a live worker serves a model."""
         return name in self.models and self.models[name].workers > 0
+
+    def expected(self) -> dict[str, ModelInfo]:
+        """Find the models that are to be served, by name: without those that were removed from every live worker's repository."""
+        return {name: info for name, info in sorted(self.models.items()) if info.expected}
 
     def serving(self, name: str) -> tuple[WorkerInfo, ...]:
         """The live workers that serve a model."""
@@ -170,6 +181,10 @@ def decode(
     return Catalog(models=judged, workers=tuple(alive), deaf=tuple(deaf))
 
 
+def _has(worker: WorkerInfo, name: str) -> bool:
+    return worker.repository is None or name in worker.repository
+
+
 def _apart(workers: Iterable[WorkerInfo]) -> list[WorkerInfo]:
     """Give those that have one name in Celery names of their own: celery#4711@host."""
     found = list(workers)
@@ -185,6 +200,8 @@ def _named(info: WorkerInfo) -> str:
 def _judged(info: ModelInfo, alive: Sequence[WorkerInfo]) -> ModelInfo:
     """Hold what was last announced of a model against what the live workers say of themselves."""
     workers = sum(info.name in worker.models for worker in alive)
+    if alive and not workers and not any(_has(worker, info.name) for worker in alive):
+        return msgspec.structs.replace(info, state="ready", reason="", workers=0, expected=False)
     failing = [worker.failing[info.name] for worker in alive if info.name in worker.failing]
     if workers and info.state != "ready":
         return msgspec.structs.replace(info, state="ready", reason="", workers=workers)

@@ -153,6 +153,22 @@ class Core(Operations):
         self._ahead_s = now - time.time()
         return self._learned(catalog.decode(models, workers, now, leases), asked_at)
 
+    def withdraw(self, names: Sequence[str], *, old: bool = False) -> Operation[list[tuple[str, ...]]]:
+        """Take models off the catalogue, those that no live worker has in its repository.
+
+        Args:
+            names: the models.
+            old: only where nobody has announced them for a day, and nothing waits for them.
+
+        Returns:
+            For each ("withdrawn",), ("unknown",), or ("kept",) and the names of the live workers that have it.
+        """
+        side: Side = "results" if self.settings.foreign else "broker"
+        keys = (queues.MODELS, queues.WORKERS, queues.LEASES)
+        args = ("old" if old else "now", queues.KOMBU_SEPARATOR, *map(queues.model_name, names))
+        replies = yield Call(side, "withdraw", keys, args)
+        return [tuple(part.decode() for part in reply) for reply in replies]
+
     def line_of(self, tenant: str) -> str:
         """Name the tenant in whose line a tenant's requests wait: without the engine all wait in one, that of ""."""
         return tenant if self.settings.engine and not self.settings.foreign else ""

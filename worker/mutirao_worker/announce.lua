@@ -1,6 +1,7 @@
 -- Announce a worker and the models it knows; forget workers that have been silent for five minutes.
 -- KEYS[1]: the models.  KEYS[2]: the workers.
--- ARGV[1]: the worker's own name: no other process has it.  ARGV[2]: its JSON without its last brace.  ARGV, 2 a model from ARGV[3]: its name, its JSON.
+-- ARGV[1]: the worker's own name: no other process has it.  ARGV[2]: its JSON without its last brace.  ARGV, 2 a model from ARGV[3]: its name, its JSON without
+--   its last brace.
 -- Reply: OK.
 -- What is kept of a model is the word of one that serves it, as long as there is one: a worker that cannot says so of itself alone.
 local time = redis.call("TIME")
@@ -21,7 +22,7 @@ end
 local failing = cjson.decode(ARGV[2] .. "}").failing or {}
 for at = 3, #ARGV, 2 do
   if not (failing[ARGV[at]] and served[ARGV[at]]) then
-    redis.call("HSET", KEYS[1], ARGV[at], ARGV[at + 1])
+    redis.call("HSET", KEYS[1], ARGV[at], string.format('%s,"seen_at":%.4f}', ARGV[at + 1], now))
   end
 end
 redis.call("HSET", KEYS[2], ARGV[1], string.format('%s,"seen_at":%.4f}', ARGV[2], now))

@@ -12,6 +12,7 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -21,9 +22,10 @@ import redis
 from celery import bootsteps
 
 from mutirao import errors, queues, settings
-from mutirao.broker.redis import Redis
+from mutirao.broker.redis import SCRIPTS, Redis
 from mutirao.catalog import ModelInfo, WorkerInfo
 from mutirao.core import Core
+from mutirao_worker.repository import Repository
 from mutirao_worker.threads import cores
 from mutirao_worker.transport.scripts import connect, warn_once
 
@@ -34,6 +36,10 @@ EVERY_S = 5.0
 TIMEOUT_S = 2.0
 # What it serves is told at once when it changes: a model that is warm, a queue that is consumed no more.
 LOOK_S = 0.25
+# A model's folder is there a little earlier than its manifest.
+SETTLED_S = 10.0
+# Of a model that nobody announces any more; see withdraw.lua.
+FORGOTTEN_S = 86_400.0
 _PROCESS = f"{os.getpid()}.{secrets.token_hex(4)}"
 
 
@@ -51,6 +57,10 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._client: redis.Redis | None = None
         self._refusal = ""  # why it could not be announced, as it was last told
         self._script: Any = None
+        self._withdraw: Any = None
+        self._repository: Repository
+        self._listed: tuple[str, ...] | None = None  # the repository's models
+        self._listed_at = -1
         self._started_at = time.time()
         self._answered: dict[str, int] = {}
         self._counted_at = time.monotonic()
@@ -62,6 +72,8 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         url = given.result_url if given.foreign else given.broker_url
         self._client = connect(url, given, min(TIMEOUT_S, given.timeout_s))
         self._script = self._client.register_script(files(__package__).joinpath("announce.lua").read_text())
+        self._withdraw = self._client.register_script(SCRIPTS["withdraw"])
+        self._repository = Repository(given.models)
         self._served = None
         self._timers = [
             consumer.timer.call_repeatedly(EVERY_S, self._announce, (consumer,)),
@@ -87,16 +99,17 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         """Announce what has changed; a worker that starts is announced once it consumes and has tried all its models, or after 5 s."""
         if self._served is None and not consumer.app.host.tried:
             return
-        if _served(consumer) != self._served:
+        if _served(consumer) != self._served or _changed_at(self._repository) != self._listed_at:
             self._announce(consumer)
 
     def _announce(self, consumer: Any) -> None:
-        infos, engine = consumer.app.host.infos(), consumer.engine
+        gone, engine = self._list(), consumer.engine
+        infos = [info for info in consumer.app.host.infos() if self._listed is None or info.name in self._listed]
         processes = consumer.pool.num_processes if consumer.pool else 1
         speeds, batches = _paces(engine, processes)
         self._served = _served(consumer)
         try:
-            self._remember()
+            forgotten = self._remember()
         except redis.RedisError as exc:
             self._refusal = warn_once(logger, "could not announce this worker", exc, self._refusal)
             return
@@ -114,21 +127,44 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             speeds=speeds,
             batches=batches,
             failing={info.name: info.reason for info in infos if info.state != "ready"},
+            repository=self._listed,
         )
         known = [msgspec.structs.replace(info, speed=self._speeds.get(info.name, 0.0)) for info in infos]
-        models = [part for info in known for part in (info.name, msgspec.json.encode(info))]
+        models = [part for info in known for part in (info.name, msgspec.json.encode(info)[:-1])]
         try:
             self._script(
                 keys=[queues.MODELS, queues.WORKERS],
                 args=[_own_name(consumer), msgspec.json.encode(worker)[:-1], *models],
             )
+            self._take_off("now", gone)
+            self._take_off("old", forgotten)
         except redis.RedisError as exc:
             self._refusal = warn_once(logger, "could not announce this worker", exc, self._refusal)
         else:
             self._refusal = ""
 
-    def _remember(self) -> None:
+    def _list(self) -> list[str]:
+        """Read which models the repository holds, if it may have changed; return those that are there no more."""
+        before, changed_at = self._listed or (), _changed_at(self._repository)
+        if changed_at != self._listed_at or time.time() - changed_at / 1e9 < SETTLED_S:
+            try:
+                self._listed = self._repository.names()
+            except errors.RepositoryError:
+                self._listed = None
+            self._listed_at = changed_at
+        return [] if self._listed is None else [name for name in before if name not in self._listed]
+
+    def _take_off(self, mode: str, names: Sequence[str]) -> None:
+        """Take models off the catalogue, as far as no other live worker has them."""
+        if names:
+            keys = [queues.MODELS, queues.WORKERS, queues.LEASES]
+            self._withdraw(keys=keys, args=[mode, queues.KOMBU_SEPARATOR, *names])
+
+    def _remember(self) -> list[str]:
         """Learn how quick models are from those that have timed them: whoever has not must not take it away.
+
+        Returns:
+            The models that nobody has announced for a day, or not since there was word of when.
 
         Raises:
             redis.RedisError: Redis did not answer.
@@ -138,9 +174,10 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             known: Any = self._client.hgetall(queues.MODELS)
         except redis.ResponseError as exc:
             logger.debug("may not read the models: %s", exc)
-            return
-        found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo).speed for name, raw in known.items()}
-        self._speeds |= {name: speed for name, speed in found.items() if speed}
+            return []
+        found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in known.items()}
+        self._speeds |= {name: info.speed for name, info in found.items() if info.speed}
+        return [name for name, info in found.items() if time.time() - info.seen_at > FORGOTTEN_S]
 
     def _rates(self, consumer: Any) -> dict[str, float]:
         """How many requests of each model it answered a second, since it last said so."""
@@ -149,6 +186,14 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         passed, self._counted_at = time.monotonic() - self._counted_at, time.monotonic()
         counts = {model: count - before.get(model, 0) for model, count in answered.items()}
         return {model: round(count / passed, 3) for model, count in counts.items() if count and passed > 0}
+
+
+def _changed_at(repository: Repository) -> int:
+    """Tell when a model was last added to the repository's folder or removed; 0 where it is not there."""
+    try:
+        return repository.root.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _own_name(consumer: Any) -> str:

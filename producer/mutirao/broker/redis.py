@@ -62,6 +62,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "seek": (),
     "settle": ("hooks",),
     "submit": ("lists",),
+    "withdraw": (),
 }
 SCRIPTS = {name: prelude(*parts, name) for name, parts in _PARTS.items()}
 DIGESTS = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}  # noqa: S324 - Redis's own name for a script

@@ -54,7 +54,7 @@ def models(seen: Snapshot) -> Finding:
     """Each model that was announced can be asked."""
     if seen.catalog is None:
         return hidden("models", "HGETALL mutirao:models")
-    known = dict(sorted(seen.catalog.models.items()))
+    known = seen.catalog.expected()
     if not known:
         return Finding(
             "models", "warning", "none has been announced", f"add one with mutirao models add NAME FILE, and {START}"
@@ -74,7 +74,9 @@ def models(seen: Snapshot) -> Finding:
         return Finding(
             "models", "warning", f"served, but: {listed(noted)}", "save the model again with the library that serves it"
         )
-    return Finding("models", "ok", f"{len(known)} served: {listed(known)}")
+    left = sorted(seen.catalog.models.keys() - known.keys())
+    rest = f"; in no live worker's repository: {listed(left)} (mutirao models forget {left[0]})" if left else ""
+    return Finding("models", "ok", f"{len(known)} served: {listed(known)}{rest}")
 
 
 def failures(seen: Snapshot) -> Finding:

@@ -182,13 +182,14 @@ def _parts(system: Embedded) -> Iterator[tuple[str, str]]:
 
 
 def _models(fleet: Catalog) -> str:
-    ready = [name for name, info in sorted(fleet.models.items()) if info.state == "ready"]
-    rest = f" and {len(fleet.models) - len(ready)} unavailable" if len(ready) < len(fleet.models) else ""
+    known = fleet.expected()
+    ready = [name for name, info in known.items() if info.state == "ready"]
+    rest = f" and {len(known) - len(ready)} unavailable" if len(ready) < len(known) else ""
     return (", ".join(ready) or "none yet") + rest
 
 
 def _hints(system: Embedded) -> Iterator[str]:
-    models = system.fleet().models
+    models = system.fleet().expected()
     if not models:
         yield "mutirao models add NAME model.joblib"
     yield "mutirao models list"

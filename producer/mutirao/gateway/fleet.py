@@ -74,7 +74,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         at: when, in seconds since the epoch by Redis's clock.
-        models: the models, by name.
+        models: the models, by name; one that no live worker has in its repository while something waits for it alone.
         workers: the live workers, by name; None for a caller who may not see them.
     """
 
@@ -109,7 +109,8 @@ def fleet(catalog: Catalog, lines: Mapping[str, Sequence[Depth]], at: float, cal
     models = tuple(
         _model(info, catalog, lines.get(name), None if operator else caller.tenant)
         for name, info in sorted(catalog.models.items())
-        if operator or caller.may("read", name)
+        if (operator or caller.may("read", name))
+        and (info.expected or any(line.requests for line in lines.get(name, ())))
     )
     return Fleet(at=at, models=models, workers=tuple(map(_worker, catalog.workers)) if operator else None)
 
@@ -124,7 +125,7 @@ def _model(info: ModelInfo, catalog: Catalog, lines: Sequence[Depth] | None, ten
         versions=info.versions,
         runtime=info.runtime,
         ready=ready,
-        reason=info.reason or ("" if ready else "no live worker serves it"),
+        reason=info.reason or ("" if ready else _why(info)),
         workers=len(serving),
         requests=None if lines is None else sum(line.requests for line in shown),
         rows=None if lines is None else sum(line.rows for line in shown),
@@ -133,6 +134,10 @@ def _model(info: ModelInfo, catalog: Catalog, lines: Sequence[Depth] | None, ten
         batch_rows=_batch_rows(info.name, serving),
         drain_s=None if lines is None else drain_s(sum(line.rows for line in lines), catalog.speed(info.name)),
     )
+
+
+def _why(info: ModelInfo) -> str:
+    return "no live worker serves it" if info.expected else "no live worker has it in its repository"
 
 
 def _batch_rows(model: str, serving: Sequence[WorkerInfo]) -> float:

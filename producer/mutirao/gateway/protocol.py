@@ -167,10 +167,10 @@ async def live(front: Front, call: Call) -> Answer:  # noqa: ARG001
 
 @endpoint("GET", "/v2/health/ready", Doc(tag=_TAG, answer=Ready, refusals=(503,), answered=(503,)))
 async def ready(front: Front, call: Call) -> Answer:  # noqa: ARG001
-    """Tell whether every model that workers have announced is ready, and there is one."""
-    known = await front.catalog()
-    missing = sorted(info.name for info in known.models.values() if not _is_ready(info))
-    if front.stopping or not known.models or missing:
+    """Tell whether every model that live workers have in their repositories is ready, and there is one."""
+    known = (await front.catalog()).expected()
+    missing = [name for name, info in known.items() if not _is_ready(info)]
+    if front.stopping or not known or missing:
         return answers.json(Ready(ready=False, reason=await _why(front, missing)), 503)
     return answers.json(Ready(ready=True))
 

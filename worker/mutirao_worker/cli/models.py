@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,20 @@ import click
 import msgspec
 from rich.markup import escape
 
-from mutirao import settings
+from mutirao import errors, queues, settings
+from mutirao.broker.redis import Redis
 from mutirao.catalog import ModelInfo
 from mutirao.cli import output
+from mutirao.cli.options import broker
+from mutirao.core import Core
+from mutirao.settings import Settings
 from mutirao.signature import InputSpec, OutputSpec, Signature, TensorSpec
 from mutirao_worker.manifest import Manifest
 from mutirao_worker.repository import Finding, Repository
 
 _SHOWN = 4
+# A worker of the same repository sees within so long that a model was removed.
+NOTICED_S = 2.0
 _LIMITS = (
     ("--max-rows", click.IntRange(1), "N", "The most rows that one request may hold; as before, or 10000."),
     ("--time-limit", click.FloatRange(0, min_open=True), "S", "Seconds after which a prediction is stopped; as before, or 60."),
@@ -183,10 +191,53 @@ def remove(name: str, version: str | None, repository: Repository, *, yes: bool,
     if not yes:
         click.confirm(f"Remove {what} from {repository.root}?", abort=True, err=True)
     repository.remove(name, version)
+    said = "" if name in repository.names() else _withdrawn(name)
     if as_json:
         output.emit_json({"removed": name, "version": version})
     else:
         output.console.print(f"removed {what}", markup=False)
+    if said:
+        output.note(f"note: {said}")
+
+
+@models.command(epilog="Example: mutirao models forget iris")
+@click.argument("name")
+@broker
+def forget(name: str, broker_url: str | None) -> None:
+    """Take model NAME off the catalogue of running systems, where no live worker has it in its repository.
+
+    `remove` does it by itself where it reaches Redis. Workers forget a model that nobody has announced for a day.
+    """
+    queues.model_name(name)
+    how, *workers = _withdraw(settings.load(broker_url=broker_url), name)
+    if how == "unknown":
+        raise errors.ModelNotFound(f"model {name!r} is not in the catalogue: mutirao doctor names those that are")
+    if how == "kept":
+        raise errors.ModelExists(f"model {name!r} is still in the repository of {', '.join(workers)}: remove it there")
+    output.console.print(f"{name} is in the catalogue no more", markup=False)
+
+
+def _withdrawn(name: str) -> str:
+    """Have a model that was removed leave the catalogue; say what is left to do, "" for nothing."""
+    given, deadline = settings.load(), time.monotonic() + NOTICED_S
+    try:
+        while True:
+            how, *workers = _withdraw(msgspec.structs.replace(given, timeout_s=min(given.timeout_s, NOTICED_S)), name)
+            if how != "kept":
+                return ""
+            if time.monotonic() > deadline:
+                return f"{', '.join(workers)} still has it in its repository, so it is served: remove it there, too"
+            time.sleep(0.1)
+    except errors.MutiraoError as exc:
+        return f"a running system may still list it ({exc}); where there is one: mutirao models forget {name}"
+
+
+def _withdraw(given: Settings, name: str) -> tuple[str, ...]:
+    if given.remote:
+        text = f"{settings.without_password(given.broker_url)} is a gateway: set MUTIRAO_BROKER_URL to its Redis"
+        raise errors.InvalidRequest(text, reason="a gateway's URL")
+    with contextlib.closing(Redis(given)) as redis:
+        return redis.run(Core(given, check=False).withdraw([name]))[0]
 
 
 def _row(info: ModelInfo) -> tuple[str, ...]:
