@@ -67,6 +67,7 @@ def test_a_newcomer_adds_a_model_and_sees_it(shell):
     assert "Running workers load it at their next start." in said
     words = [line.split() for line in said.splitlines()]
     assert ["city", "BYTES", "(text)", "rows", "no"] in words
+    assert ["rooms", "INT64,", "guessed", "rows", "no"] in words
     assert ["predict_proba", "FP64", "rows", "x", "2", "yes"] in words
     assert ["decision_function", "FP64", "rows", "on", "request"] in words
     assert ["houses", "1"] in [line.split()[:2] for line in shell.says("list").splitlines()]

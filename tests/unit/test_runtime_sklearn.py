@@ -400,3 +400,99 @@ def test_a_warning_of_another_version_becomes_the_version_that_saved_it(reposito
         == repository.load("m").info.reason
         == f"saved with scikit-learn 1.0.2, loaded with scikit-learn {sklearn.__version__}"
     )
+
+
+def as_text(X):  # noqa: N803
+    """A step that turns numbers into text: 1 is not 1.0 to it."""
+    return pd.DataFrame(X).astype(str)
+
+
+def _as_text_model(data):
+    steps = (FunctionTransformer(as_text), OneHotEncoder(handle_unknown="ignore"), LogisticRegression())
+    return make_pipeline(*steps).fit(data, np.ravel(data)[: len(data)])
+
+
+GRADES = pd.DataFrame({"grade": [1, 2, 3] * 6})
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "frame", "array", "matrix"])
+def test_whole_numbers_stay_whole(repository, tmp_path, monkeypatch, kind):
+    """A model that turns whole numbers into text sees 1 and not 1.0, wherever its example comes from; 37.0 is whole."""
+    monkeypatch.setitem(__import__("sys").modules, "test_runtime_sklearn", __import__("sys").modules[__name__])
+    matrix = kind in {"array", "matrix"}
+    data = GRADES.to_numpy() if matrix else GRADES
+    GRADES.to_csv(tmp_path / "e.csv", index=False)
+    GRADES.to_json(tmp_path / "e.json", orient="records")
+    example = {"csv": tmp_path / "e.csv", "json": tmp_path / "e.json", "matrix": tmp_path / "e.csv"}.get(kind, data)
+    model = _as_text_model(data)
+    info = add(repository, model, example=example)
+    assert [(spec.datatype, spec.guessed) for spec in info.signature.inputs] == [
+        ("INT64", kind in {"csv", "json", "matrix"})
+    ]
+    for given in (data, [[1.0], [2], [3.0]]):
+        bound = signature.bind("m", info.signature, signature.arrays(given, frame=info.signature.frame))
+        answer = repository.load("m").predict(bound, info.signature.chosen(None))["predict"]
+        assert answer.tolist() == ([1, 2, 3] if given is not data else model.predict(data).tolist())
+
+
+def test_a_guess_is_named_where_it_refuses(repository, tmp_path):
+    """37.5 for an input that was guessed from a CSV names the manifest's line to change; the line changes it."""
+    HOUSES.to_csv(tmp_path / "e.csv", index=False)
+    info = add(repository, classifier().fit(HOUSES, DEAR), example=tmp_path / "e.csv")
+    row = {"area": [50.5], "city": ["Mariana"], "rooms": [2.5]}
+    with pytest.raises(
+        errors.SignatureMismatch,
+        match=r"it must be INT64, got 2\.5 in row 0.*guessed.*write datatype = \"FP64\" in the line of 'rooms' under inputs in m/model\.toml",
+    ):
+        signature.bind("m", info.signature, signature.arrays(row, frame=True))
+    path = repository.root / "m" / "model.toml"
+    line = '{ name = "rooms", datatype = "INT64", shape = [-1], nullable = false, guessed = true }'
+    assert line in path.read_text()
+    path.write_text(path.read_text().replace(line, line.replace("INT64", "FP64")))
+    takes = repository.info("m").signature
+    assert signature.bind("m", takes, signature.arrays(row, frame=True))["rooms"].tolist() == [2.5]
+
+
+def test_an_encoder_tells_its_categories(repository):
+    """Whole numbers and bools that an encoder has seen are taken as such without an example; the rest is a guess that says so."""
+    frame = pd.DataFrame({"n": [1, 2, 3] * 4, "b": [True, False] * 6, "f": [0.5, 1.5, 2.5] * 4})
+    encode = ColumnTransformer([("seen", OneHotEncoder(), ["n", "b"])], remainder="passthrough")
+    info = add(repository, make_pipeline(encode, LinearRegression()).fit(frame, frame["f"]))
+    assert [(str(spec), spec.guessed) for spec in info.signature.inputs] == [
+        ("n INT64[-1]", False),
+        ("b BOOL[-1]", False),
+        ("f FP64[-1]", True),
+    ]
+
+
+def test_the_names_of_a_matrix_are_kept(repository, tmp_path):
+    """What an example calls the columns of a matrix is kept: a CSV goes by it."""
+    pd.DataFrame(IRIS.data[:3], columns=list("abcd")).to_csv(tmp_path / "e.csv", index=False)
+    info = add(repository, IRIS.model, example=tmp_path / "e.csv")
+    assert info.signature.inputs[0].columns == ("a", "b", "c", "d")
+
+
+def test_what_may_be_missing_is_tried(repository):
+    """nullable is what the model itself takes, column by column; a matrix may lack a value where any column may."""
+    frame = HOUSES.assign(age=1.0)
+    encode = ColumnTransformer(
+        [("words", TfidfVectorizer(), "city"), ("age", SimpleImputer(), ["age"])], remainder="passthrough"
+    )
+    info = add(repository, make_pipeline(encode, LinearRegression()).fit(frame, frame["area"]))
+    assert {spec.name: spec.nullable for spec in info.signature.inputs} == {
+        "area": False,
+        "city": False,
+        "rooms": False,
+        "age": True,
+    }
+    for model, nullable in (
+        (IRIS.model, False),
+        (RandomForestClassifier(3).fit(IRIS.data, LABELS), True),
+        (
+            make_pipeline(
+                ColumnTransformer([("some", SimpleImputer(), [2])], remainder="passthrough"), LinearRegression()
+            ).fit(IRIS.data, LABELS),
+            True,
+        ),
+    ):
+        assert add(repository, model).signature.inputs[0].nullable is nullable
