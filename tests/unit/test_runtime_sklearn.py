@@ -258,7 +258,7 @@ def test_what_cannot_be_known_is_asked_for(repository, tmp_path, monkeypatch):
     [
         (
             lambda: {"a": 1},
-            "the file holds a dict, not a scikit-learn estimator: save the fitted estimator or pipeline",
+            "the file holds a dict of 'a' (int), not a scikit-learn estimator: save what predicts alone",
         ),
         (LogisticRegression, "the LogisticRegression is not fitted: call fit before you save it"),
         (lambda: LogisticRegression, "not a scikit-learn estimator"),

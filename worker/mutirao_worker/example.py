@@ -82,7 +82,7 @@ def read(source: Any, takes: Signature) -> Example:
     try:
         found, guessed = _opened(Path(source), takes) if isinstance(source, str | Path) else (source, False)
         arrays = _arrays(found)
-    except (OSError, ValueError, errors.InvalidRequest) as exc:
+    except (OSError, ValueError, RecursionError, errors.InvalidRequest) as exc:
         raise errors.RepositoryError(f"the example {_shown(source)} cannot be read: {exc}") from exc
     kept = _complete(arrays)
     if not kept.any():

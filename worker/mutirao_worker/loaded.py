@@ -36,11 +36,16 @@ class Loaded:
         return self._runtime.predict(self._model, inputs, outputs, frame=self.info.signature.frame)
 
     def warm_up(self) -> None:
-        """Predict the example once, so that the first request does not pay for lazy imports and cold pages."""
+        """Predict the example once, so that the first request does not pay for lazy imports and cold pages; look at the answers.
+
+        Raises:
+            InvalidOutput: they cannot be right.
+        """
         if not self._example:
             return
         request = msgspec.json.decode(self._example, type=PredictRequest)
-        self.predict(signature.read(self.info.name, self.info.signature, request), self.info.signature.chosen(None))
+        rows = signature.read(self.info.name, self.info.signature, request)
+        self._runtime.check(self._model, self.predict(rows, self.info.signature.chosen(None)))
 
     def set_threads(self, threads: int) -> None:
         """Let the model itself use no more than this many threads; its native libraries are capped elsewhere."""

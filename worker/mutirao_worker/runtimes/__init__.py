@@ -37,6 +37,9 @@ class Runtime(Protocol):
     ) -> dict[str, Array]:
         """Compute the outputs."""
 
+    def check(self, model: Any, answers: Mapping[str, Array]) -> None:
+        """Raise InvalidOutput where the answers to a trial, the default outputs, cannot be right."""
+
     def set_threads(self, model: Any, threads: int) -> None:
         """Let the model use no more than this many threads."""
 

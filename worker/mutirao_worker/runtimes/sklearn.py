@@ -5,8 +5,10 @@ Loading a pickle runs what it holds. It is done only from bytes whose digest the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -22,10 +24,17 @@ from mutirao import errors, tensors
 from mutirao.signature import InputSpec, OutputSpec
 from mutirao.tensors import Array
 from mutirao_worker import example as examples
-from mutirao_worker.runtimes import Description, sklearn_forests, sklearn_inputs, sklearn_missing
+from mutirao_worker.runtimes import (
+    Description,
+    sklearn_checks,
+    sklearn_forests,
+    sklearn_inputs,
+    sklearn_missing,
+    sklearn_parts,
+)
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
-_PARTS_MAX = 10_000  # a longer list holds no estimators, but words or numbers
+_SHOWN = 6
 
 
 def load(raw: bytes) -> tuple[Any, str]:
@@ -33,9 +42,12 @@ def load(raw: bytes) -> tuple[Any, str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = joblib.load(io.BytesIO(raw))
-    sklearn_forests.quicken(_estimators(model, set()))
     others = [each.message for each in caught if isinstance(each.message, InconsistentVersionWarning)]
-    return model, f"scikit-learn {others[0].original_sklearn_version}" if others else ""
+    saved_with = str(others[0].original_sklearn_version) if others else ""
+    estimators = list(sklearn_parts.estimators(model))
+    sklearn_checks.refuse_old_trees(estimators, saved_with)
+    sklearn_forests.quicken(estimators)
+    return model, f"scikit-learn {saved_with}" if saved_with else ""
 
 
 def describe(model: Any, example: Any) -> Description:
@@ -56,6 +68,7 @@ def describe(model: Any, example: Any) -> Description:
             asked = tuple(output for output in outputs if output.default)
             ask = functools.partial(predict, model, outputs=asked, frame=frame)
             known, rows = _as_numbers(inputs, arrays, ask)
+            check(model, ask(rows))
             known = sklearn_missing.learned(known, rows, ask)
             return Description(inputs=known, outputs=outputs, frame=frame, example=examples.request(rows))
     tried = (
@@ -94,16 +107,26 @@ def predict(
     return {output.name: found[output.name] for output in outputs}
 
 
+def check(model: Any, answers: Mapping[str, Array]) -> None:
+    """Look at a trial's answers; see `Runtime.check`."""
+    sklearn_checks.check_answers(model, answers)
+
+
 def set_threads(model: Any, threads: int) -> None:
     """Cap every n_jobs that asks for more, in the estimator and in all that it holds, fitted parts too."""
-    for estimator in _estimators(model, set()):
-        wanted = getattr(estimator, "n_jobs", None)
-        # None is one to scikit-learn, what OpenMP says to XGBoost, and to LightGBM every core.
-        all_cores = wanted is None and hasattr(estimator, "n_jobs") and _library(estimator) == "lightgbm"
-        if all_cores or (isinstance(wanted, int) and not 0 < wanted <= threads):
-            estimator.n_jobs = threads
-            if _library(estimator) == "xgboost":  # it has written the number down elsewhere too
-                estimator.get_booster().set_param({"nthread": threads})
+    for estimator in sklearn_parts.estimators(model):
+        with contextlib.suppress(Exception):  # a property of its own may raise
+            _cap(estimator, threads)
+
+
+def _cap(estimator: Any, threads: int) -> None:
+    wanted = getattr(estimator, "n_jobs", None)
+    # None is one to scikit-learn, what OpenMP says to XGBoost, and to LightGBM every core.
+    all_cores = wanted is None and hasattr(estimator, "n_jobs") and _library(estimator) == "lightgbm"
+    if all_cores or (isinstance(wanted, int) and not 0 < wanted <= threads):
+        estimator.n_jobs = threads
+        if _library(estimator) == "xgboost":  # it has written the number down elsewhere too
+            estimator.get_booster().set_param({"nthread": threads})
 
 
 def _library(estimator: Any) -> str:
@@ -137,13 +160,36 @@ def _dense(result: Any) -> Array:
 
 def _check_fitted(model: Any) -> None:
     if isinstance(model, type) or not hasattr(model, "get_params"):
-        raise errors.RepositoryError(
-            f"the file holds a {type(model).__name__}, not a scikit-learn estimator: save the fitted estimator or pipeline"
-        )
+        raise errors.RepositoryError(f"the file holds {_contents(model)}")
     try:
         check_is_fitted(model)
     except (NotFittedError, TypeError) as exc:
         raise errors.RepositoryError(f"the {type(model).__name__} is not fitted: call fit before you save it") from exc
+    except Exception:  # noqa: BLE001 - its own check is broken, which says nothing about it: the trial will tell
+        return
+
+
+def _contents(model: Any) -> str:
+    """Say what a file holds that is no estimator, and what to save instead."""
+    save = "save the fitted estimator or pipeline"
+    if isinstance(model, type):
+        return f"the class {model.__name__} itself, not a scikit-learn estimator: {save}"
+    kind, parts = type(model), []
+    if isinstance(model, dict):
+        parts = [f"{key!r} ({_named(value)})" for key, value in itertools.islice(model.items(), _SHOWN)]
+    elif isinstance(model, list | tuple):
+        parts = [_named(value) for value in model[:_SHOWN]]
+    if parts:
+        more = f" and {len(model) - _SHOWN} more" if len(model) > _SHOWN else ""
+        whole = "save what predicts alone, or its steps as one: make_pipeline(scaler, model)"
+        return f"a {kind.__name__} of {', '.join(parts)}{more}, not a scikit-learn estimator: {whole}"
+    module = kind.__module__.partition(".")[0]
+    of = "" if module == "builtins" else f" of {module}"
+    return f"a {kind.__name__}{of}, not a scikit-learn estimator: {save}"
+
+
+def _named(value: Any) -> str:
+    return type(value).__name__
 
 
 def _trial(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Iterator[OutputSpec]:
@@ -175,20 +221,3 @@ def _outputs(
         OutputSpec(name=name, datatype=tensors.datatype_of(array), shape=(-1, *array.shape[1:]), default=default)
         for name, array in results
     ]
-
-
-def _estimators(found: Any, seen: set[int]) -> Iterator[Any]:
-    if hasattr(found, "get_params") and not isinstance(found, type):
-        if id(found) not in seen:
-            seen.add(id(found))
-            yield found
-            yield from _within(vars(found).values(), seen)
-    elif isinstance(found, list | tuple) and len(found) <= _PARTS_MAX:
-        yield from _within(found, seen)
-    elif isinstance(found, dict) and len(found) <= _PARTS_MAX:
-        yield from _within(found.values(), seen)
-
-
-def _within(values: Iterable[Any], seen: set[int]) -> Iterator[Any]:
-    for value in values:
-        yield from _estimators(value, seen)
