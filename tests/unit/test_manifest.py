@@ -78,3 +78,10 @@ def test_a_manifest_that_is_not_text_is_refused():
     """Bytes that are not UTF-8 are a ManifestError too."""
     with pytest.raises(errors.ManifestError, match="it is not TOML: 'utf-8' codec"):
         manifest.parse(b"\xff\xfe", PATH)
+
+
+def test_a_deeply_nested_manifest_is_refused_in_a_line():
+    """Brackets without end are a manifest that is wrong, and no traceback."""
+    for text in (b"a = " + b"[" * 5_000, b"a = " + b"{a=" * 5_000):
+        with pytest.raises(errors.ManifestError, match=r"m/model\.toml: it is nested too deeply"):
+            manifest.parse(text, PurePath("m/model.toml"))

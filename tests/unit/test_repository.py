@@ -265,7 +265,7 @@ def test_a_model_that_needs_what_is_not_there_is_unavailable(tmp_path, monkeypat
     repository = samples.repository(tmp_path / "models", "raises")
     monkeypatch.setitem(sys.modules, "bad_models", None)
     with pytest.raises(
-        errors.ModelUnavailable, match=r"model.joblib does not load: ModuleNotFoundError: .*bad_models.*PYTHONPATH"
+        errors.ModelUnavailable, match=r"model.joblib does not load: it needs the module 'bad_models': .*PYTHONPATH"
     ):
         repository.load("raises")
 
@@ -274,7 +274,7 @@ def test_an_add_that_fails_leaves_nothing(tmp_path):
     """A file that is no model, or a value that cannot be, leaves the repository without a trace of the model."""
     repository, junk = Repository(tmp_path / "models"), tmp_path / "junk.joblib"
     junk.write_bytes(b"hello")
-    with pytest.raises(errors.RepositoryError, match=r"junk.joblib does not load as a sklearn model"):
+    with pytest.raises(errors.RepositoryError, match=r"junk.joblib does not load: it is neither joblib's nor pickle's"):
         repository.add("iris", junk)
     with pytest.raises(errors.RepositoryError, match="there is no such file"):
         repository.add("iris", tmp_path / "nothing.joblib")

@@ -110,6 +110,8 @@ def parse(text: bytes, path: PurePath) -> Manifest:
     try:
         document = tomllib.loads(text.decode())
         manifest = msgspec.convert(document, Manifest)
+    except RecursionError as exc:
+        raise _wrong(path, "it is nested too deeply: no key needs more than three levels") from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise _wrong(path, f"it is not TOML: {exc}") from exc
     except msgspec.ValidationError as exc:

@@ -14,7 +14,7 @@ import msgspec
 
 from mutirao import errors, queues
 from mutirao.catalog import ModelInfo
-from mutirao_worker import disk, manifest, runtimes
+from mutirao_worker import disk, manifest, model_file, runtimes
 from mutirao_worker.loaded import Loaded
 from mutirao_worker.manifest import Manifest, Version
 
@@ -82,9 +82,9 @@ class Repository:
         files = self._files(found, found.active)
         runtime = runtimes.find(found.runtime)
         try:
-            model, _ = runtime.load(files[found.version.model])
-        except (Exception, SystemExit) as exc:
-            raise _unavailable(name, f"{self._path(found, found.version.model)} does not load: {_said(exc)}") from exc
+            model, _ = _loaded(self._path(found, found.version.model), files[found.version.model], found.runtime)
+        except errors.RepositoryError as exc:
+            raise _unavailable(name, str(exc)) from exc
         return Loaded(info, found, runtime, model, files.get(found.version.example, b""))
 
     def info(self, name: str) -> ModelInfo:
@@ -304,20 +304,21 @@ class Repository:
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - the model's own code runs here
             yield Finding(
                 found.active,
-                f"{self._path(found, found.version.model)} loads, but does not predict its example: {_said(exc)}",
+                f"{self._path(found, found.version.model)} loads, but does not answer its example as it should: {_said(exc)}",
             )
 
 
 def _described(file: Path, runtime: str, example: Any) -> tuple[Version, dict[str, bytes]]:
     raw = disk.read(file)
-    module = runtimes.find(runtime)
+    model, saved_with = _loaded(file, raw, runtime)
     try:
-        model, saved_with = module.load(raw)
+        found = runtimes.find(runtime).describe(model, example)
     except (Exception, SystemExit) as exc:
-        raise errors.RepositoryError(
-            f"{file} does not load as a {runtime} model, saved with joblib or pickle: {_said(exc)}"
-        ) from exc
-    found = module.describe(model, example)
+        said = str(exc) if isinstance(exc, errors.MutiraoError) else f"{file} cannot be looked at: {_said(exc)}"
+        installed = runtimes.installed(runtime)
+        if saved_with and saved_with != installed:
+            said = f"{said}; it was saved with {saved_with}, this is {installed}: install that version for its worker, or save it again"
+        raise errors.RepositoryError(said) from exc
     files = {MODEL_FILE: raw, EXAMPLE_FILE: found.example}
     version = Version(
         model=MODEL_FILE,
@@ -329,6 +330,25 @@ def _described(file: Path, runtime: str, example: Any) -> tuple[Version, dict[st
         files={name: disk.digest(content) for name, content in files.items()},
     )
     return version, files
+
+
+def _loaded(file: Path, raw: bytes, runtime: str) -> tuple[Any, str]:
+    """Load a model's file.
+
+    Raises:
+        RepositoryError: it is another format's, or it does not load; says what it is, and what to do.
+        ModelUnavailable: as `runtimes.find`.
+    """
+    if said := model_file.foreign(raw):
+        raise errors.RepositoryError(f"{file} {said}")
+    module = runtimes.find(runtime)
+    try:
+        return module.load(raw)
+    except errors.RepositoryError as exc:
+        raise errors.RepositoryError(f"{file} cannot be served: {exc}") from exc
+    except (Exception, SystemExit) as exc:
+        said = model_file.not_loaded(raw, exc, runtimes.installed(runtime))
+        raise errors.RepositoryError(f"{file} does not load: {said}") from exc
 
 
 def _info(found: Manifest, note: str = "") -> ModelInfo:
@@ -375,9 +395,4 @@ def _unavailable(name: str, reason: str) -> errors.ModelUnavailable:
 
 
 def _said(exc: BaseException) -> str:
-    hint = (
-        ": install it where the workers run, or put it on their PYTHONPATH"
-        if isinstance(exc, ModuleNotFoundError | AttributeError)
-        else ""
-    )
-    return f"{type(exc).__name__}: {exc}{hint}"
+    return str(exc) if isinstance(exc, errors.MutiraoError) else f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,260 @@
+"""Files that are no models, or another version's: each is refused with what it is and what to do, and nothing is left behind."""
+
+import gzip
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import samples
+import sklearn
+from saved_by_1_3 import make
+from sklearn.base import BaseEstimator
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from mutirao import errors
+from mutirao_worker.repository import Repository
+
+OLD = Path(make.__file__).parent
+ANSWERS = json.loads((OLD / "answers.json").read_text())
+IRIS = samples.get("iris")
+PICKLED = pickle.dumps(IRIS.model)
+
+
+def zipped(*names):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return stream.getvalue()
+
+
+def tarred():
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("model.pkl"))
+    return stream.getvalue()
+
+
+FOREIGN = {
+    "keras.h5": (b"\x89HDF\r\n\x1a\n" + bytes(512), "is an HDF5 file, as Keras saves models: only scikit-learn estimators"),
+    "new.keras": (zipped("metadata.json", "model.weights.h5"), "is a Keras model: only scikit-learn estimators"),
+    "net.pt": (zipped("net/data.pkl", "net/version"), "is a PyTorch file: only"),
+    "stub.pt": (b"PK\x03\x04" + bytes(300), "is a zip archive, as PyTorch and Keras save models"),
+    "old.pt": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M", "is a PyTorch file"),
+    "arrays.npz": (zipped("a.npy", "b.npy"), "is numpy arrays in an npz archive"),
+    "models.zip": (zipped("model.joblib"), "is a zip archive: unpack it first"),
+    "models.tar": (tarred(), "is a tar archive: unpack it first"),
+    "model.onnx": (b"\x08\x08\x12\x07skl2onnx" + bytes(200), "is an ONNX model"),
+    "model.cbm": (b"CBM1" + bytes(300), "is a CatBoost model: fit its scikit-learn estimator (CatBoostClassifier"),
+    "xgb.json": (b'{"learner":{"attributes":{}}}', "is an XGBoost model in JSON: fit its scikit-learn estimator (XGBClassifier"),
+    "xgb.ubj": (b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner{", "is an XGBoost model in UBJSON"),
+    "lgb.txt": (b"tree\nversion=v4\nnum_class=1\n", "is a LightGBM model in text: fit its scikit-learn estimator (LGBMClassifier"),
+    "net.safetensors": (len(b'{"a":1}').to_bytes(8, "little") + b'{"a":1}', "is a safetensors file"),
+    "lite.tflite": (b"\x1c\0\0\0TFL3" + bytes(20), "is a TensorFlow Lite model"),
+    "m.json": (b' {"a": 1}', "is JSON"),
+    "m.pmml": (b'<?xml version="1.0"?><PMML version="4.4"></PMML>', "is a PMML document"),
+    "pointer.pkl": (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64, "is a Git LFS pointer, and not the file itself: fetch it with git lfs pull"),
+    "page.pkl": (b"\n<!DOCTYPE html><html>404</html>", "is a web page, as a failed download leaves it: download the file again"),
+    "empty.pkl": (b"", "is empty: save the model again"),
+    "array.npy": (b"\x93NUMPY\x01\0", "is a numpy array"),
+    "lz.joblib": (b"\x04\x22\x4d\x18" + bytes(20), "is compressed with lz4: save it again"),
+    "cut.pkl": (PICKLED[:-40], "does not load: it is cut short"),
+    "cut.pkl.gz": (gzip.compress(PICKLED)[:-40], "does not load: it is cut short"),
+    "notes.txt": (b"this is my model", "does not load: it is neither joblib's nor pickle's, it begins with b'this is '"),
+    "script.pkl": (b"import os\n", "does not load: it is neither joblib's nor pickle's"),
+    "noise.pkl": (b"\xfe\xfd\xfc" * 9, "does not load: it is neither joblib's nor pickle's"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return Repository(tmp_path / "models")
+
+
+def refusal(repository, path):
+    with pytest.raises(errors.RepositoryError) as caught:
+        repository.add("m", path)
+    assert repository.names() == ()
+    assert [each.name for each in repository.root.rglob("*") if each.name != ".lock"] == []
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_another_format_is_named(repository, tmp_path, name):
+    """A file of another format, or a damaged one, is refused with what it is and what to do."""
+    raw, says = FOREIGN[name]
+    (tmp_path / name).write_bytes(raw)
+    assert f"{tmp_path / name} {says}" in refusal(repository, tmp_path / name)
+
+
+HOLDS = {
+    "dict": ({"model": IRIS.model, "scaler": StandardScaler(), "columns": ["a"]}, "a dict of 'model' (LogisticRegression), 'scaler' (StandardScaler), 'columns' (list), not a scikit-learn estimator: save what predicts alone, or its steps as one: make_pipeline"),
+    "tuple": ((TfidfVectorizer(), IRIS.model), "a tuple of TfidfVectorizer, LogisticRegression, not"),
+    "array": (np.ones(3), "a ndarray of numpy, not a scikit-learn estimator"),
+    "class": (LogisticRegression, "the class LogisticRegression itself"),
+    "number": (7, "a int, not a scikit-learn estimator: save the fitted estimator or pipeline"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOLDS)
+def test_what_is_inside_is_told(repository, tmp_path, kind):
+    """A file that holds no estimator is refused with what it holds."""
+    held, says = HOLDS[kind]
+    joblib.dump(held, tmp_path / "m.pkl")
+    assert f"the file holds {says}" in refusal(repository, tmp_path / "m.pkl")
+
+
+def test_a_class_of_a_script_is_told_to_move(repository, tmp_path):
+    """What was defined in __main__ can be installed nowhere: the remedy is a module of its own."""
+    script = """
+        import joblib
+        from sklearn.base import BaseEstimator
+        class Ratio(BaseEstimator):
+            pass
+        joblib.dump(Ratio(), "m.joblib")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=tmp_path)
+    said = refusal(repository, tmp_path / "m.joblib")
+    assert "its 'Ratio' was defined in the script or notebook that saved it (__main__)" in said
+    assert "move it into a module of its own" in said
+    assert "PYTHONPATH" not in said
+
+
+def test_a_module_that_is_not_there_is_named(repository, tmp_path):
+    """A module that is missing is named, with where to put it."""
+    raw = PICKLED.replace(b"sklearn.linear_model._logistic", b"nowhere.linear_model._logistic")
+    assert len(raw) == len(PICKLED)
+    (tmp_path / "m.pkl").write_bytes(raw)
+    assert "it needs the module 'nowhere': install it where the workers run" in refusal(repository, tmp_path / "m.pkl")
+
+
+class Fitted(BaseEstimator):  # type: ignore[misc]
+    """Its own check for being fitted is broken, and so is a property that is asked for."""
+
+    n_features_in_ = 2
+
+    def fit(self, X, y=None):  # noqa: N803, ARG002
+        return self
+
+    def __sklearn_is_fitted__(self):
+        raise AttributeError("no such thing")
+
+    def predict(self, X):  # noqa: N803
+        return X.sum(axis=1)
+
+
+class Broken(Fitted):
+    @property
+    def feature_names_in_(self):
+        raise RuntimeError("out of order")
+
+
+class Busy(Fitted):
+    @property
+    def n_jobs(self):
+        raise RuntimeError("busy")
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    monkeypatch.setitem(sys.modules, "test_model_files", sys.modules[__name__])
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_broken_check_is_no_traceback(repository, tmp_path):
+    """An estimator whose own check for being fitted raises is tried; one whose properties raise is refused in a line."""
+    for model in (Fitted(), Busy()):
+        joblib.dump(model, tmp_path / "m.joblib")
+        repository.add("m", tmp_path / "m.joblib")
+        assert repository.verify("m") == []
+        repository.load("m").set_threads(1)
+    repository.remove("m")
+    joblib.dump(Broken(), tmp_path / "m.joblib")
+    assert "cannot be looked at: RuntimeError: out of order" in refusal(repository, tmp_path / "m.joblib")
+
+
+@pytest.mark.parametrize("name", [*make.REFUSED, "two_targets"])
+def test_trees_of_another_version_are_refused(repository, name):
+    """Classification trees that scikit-learn 1.3.2 saved, which hold counts, are refused wherever they stand, with the version."""
+    said = refusal(repository, OLD / f"{name}.joblib")
+    assert f"saved with scikit-learn 1.3.2, this is {sklearn.__version__}: install that version for its worker, or save it again" in said  # fmt: skip
+
+
+def test_a_worker_refuses_them_too(repository, tmp_path):
+    """A version that was added before is unavailable, with the same words, and verify says so."""
+    import mutirao_worker.runtimes.sklearn_checks as checks
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("refuse_old_trees", "check_answers"):
+            patch.setattr(checks, name, lambda *_: None)
+        repository.add("m", OLD / "forest.joblib")
+    with pytest.raises(errors.ModelUnavailable, match=r"saved with scikit-learn 1\.3\.2, this is"):
+        repository.load("m")
+    assert "saved with scikit-learn 1.3.2" in repository.verify("m")[0].text
+
+
+@pytest.mark.parametrize("name", ["linear", "regression_forest"])
+def test_what_is_read_alike_is_served(repository, name):
+    """What another version saved is served where it is read as it was: with a note, and the same answers."""
+    info = repository.add("m", OLD / f"{name}.joblib")
+    assert info.reason.startswith("saved with scikit-learn 1.3.2, loaded with")
+    answer = repository.load("m").predict({"X": make.DATA[::50]}, info.signature.chosen(["predict"]))["predict"]
+    assert np.allclose(answer, ANSWERS[name])
+
+
+def test_what_no_longer_loads_names_the_version(repository):
+    """A file whose classes have moved since is refused with the version that it needs, and not with a module's name."""
+    said = refusal(repository, OLD / "gradient_boosting.joblib")
+    assert "does not load: saved with scikit-learn 1.3.2, this is" in said
+
+
+class Doubtful(BaseEstimator):  # type: ignore[misc]
+    """A classifier of one label whose answers cannot be right."""
+
+    classes_ = np.array([0, 1])
+    n_features_in_ = 2
+
+    def __init__(self, label=0, total=1.0):
+        self.label, self.total = label, total
+
+    def fit(self, X, y=None):  # noqa: N803, ARG002
+        self.fitted_ = True
+        return self
+
+    def predict(self, X):  # noqa: N803
+        return np.full(len(X), self.label)
+
+    def predict_proba(self, X):  # noqa: N803
+        return np.full((len(X), 2), self.total / 2)
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"total": 26.0}, "it gives probabilities that sum to 26, and not to 1"),
+        ({"label": 7}, "it predicts the label 7, which is not among its classes"),
+    ],
+)
+def test_a_trial_looks_at_the_answers(repository, tmp_path, given, says):
+    """Probabilities that do not sum to 1 and labels that are no class are seen when a model is added, verified and warmed up."""
+    joblib.dump(Doubtful(**given).fit(None), tmp_path / "m.joblib")
+    assert says in refusal(repository, tmp_path / "m.joblib")
+    joblib.dump(Doubtful().fit(None), tmp_path / "m.joblib")
+    repository.add("m", tmp_path / "m.joblib")
+    loaded = repository.load("m")
+    loaded.warm_up()
+    loaded._model.set_params(**given)
+    with pytest.raises(errors.InvalidOutput, match=says):
+        loaded.warm_up()
