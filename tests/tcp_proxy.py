@@ -71,6 +71,10 @@ class TcpProxy:
         """
         self._loop.call(lambda: self._forget(what))
 
+    def lead_to(self, target: int) -> None:
+        """Lead those who connect from now on to another server, as a name does after a failover."""
+        self._target = target
+
     def cut(self, replies: int = 1) -> None:
         """Of the next replies, pass on the first half, and then reset their connection."""
         self._to_cut = replies

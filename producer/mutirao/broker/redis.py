@@ -71,6 +71,8 @@ DIGESTS = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in SCRIP
 LARGE_BYTES = 64 * 1024
 # Such a command is large, whatever it holds.
 MANY_ARGS = 10_000
+# A server that another has taken the place of meanwhile does not know the scripts either.
+LOADS_MAX = 2
 # More than calls have turns, pipes and subscriptions there are; threads of a worker have theirs as well.
 CONNECTIONS_MAX = 10_000
 
@@ -187,11 +189,7 @@ class AsyncRedis:
             if call.name not in SCRIPTS:
                 async with self._turns.turn():
                     return await client.execute_command(call.name, *call.keys, *call.args)
-            try:
-                return await self._asked(call)
-            except redis.exceptions.NoScriptError:
-                await client.script_load(SCRIPTS[call.name])
-                return await self._asked(call)
+            return await self._asked(call)
         except redis.RedisError as exc:
             if _is_suspect(exc):
                 await client.connection_pool.disconnect(inuse_connections=False)
@@ -200,10 +198,23 @@ class AsyncRedis:
     async def _asked(self, call: Call) -> Any:
         command = _script(call)
         packed = b"" if len(command) > MANY_ARGS else Packer().pack(*command)[0]
-        if not packed or len(packed) > LARGE_BYTES:
-            async with self._turns.turn():
-                return await self._clients[call.side].execute_command(*command)
-        return await self._pipes[call.side].ask(packed)
+        client, pipe, large = self._clients[call.side], self._pipes[call.side], not packed or len(packed) > LARGE_BYTES
+        for tries in range(LOADS_MAX + 1):
+            try:
+                if not large:
+                    return await pipe.ask(packed)
+                async with self._turns.turn():
+                    return await client.execute_command(*command)
+            except redis.exceptions.NoScriptError:
+                if tries == LOADS_MAX:
+                    raise
+            (load,) = Packer().pack("SCRIPT LOAD", SCRIPTS[call.name])
+            if large:  # over a connection that leads where the command will go: older ones may lead elsewhere
+                await client.connection_pool.disconnect(inuse_connections=False)
+                await client.script_load(SCRIPTS[call.name])
+            else:
+                await pipe.ask(load)
+        raise AssertionError("the last try returns or raises")
 
 
 def _script(call: Call) -> tuple[Any, ...]:
@@ -213,11 +224,17 @@ def _script(call: Call) -> tuple[Any, ...]:
 def _answer(client: redis.Redis, call: Call) -> Any:
     if call.name not in SCRIPTS:
         return client.execute_command(call.name, *call.keys, *call.args)
-    try:
-        return _asked(client, _script(call))
-    except redis.exceptions.NoScriptError:
+    for tries in range(LOADS_MAX + 1):
+        try:
+            return _asked(client, _script(call))
+        except redis.exceptions.NoScriptError:
+            if tries == LOADS_MAX:
+                raise
+        client.connection_pool.disconnect(
+            inuse_connections=False
+        )  # older ones may lead elsewhere than the command went
         client.script_load(SCRIPTS[call.name])
-        return _asked(client, _script(call))
+    raise AssertionError("the last try returns or raises")
 
 
 def _asked(client: redis.Redis, command: tuple[Any, ...]) -> Any:

@@ -141,6 +141,12 @@ def stop_leftover(server: Server) -> bool:
     """Stop a server of ours that a crash left behind: two servers on one data folder would ruin it. Say whether there was one."""
     if not answers(server):
         return False
-    with redis.Redis.from_url(server.url, socket_timeout=10, retry=None) as client:
-        client.shutdown()
+    try:
+        with redis.Redis.from_url(server.url, socket_timeout=10, retry=None) as client:
+            client.shutdown()
+    except redis.RedisError as exc:
+        text = (
+            f"the Redis that the last run has left behind at port {server.port} does not end: {exc} ({server.folder})"
+        )
+        raise errors.EmbeddedError(text, home=str(server.folder)) from exc
     return True

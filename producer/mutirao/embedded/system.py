@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,9 @@ import msgspec
 import redis
 
 from mutirao import errors, queues, settings, webhook
+from mutirao.broker import failure
+from mutirao.broker.redis import options
+from mutirao.broker.server import connect
 from mutirao.catalog import Catalog, decode
 from mutirao.embedded import binary, redis_server
 from mutirao.embedded.home import Home, write_private
@@ -154,7 +158,7 @@ class Embedded:
             EmbeddedError: names the one that has not, with the last line of its log.
         """
         deadline = time.monotonic() + timeout_s
-        with redis.Redis.from_url(self.broker_url, socket_timeout=5) as client:
+        with self._connected() as client:
             while missing := self._unannounced(client):
                 self.check()
                 dying = [name for name in missing if self._supervisor.deaths(name) >= 3]
@@ -169,8 +173,12 @@ class Embedded:
             time.sleep(0.05)
 
     def fleet(self) -> Catalog:
-        """Tell which workers live and which models they have announced."""
-        with redis.Redis.from_url(self.broker_url, socket_timeout=5) as client:
+        """Tell which workers live and which models they have announced.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer, or refuses.
+        """
+        with self._connected() as client:
             return self._fleet(client)
 
     def check(self) -> None:
@@ -229,8 +237,17 @@ class Embedded:
 
     def _give_back(self) -> None:
         """Let the workers take at once what a crash cut off: no worker of the last run lives, so its lease may as well lapse now."""
-        with redis.Redis.from_url(self.broker_url, socket_timeout=5) as client:
+        # A Redis that refuses it, being full perhaps, is still one from which requests are served: leases lapse by themselves.
+        with contextlib.suppress(errors.BrokerUnavailable), self._connected() as client:
             client.zunionstore(queues.LEASES, {queues.LEASES: 0})
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[redis.Redis]:
+        with connect(self.broker_url, self.settings, **options(self.settings)) as client:
+            try:
+                yield client
+            except redis.RedisError as exc:
+                raise failure.unavailable(exc, self.broker_url) from exc
 
     def _start_others(self) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | {

@@ -89,7 +89,11 @@ def _known(error: errors.MutiraoError) -> Answer:
 def _public(error: errors.MutiraoError) -> str:
     """Say what a client may read: not where Redis is, nor how it answered."""
     if isinstance(error, errors.BrokerUnavailable) and not isinstance(error, errors.SlowCall):
-        return "the queue does not answer now: try again"
+        return (
+            f"the queue cannot serve now ({error.reason}): try again"
+            if error.reason
+            else "the queue does not answer now: try again"
+        )
     return str(error)
 
 
