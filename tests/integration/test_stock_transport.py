@@ -8,6 +8,7 @@ from stock import Raised, StockClient
 from workers import WorkerProcess
 
 from mutirao import Client
+from mutirao.embedded.redis_server import free_port
 
 pytestmark = brokers.redis_only
 
@@ -72,3 +73,11 @@ def test_a_request_that_is_none_fails(caught):
     assert (
         caught("app.send_task('mutirao.predict', args=[1, 2, 3, 4, 5], queue='mutirao.iris')").name == "InvalidRequest"
     )
+
+
+def test_a_planned_failover(server, worker):
+    """A Redis that refuses as a replica for a while does not end the worker."""
+    admin = server.client()
+    admin.replicaof("127.0.0.1", free_port())
+    worker.wait_logged("is away, connecting again")
+    admin.execute_command("REPLICAOF", "NO", "ONE")

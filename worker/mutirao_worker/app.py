@@ -33,6 +33,8 @@ def make(given: Settings) -> Celery:
     app.conf.mutirao = given
     app.conf.update(
         accept_content=["json", "mutirao"],
+        # kombu's own transports tell what a broker refuses as errors of a channel, which would end the worker.
+        broker_channel_error_retry=True,
         broker_transport_options=_rabbitmq() if given.foreign else _redis(given),
         event_serializer="json",
         result_accept_content=["json"],
