@@ -13,6 +13,7 @@ from mutirao.catalog import Catalog, ModelInfo
 from mutirao.job import AsyncJob, Origin
 from mutirao.loops import Loops
 from mutirao.messages import JobRecord
+from mutirao.operations import NOT_PICKLED, seconds
 from mutirao.replies import Ended, Wait
 from mutirao.submission import Ask
 from mutirao.tensors import Array
@@ -29,6 +30,10 @@ class AsyncClient:
         """Take the broker's URL and any other setting by name; nothing connects yet."""
         self.settings = settings.load(broker_url=broker_url, **given)
         self._loops = Loops(way(self.settings), self.settings, check=check)
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled or copied: it holds connections."""
+        raise TypeError(NOT_PICKLED.format(type(self).__name__))
 
     async def submit(
         self,
@@ -62,6 +67,8 @@ class AsyncClient:
 
     async def predict(self, model: str, data: Any, *, timeout: float | None = None, **asked: Any) -> dict[str, Array]:  # noqa: ASYNC109
         """Submit one request and wait for its outputs."""
+        if timeout is not None:
+            seconds("timeout", timeout)
         return await (await self.submit(model, data, **asked)).result(timeout)
 
     def job(self, id: str) -> AsyncJob:
@@ -102,7 +109,7 @@ class AsyncClient:
         if job.finished is None:
             with self._waiting([job]) as ended:
                 try:
-                    async with asyncio.timeout(timeout):
+                    async with asyncio.timeout(timeout if timeout is None else seconds("timeout", timeout)):
                         ((_, found),) = await ended.get()
                 except TimeoutError:
                     found = await self.record(job.id)
@@ -126,7 +133,10 @@ class AsyncClient:
                 yield job
             else:
                 pending.setdefault(job.id, []).append(job)
-        count, until = len(pending), None if timeout is None else asyncio.get_running_loop().time() + timeout
+        count, until = (
+            len(pending),
+            None if timeout is None else asyncio.get_running_loop().time() + seconds("timeout", timeout),
+        )
         with self._waiting([same[0] for same in pending.values()]) as ended:
             while pending:
                 try:

@@ -156,7 +156,7 @@ def redelivered_after_s(limits: Iterable[float]) -> float:
 def not_found(name: str, known: tuple[str, ...]) -> errors.ModelNotFound:
     """Build the error for a name that nobody serves, with what to do about it."""
     if known:
-        hint = f"models served: {', '.join(known)}"
+        hint = f"models served: {', '.join(known)}; one that was added since the workers started is served when they are restarted"
     else:
         hint = "no worker has announced any model yet; start one with: mutirao worker"
     return errors.ModelNotFound(f"model {name!r} is not served: {hint}", model=name, known=known)

@@ -16,7 +16,7 @@ from mutirao import errors, settings
 from mutirao.catalog import Catalog, ModelInfo
 from mutirao.job import Job, Origin
 from mutirao.messages import JobRecord
-from mutirao.operations import Operations
+from mutirao.operations import NOT_PICKLED, Operations, seconds
 from mutirao.replies import Ended, Wait, closed, ended
 from mutirao.submission import Ask
 from mutirao.tensors import Array
@@ -42,6 +42,10 @@ class Client:
         self._driver = self._way.driver(self.settings)
         self._waiter: _Waiter | None = None
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled or copied: it holds connections."""
+        raise TypeError(NOT_PICKLED.format(type(self).__name__))
 
     def submit(
         self,
@@ -104,6 +108,8 @@ class Client:
 
     def predict(self, model: str, data: Any, *, timeout: float | None = None, **asked: Any) -> dict[str, Array]:
         """Submit one request and wait for its outputs: `submit` and `Job.result` in one."""
+        if timeout is not None:
+            seconds("timeout", timeout)
         return self.submit(model, data, **asked).result(timeout)
 
     def job(self, id: str) -> Job:
@@ -122,7 +128,7 @@ class Client:
                 yield job
             else:
                 pending.setdefault(job.id, []).append(job)
-        count, until = len(pending), None if timeout is None else time.monotonic() + timeout
+        count, until = len(pending), None if timeout is None else time.monotonic() + seconds("timeout", timeout)
         with self._waiting([same[0] for same in pending.values()]) as ended:
             while pending:
                 try:
@@ -163,7 +169,9 @@ class Client:
         if job.finished is None:
             with self._waiting([job]) as ended:
                 try:
-                    ((_, found),) = ended.get(timeout=timeout if timeout is None else max(0.0, timeout))
+                    ((_, found),) = ended.get(
+                        timeout=timeout if timeout is None else max(0.0, seconds("timeout", timeout))
+                    )
                 except queue.Empty:
                     found = self.record(job.id)
             if isinstance(found, Exception):

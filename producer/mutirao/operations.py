@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
-from mutirao import errors, queues, submission
+import numpy as np
+
+from mutirao import elements, errors, queues, submission
 from mutirao.catalog import Catalog
 from mutirao.messages import JobRecord
 from mutirao.settings import Settings
@@ -16,6 +19,7 @@ from mutirao.submission import Ask, Bound
 from mutirao.tensors import Array
 
 CATALOG_AGE_S = 5.0
+NOT_PICKLED = "a {} cannot be pickled, since it holds connections: make one in each process; a job is found there by its id, client.job(id)"
 
 T = TypeVar("T")
 Steps = Generator[Any, Any, T]
@@ -27,6 +31,19 @@ class Submitted(NamedTuple):
     ids: list[str]
     known: frozenset[int]
     expires_s: float
+
+
+def seconds(name: str, value: Any) -> float:
+    """Take a number of seconds.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if isinstance(value, timedelta):
+        raise errors.InvalidRequest(f"{name} is {value!r}: it must be a number of seconds, {value.total_seconds():g}")
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise errors.InvalidRequest(f"{name} is {elements.show(value)}: it must be a number of seconds")
+    return float(value)
 
 
 class Operations(ABC):
@@ -123,7 +140,10 @@ class Operations(ABC):
         self, ask: Ask, many: Any, ids: Sequence[str] | None, *, rows: bool
     ) -> Steps[tuple[list[str], Bound, float]]:
         """Check a call's requests, and give each its id; find its deadline in seconds."""
+        if not hasattr(many, "__len__") and not isinstance(many, Iterable):
+            raise errors.InvalidRequest(f"submit_many takes a list of requests, got {type(many).__name__}")
         many = many if hasattr(many, "__len__") else list(many)
+        _check_asked(ask)
         queues.step(ask.priority)
         if ask.tenant:
             queues.tenant_name(ask.tenant)
@@ -135,7 +155,7 @@ class Operations(ABC):
         return made, (yield from self._bound(ask, many, rows=rows)), expires_s
 
     def _deadline(self, ask: Ask) -> float:
-        expires_s = self.settings.expires_s if ask.expires_s is None else ask.expires_s
+        expires_s = self.settings.expires_s if ask.expires_s is None else seconds("expires_s", ask.expires_s)
         if not 0 < expires_s < 1e9:
             raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
         return expires_s
@@ -152,6 +172,22 @@ class Operations(ABC):
                 raise
         # The model may have been added or replaced since the copy was read.
         return _checked((yield from self.known(asked_at)), ask, many, rows=rows)
+
+
+def _check_asked(ask: Ask) -> None:
+    """Refuse outputs that are not a list of names, and parameters that have none."""
+    outputs, parameters = ask.outputs, ask.parameters
+    if outputs is not None and not (
+        isinstance(outputs, Sequence)
+        and not isinstance(outputs, str)
+        and all(isinstance(each, str) for each in outputs)
+    ):
+        hint = f", [{outputs!r}]" if isinstance(outputs, str) else ""
+        raise errors.InvalidRequest(f"outputs is {outputs!r}: it must be a list of names{hint}", reason="outputs")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise errors.InvalidRequest(
+            f"parameters is {elements.show(parameters)}: it must be a dict", reason="parameters"
+        )
 
 
 def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:

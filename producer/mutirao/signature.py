@@ -69,8 +69,6 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidRequest: the model has no such output, or one is named twice.
         """
-        if isinstance(names, str):
-            raise errors.InvalidRequest(f"outputs is {names!r}: write a list of names, [{names!r}]", reason="outputs")
         if names is None:
             return tuple(output for output in self.outputs if output.default)
         names = list(names)

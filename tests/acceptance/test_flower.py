@@ -240,7 +240,7 @@ def test_the_missing_extra_is_named(tmp_path):
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == "error: Flower is not installed: pip install 'mutirao[flower]'\n"
+    assert done.stderr == "error: Flower is not installed: pip install '.[flower]' in the folder of mutirão's source\n"
 
 
 def test_it_starts_while_redis_is_away(tmp_path):

@@ -131,6 +131,12 @@ def test_versions_are_added_activated_and_removed(filled):
             Exit.NOT_FOUND,
             "error: model 'nobody' is not in the repository 'models': it has houses, iris",
         ),
+        (
+            ("remove", "nobody"),
+            Exit.NOT_FOUND,
+            "error: model 'nobody' is not in the repository 'models': it has houses, iris",
+        ),
+        (("remove", "iris", "--version", "9"), Exit.NOT_FOUND, "error: model 'iris' has no version '9': it has 1"),
         (("activate", "iris", "9"), Exit.NOT_FOUND, "error: model 'iris' has no version '9': it has 1"),
         (
             ("show", "../iris"),

@@ -395,4 +395,4 @@ def test_a_missing_package_is_named():
     code = "import sys; sys.modules['httpx'] = None; import mutirao; mutirao.Client('http://127.0.0.1')"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert "SettingsError" in ran.stderr
-    assert "pip install 'mutirao[http]'" in ran.stderr
+    assert "pip install '.[http]'" in ran.stderr

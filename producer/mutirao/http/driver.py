@@ -21,7 +21,7 @@ try:
     import httpx
 except ImportError as missing:
     raise errors.SettingsError(
-        "a broker URL that begins with http needs the package httpx: pip install 'mutirao[http]'"
+        "a broker URL that begins with http needs the package httpx: pip install '.[http]' in the folder of mutirão's source"
     ) from missing
 
 # A connection that broke is tried again for about a second, as with Redis; a gateway that does not answer is not.

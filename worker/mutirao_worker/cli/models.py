@@ -189,6 +189,7 @@ def remove(name: str, version: str | None, repository: Repository, *, yes: bool,
     """Remove a model, or one version of it, with its files."""
     what = f"version {version} of model {name}" if version else f"model {name} with all its versions"
     if not yes:
+        _check_there(repository, name, version)
         click.confirm(f"Remove {what} from {repository.root}?", abort=True, err=True)
     repository.remove(name, version)
     said = "" if name in repository.names() else _withdrawn(name)
@@ -198,6 +199,14 @@ def remove(name: str, version: str | None, repository: Repository, *, yes: bool,
         output.console.print(f"removed {what}", markup=False)
     if said:
         output.note(f"note: {said}")
+
+
+def _check_there(repository: Repository, name: str, version: str | None) -> None:
+    """Refuse a model or a version that is not there, before anybody is asked."""
+    known = repository.info(name).versions
+    if version is not None and known and version not in known:
+        text = f"model {name!r} has no version {version!r}: it has {', '.join(known)}"
+        raise errors.ModelNotFound(text, model=name, known=known)
 
 
 @models.command(epilog="Example: mutirao models forget iris")

@@ -1,0 +1,64 @@
+"""What a caller of ours writes wrongly is told in a sentence, before anything is queued."""
+
+import copy
+import pickle
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from mutirao import Client, errors
+from mutirao.catalog import ModelInfo
+from mutirao.signature import InputSpec, OutputSpec, Signature
+
+TAKES = Signature(
+    inputs=(InputSpec("X", "FP64", (-1, 2)),), outputs=(OutputSpec("predict", "FP64", (-1,), default=True),)
+)
+ROW = [[1.0, 2.0]]
+WRONG = {
+    "a timedelta": (lambda c: c.submit("m", ROW, expires_s=timedelta(minutes=2)), "expires_s is datetime.timedelta.*: it must be a number of seconds, 120"),
+    "a number as text": (lambda c: c.submit("m", ROW, expires_s="5"), "expires_s is text '5': it must be a number of seconds"),
+    "one output": (lambda c: c.submit("m", ROW, outputs="predict"), r"outputs is 'predict': it must be a list of names, \['predict'\]"),
+    "a number of outputs": (lambda c: c.submit("m", ROW, outputs=5), "outputs is 5: it must be a list of names"),
+    "parameters without names": (lambda c: c.submit("m", ROW, parameters=[1]), "parameters is of type list: it must be a dict"),
+    "no list": (lambda c: c.submit_many("m", 5), "submit_many takes a list of requests, got int"),
+    "a timeout that is none": (lambda c: c.predict("m", ROW, timeout=timedelta(1)), "timeout is datetime.timedelta.*: it must be a number of seconds, 86400"),
+    "a model that is not there": (lambda c: c.submit("other", ROW), "models served: m; one that was added since the workers started is served when they are restarted"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def direct(redis_server):
+    redis_server.client().hset(
+        "mutirao:models", "m", msgspec.json.encode(ModelInfo(name="m", version="1", signature=TAKES))
+    )
+    return redis_server
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_wrong_arguments_are_named(direct, check):
+    """An argument of a wrong type is refused with its name, its value and what it must be, and nothing is queued."""
+    with Client(direct.url, check=check) as client:
+        for kind, (call, says) in WRONG.items():
+            if not check and kind.startswith("a model"):
+                continue
+            with pytest.raises(errors.MutiraoError, match=says):
+                call(client)
+    assert direct.client().llen("mutirao.m") == 0
+
+
+def test_a_job_s_wait_takes_seconds(direct, connect):
+    """So does a wait for a result, of either kind of client."""
+    with connect(direct.url) as client:
+        job = client.submit("m", ROW)
+        with pytest.raises(errors.InvalidRequest, match="timeout is text 'x'"):
+            job.result("x")
+
+
+def test_a_client_says_why_it_is_not_pickled(direct):
+    """Pickling or copying a client, or a job, which holds one, says what to do instead."""
+    with Client(direct.url) as client:
+        for refused in (client, client.submit("m", ROW)):
+            for act in (pickle.dumps, copy.deepcopy):
+                with pytest.raises(TypeError, match=r"a Client cannot be pickled.*make one in each process"):
+                    act(refused)
