@@ -69,8 +69,8 @@ clean: ## remove .venv, caches and what was built; data in .mutirao/ and models/
 	rm -rf $(VENV) .cache dist benchmarks/out .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find producer worker tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
-# A .venv that came along with a copied checkout is made anew (see .ci/venv).
-ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
+# A .venv that came along with a copied checkout, or has another interpreter than was named, is made anew (see .ci/venv).
+ifneq ($(shell cat $(VENV)/.home 2>/dev/null)$(PYTHON),$(CURDIR))
 .PHONY: $(VENV)/.locked
 endif
 

@@ -226,7 +226,7 @@ def test_a_producer_sees_what_it_may(shell, redis_server):
     assert "this user of Redis may not look" in told
     code, out, err = shell.run("dead", "list")
     assert (code, out) == (Exit.UNAVAILABLE, "")
-    assert "check the user and password in MUTIRAO_BROKER_URL" in err
+    assert "give the user of MUTIRAO_BROKER_URL the rights of its role" in err
 
 
 def test_a_worker_s_rights_are_enough(given_up, shell, redis_server):

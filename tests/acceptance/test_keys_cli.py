@@ -41,7 +41,7 @@ def test_a_key_is_printed_once_and_never_again(shell, server):
     id = out.split("_")[1]
     assert err == f"key {id} of tenant 'crm': keep it now, it will not be shown again\n"
     listed = shell.says("keys", "list")
-    assert re.search(rf"{id} +crm +predict:\* read:\* cancel:\* .* the shop", listed)
+    assert re.search(rf"{id}\tcrm\tpredict:\* read:\* cancel:\*.*\tthe shop", listed)
     digest = re.search(rb'"digest":"(\w+)"', server.client().hget(queues.KEYS, id))
     assert digest is not None
     for hidden in (out.split("_", 2)[2].strip(), digest[1].decode()):

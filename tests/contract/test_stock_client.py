@@ -302,9 +302,11 @@ def test_plain_celery_serves_alike(redis_server, tmp_path):
         assert [(info.name, info.workers) for info in client.models()] == [("iris", 1)]
 
 
-@pytest.mark.parametrize("args", [("mutirao", "--models", "iris"), ("celery", "-Q", "mutirao.iris")])
+@pytest.mark.parametrize(
+    "args", [("mutirao", "--only", "iris"), ("mutirao", "--models", "iris"), ("celery", "-Q", "mutirao.iris")]
+)
 def test_some_models_only(redis_server, tmp_path, args):
-    """--models, and equally -Q, serves some models: the others stay queued, and are not announced."""
+    """--only, and equally -Q, serves some models: the others stay queued, and are not announced."""
     root = samples.repository(tmp_path / "models", "iris", "slow").root
     command, *rest = args
     with (

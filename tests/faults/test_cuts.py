@@ -61,7 +61,7 @@ def _three(root):
             workers.COMMANDS[f"host{number}"] = (*host.prefix, str(BIN / "mutirao"), "worker")
             stack.callback(workers.COMMANDS.pop, f"host{number}")
             url = server.url.replace("127.0.0.1", host.gateway)
-            args = ["--models", f"own{number}"]
+            args = ["--only", f"own{number}"]
             started.append(WorkerProcess(url, root, command=f"host{number}", args=args, wait=False))
             stack.callback(started[-1].close)
         for worker in started:

@@ -85,7 +85,7 @@ def test_a_worker_that_fails_speaks_for_itself_alone(announced, look):
     def bad():
         return next(worker for worker in look().workers if worker.name == announced.worker.name)
 
-    args = ["--models", "cold"]
+    args = ["--only", "cold"]
     with WorkerProcess(announced.url, announced.repository.root, args=args) as other:
         before = bad().seen_at
         waiting.until(lambda: bad().seen_at > before, timeout_s=15)
@@ -128,7 +128,7 @@ def test_a_queue_that_is_consumed_no_more(announced, look):
 @pytest.mark.skipif(brokers.AMQP or brokers.STOCK, reason="is about the engine's leases")
 def test_gone_within_its_lease(announced, look):
     """A worker that was killed is taken for gone when its lease lapses, not when its announcement is old; its speed is remembered."""
-    args = ["--models", "slow"]
+    args = ["--only", "slow"]
     env = {"MUTIRAO_LEASE_S": str(LEASE_S)}
     with WorkerProcess(announced.url, announced.repository.root, args=args, env=env) as other:
         assert len(look().serving("slow")) == 2
@@ -142,7 +142,7 @@ def test_gone_within_its_lease(announced, look):
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 def test_pools_without_processes(announced, look, pool):
     """Where nothing is forked, models are warm as well, and served."""
-    args = ["--models", "iris", "--pool", pool]
+    args = ["--only", "iris", "--pool", pool]
     with WorkerProcess(announced.url, announced.repository.root, args=args) as other:
         assert [worker.models for worker in look().workers if worker.name == other.name] == [{"iris": "1"}]
 
@@ -165,8 +165,8 @@ def test_workers_of_one_name_speak_each_for_itself(redis_server, announced):
     """Two workers under one name, and no simple one, are both there, each with what it serves; when one stops, the other still is."""
     name, root = f'né"w\n[x]@{socket.gethostname()}', announced.repository.root
     with (
-        WorkerProcess(redis_server.url, root, name=name, args=["--models", "iris,slow"], wait=False) as both,
-        WorkerProcess(redis_server.url, root, name=name, args=["--models", "iris"], wait=False) as one,
+        WorkerProcess(redis_server.url, root, name=name, args=["--only", "iris,slow"], wait=False) as both,
+        WorkerProcess(redis_server.url, root, name=name, args=["--only", "iris"], wait=False) as one,
         announced._replace(server=redis_server).client() as client,
     ):
         both.wait_ready()

@@ -27,7 +27,7 @@ def busy(tmp_path_factory):
     )  # a model of one test alone: how long the others' requests take is not its
     with (
         RedisServer() as server,
-        WorkerProcess(server.url, repository.root, concurrency=2, args=["--models", "iris,slow,hangs,seen"]) as worker,
+        WorkerProcess(server.url, repository.root, concurrency=2, args=["--only", "iris,slow,hangs,seen"]) as worker,
     ):
         yield Fleet(server, repository, worker)
 
@@ -195,7 +195,7 @@ def test_pool_grows_and_shrinks(client, control, inspect, busy):
 
 def test_one_of_a_batch_is_terminated(busy, stock):
     """Terminating one request of a batch ends it as revoked, and its neighbours succeed, in another process."""
-    with busy.client() as client, WorkerProcess(busy.url, busy.repository.root, args=["--models", "tells"]) as worker:
+    with busy.client() as client, WorkerProcess(busy.url, busy.repository.root, args=["--only", "tells"]) as worker:
         for _ in range(2):  # its times are known, so that several make a batch
             client.predict("tells", [[0.0, 0, 0]], timeout=20)
         # The others wait for the first, so that they go together however they come.

@@ -145,9 +145,9 @@ def test_banner(special):
     ("models", "command", "args", "says"),
     [
         ("", "mutirao", [], "no model in {root}: add one with mutirao models add NAME FILE, or set MUTIRAO_MODELS"),
-        ("iris", "mutirao", ["--models", "iris,rose"], "model 'rose' is not in {root}: there are iris"),
+        ("iris", "mutirao", ["--only", "iris,rose"], "model 'rose' is not in {root}: there are iris"),
         ("iris", "celery", ["-Q", "mutirao.rose"], "model 'rose' is not in {root}: there are iris"),
-        ("iris", "mutirao", ["--models", "../iris"], "model name '../iris' is not allowed"),
+        ("iris", "mutirao", ["--only", "../iris"], "model name '../iris' is not allowed"),
         ("iris", "celery", ["-Q", "mutirao.iris\x1b[31m"], "is not allowed"),
     ],
 )

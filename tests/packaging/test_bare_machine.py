@@ -57,8 +57,45 @@ def test_a_venv_of_another_checkout_is_made_anew(checkout):
     made = make_venv(checkout, PYTHON=sys.executable)
     assert made.returncode == 0, made.stderr
     assert (checkout / ".venv" / ".home").read_text() == f"{checkout}\n"
-    again = make_venv(checkout, PYTHON="/bin/false")
+    again = make_venv(checkout, PATH=programs(checkout / "bin", "bash", "dirname", "cat", "rm"))
     assert again.returncode == 0, "a second time there is nothing to make"
+
+
+def test_the_interpreter_that_is_named_is_the_one_that_is_used(checkout):
+    """A .venv of another interpreter than PYTHON=... names is made anew; one of the same is kept, and a wrong name is refused."""
+    assert make_venv(checkout, PYTHON=sys.executable).returncode == 0
+    (checkout / ".venv" / "kept").touch()
+    assert make_venv(checkout, PYTHON=sys.executable).returncode == 0
+    assert (checkout / ".venv" / "kept").exists()
+    assert make_venv(checkout, PYTHON="/bin/false").stderr.startswith("error: PYTHON=/bin/false is no Python")
+    assert (checkout / ".venv" / "kept").exists()
+    # Another interpreter, as far as can be seen: a wrapper of this one that tells another version.
+    other = checkout / "python"
+    other.write_text(
+        f'#!/bin/sh\ncase "$2" in *sys.version,*) echo 3.12 elsewhere;; *) exec {sys.executable} "$@";; esac\n'
+    )
+    other.chmod(0o755)
+    made = make_venv(checkout, PYTHON=str(other))
+    assert made.returncode == 0, made.stderr
+    assert not (checkout / ".venv" / "kept").exists()
+
+
+def test_make_looks_at_the_interpreter_that_is_named(checkout):
+    """`make install` beside a finished .venv does nothing, and with PYTHON=... looks whether it is that one."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout / name)
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".home").write_text(f"{checkout}\n")
+    for name in (".locked", ".installed"):
+        (checkout / ".venv" / name).touch()
+    env = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+
+    def would(*args):
+        command = ["make", "-n", "install", *args]
+        return subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=True).stdout
+
+    assert ".ci/venv" not in would()
+    assert ".ci/venv" in would("PYTHON=python3.12")
 
 
 def test_a_venv_that_somebody_else_made_is_not_removed(checkout):

@@ -130,7 +130,7 @@ def waiting(seen: Snapshot) -> Finding:
             "queues",
             "problem",
             text,
-            f"mutirao worker --models {','.join(left)}; one that is in no repository must be added first",
+            f"mutirao worker --only {','.join(left)}; one that is in no repository must be added first",
         )
     return Finding("queues", "ok", f"waiting: {shown}" if shown else "nothing waits")
 

@@ -130,7 +130,7 @@ def show(id: str, broker_url: str | None, *, payload: bool, as_json: bool) -> No
         output.emit_json(_facts(letter) | (_payload(letter, raw) if payload else {}))
         return
     for label, text in _lines(letter):
-        click.echo(f"{label:<9} {text}")
+        click.echo(output.wrapped(text, f"{label:<9} ", " " * 10))
     if payload:
         _show_payload(letter, raw)
 

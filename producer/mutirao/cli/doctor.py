@@ -87,10 +87,13 @@ def _away(exc: errors.BrokerUnavailable) -> Finding:
 def _show(found: Sequence[Finding]) -> None:
     width = max(len(finding.check) for finding in found)
     for finding in found:
-        level = click.style(f"{finding.level:<7}", fg=COLOURS[finding.level], bold=finding.level == "problem")
-        click.echo(f"{level}  {finding.check:<{width}}  {finding.found}")
+        level = f"{finding.level:<7}"
+        indent = " " * (width + 11)
+        said = output.wrapped(finding.found, f"{level}  {finding.check:<{width}}  ", indent)
+        styled = click.style(level, fg=COLOURS[finding.level], bold=finding.level == "problem")
+        click.echo(styled + said.removeprefix(level))
         if finding.remedy:
-            click.echo(f"{'':<{width + 9}}  -> {finding.remedy}")
+            click.echo(output.wrapped(finding.remedy, f"{indent}-> ", f"{indent}   "))
     click.echo(f"\n{_counted(found, 'problem')}, {_counted(found, 'warning')}")
 
 

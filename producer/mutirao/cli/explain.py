@@ -50,14 +50,15 @@ def _show(story: Story) -> None:
     record, steps = story.record, timeline.moments(story.record)
     click.echo(f"job {record.task_id}, {record.state}")
     for step in steps:
-        click.echo("  " + _line(step, steps[0].at))
+        click.echo(_line(step, steps[0].at))
     for text in _now(story):
-        click.echo(f"  {text}")
+        click.echo(output.wrapped(text, "  ", "    "))
 
 
 def _line(step: Moment, first: float) -> str:
     clock = datetime.datetime.fromtimestamp(step.at).astimezone().time().isoformat("milliseconds")
-    return f"{clock}  {f'+{step.at - first:.3f} s':>11}  {step.what:<10} {step.says}".rstrip()
+    before = f"  {clock}  {f'+{step.at - first:.3f} s':>11}  {step.what:<10} "
+    return output.wrapped(step.says, before, " " * len(before)).rstrip()
 
 
 def _now(story: Story) -> Iterator[str]:

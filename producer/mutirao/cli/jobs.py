@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mutirao import errors
+from mutirao import errors, queues
 from mutirao.cli import answers, data, output, records
 from mutirao.cli.options import SECONDS, as_json, broker, request
 from mutirao.client import Client
@@ -140,12 +140,28 @@ def _submitted(
         "priority": priority,
     }
     if rows:
-        jobs = client.submit_many(model, data.split(taken), **asked)
+        jobs = _queued(client, model, data.split(taken), asked)
     else:
         jobs = [client.submit(model, taken, id=id or given.id, **asked)]
     if not known.served(model):
         output.note(f"queued; no live worker serves {model!r} now: start one with mutirao worker")
     return jobs
+
+
+def _queued(client: Client, model: str, rows: list[Any], asked: dict[str, Any]) -> list[Job]:
+    """Queue a request for each row; whoever interrupts it is told what is queued, which is all of it or nothing."""
+    ids = queues.new_ids(len(rows))
+    try:
+        return client.submit_many(model, rows, ids=ids, **asked)
+    except KeyboardInterrupt:
+        try:
+            client.record(ids[0])
+        except errors.JobNotFound:
+            output.note("nothing is queued")
+        else:
+            output.note(f"all {len(ids)} requests are queued, and run: their ids follow")
+            click.echo("\n".join(ids))
+        raise
 
 
 def _answer(client: Client, record: JobRecord, *, as_json: bool) -> output.Exit:

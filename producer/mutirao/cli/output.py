@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import functools
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +74,11 @@ def emit_json(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """Print a table; cells are text, never markup."""
+    """Print a table; cells are text, never markup. Into a pipe: a line for each row, tabs between its cells, the names first."""
+    if not terminal():
+        for row in (columns, *rows):
+            click.echo("\t".join(" ".join(str(cell).split()) for cell in row))
+        return
     import rich.box  # noqa: PLC0415 - see __getattr__
     from rich.table import Table  # noqa: PLC0415
 
@@ -84,9 +90,26 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     _console(stderr=False).print(shown)
 
 
+def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) -> str:
+    """Lay text out for the screen's width, no word broken; one line where nobody looks.
+
+    Args:
+        text: one paragraph.
+        first: what the first line begins with.
+        rest: what further lines begin with.
+        err: for stderr, not for stdout.
+    """
+    if not (sys.stderr if err else sys.stdout).isatty():
+        return first + text
+    # One column is left free: a terminal may wrap a line that ends in its last one.
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, **options)
+
+
 def note(text: str) -> None:
     """Say something beside the result, on stderr, so that pipes get the result alone."""
-    click.echo(text, err=True)
+    click.echo(wrapped(text, err=True), err=True)
 
 
 def fail(error: errors.MutiraoError) -> Exit:
@@ -96,8 +119,9 @@ def fail(error: errors.MutiraoError) -> Exit:
 
 
 def complain(text: str) -> None:
-    """Print one line on stderr that says what is wrong."""
-    click.echo(click.style("error:", fg="red", bold=True) + " " + " ".join(text.split()), err=True)
+    """Print one line on stderr that says what is wrong; on a screen, as many as it takes."""
+    said = wrapped(" ".join(text.split()), "error: ", err=True)
+    click.echo(click.style("error:", fg="red", bold=True) + said.removeprefix("error:"), err=True)
 
 
 def exit_of(error: errors.MutiraoError) -> Exit:

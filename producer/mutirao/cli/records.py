@@ -43,7 +43,7 @@ def reason(record: JobRecord) -> str | None:
 def describe(record: JobRecord) -> None:
     """Print everything about one job, a line each."""
     for label, text in _lines(record):
-        click.echo(f"{label:<9} {text}")
+        click.echo(output.wrapped(text, f"{label:<9} ", " " * 10))
 
 
 def table(found: Iterable[JobRecord]) -> None:
@@ -52,10 +52,10 @@ def table(found: Iterable[JobRecord]) -> None:
 
 
 def moment(at: float | None) -> str:
-    """Write a time as a person here reads it."""
+    """Write a time as a person here reads it, by this machine's zone."""
     if at is None:
         return "?"
-    return datetime.datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
+    return f"{datetime.datetime.fromtimestamp(at).astimezone():%-d %b %Y %H:%M:%S}"
 
 
 def span(seconds: float | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -94,7 +96,7 @@ def _show(outcomes: Iterable[Outcome]) -> None:
 
 def _next(models: Path) -> None:
     place = models.relative_to(Path.cwd()) if models.is_relative_to(Path.cwd()) else models
-    output.console.print("Try next (`source .venv/bin/activate` puts mutirao on the path):")
+    output.console.print(f"Try next{output.escape(_path_hint())}:")
     for command in (
         f"mutirao up --models {shlex.quote(str(place))}",
         "mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'                  (in another terminal, while that runs)",
@@ -102,3 +104,12 @@ def _next(models: Path) -> None:
         "mutirao result first --wait",
     ):
         output.console.print(f"  [cyan]{output.escape(command)}[/]")
+
+
+def _path_hint() -> str:
+    """Say how mutirao comes onto the path, where it is not there: it was called as .venv/bin/mutirao, as make does."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("mutirao") or not script.is_file():
+        return ""
+    shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
+    return f" (`source {shlex.quote(str(shown))}` puts mutirao on the path)"

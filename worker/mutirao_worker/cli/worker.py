@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -16,6 +17,7 @@ import psutil
 
 from mutirao import errors, queues, settings
 from mutirao.broker.redis import Redis
+from mutirao.cli import output
 from mutirao.cli.options import broker
 from mutirao.core import Core
 from mutirao.settings import Settings
@@ -48,11 +50,12 @@ def free_name(given: Settings) -> str:
     return next(name for number in itertools.count(2) if (name := f"celery{number}@{host}") not in taken)
 
 
-@click.command(epilog="Example: mutirao worker --concurrency 4 --models iris,forest")
+@click.command(epilog="Example: mutirao worker --concurrency 4 --only iris,forest")
 @click.option(
     "--concurrency", "-c", type=click.IntRange(1), help="Predictions at once; the number of cores by default."
 )
-@click.option("--models", metavar="A,B", help="Serve only these models; all of the repository by default.")
+@click.option("--models", metavar="DIR", help="The model repository; MUTIRAO_MODELS, or ./models by default.")
+@click.option("--only", metavar="A,B", help="Serve only these models; all of the repository by default.")
 @click.option(
     "--pool",
     type=click.Choice(["prefork", "solo", "threads"]),
@@ -67,7 +70,7 @@ def free_name(given: Settings) -> str:
     show_default=True,
     help="Publish task events, which Flower lives on; without, those who watch may still ask for them.",
 )
-@click.option("--repository", metavar="DIR", help="The model repository; MUTIRAO_MODELS, or ./models by default.")
+@click.option("--repository", metavar="DIR", hidden=True)
 @broker
 @click.option(
     "--loglevel",
@@ -79,6 +82,7 @@ def free_name(given: Settings) -> str:
 def worker(
     concurrency: int | None,
     models: str | None,
+    only: str | None,
     pool: str,
     name: str | None,
     events: bool,
@@ -87,7 +91,12 @@ def worker(
     loglevel: str,
 ) -> None:
     """Answer predictions: the same as `celery -A mutirao_worker.app worker`."""
-    given = settings.load(broker_url=broker_url, models=repository)
+    if repository is not None:
+        output.note("--repository is called --models now")
+    if only is None and models is not None and _names(models, settings.load(models=repository).models):
+        output.note(f"--models is the repository's folder now: for models by name, write --only {models}")
+        models, only = None, models
+    given = settings.load(broker_url=broker_url, models=models or repository)
     os.environ.update(
         MUTIRAO_BROKER_URL=given.broker_url, MUTIRAO_RESULT_URL=given.result_url, MUTIRAO_MODELS=given.models
     )
@@ -97,7 +106,7 @@ def worker(
     app.conf.worker_send_task_events = events
     argv = ["--quiet", "worker", f"--loglevel={loglevel}", f"--pool={pool}"]
     argv += [f"--concurrency={concurrency}"] if concurrency else []
-    argv += [f"--queues={','.join(queues.queue(model.strip()) for model in models.split(','))}"] if models else []
+    argv += [f"--queues={','.join(queues.queue(model.strip()) for model in only.split(','))}"] if only else []
     argv += [f"--hostname={name}"] if name else []
     run(app, argv)
 
@@ -108,3 +117,10 @@ def run(app: Celery, argv: Sequence[str]) -> NoReturn:
 
     celery.params[0].default = app
     sys.exit(celery.main(args=list(argv), standalone_mode=False))
+
+
+def _names(given: str, repository: str) -> bool:
+    """Whether it is what --models once took, names of models: there is no such folder, and there are such models."""
+    parts = [part.strip() for part in given.split(",")]
+    known = all(part and (Path(repository) / part / "model.toml").is_file() for part in parts)
+    return known and not Path(given).is_dir()
