@@ -12,8 +12,9 @@
 --   3 a request: its id, the digest of its content, its values (base64 in the message, raw beside it).
 -- Reply: {"queued", now, places of requests already known by this very content}, or, with nothing written,
 --   {"taken", place} for an id of other content, or {"full", how many wait, how many are new}.
--- Invariant: a record's key is written once by this script, so a call that is sent again queues nothing twice.
-local RUN, CHUNK, format = 10, 100, string.format
+-- Invariant: a record's key is written once by this script, so a call that is sent again queues nothing twice; but for one that says
+--   queued and has vanished from its list with nobody taking it (a purge, a list deleted by hand): it is queued again.
+local RUN, CHUNK, LOOKED_AT, LOOKS_MAX, format = 10, 100, 100, 2000, string.format
 local mode, prefix = ARGV[1], ARGV[5]
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -40,6 +41,42 @@ if mode ~= "push" then
   end
 end
 
+local function count_of(what, list)
+  return tonumber(redis.call("HGET", LINES, what .. list))
+end
+
+-- Whether a request that is to wait has vanished: its number has neither been taken from its list nor stands there. What was given
+-- back may stand a little before or after, so a few are looked at.
+local looks = LOOKS_MAX
+local function vanished(id, document)
+  local job = mode == "all" and string.match(document, '^{"status":"QUEUED".*"job":({.*)}$')
+  local number = job and tonumber(string.match(job, '"line":(%-?%d+)'))
+  local expires = number and tonumber(string.match(job, '"expires_at":([%d%.]+)'))
+  if not expires or expires <= now then
+    return false
+  end
+  local priority = string.match(job, '"priority":"(%l+)"')
+  local list = KEYS[({high = 3, normal = 4, low = 5})[priority] or 4]
+  local first = number - (count_of("", list) or 0)
+  if first < 0 then
+    return number >= (count_of("gone from ", list) or math.huge) and number < (count_of("gone to ", list) or 0)
+  end
+  local length = redis.call("LLEN", list)
+  for off = 0, length > 0 and LOOKED_AT or -1 do
+    for _, at in ipairs(off == 0 and {first} or {first - off, first + off}) do
+      local envelope = at >= 0 and at < length and redis.call("LINDEX", list, -1 - at)
+      if envelope and string.match(envelope, '"id":%s*"([^"]*)"') == id then
+        return false
+      end
+    end
+    looks = looks - 1
+    if looks == 0 then -- the next submit finds out
+      return false
+    end
+  end
+  return true
+end
+
 local seen, new, taken, place = {}, 0, nil, 0
 requests(function(at)
   place = place + 1
@@ -49,6 +86,9 @@ requests(function(at)
     local document = redis.call("GET", keys[place])
     -- `job` is the last field of a record, and a result before it may hold anything.
     known = document and (string.match(document, '.*"job":{.-"digest":"(%x+)"') or "of another client")
+    if known == digest and vanished(id, document) then
+      known = nil
+    end
   end
   if known and known ~= digest then
     taken = taken or place
@@ -77,8 +117,18 @@ if mode ~= "records" and new > 0 then
   end
 end
 
--- What the next one's number in its list is: known only where the list is.
-local line = mode == "all" and waited and waited + tonumber(redis.call("HGET", LINES, KEYS[1]) or 0)
+-- What the next one's number in its list is: known only where the list is. Where the list is empty though not all of it has been
+-- taken, somebody purged it: numbers go on from there, and which have gone is noted.
+local line = mode == "all" and waited and waited + (count_of("", KEYS[1]) or 0)
+local next_line = line and count_of("next ", KEYS[1]) or 0
+if waited == 0 and line and next_line > line then
+  local from, to = count_of("gone from ", KEYS[1]) or 0, count_of("gone to ", KEYS[1]) or 0
+  local gone_from = to == line and to > from and from or line
+  redis.call("HINCRBY", LINES, "gone from " .. KEYS[1], gone_from - from)
+  redis.call("HINCRBY", LINES, "gone to " .. KEYS[1], next_line - to)
+  redis.call("HINCRBY", LINES, KEYS[1], next_line - line)
+  line = next_line
+end
 
 local kept = math.ceil(tonumber(ARGV[2]) + tonumber(ARGV[3]))
 local times = string.format(',"queued_at":%.4f,"expires_at":%.4f', now, now + tonumber(ARGV[3]))
@@ -112,6 +162,9 @@ requests(function(at, run)
 end)
 if #envelopes > 0 then
   redis.call("LPUSH", KEYS[1], unpack(envelopes))
+end
+if line then
+  redis.call("HINCRBY", LINES, "next " .. KEYS[1], line - next_line)
 end
 if waited then
   if waited == 0 and more_rows > 0 then

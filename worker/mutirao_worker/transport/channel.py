@@ -21,6 +21,7 @@ from kombu.utils.json import dumps
 from mutirao import queues, sockets
 from mutirao.broker.server import Packer
 from mutirao.settings import Settings
+from mutirao_worker.transport import purge
 from mutirao_worker.transport.scripts import reply_of
 
 # Producers that ring no bell are found after this long; it is also what an idle worker's loop costs: two commands a turn.
@@ -84,6 +85,13 @@ class Channel(_Channel):  # type: ignore[misc]
             pipe.lpush(queues.bell_key(queue), "1")
             pipe.ltrim(queues.bell_key(queue), 0, BELL_MAX - 1)
             pipe.execute()
+
+    def _purge(self, queue: str) -> int:
+        """Empty a queue, for `celery purge`: the jobs of a model's end as cancelled, tenants' too."""
+        if queues.model_of(queue) is None:
+            return int(super()._purge(queue))
+        with self.conn_or_acquire() as client:
+            return purge.empty(client, queue)
 
     @property
     def turned_at(self) -> float:
