@@ -121,7 +121,7 @@ class Keys:
     def all(self) -> Operation[dict[str, Key]]:
         """Read every key by its id, revoked ones too."""
         found = yield Call(self._side, "HGETALL", (queues.KEYS,))
-        return {id.decode(): _read(id.decode(), raw) for id, raw in found.items()}
+        return {id.decode(): read(id.decode(), raw) for id, raw in found.items()}
 
     def any(self) -> Operation[bool]:
         """Whether there is any key, a revoked one too."""
@@ -138,7 +138,7 @@ class Keys:
         if raw is None:
             text = f"there is no API key {id!r}: mutirao keys list shows all there are, also revoked ones"
             raise errors.KeyNotFound(text, id=id)
-        return _read(id, raw)
+        return read(id, raw)
 
     def revoke(self, id: str) -> Operation[Key]:
         """Have a key refused from now on; it stays listed, and a revoked one stays as it is.
@@ -152,9 +152,30 @@ class Keys:
             yield Call(self._side, "HSET", (queues.KEYS,), (key.id, msgspec.json.encode(key)))
         return key
 
+    def clear(self) -> Operation[int]:
+        """Remove every key, where all of them are revoked; return how many there were.
+
+        Raises:
+            InvalidRequest: one is good, so callers have it.
+        """
+        found = yield from self.all()
+        if good := sorted(id for id, key in found.items() if key.revoked_at is None):
+            text = f"API key {good[0]!r} is good: revoke every key first, with mutirao keys revoke {' '.join(good)}"
+            raise errors.InvalidRequest(text, reason="good keys")
+        if found:
+            yield Call(self._side, "HDEL", (queues.KEYS,), tuple(found))
+        return len(found)
+
     def _now(self) -> Operation[float]:
         seconds, micros = yield Call(self._side, "TIME")
         return int(seconds) + int(micros) / 1e6
+
+
+def refuses_all(found: Sequence[Key]) -> str:
+    """Say what to do where there are keys and every one is revoked, so that a gateway lets nobody in; "" where that is not so."""
+    if not found or any(key.revoked_at is None for key in found):
+        return ""
+    return "every key is revoked, so the gateway lets nobody in: make one with mutirao keys add TENANT, or open it to this machine again with mutirao keys clear and a restart of the gateway"
 
 
 def find(known: Mapping[str, Key], token: str) -> Key | None:
@@ -192,7 +213,7 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
-def _read(id: str, raw: bytes) -> Key:
+def read(id: str, raw: bytes) -> Key:
     """Read a key; one that cannot be read is there nevertheless, and refused."""
     try:
         return msgspec.json.decode(raw, type=Key)

@@ -83,22 +83,41 @@ def test_rates_are_written_as_people_say_them(shell, rate, per_s, burst):
 def test_revoked_keys_stay_in_the_list(shell):
     """revoke names what it revoked; the list shows since when; an unknown id is said with exit code 3, and the others are revoked."""
     ids = [shell.json("keys", "add", "crm")[0]["id"] for _ in range(2)]
+    (good,) = shell.json("keys", "add", "web")
     code, out, err = shell.run("keys", "revoke", ids[0], "nope", ids[1])
     assert (code, out.splitlines()) == (Exit.NOT_FOUND, [f"revoked {id} of tenant 'crm'" for id in ids])
     assert err == "error: there is no API key 'nope': mutirao keys list shows all there are, also revoked ones\n"
     listed = shell.json("keys", "list")
-    assert [key["id"] for key in listed] == ids
-    assert all(key["revoked_at"] >= key["created_at"] for key in listed)
+    assert [key["id"] for key in listed] == [*ids, good["id"]]
+    assert all(key["revoked_at"] >= key["created_at"] for key in listed[:2])
     assert shell.json("keys", "revoke", ids[0]) == listed[:1]
 
 
 def test_a_token_that_was_found_somewhere_revokes_itself(shell):
     """revoke takes a whole token in the place of its id, and does not print it."""
+    shell.run("keys", "add", "web")
     token = shell.run("keys", "add", "crm")[1].strip()
     assert shell.says("keys", "revoke", token) == f"revoked {token.split('_')[1]} of tenant 'crm'\n"
     wrong = shell.run("keys", "revoke", token.replace("mutirao_", "mutirao_0"))
     assert wrong[0] == Exit.NOT_FOUND
     assert token[-43:] not in str(wrong)
+
+
+def test_where_every_key_is_revoked_the_way_back_is_said(shell):
+    """Revoking the last good key, and the list, name the commands that let somebody in; clear removes revoked keys alone."""
+    ids = [shell.json("keys", "add", "crm")[0]["id"] for _ in range(2)]
+    assert shell.run("keys", "revoke", ids[0])[2] == ""
+    code, _, err = shell.run("keys", "clear")
+    assert (code, f"mutirao keys revoke {ids[1]}" in err) == (2, True)
+    says = "every key is revoked, so the gateway lets nobody in: make one with mutirao keys add TENANT, or open it to this machine again with mutirao keys clear and a restart of the gateway"
+    for command in (("revoke", ids[1]), ("list",)):
+        assert " ".join(shell.run("keys", *command)[2].split()) == says
+    code, out, err = shell.run("doctor")
+    assert says.partition(": ")[2] in " ".join(f"{out}{err}".split())
+    assert (
+        shell.says("keys", "clear") == "removed 2 revoked keys; restart the gateway: it is then open to this machine\n"
+    )
+    assert shell.json("keys", "list") == []
 
 
 def test_no_keys_is_said(shell):

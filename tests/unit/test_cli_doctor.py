@@ -32,7 +32,7 @@ def seen(*workers, broken="", known=("iris",), given=None, reason="", deaf=(), *
         for name in known
     }
     found = Catalog(models=models, workers=workers, deaf=deaf)
-    parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "dead": 0, "untold": 0, "foreign": ()} | more
+    parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "dead": 0, "closed": "", "untold": 0, "foreign": ()} | more
     return Snapshot(given=settings.load({}, **(given or {})), catalog=found, **parts)
 
 
@@ -107,6 +107,8 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet.reserved, seen(reserved=4), "warning", "no worker is alive"),
         (fleet.dead, seen(IRIS), "ok", "none"),
         (fleet.dead, seen(IRIS, dead=2), "warning", "2 requests were given up"),
+        (fleet.closed, seen(IRIS), "ok", "a good one, or none"),
+        (fleet.closed, seen(IRIS, closed="every key is revoked: do this"), "warning", "every key is revoked"),
         (fleet.untold, seen(IRIS), "ok", "nothing waits to be told"),
         (fleet.untold, seen(IRIS, untold=3), "warning", "3 ends of jobs wait to be told"),
         (fleet.patience, seen(IRIS), "ok", "for as long as they live, 6 s longer at most"),
@@ -155,6 +157,7 @@ def test_a_server_that_tells_nothing_is_unknown(check):
         fleet.waiting,
         fleet.reserved,
         fleet.dead,
+        fleet.closed,
         fleet.untold,
         fleet.foreign,
     ],

@@ -191,6 +191,16 @@ def dead(seen: Snapshot) -> Finding:
     return Finding("dead letters", "ok", "none")
 
 
+def closed(seen: Snapshot) -> Finding:
+    """Where there are API keys, one is good."""
+    if seen.closed is None:
+        return hidden("keys", "HGETALL mutirao:keys")
+    if seen.closed:
+        state, _, remedy = seen.closed.partition(": ")
+        return Finding("keys", "warning", state, remedy)
+    return Finding("keys", "ok", "a good one, or none, so that the gateway is open to its machine")
+
+
 def untold(seen: Snapshot) -> Finding:
     """Whoever wants to hear of a job's end is told."""
     if seen.untold is None:
@@ -222,6 +232,7 @@ CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (
     waiting,
     reserved,
     dead,
+    closed,
     untold,
     patience,
     foreign,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import redis
 
-from mutirao import catalog, queues, settings
+from mutirao import catalog, keys, queues, settings
 from mutirao.broker.redis import Side, options, unavailable
 from mutirao.broker.server import connect
 from mutirao.catalog import Catalog
@@ -62,6 +62,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         waiting: how many requests wait for each model; None where this user may not look, or the broker is no Redis.
         reserved: how many requests workers have taken and not yet answered; None where this user may not look.
         dead: how many requests were given up and are kept; None where this user may not look.
+        closed: what to do where every API key is revoked; "" where that is not so, None where this user may not look.
         untold: how many ends of jobs wait for a webhook while nobody calls any; None where this user may not look.
         foreign: queues of other Celery applications in this database; None where this user may not look.
     """
@@ -77,6 +78,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     waiting: dict[str, int] | None = None
     reserved: int | None = None
     dead: int | None = None
+    closed: str | None = None
     untold: int | None = None
     foreign: tuple[str, ...] | None = None
 
@@ -113,8 +115,10 @@ def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
         seen = msgspec.structs.replace(seen, broker=_server(client, given.broker_url), **_fleet(client))
     if given.split:
         with _connected(given, "results") as client:
-            untold = _allowed(lambda: _untold(client))
-            seen = msgspec.structs.replace(seen, results=_server(client, given.result_url), untold=untold)
+            untold, closed = _allowed(lambda: _untold(client)), _allowed(lambda: _closed(client))
+            seen = msgspec.structs.replace(
+                seen, results=_server(client, given.result_url), untold=untold, closed=closed
+            )
     return seen
 
 
@@ -163,6 +167,7 @@ def _fleet(client: redis.Redis) -> dict[str, Any]:
         "waiting": None if known is found is None else _allowed(lambda: _waiting(client, sorted(names))),
         "reserved": _allowed(lambda: _reserved(client)),
         "dead": _allowed(lambda: client.hlen(queues.DEAD)),
+        "closed": _allowed(lambda: _closed(client)),
         "untold": _allowed(lambda: _untold(client)),
         "foreign": _allowed(lambda: _foreign(client)),
     }
@@ -192,6 +197,12 @@ def _reserved(client: redis.Redis) -> int:
     """Count what workers hold, the engine's and those of kombu's own transport."""
     keys = _scan(client, queues.reserved_key("*"), "hash")
     return sum(int(client.hlen(key)) for key in (*keys, "unacked"))
+
+
+def _closed(client: redis.Redis) -> str:
+    """Say what to do where there are API keys and none is good."""
+    found: Any = client.hgetall(queues.KEYS)
+    return keys.refuses_all([keys.read(id.decode(), raw) for id, raw in found.items()])
 
 
 def _untold(client: redis.Redis) -> int:

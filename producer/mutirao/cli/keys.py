@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -15,7 +15,7 @@ from mutirao import errors, settings
 from mutirao.broker.redis import Operation, Redis
 from mutirao.cli import output, records
 from mutirao.cli.options import COMPLETION_S, Command, as_json, broker
-from mutirao.keys import IN_FLIGHT_MAX, SCOPES, Key, Keys, Limits
+from mutirao.keys import IN_FLIGHT_MAX, SCOPES, Key, Keys, Limits, refuses_all
 from mutirao.settings import Settings
 
 _PERIODS_S = {"s": 1, "min": 60, "h": 3600}
@@ -152,6 +152,7 @@ def list_(broker_url: str | None, *, as_json: bool) -> None:
             output.emit_json(_facts(key))
     elif found:
         output.table(("id", "tenant", "scopes", "limits", "created", "revoked", "note"), map(_row, found))
+        _note_closed(found)
     else:
         output.note("no keys: the gateway is open, and listens to this machine alone")
 
@@ -164,7 +165,20 @@ def revoke(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> in
     """Have keys refused, within a second and for good; what they have queued still runs."""
     with _opened(broker_url) as ring:
         codes = [_revoked(ring, id, as_json=as_json) for id in dict.fromkeys(ids)]
+        if not as_json:
+            _note_closed(ring.sorted())
     return next(filter(None, codes), output.Exit.OK)
+
+
+@keys.command(epilog="Example: mutirao keys clear")
+@broker
+def clear(broker_url: str | None) -> None:
+    """Remove all keys, where every one is revoked: a gateway that is started then is open again, to this machine alone."""
+    with _opened(broker_url) as ring:
+        count = ring.run(ring.keys.clear())
+    click.echo(
+        f"removed {count} revoked key{'' if count == 1 else 's'}; restart the gateway: it is then open to this machine"
+    )
 
 
 def _revoked(ring: Ring, id: str, *, as_json: bool) -> output.Exit:
@@ -177,6 +191,12 @@ def _revoked(ring: Ring, id: str, *, as_json: bool) -> output.Exit:
     else:
         click.echo(f"revoked {key.id} of tenant {key.tenant!r}")
     return output.Exit.OK
+
+
+def _note_closed(found: Sequence[Key]) -> None:
+    """Say how a gateway is opened again where every key is revoked."""
+    if closed := refuses_all(found):
+        output.note(closed)
 
 
 def _facts(key: Key) -> dict[str, Any]:
