@@ -26,6 +26,8 @@ BINARY = "application/x-mutirao"
 SIZE = "binary_data_size"
 INLINE = "binary_data"
 BESIDE = "binary_data_beside"
+# Of a request's `binary_data_output`: JSON, and raw only what JSON cannot carry.
+AUTO = "auto"
 
 _INLINE = b'"binary_data":"'
 

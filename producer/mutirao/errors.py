@@ -80,9 +80,10 @@ class UnsupportedMedia(InvalidRequest):
 
 
 class NotAcceptable(MutiraoError):
-    """The answer cannot be written in any form that the caller accepts."""
+    """The answer cannot be written in any form that the caller accepts; `id` names the job whose result is kept, if there is one."""
 
     status = 406
+    id: str = ""
 
 
 class SlowRequest(MutiraoError):

@@ -41,7 +41,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         priority: high, normal or low.
         tenant: whose requests these are: they wait in the tenant's own lists, and their records name it as their owner.
         webhook: the URL that is told of each job's end; empty for none.
-        binary: whether the worker writes outputs as raw bytes; False asks it for JSON.
+        binary: whether the worker writes outputs as raw bytes; False asks it for JSON, where JSON can carry them.
     """
 
     model: str
@@ -111,7 +111,7 @@ class Form:
         request = PredictRequest(
             inputs=tuple(inputs),
             outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs is not None else None,
-            parameters={**(ask.parameters or {}), "binary_data_output": ask.binary},
+            parameters={**(ask.parameters or {}), "binary_data_output": ask.binary or codec.AUTO},
         )
         body, beside = codec.encode_body(ask.model, request, {}, maker.inline_bytes)
         size = sum(len(tensor.data) for tensor in inputs)

@@ -1,14 +1,20 @@
 """What goes in and out: JSON rows, V2, CSV, npy and forms; JSON, raw tensors, CSV and npy."""
 
+import asyncio
 import csv
 import gzip
 import io
 import json
 import zlib
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import samples
+
+from mutirao.gateway import results
+from mutirao.messages import JobRecord
 
 IRIS, HOUSES = samples.get("iris"), samples.get("houses")
 ROWS = IRIS.data[:3]
@@ -141,6 +147,68 @@ def test_what_json_cannot_carry_is_asked_for_otherwise(http):
     assert (answer.status_code, answer.json()["type"]) == (406, "NotAcceptable")
     raw = http.get(f"/v1/jobs/{id}/result", headers={"Accept": "application/octet-stream"})
     assert np.isnan(np.frombuffer(raw.content[int(raw.headers["inference-header-content-length"]) :])[0])
+
+
+def test_one_nan_does_not_lose_an_answer(http):
+    """The job succeeds: JSON is 406 with the job's address and the remedies, null where that is asked for; raw holds it."""
+    body, infer = {"rows": [[-1.0, 0.0, 0.0], [1.0, 2.0, 3.0]]}, "/v2/models/nanoutput/infer"
+    refused = http.post(infer, json=body)
+    assert (refused.status_code, refused.json()["type"]) == (406, "NotAcceptable")
+    assert "NaN at [0]" in refused.json()["error"]
+    assert "?nan=null" in refused.json()["error"]
+    at = refused.headers["location"]
+    assert http.get(at).json()["status"] == "succeeded"
+    for answer in (
+        http.post(infer, params={"nan": "null"}, json=body),
+        http.get(f"{at}/result", params={"nan": "null"}),
+    ):
+        assert answer.json()["outputs"][0]["data"] == [None, 6.0]
+    raw = http.get(f"{at}/result", headers={"Accept": "application/octet-stream"})
+    found = np.frombuffer(raw.content[int(raw.headers["inference-header-content-length"]) :])
+    assert np.array_equal(found, [np.nan, 6.0], equal_nan=True)
+    assert http.get(f"{at}/result", headers={"Accept": "text/csv"}).text == "predict\nnan\n6.0\n"
+    assert http.post(infer, params={"nan": "0"}, json=body).status_code == 400
+
+
+def test_a_large_result_is_written_in_slices():
+    """Nested lists, null and CSV of many values are the same as when they are written at once, and others have turns meanwhile."""
+    wide, deep = np.arange(150_000.0).reshape(3, 50_000), np.arange(90_000).reshape(30, 30, 100)
+    wide[1, 7] = np.nan
+    text = np.array([f"é{at}" for at in range(30)], dtype=object)
+    record = JobRecord(
+        status="SUCCESS", task_id="x", result=msgspec.Raw(b'{"model_name":"m","model_version":"1","outputs":[]}')
+    )
+    given = {"wide": wide[:, :40_000], "deep": deep[:3], "text": text[:3]}
+    turns = 0
+
+    async def write(form):
+        async def others():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(others())
+        answer, sent = await results.written(given, record, form), []
+
+        async def send(message):
+            sent.append(message)
+
+        await answer(cast("Any", {}), cast("Any", None), send)
+        beside.cancel()
+        return b"".join(message.get("body", b"") for message in sent)
+
+    told = json.loads(asyncio.run(write(results.Form(null=True))))
+    assert [tensor["data"] for tensor in told["outputs"]] == [
+        [[None if np.isnan(at) else at for at in row] for row in given["wide"].tolist()],
+        given["deep"].tolist(),
+        text[:3].tolist(),
+    ]
+    assert turns > 2
+    del given["deep"], given["text"]
+    lines = asyncio.run(write(results.Form(media="text/csv"))).decode().splitlines()
+    assert [len(line.split(",")) for line in lines] == [40_000] * 4
+    assert lines[2].split(",")[6:8] == ["50006.0", "nan"]
 
 
 REFUSED = {

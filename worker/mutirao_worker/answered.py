@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import contextlib
 import json
 import traceback
 from collections.abc import Mapping
@@ -130,14 +131,17 @@ def invalid_output(loaded: Loaded, text: str) -> errors.InvalidOutput:
     )
 
 
-def tensor(loaded: Loaded, spec: OutputSpec, array: Array, *, binary: bool) -> Tensor:
-    """Write an output's rows.
+def tensor(loaded: Loaded, spec: OutputSpec, array: Array, *, binary: bool | None) -> Tensor:
+    """Write an output's rows; where either form will do, raw is what JSON cannot carry: NaN, infinities and bytes that are no text.
 
     Raises:
-        InvalidOutput: they cannot be sent in this form.
+        InvalidOutput: they cannot be sent.
     """
     try:
-        return tensors.encode(spec.name, array, binary=binary)
+        if binary is None:
+            with contextlib.suppress(errors.InvalidTensor):
+                return tensors.encode(spec.name, array, binary=False)
+        return tensors.encode(spec.name, array, binary=binary is not False)
     except SoftTimeLimitExceeded:
         raise
     except errors.InvalidTensor as exc:

@@ -50,11 +50,11 @@ class Asked(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What a request asks for, beside its tensors; `binary` says of each output whether it goes back as raw bytes."""
+    """What a request asks for, beside its tensors; `binary` says of each output whether it goes back as raw bytes, see `wants_raw`."""
 
     loaded: Loaded
     wanted: tuple[OutputSpec, ...]
-    binary: tuple[bool, ...]
+    binary: tuple[bool | None, ...]
     id: str | None
     embed: dict[str, Any] | None
 
@@ -274,8 +274,13 @@ def _told(embed: dict[str, Any] | None) -> dict[str, Any] | None:
     return embed if embed and any(embed.get(key) for key in _FOLLOWING) else None
 
 
-def wants_raw(request: PredictRequest, output: str) -> bool:
-    """Whether an output goes back as raw bytes: the output's own word, else the request's, else no (V2's rule)."""
-    asked: tuple[RequestedOutput, ...] = request.outputs or ()
-    own: dict[str, Any] = next((one.parameters or {} for one in asked if one.name == output), {})
-    return bool(own.get("binary_data", (request.parameters or {}).get("binary_data_output", False)))
+def wants_raw(request: PredictRequest, output: str) -> bool | None:
+    """Whether an output goes back as raw bytes: the output's own word, else the request's, else no (V2's rule).
+
+    Returns:
+        None where it goes as JSON, and raw only if JSON cannot carry it.
+    """
+    named: tuple[RequestedOutput, ...] = request.outputs or ()
+    own: dict[str, Any] = next((one.parameters or {} for one in named if one.name == output), {})
+    asked = own.get("binary_data", (request.parameters or {}).get("binary_data_output", False))
+    return None if asked == codec.AUTO else bool(asked)

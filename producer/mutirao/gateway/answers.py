@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -59,6 +59,25 @@ class Answer:
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
+class Parts(Answer):
+    """A response whose body is in several parts: they are not put together, and the client takes one after another."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[bytes], media: str, headers: Headers | None = None) -> None:
+        """Take the parts of the body."""
+        super().__init__(200, b"", media, headers)
+        self.headers[1] = (b"content-length", b"%d" % sum(map(len, parts)))
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        for part in self._parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 class Stream(Answer):
     """A response of pieces; it ends with them, or when the client goes or takes nothing for `WRITE_S`."""
 
@@ -105,7 +124,7 @@ class Stream(Answer):
 
 def json(value: Any, status: int = 200, headers: Headers | None = None) -> Answer:
     """Answer with a record, or with any other value that JSON holds."""
-    return Answer(status, _ENCODER.encode(value), JSON, headers)
+    return Answer(status, _ENCODER.encode(value) + b"\n", JSON, headers)
 
 
 def plain(text: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 from mutirao import errors, queues
 from mutirao.catalog import ModelInfo
 from mutirao.gateway.bodies import Body
-from mutirao.gateway.call import Call
+from mutirao.gateway.call import Call, Head
 from mutirao.gateway.results import Form, accepted
 from mutirao.gateway.routes import Param
 from mutirao.submission import Ask
@@ -75,7 +75,19 @@ def form(call: Call, body: Body, *, bare: bool = False) -> Form:
         for output in body.outputs or ()
         if "binary_data" in (output.parameters or {})
     }
-    return Form(media, raw, own)
+    return Form(media, raw, own, null(call))
+
+
+def null(call: Head) -> bool:
+    """Whether JSON is to hold null for what it cannot carry.
+
+    Raises:
+        InvalidRequest: something else is asked for.
+    """
+    asked = call.param("nan")
+    if asked not in (None, "null"):
+        raise _refused("nan", asked, "null, or left out")
+    return asked is not None
 
 
 def expires_s(call: Call, body: Body) -> float | None:

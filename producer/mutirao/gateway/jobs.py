@@ -99,7 +99,7 @@ async def show(front: Front, call: Call, id: str) -> Answer:
     _JOB + "/result",
     Doc(
         tag=_TAG,
-        params={"wait": _WAIT},
+        params={"wait": _WAIT, **results.NAN},
         answer=msgspec.Raw,
         forms=results.FORMS[1:],
         refusals=(400, 404, 406, 409, 410, 413, 500, 503, 504),
@@ -110,12 +110,12 @@ async def result(front: Front, call: Call, id: str) -> Answer:
 
     A job that ended without a result answers with its error.
     """
-    form = results.Form(results.accepted(call.headers.get(b"accept")))
+    form = results.Form(results.accepted(call.headers.get(b"accept")), null=asking.null(call))
     record = await _waited(front, call, await _own(front, call, id))
     if not record.done:
         text = f"job {id!r} is {record.state}: it has no result yet; ask again, or wait with ?wait=20"
         raise errors.JobNotFinished(text, id=id, state=record.state)
-    return await front.redis.run(results.written(front.core, record, form))
+    return await results.written(await front.redis.run(front.core.outputs(record)), record, form)
 
 
 @endpoint("DELETE", _JOB, Doc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))

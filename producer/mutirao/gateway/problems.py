@@ -79,7 +79,7 @@ def _known(error: errors.MutiraoError) -> Answer:
         made.headers.append((b"retry-after", b"%d" % after))
     if isinstance(error, errors.Unauthorized):
         made.headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, errors.ResultTimeout) and data.get("id"):
+    if isinstance(error, errors.ResultTimeout | errors.NotAcceptable) and data.get("id"):
         made.headers.append((b"location", f"/v1/jobs/{data['id']}".encode()))
     if isinstance(error, _CLOSING):
         made.headers.append((b"connection", b"close"))

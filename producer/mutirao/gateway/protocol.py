@@ -121,10 +121,11 @@ async def infer(front: Front, call: Call, model: str, version: str = "") -> Answ
         raise await front.redis.run(front.core.late(await front.record(queued.job.id, call.caller.tenant), wait_s))
     front.meters.ended(record)
     front.limiter.ended(call.caller, [record.task_id])
-    if wanted.text and not queued.known:
+    if wanted.text and not queued.known and results.is_text(record):
         made = results.passed(record, given.body.id)
     else:
-        made = await front.redis.run(results.written(front.core, record, wanted, given.body.id))
+        outputs = await front.redis.run(front.core.outputs(record))
+        made = await results.written(outputs, record, wanted, given.body.id)
     made = given.noted(made) if given.notes else made
     return made.with_header(b"preference-applied", preferred.applied) if preferred.wait_s is not None else made
 
@@ -134,6 +135,7 @@ _INFER = Doc(
     params={
         **asking.PARAMS,
         **bodies.PARAMS,
+        **results.NAN,
         "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
         "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
         bodies.HEADER_LENGTH.decode().title(): Param(

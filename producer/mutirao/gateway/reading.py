@@ -77,7 +77,7 @@ async def _placed(apart: Apart, work: Callable[..., T], head: Head, body: bytes,
         if len(body) <= SMALL_RAW_BYTES:
             return work(head, body, info, limit)
         return await asyncio.to_thread(work, head, body, info, limit)
-    return await apart.run(work, head, body, info, limit)
+    return await apart.run(_without_data, work, head, body, info, limit)
 
 
 def _is_small(head: Head, body: bytes) -> bool:
@@ -100,7 +100,7 @@ def _has_text(info: ModelInfo) -> bool:
 def _one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
     given = bodies.read(head, unpacked(head, body, limit), info)
     arrays = bodies.arrays(info, given)
-    return One(_bare(given), submission.encoded(arrays))
+    return One(given, submission.encoded(arrays))
 
 
 def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
@@ -113,13 +113,13 @@ def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
     if requests is not None:
         submission.count(requests)
         bound = [_numbered(at, info, request) for at, request in enumerate(requests)]
-        return Many(_bare(given), Packed.of(bound) if len(bound) > FEW else bound, len(bound))
+        return Many(given, Packed.of(bound) if len(bound) > FEW else bound, len(bound))
     arrays = {name: np.ascontiguousarray(array) for name, array in bodies.arrays(wide, given).items()}
     rows = len(next(iter(arrays.values())))
     if any(array.dtype == object for array in arrays.values()):
         each = map(submission.encoded, Table(arrays, rows).apart())
-        return Many(_bare(given), Packed.of(each) if rows > FEW else list(each), rows)
-    return Many(_bare(given), Table(arrays, rows), rows)
+        return Many(given, Packed.of(each) if rows > FEW else list(each), rows)
+    return Many(given, Table(arrays, rows), rows)
 
 
 def _numbered(at: int, info: ModelInfo, request: Request) -> Inputs:
@@ -132,7 +132,8 @@ def _numbered(at: int, info: ModelInfo, request: Request) -> Inputs:
 _NO_DATA: dict[str, Any] = {"inputs": msgspec.UNSET, "rows": msgspec.UNSET, "requests": None}
 
 
-def _bare(given: Given) -> Given:
-    """Leave the data out."""
-    body: Body = msgspec.structs.replace(given.body, **_NO_DATA)
-    return given._replace(body=body, data=None)
+def _without_data(work: Callable[..., Any], *args: Any) -> Any:
+    """Leave out what was encoded: it need not go from process to process."""
+    read = work(*args)
+    body: Body = msgspec.structs.replace(read.given.body, **_NO_DATA)
+    return read._replace(given=read.given._replace(body=body, data=None))

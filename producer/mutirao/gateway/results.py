@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from mutirao import codec, errors, tensors
-from mutirao.broker.redis import Operation
-from mutirao.core import Core
 from mutirao.gateway import answers
-from mutirao.gateway.answers import Answer
+from mutirao.gateway.answers import Answer, Parts
+from mutirao.gateway.routes import Param
 from mutirao.messages import JobRecord, PredictResult, Tensor
 from mutirao.tensors import Array
 
 FORMS = (answers.JSON, answers.BINARY, answers.CSV, answers.NPY)
+# Values that are written at once, in some milliseconds, and bytes that are gathered before others have a turn.
+SLICE = 20_000
+PART_BYTES = 256 * 1024
+LIKED_MAX = 64
+NAN = {
+    "nan": Param(
+        "null has JSON hold null for NaN and infinities, which it cannot carry; else they are 406.", {"enum": ["null"]}
+    )
+}
 _PLAIN = (b"*/*", b"application/json")
+# Stands for data that is written apart; by chance it stands in no name.
+_MARK_TEXT = os.urandom(16).hex()
+_MARK = b'"%b"' % _MARK_TEXT.encode()
+_ENCODER = msgspec.json.Encoder()
 
 
 class Form(NamedTuple):
@@ -30,11 +44,13 @@ class Form(NamedTuple):
         media: one of `FORMS`; JSON and octet-stream are V2's two forms.
         raw: whether outputs are raw bytes where their own word does not say otherwise.
         own: the outputs that say it themselves.
+        null: whether JSON has null for a number that it cannot carry: NaN or an infinity.
     """
 
     media: str = answers.JSON
     raw: bool = False
     own: Mapping[str, bool] = {}
+    null: bool = False
 
     @property
     def text(self) -> bool:
@@ -63,6 +79,11 @@ def accepted(accept: bytes | None, default: str = answers.JSON) -> str:
     return liked
 
 
+def is_text(record: JobRecord) -> bool:
+    """Whether the worker wrote JSON throughout; what JSON cannot carry it wrote raw, though JSON was asked for."""
+    return b'"binary_data' not in bytes(record.result)
+
+
 def passed(record: JobRecord, id: str | None) -> Answer:
     """Hand on the JSON that the worker wrote, with the request's own name in front.
 
@@ -72,65 +93,134 @@ def passed(record: JobRecord, id: str | None) -> Answer:
     if record.status != "SUCCESS":
         raise record.error()
     body = bytes(record.result)
-    if id is not None:
-        body = b'{"id":%b,%b' % (msgspec.json.encode(id), body[1:])
-    return Answer(200, body)
+    if id is None:
+        return Answer(200, body + b"\n")
+    return Answer(200, b'{"id":%b,%b\n' % (msgspec.json.encode(id), body[1:]))
 
 
-def written(core: Core, record: JobRecord, form: Form, id: str | None = None) -> Operation[Answer]:
-    """Write a job's result.
+async def written(outputs: Mapping[str, Array], record: JobRecord, form: Form, id: str | None = None) -> Answer:
+    """Write a job's outputs; many values a slice at a time, so that others are answered meanwhile.
 
     Raises:
-        JobError: the job ended without a result.
-        ResultExpired: a large result is past its time.
         NotAcceptable: the result has no such form.
     """
-    outputs = yield from core.outputs(record)
     if form.media == answers.CSV:
-        return Answer(200, _csv(outputs), "text/csv; charset=utf-8")
+        return Parts(await _gathered(_csv(outputs)), "text/csv; charset=utf-8")
     if form.media == answers.NPY:
         return Answer(200, _npy(outputs), answers.NPY)
     head = record.response()
     raw = form.raw or form.media == answers.BINARY
-    made = [_tensor(name, array, raw=form.own.get(name, raw)) for name, array in outputs.items()]
+    made = [
+        tensors.encode(name, array, binary=True)
+        if form.own.get(name, raw)
+        else _hollow(name, array, form, record.task_id)
+        for name, array in outputs.items()
+    ]
     result = PredictResult(head.model_name, head.model_version, tuple(made), id)
-    return _v2(result)
+    return await _v2(result, outputs, form, record.task_id)
 
 
-def _v2(result: PredictResult) -> Answer:
-    parts = [bytes(tensor.data) for tensor in result.outputs if isinstance(tensor.data, bytes)]
-    if not parts and not any(isinstance(tensor.data, bytes) for tensor in result.outputs):
-        return answers.json(result)
+async def _v2(result: PredictResult, outputs: Mapping[str, Array], form: Form, id: str) -> Answer:
+    raws = [bytes(tensor.data) for tensor in result.outputs if isinstance(tensor.data, bytes)]
     heads = tuple(
         msgspec.structs.replace(tensor, data=None, parameters={codec.SIZE: len(tensor.data)})
         if isinstance(tensor.data, bytes)
         else tensor
         for tensor in result.outputs
     )
-    head = msgspec.json.encode(msgspec.structs.replace(result, outputs=heads))
-    length = (b"inference-header-content-length", b"%d" % len(head))
-    return Answer(200, b"".join([head, *parts]), answers.BINARY, [length])
-
-
-def _tensor(name: str, array: Array, *, raw: bool) -> Tensor:
+    own = [outputs[tensor.name] for tensor in heads if tensor.data is not None]
+    frames = msgspec.json.encode(msgspec.structs.replace(result, outputs=heads)).split(_MARK)
     try:
-        return tensors.encode(name, array, binary=raw)
+        parts = await _gathered(_filled(frames, own, form))
     except errors.InvalidTensor as exc:
-        raise errors.NotAcceptable(f"{exc}; ask with Accept: {answers.BINARY}") from exc
+        raise errors.NotAcceptable(f"{exc}: ask with Accept: {answers.BINARY}", id=id) from exc
+    if not any(isinstance(tensor.data, bytes) for tensor in result.outputs):
+        return Parts([*parts, b"\n"], answers.JSON)
+    length = (b"inference-header-content-length", b"%d" % sum(map(len, parts)))
+    return Parts([*parts, *raws], answers.BINARY, [length])
 
 
-def _csv(outputs: Mapping[str, Array]) -> bytes:
+def _hollow(name: str, array: Array, form: Form, id: str) -> Tensor:
+    """Make an output's tensor that has a mark for its data, which is written in slices.
+
+    Raises:
+        NotAcceptable: it holds what JSON cannot carry; names the form that can.
+    """
+    try:
+        if not form.null:
+            tensors.check_finite(name, array)
+    except errors.InvalidTensor as exc:
+        remedy = f"ask with Accept: {answers.BINARY}, or for null in its place with ?nan=null"
+        raise errors.NotAcceptable(f"{exc}: {remedy}", id=id) from exc
+    shape = tuple(int(size) for size in array.shape)
+    return Tensor(name=name, datatype=tensors.datatype_of(array), shape=shape, data=_MARK_TEXT)
+
+
+def _filled(frames: Sequence[bytes], arrays: Sequence[Array], form: Form) -> Iterator[bytes]:
+    yield frames[0]
+    for frame, array in zip(frames[1:], arrays, strict=True):
+        yield from _listed(array, form)
+        yield frame
+
+
+def _listed(array: Array, form: Form) -> Iterator[bytes]:
+    """Write an array as nested lists, in pieces of so many values."""
+    if array.size <= SLICE:
+        yield _ENCODER.encode(_values(array, form))
+        return
+    step = max(1, SLICE // max(1, array.size // len(array)))
+    for first in range(0, len(array), step):
+        yield b"," if first else b"["
+        part = array[first : first + step]
+        if part.size <= SLICE:
+            yield _ENCODER.encode(_values(part, form))[1:-1]
+        else:
+            yield from _listed(part[0], form)
+    yield b"]"
+
+
+def _values(array: Array, form: Form) -> Any:
+    if form.null and array.dtype.kind == "f" and not np.isfinite(array).all():
+        return np.where(np.isfinite(array), array.astype(object), np.array(None)).tolist()
+    if array.dtype.kind == "O":
+        return tensors.encode("", array, binary=False).data
+    return array.tolist()
+
+
+def _csv(outputs: Mapping[str, Array]) -> Iterator[bytes]:
     """Write a column for each value of a row; text that is no UTF-8 stands as it decodes with replacements."""
-    columns: list[tuple[str, Sequence[object]]] = []
-    for name, array in outputs.items():
-        flat = array.reshape(len(array), -1)
-        names = [name] if flat.shape[1] == 1 else [f"{name}.{place}" for place in range(flat.shape[1])]
-        columns += [(each, flat[:, place].tolist()) for place, each in enumerate(names)]
+    flat = {name: array.reshape(len(array), -1) for name, array in outputs.items()}
+    names = (
+        name if array.shape[1] == 1 else f"{name}.{place}"
+        for name, array in flat.items()
+        for place in range(array.shape[1])
+    )
+    yield _lines([names])
+    rows, width = max(map(len, flat.values())), sum(array.shape[1] for array in flat.values())
+    step = max(1, SLICE // max(1, width))
+    for first in range(0, rows, step):
+        columns = (map(_cell, column) for array in flat.values() for column in array[first : first + step].T.tolist())
+        yield _lines(itertools.zip_longest(*columns))
+
+
+def _lines(rows: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(name for name, _ in columns)
-    table.writerows(itertools.zip_longest(*(map(_cell, values) for _, values in columns)))
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
+
+
+async def _gathered(pieces: Iterator[bytes]) -> list[bytes]:
+    """Have pieces written, and others answered between them."""
+    parts, size = [bytearray()], 0
+    for piece in pieces:
+        if len(parts[-1]) > PART_BYTES:
+            parts.append(bytearray())
+        parts[-1] += piece
+        size += len(piece)
+        if size > PART_BYTES:
+            size = 0
+            await asyncio.sleep(0)
+    return [bytes(part) for part in parts]
 
 
 def _cell(value: object) -> object:
@@ -156,7 +246,7 @@ def _npy(outputs: Mapping[str, Array]) -> bytes:
 
 def _liked(accept: str) -> list[tuple[str, float]]:
     found = []
-    for part in accept.split(","):
+    for part in accept.split(",", LIKED_MAX)[:LIKED_MAX]:
         media, _, rest = part.strip().partition(";")
         q = next((each.partition("=")[2] for each in rest.replace(" ", "").split(";") if each.startswith("q=")), "1")
         try:

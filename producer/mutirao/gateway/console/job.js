@@ -120,7 +120,7 @@ function piece(kind, share) {
 }
 
 async function result(mine) {
-  const response = await ask(`v1/jobs/${encodeURIComponent(mine.id)}/result`, { headers: { Accept: "application/json" } });
+  const response = await ask(`v1/jobs/${encodeURIComponent(mine.id)}/result?nan=null`, { headers: { Accept: "application/json" } });
   const { outputs } = await response.json();
   if (current !== mine) return;
   $("job-result").replaceChildren(table(outputs), ...more(outputs));
