@@ -7,14 +7,19 @@ Worker processes find them with PYTHONPATH=tests (samples.PYTHONPATH).
 from __future__ import annotations
 
 import ctypes
+import gc
+import locale
 import os
 import signal
 import sys
 import threading
 import time
 import warnings
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import sklearn
 from sklearn.base import BaseEstimator
 
 MARKER = -1.0
@@ -99,16 +104,11 @@ class HangsInC(Summing):
 
 
 class StallsLater(HangsInC):
-    """Answers, and a moment later holds the GIL for ever; says so first in the file that STALLED names."""
+    """Answers, and a moment later holds the GIL for ever."""
 
     def misbehave(self, X):
-        threading.Timer(0.1, self.stall, [X]).start()
+        threading.Timer(0.1, super().misbehave, [X]).start()
         return X.sum(axis=1)
-
-    def stall(self, X):
-        if path := os.environ.get("STALLED"):
-            open(path, "a", encoding="ascii").close()  # noqa: PTH123
-        super().misbehave(X)
 
 
 class TooFewRows(Summing):
@@ -186,6 +186,63 @@ class ChangesSettings(Summing):
         np.random.seed(1)  # noqa: NPY002
         warnings.simplefilter("error")
         return X.sum(axis=1)
+
+
+class ChangesProcess(Summing):
+    """Changes what its process has one of; answers every row with how much of it is as the process's first call found it."""
+
+    def predict(self, X):
+        found = (
+            sys.getrecursionlimit(), Path.cwd(), dict(os.environ), locale.setlocale(locale.LC_ALL), gc.isenabled(),
+            signal.getsignal(signal.SIGUSR1), signal.pthread_sigmask(signal.SIG_BLOCK, ()), sys.stdout, sys.stderr,
+            signal.getitimer(signal.ITIMER_REAL)[0] > 0, sklearn.get_config(), np.geterr(), os.umask(0o22),
+        )  # fmt: skip
+        first = ChangesProcess.first = ChangesProcess.first or found
+        same = sum(was == now for was, now in zip(first, found, strict=True))
+        if (X[:, 0] == MARKER).any():
+            self.misbehave(X)
+        return np.full((len(X), 3), (same, len(found), os.getpid()))
+
+    def misbehave(self, X):
+        sklearn.set_config(transform_output="pandas")
+        np.seterr(all="raise")
+        os.chdir("/")
+        os.umask(0o77)
+        os.environ["PATH"] = "nowhere"
+        os.environ["ONE"] = "more"
+        locale.setlocale(locale.LC_ALL, "C" if locale.setlocale(locale.LC_ALL) != "C" else "C.UTF-8")
+        gc.disable()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
+        signal.setitimer(signal.ITIMER_REAL, 3600)
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="ascii")  # noqa: PTH123, SIM115
+        sys.setrecursionlimit(60)
+
+    first: ClassVar[tuple[Any, ...] | None] = None
+
+
+class LeavesBehind(Summing):
+    """Leaves a file open, or a thread running, in its process for each marked row; answers with the process's id."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def predict(self, X):
+        for second in X[X[:, 0] == MARKER, 1]:
+            if second:
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+            else:
+                self.kept.append(open(os.devnull, encoding="ascii"))  # noqa: PTH123, SIM115
+        return np.full(len(X), os.getpid())
+
+
+class Grows(Summing):
+    """Keeps as many megabytes as the first feature says; answers with the process's id."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def predict(self, X):
+        self.kept.append(np.ones((int(X[0, 0]), 2**17)))
+        return np.full(len(X), os.getpid())
 
 
 class Forks(Summing):
@@ -299,7 +356,10 @@ ALL = (
     Prints,
     Warns,
     ChangesInput,
+    ChangesProcess,
     ChangesSettings,
+    Grows,
+    LeavesBehind,
     Drops,
     Forks,
     HidesTimeLimit,

@@ -48,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         engine: workers reserve requests under a lease (the default); False for kombu's own transport, which can lose requests.
         lease_s: a worker that Redis has not heard of for this long has lost what it had reserved to the others.
         max_deliveries: a request is given up when so many workers that had it were lost.
+        max_batches_per_process: a worker's process is replaced after so many batches; 0 for never.
+        max_memory_per_process: and when its resident memory, the models' shared pages included, is more than so many bytes; 0 for never.
         warm_up_s: a model whose warm-up takes longer in a process of a worker is unavailable there, and the others are served.
         grace_s: how long a worker that is told to stop lets running predictions go on before it gives them back.
         gateway_host: where the HTTP gateway listens; beyond loopback only once there are keys.
@@ -74,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine: bool = True
     lease_s: float = 6.0
     max_deliveries: int = 10
+    max_batches_per_process: int = 0
+    max_memory_per_process: int = 0
     warm_up_s: float = 60.0
     grace_s: float = 30.0
     gateway_host: str = "127.0.0.1"
@@ -173,6 +177,9 @@ def _checked(settings: Settings) -> Settings:
     for name in _POSITIVE:
         if not getattr(settings, name) > 0:
             raise _refused(name, getattr(settings, name), "it must be more than 0")
+    for name in ("max_batches_per_process", "max_memory_per_process"):
+        if getattr(settings, name) < 0:
+            raise _refused(name, getattr(settings, name), "it must be 0, for never, or more")
     if settings.inline_bytes > settings.max_request_bytes:
         raise _refused(
             "inline_bytes",

@@ -7,17 +7,16 @@ import waiting
 from servers import RedisServer
 from workers import Fleet, WorkerProcess
 
-from mutirao import TimeLimitExceeded
+from mutirao import Client, TimeLimitExceeded
 
 
 @pytest.fixture(scope="module")
 def lone(tmp_path_factory):
     """A worker of one process."""
     folder = tmp_path_factory.mktemp("lone")
-    names = ("slow", "stallslater", "tellsprocess")
+    names = ("changesprocess", "leavesbehind", "slow", "stallslater", "tellsprocess")
     repository = samples.repository(folder / "models", *names, time_limit_s=5.0)
-    env = {"STALLED": str(folder / "stalled")}
-    with RedisServer() as server, WorkerProcess(server.url, repository.root, env=env) as worker:
+    with RedisServer() as server, WorkerProcess(server.url, repository.root) as worker:
         yield Fleet(server, repository, worker)
 
 
@@ -35,16 +34,55 @@ def test_a_process_that_stands_still_is_replaced(lone, rows):
 
 
 def test_a_process_that_stalls_while_it_is_idle_is_replaced(lone):
-    """A model that stalls its process a moment after its answer, in native code, costs the next request no run, and limits hold."""
+    """A model whose thread stalls its process a moment after its answer, in native code, costs the next no run; limits hold."""
     with lone.client() as client:
         assert client.predict("stallslater", [[-1.0, 0, 0]], timeout=30)["predict"].tolist() == [-1.0]
-        waiting.until((lone.repository.root.parent / "stalled").exists)
         job = client.submit("tellsprocess", [[0.0, 0, 0]])
         late = client.submit("slow", [[60.0, 0, 0]])
         assert job.result(30)["predict"].shape == (1,)
         with pytest.raises(TimeLimitExceeded):
             late.result(30)
         assert job.record().job.attempts == 1
+
+
+def test_what_a_model_changes_of_its_process_is_put_back(lone):
+    """A model that changes everything that its process has one of finds it unchanged the next time, in the same process."""
+    with lone.client() as client:
+        found = [
+            client.predict("changesprocess", [[mark, 0, 0]], timeout=30)["predict"][0].tolist()
+            for mark in (0.0, -1.0, 0.0, -1.0, 0.0)
+        ]
+        assert len({tuple(each) for each in found}) == 1
+        assert client.predict("tellsprocess", [[0.0, 0, 0]], timeout=30)["predict"].tolist() == [found[0][2]]
+
+
+@pytest.mark.parametrize("what", [0.0, 1.0], ids=["descriptor", "thread"])
+def test_a_process_in_which_something_is_left_behind_is_replaced(lone, what):
+    """A process in which a model has left a file open, or a thread running, has answered, and serves nobody any more."""
+    with lone.client() as client:
+        spoilt = int(client.predict("leavesbehind", [[-1.0, what, 0]], timeout=30)["predict"][0])
+        assert _process(client) != spoilt
+        waiting.until(lambda: spoilt not in {child.pid for child in lone.worker.children})
+        assert _process(client) == _process(client)
+
+
+def test_processes_are_replaced_after_so_many_batches_and_by_their_size(tmp_path, redis_server):
+    """Replacing processes after three batches each, and when they have grown, loses nothing and counts no attempt."""
+    root = samples.repository(tmp_path / "models", "grows", "tellsprocess").root
+    args = ["--max-batches-per-process", "3", "--max-memory-per-process", "600000000"]
+    with (
+        WorkerProcess(redis_server.url, root, args=args, concurrency=2) as worker,
+        Client(redis_server.url) as client,
+    ):
+        pids = [_process(client) for _ in range(12)]
+        assert max(pids.count(pid) for pid in pids) == 3
+        large = int(client.predict("grows", [[700.0, 0, 0]], timeout=30)["predict"][0])
+        waiting.until(lambda: large not in {child.pid for child in worker.children}, what=lambda: worker.log)
+        assert "over the 600,000,000 allowed" in worker.log
+        jobs = [client.submit("tellsprocess", [[0.0, number, 0]]) for number in range(40)]
+        jobs += client.submit_many("tellsprocess", [[0.0, number, 0] for number in range(200)])
+        assert all(job.result(60)["predict"].shape == (1,) for job in jobs)
+        assert {job.record().job.attempts for job in jobs} == {1}
 
 
 def _process(client):

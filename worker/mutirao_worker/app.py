@@ -12,10 +12,11 @@ from kombu.serialization import register
 
 from mutirao import address, codec, errors, queues, settings
 from mutirao.catalog import redelivered_after_s
-from mutirao.settings import Settings, without_password
-from mutirao_worker import banner, strategy, tasks, threads, transport
+from mutirao.settings import PREFIX, Settings, without_password
+from mutirao_worker import banner, cores, strategy, tasks, threads, transport
 from mutirao_worker.health import Presence
 from mutirao_worker.hosting import Host
+from mutirao_worker.isolation import Leftovers
 from mutirao_worker.repository import Repository
 
 RESULTS = "mutirao_worker.backend:ResultBackend"
@@ -105,6 +106,8 @@ def _load(worker: Any) -> None:
             f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(known)}",
             model=unknown[0],
         )
+    kind = concurrency.get_implementation(worker.pool_cls).__module__.rpartition(".")[2]
+    _check_replacing(app.conf.mutirao, kind)
     app.host.threads = threads.per_process(worker.concurrency, os.environ)
     app.host.warm_up_s = app.conf.mutirao.warm_up_s
     with threads.one(then=app.host.threads):
@@ -114,7 +117,7 @@ def _load(worker: Any) -> None:
     _keep_compressed()
     app.conf.broker_transport_options["visibility_timeout"] = redelivered_after_s(app.host.hard_limits())
     banner.show(worker, app.host.infos(), app.host.threads)
-    if concurrency.get_implementation(worker.pool_cls).__module__.endswith("thread"):
+    if kind == "thread":
         _prepare()  # no process is forked that could
 
 
@@ -122,6 +125,14 @@ def _keep_compressed() -> None:
     """Have kombu leave compressed bodies as they are: it would unpack them, without any bound, before they can be refused."""
     for content_type in compression.encoders():
         compression.register(compression.get_encoder(content_type)[0], lambda body: body, content_type)
+
+
+def _check_replacing(given: Settings, pool: str) -> None:
+    for name in ("max_batches_per_process", "max_memory_per_process"):
+        if getattr(given, name) and pool != "prefork":
+            key, value = f"{PREFIX}{name.upper()}", getattr(given, name)
+            text = f"{key} is {value}: it needs --pool prefork, whose processes can be replaced"
+            raise errors.SettingsError(text, key=key, value=str(value))
 
 
 def _model(queue: str) -> str:
@@ -140,6 +151,8 @@ def _prepare(**_: Any) -> None:
     if app.host.infos():
         app.host.cap_threads()
         app.host.warm_up()
+        cores.waited_s()  # it keeps a file open
+        app.host.leftovers = Leftovers()
 
 
 register("mutirao", _encode, codec.decode_body, content_type=codec.BINARY, content_encoding="binary")

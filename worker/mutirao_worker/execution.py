@@ -8,12 +8,9 @@ another order answers each request with a neighbour's row.
 from __future__ import annotations
 
 import os
-import threading
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +20,10 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from mutirao import tensors
 from mutirao.signature import OutputSpec
 from mutirao.tensors import Array
-from mutirao_worker import cores
+from mutirao_worker import cores, isolation
 from mutirao_worker.answered import INTERRUPTED, Answered, Bounds, failed, invalid_output, model_failed, responses
 from mutirao_worker.asked import Asked, Reader, Refused, Stack
+from mutirao_worker.isolation import Left
 from mutirao_worker.loaded import Loaded
 
 __all__ = ["Answered", "Asked", "Bounds", "Ran", "run"]
@@ -42,12 +40,14 @@ class Ran(NamedTuple):
         rows: predicted in all calls.
         predict_s: time in the model, all calls.
         waited_s: how long it could have run, but waited for a core.
+        left: what it has left behind in the process; None for nothing.
     """
 
     answers: list[Answered]
     rows: int
     predict_s: float
     waited_s: float
+    left: Left | None = None
 
 
 def run(find: Callable[[str], Loaded], asked: Sequence[Asked], bounds: Bounds) -> Ran:
@@ -185,7 +185,7 @@ def _predicted(
 ) -> Mapping[str, Array]:
     process = os.getpid()
     try:
-        with _kept_settings():
+        with isolation.kept():
             return loaded.predict(inputs, wanted)
     except SoftTimeLimitExceeded:
         raise
@@ -200,20 +200,6 @@ def _predicted(
             os._exit(os.EX_SOFTWARE)
     # Raised outside the handler, so that nothing of the model's own exception, which may not pickle, hangs on to it.
     raise error
-
-
-@contextmanager
-def _kept_settings() -> Iterator[None]:
-    """Put back what a model changes for all: how numpy takes a division by zero, and what becomes of a warning."""
-    # Threads share the warnings' filters: putting them back would undo what another thread has just set for itself.
-    filters = list(warnings.filters) if threading.current_thread() is threading.main_thread() else None
-    try:
-        with np.errstate():
-            yield
-    finally:
-        if filters is not None and warnings.filters != filters:
-            warnings.filters[:] = filters  # type: ignore[index]
-            warnings._filters_mutated()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _time_was_up(exc: BaseException) -> SoftTimeLimitExceeded | None:

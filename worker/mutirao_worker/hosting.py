@@ -14,7 +14,7 @@ import msgspec
 
 from mutirao import catalog, errors
 from mutirao.catalog import ModelInfo
-from mutirao_worker import threads
+from mutirao_worker import isolation, threads
 from mutirao_worker.batching import Limits
 from mutirao_worker.loaded import Loaded
 from mutirao_worker.repository import Repository
@@ -32,6 +32,7 @@ class Host:
     def __init__(self) -> None:
         """Hold nothing yet."""
         self.threads = 1
+        self.leftovers: isolation.Leftovers | None = None  # of this process, once it is ready to serve
         self.warm_up_s = 60.0
         self._deaths: collections.Counter[str] = collections.Counter()
         self._refused: dict[str, str] = {}  # models that no process tries any more
@@ -125,7 +126,8 @@ class Host:
                 continue
             self._warmth.begin(name, number)
             try:
-                loaded.warm_up()
+                with isolation.kept():
+                    loaded.warm_up()
             except Exception as exc:
                 logger.exception("model %s failed its warm-up", name)
                 self._warmth.tell(name, f"{type(exc).__name__}: {exc}")

@@ -14,10 +14,13 @@ from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import current_app
 from celery.concurrency.asynpool import WORKER_UP
 
+from mutirao.settings import Settings
 from mutirao_worker import execution
 from mutirao_worker.answered import Answered, Bounds
 from mutirao_worker.asked import Asked
 from mutirao_worker.execution import Ran
+from mutirao_worker.isolation import Left
+from mutirao_worker.wear import Wear
 
 if TYPE_CHECKING:
     from mutirao_worker.batch import Batch
@@ -32,24 +35,27 @@ ACCEPTED_IN_LOOKS = 10
 
 def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
     """Run a batch; called in a process of the pool. Plain tuples go through the pipe: they cost a seventh of named ones."""
-    ran = execution.run(current_app.host.find, list(map(Asked._make, asked)), Bounds(*bounds))
-    return list(map(tuple, ran.answers)), *ran[1:]
+    host = current_app.host
+    ran = execution.run(host.find, list(map(Asked._make, asked)), Bounds(*bounds))
+    left = host.leftovers.found() if host.leftovers is not None else None
+    return list(map(tuple, ran.answers)), *ran[1:-1], left and tuple(left)
 
 
 def read(computed: Any) -> Ran:
     """Read what `compute` returned."""
-    answers, *rest = computed
-    return Ran(list(map(Answered._make, answers)), *rest)
+    answers, rows, predict_s, waited_s, left = computed
+    return Ran(list(map(Answered._make, answers)), rows, predict_s, waited_s, left and Left(*left))
 
 
 class Slots:
     """Celery's pool as the dispatcher sees it. What comes back does so on the loop's own thread, whatever the pool is made of."""
 
-    def __init__(self, pool: Any, hub: Any, bounds: Bounds, dispatcher: Callable[[], Dispatcher]) -> None:
-        """Take Celery's pool and loop, how large results may be, and who hears what comes back."""
+    def __init__(self, pool: Any, hub: Any, given: Settings, dispatcher: Callable[[], Dispatcher]) -> None:
+        """Take Celery's pool and loop, how large results may be and when a process is worn out, and who hears what comes back."""
         self._dispatcher = dispatcher
         self._hub = hub
-        self._bounds = tuple(bounds)
+        self._bounds = (given.inline_bytes, given.max_result_bytes)
+        self._wear = Wear(given.max_batches_per_process, given.max_memory_per_process)
         self._pool = pool
         self._doomed: dict[int, Any] = {}
         self._jobs: dict[int, Any] = {}
@@ -215,7 +221,19 @@ class Slots:
 
     def _finished(self, batch: Batch, ran: Ran) -> None:
         self._forget(batch)
+        if self._inqueues() is not None and batch.pid and (why := self._wear.worn(batch.pid, batch.model, ran.left)):
+            self._replace(batch.pid, why)
         self._dispatcher().finished(batch, ran)
+
+    def _replace(self, pid: int, why: str) -> None:
+        """End a process that has nothing to do, and have another take its place."""
+        process, _ = self._pool._pool._process_by_pid(pid)  # noqa: SLF001 - billiard's only way
+        if process is None:
+            return
+        logger.info("process %d is replaced: %s", pid, why)
+        self._inqueues().discard(process.inqW_fd)  # nothing more is written to it
+        process._controlled_termination = True  # noqa: SLF001 - it is no error
+        os.kill(pid, signal.SIGKILL)
 
     def _lost(self, batch: Batch, error: BaseException) -> None:
         self._forget(batch)

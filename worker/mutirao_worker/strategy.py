@@ -17,7 +17,6 @@ from celery.worker import state as worker_state
 
 from mutirao import errors, queues
 from mutirao.settings import Settings
-from mutirao_worker.answered import Bounds
 from mutirao_worker.asked import TRIPLE
 from mutirao_worker.canvas import Canvas
 from mutirao_worker.commit import Commit
@@ -169,8 +168,9 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self.dispatcher.closing = False
         self._timers = []
         if hasattr(consumer.pool, "maintain_pool"):
-            # Celery would end the worker where a process has died by now: one that died of a model's warm-up is replaced.
-            consumer.pool.did_start_ok = lambda: True
+            consumer.pool.did_start_ok = lambda: (
+                True
+            )  # or Celery ends the worker where one has died in a model's warm-up
             self._timers.append(consumer.timer.call_repeatedly(0.5, self._look_after_processes))
         if isinstance(self.hold, Reserved):
             self.dispatcher.commit.results.hear(wait=True)
@@ -270,8 +270,7 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         def later(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
             return consumer.timer.call_after(seconds, function, args)
 
-        bounds = Bounds(self._settings.inline_bytes, self._settings.max_result_bytes)
-        self.slots = slots = Slots(consumer.pool, consumer.hub, bounds, lambda: self.dispatcher)
+        self.slots = slots = Slots(consumer.pool, consumer.hub, self._settings, lambda: self.dispatcher)
         self.reservations = Reservations(self._settings, consumer.hostname) if engine else None
         commit = Commit(self._settings, self.reservations)
         listen = self._listen if commit.fenced and not slots.inline else None

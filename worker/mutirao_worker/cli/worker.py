@@ -63,6 +63,18 @@ def free_name(given: Settings) -> str:
     show_default=True,
     help="How predictions run side by side.",
 )
+@click.option(
+    "--max-batches-per-process",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Replace a process after so many batches; 0, the default, for never.",
+)
+@click.option(
+    "--max-memory-per-process",
+    type=click.IntRange(0),
+    metavar="BYTES",
+    help="Replace a process whose resident memory, the models' shared pages included, is larger; 0, the default, for never.",
+)
 @click.option("--name", "-n", help="The worker's name; celery@HOST by default, or celery2@HOST where that one runs.")
 @click.option(
     "--events/--no-events",
@@ -84,6 +96,8 @@ def worker(
     models: str | None,
     only: str | None,
     pool: str,
+    max_batches_per_process: int | None,
+    max_memory_per_process: int | None,
     name: str | None,
     events: bool,
     repository: str | None,
@@ -96,10 +110,14 @@ def worker(
     if only is None and models is not None and _names(models, settings.load(models=repository).models):
         output.note(f"--models is the repository's folder now: for models by name, write --only {models}")
         models, only = None, models
-    given = settings.load(broker_url=broker_url, models=models or repository)
-    os.environ.update(
-        MUTIRAO_BROKER_URL=given.broker_url, MUTIRAO_RESULT_URL=given.result_url, MUTIRAO_MODELS=given.models
+    given = settings.load(
+        broker_url=broker_url,
+        models=models or repository,
+        max_batches_per_process=max_batches_per_process,
+        max_memory_per_process=max_memory_per_process,
     )
+    passed = ("broker_url", "result_url", "models", "max_batches_per_process", "max_memory_per_process")
+    os.environ.update({settings.PREFIX + name.upper(): str(getattr(given, name)) for name in passed})
     from mutirao_worker.app import app  # noqa: PLC0415 - reads the environment set above
 
     name = name or free_name(given)

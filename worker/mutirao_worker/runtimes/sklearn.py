@@ -17,6 +17,7 @@ import joblib
 import msgspec
 import numpy as np
 import pandas as pd
+import sklearn
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
@@ -101,9 +102,10 @@ def predict(
     data = _data(model, inputs, frame=frame)
     methods = list(dict.fromkeys(output.name.partition(".")[0] for output in outputs))
     found: dict[str, Array] = {}
-    for method in methods:
-        # A method may write into what it is given; the next one must not see that.
-        found.update(_call(model, method, data if method == methods[-1] else data.copy()))
+    with sklearn.config_context():  # what a model sets of it is for itself alone
+        for method in methods:
+            # A method may write into what it is given; the next one must not see that.
+            found.update(_call(model, method, data if method == methods[-1] else data.copy()))
     return {output.name: found[output.name] for output in outputs}
 
 

@@ -1,0 +1,29 @@
+"""When a process is worn out: a table."""
+
+import os
+
+import pytest
+
+from mutirao_worker import wear
+from mutirao_worker.isolation import Left
+from mutirao_worker.wear import Wear
+
+SMALL, LARGE = Left("1 thread", 1), Left("9 descriptors", wear.LEFT_MOST + 1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "lefts", "expected"),
+    [
+        ((0, 0), [None] * 5, [False] * 5),
+        ((2, 0), [None] * 5, [False, True, False, True, False]),
+        ((0, 1), [None] * 2, [True, True]),
+        ((0, 2**50), [None] * 2, [False, False]),
+        ((0, 0), [None, SMALL], [False, True]),
+        ((0, 0), [SMALL] * 5, [True] * wear.REPLACED_MOST + [False] * 2),
+        ((0, 0), [*[SMALL] * 4, LARGE], [True] * wear.REPLACED_MOST + [False, True]),
+    ],
+)
+def test_when_a_process_is_replaced(limits, lefts, expected):
+    """After so many batches, above a size, or with what a model left: but a model that always leaves a little is let do so."""
+    worn = Wear(*limits)
+    assert [bool(worn.worn(os.getpid(), "model", left)) for left in lefts] == expected

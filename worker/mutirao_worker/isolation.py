@@ -1,0 +1,161 @@
+"""What a model may change of its process for all others: put back after each call where it can be, else told, so that the process is replaced.
+
+A process's native threads are not looked at: libraries keep teams of them. Nor is random state: a model that seeds a generator that all
+share has it so.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # the same functions, but for the names that `signal` looks up of each: a tenth of the time
+import contextlib
+import gc
+import locale
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_SIGNALS = tuple(
+    int(getattr(signal, name))
+    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCHLD", "SIGPIPE")
+    if hasattr(signal, name)
+)
+_OPEN = "/dev/fd"
+
+
+class _Global(NamedTuple):
+    """Something that a process has one of: how to read it, and how to put it back."""
+
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a call for every prediction
+    except OSError:  # it has been removed
+        return ""
+
+
+def _change_folder(folder: str) -> None:
+    if folder:
+        os.chdir(folder)
+
+
+def _mask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _set_environment(wanted: dict[bytes, bytes]) -> None:
+    found = os.environb
+    for name in [name for name in found if name not in wanted]:
+        del found[name]
+    found.update(wanted)
+
+
+def _set_streams(streams: tuple[Any, ...]) -> None:
+    sys.stdin, sys.stdout, sys.stderr = streams
+
+
+def _set_handlers(handlers: tuple[Any, ...]) -> None:
+    for number, handler in zip(_SIGNALS, handlers, strict=True):
+        if handler is not None and _signal.getsignal(number) != handler:  # None is native code's own
+            signal.signal(number, handler)
+
+
+def _set_filters(filters: list[Any]) -> None:
+    warnings.filters[:] = filters  # type: ignore[index]
+    warnings._filters_mutated()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+# The recursion limit first: what follows must be able to run.
+_GLOBALS = (
+    _Global(sys.getrecursionlimit, sys.setrecursionlimit),
+    _Global(sys.getswitchinterval, sys.setswitchinterval),
+    _Global(gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+    _Global(_folder, _change_folder),
+    _Global(_mask, os.umask),
+    _Global(os.environ._data.copy, _set_environment),  # type: ignore[attr-defined]  # noqa: SLF001 - a tenth of the time
+    _Global(lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
+    _Global(lambda: (sys.stdin, sys.stdout, sys.stderr), _set_streams),
+    _Global(lambda: tuple(map(_signal.getsignal, _SIGNALS)), _set_handlers),
+    _Global(
+        lambda: _signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        lambda held: signal.pthread_sigmask(signal.SIG_SETMASK, held),
+    ),
+    _Global(
+        lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
+        lambda runs: runs or signal.setitimer(signal.ITIMER_REAL, 0),
+    ),
+    _Global(np.geterr, lambda how: np.seterr(**how)),
+    _Global(lambda: list(warnings.filters), _set_filters),
+)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Put back what a model changes of its process; in a thread beside others, what numpy keeps for each thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        with np.errstate():
+            yield
+        return
+    before = [each.get() for each in _GLOBALS]
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before[0])
+        for each, was in zip(_GLOBALS, before, strict=True):
+            if each.get() != was:
+                each.put(was)
+
+
+class Left(NamedTuple):
+    """What models have left behind in a process: in words, since it was last asked for, and how much of it there is in all."""
+
+    what: str
+    amount: int
+
+
+class Leftovers:
+    """Descriptors that are left open, and Python threads that are left running, counted from when this was made."""
+
+    def __init__(self) -> None:
+        """Take this as the state that a process should be in."""
+        self._first = self._seen = _counted()
+        self._free = _lowest_free()
+
+    def found(self) -> Left | None:
+        """Look for leftovers since the last look; None where there are none.
+
+        What is opened gets the lowest number that is free, so two system calls tell whether all is as it was.
+        """
+        if _lowest_free() == self._free and threading.active_count() == self._seen[1]:
+            return None
+        before, self._seen, self._free = self._seen, _counted(), _lowest_free()
+        words = [
+            f"{now - then} {noun}{'' if now - then == 1 else 's'}"
+            for now, then, noun in zip(self._seen, before, ("descriptor", "thread"), strict=True)
+            if now > then
+        ]
+        amount = sum(max(0, now - then) for now, then in zip(self._seen, self._first, strict=True))
+        return Left(" and ".join(words), amount) if words else None
+
+
+def _counted() -> tuple[int, int]:
+    return len(os.listdir(_OPEN)), threading.active_count()  # noqa: PTH208 - it is no folder of files
+
+
+def _lowest_free() -> int:
+    try:
+        found = os.dup(0)
+    except OSError:  # it has been closed
+        return 0
+    os.close(found)
+    return found
