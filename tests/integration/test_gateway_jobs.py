@@ -329,3 +329,20 @@ def test_large_results_come_whole(http):
     raw = http.get(f"/v1/jobs/{id}/result", headers={"Accept": "application/octet-stream"})
     head = int(raw.headers["inference-header-content-length"])
     assert len(raw.content) - head == 5000 * 3 * 8
+
+
+@brokers.redis_only
+def test_a_client_that_has_gone_is_not_served(fleet, http):
+    """An infer that has not begun when its client goes is cancelled; one that can be asked for again by its key is not."""
+    records, redis = "celery-task-meta-*", fleet.server.client()
+    with fleet.worker.still():
+        before = set(redis.keys(records))
+        for headers in ({}, {"Idempotency-Key": "come-again"}):
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/v2/models/iris/infer", json={"rows": ROWS}, headers=headers, timeout=1.5)
+        ids = [key.decode().removeprefix(records[:-1]) for key in set(redis.keys(records)) - before]
+        kept = next(id for id in ids if "key-" in id)
+        (gone,) = set(ids) - {kept}
+        until(lambda: http.get(f"/v1/jobs/{gone}").json()["status"] == "cancelled", timeout_s=3)
+        assert http.get(f"/v1/jobs/{kept}").json()["status"] == "queued"
+    assert ended(http, kept)["status"] == "succeeded"

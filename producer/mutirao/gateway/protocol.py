@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -12,7 +13,7 @@ from mutirao.catalog import ModelInfo
 from mutirao.gateway import answers, asking, bodies, prefer, results, submit, views
 from mutirao.gateway.answers import Answer
 from mutirao.gateway.bodies import Body, Given
-from mutirao.gateway.call import Call
+from mutirao.gateway.call import Call, ClientGone
 from mutirao.gateway.front import Front
 from mutirao.gateway.routes import Doc, Param, endpoint
 from mutirao.gateway.waiting import Waiting
@@ -95,7 +96,8 @@ async def infer(front: Front, call: Call, model: str, version: str = "") -> Answ
     """Ask a model and wait for its answer.
 
     The request is queued, and the answer is the job's result. Where the job has not ended when the wait's limit passes, 504 names the
-    job's address; the job goes on. `Prefer: respond-async` answers 202 with that address at once.
+    job's address; the job goes on. `Prefer: respond-async` answers 202 with that address at once. Where the client goes before that, a
+    request that has not begun is cancelled, unless an id of its own or a webhook leads to its result.
     """
     call.caller.require("predict", model)
     info = await front.known(model, version)
@@ -114,7 +116,12 @@ async def infer(front: Front, call: Call, model: str, version: str = "") -> Answ
     wait_s = limit if preferred.wait_s is None else min(limit, preferred.wait_s)
     if preferred.respond_async and not preferred.wait_s:
         return given.noted(await _later(front, call, queued, preferred))
-    record = await Waiting(call, wait_s, patient=True).end(front, queued.job)
+    try:
+        record = await Waiting(call, wait_s, patient=True).end(front, queued.job)
+    except ClientGone:
+        if asking.own_id(call) is None and not (given.body.webhook or call.param("webhook")):
+            await _withdraw(front, call, queued.job.id)
+        raise
     if record is None:
         if preferred.respond_async:
             return given.noted(await _later(front, call, queued, preferred))
@@ -255,6 +262,14 @@ async def _later(front: Front, call: Call, queued: submit.Queued, preferred: pre
     record = await front.record(queued.job.id, call.caller.tenant)
     made = submit.accepted(views.job(record), 202)
     return made.with_header(b"preference-applied", preferred.applied)
+
+
+async def _withdraw(front: Front, call: Call, id: str) -> None:
+    """Cancel what nobody waits for any more and nobody can ask for; where Redis is away, it is answered to nobody."""
+    with contextlib.suppress(errors.MutiraoError):
+        (record,) = await front.redis.run(front.core.settle([id], "revoked"))
+        if record is not None and record.done:
+            front.limiter.ended(call.caller, [id])
 
 
 def _is_ready(info: ModelInfo) -> bool:
