@@ -23,6 +23,7 @@ class Depth(msgspec.Struct, frozen=True):
         rows: their rows; a request that does not say how many it has counts as one.
         oldest_s: how long the oldest has waited, in seconds by Redis's clock; None where nothing waits, and where neither its
             record nor its id tells.
+        steps: the rows of each priority step, the most urgent first; () where that is not known.
     """
 
     model: str
@@ -30,6 +31,15 @@ class Depth(msgspec.Struct, frozen=True):
     requests: int
     rows: int
     oldest_s: float | None
+    steps: tuple[int, ...] = ()
+
+    def rows_until(self, priority: str) -> int:
+        """Count the rows that are served before a request of this priority that joins the line now."""
+        if not self.steps:
+            return self.rows
+        return sum(
+            rows for step, rows in zip(queues.KOMBU_STEPS, self.steps, strict=True) if step <= queues.step(priority)
+        )
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -83,8 +93,15 @@ def depths(core: Core, models: Sequence[str]) -> Operation[tuple[Depth, ...]]:
     names = [queues.queue(model) for model in models]
     now, *found = yield Call("broker", "depths", (), (queues.KOMBU_SEPARATOR, queues.record_key(""), *names))
     return tuple(
-        Depth(queue.decode().removeprefix(queues.PREFIX), tenant.decode(), requests, rows, oldest_s(heads, float(now)))
-        for queue, tenant, requests, rows, heads in found
+        Depth(
+            queue.decode().removeprefix(queues.PREFIX),
+            tenant.decode(),
+            requests,
+            rows,
+            oldest_s(heads, float(now)),
+            tuple(steps),
+        )
+        for queue, tenant, requests, rows, heads, steps in found
     )
 
 
@@ -123,17 +140,19 @@ def placed(number: int, line: Line, speed: float) -> Place:
     return Place(before, line.urgent, drain_s(rows_ahead(rows + line.urgent_rows, line.others, line.sharing), speed))
 
 
-def wait_s(found: Iterable[Depth], tenant: str, speed: float) -> float | None:
+def wait_s(found: Iterable[Depth], tenant: str, priority: str, speed: float) -> float | None:
     """Foretell how long a request will wait that joins a tenant's line now.
 
     Args:
         found: what waits for its model.
         tenant: whose it is.
+        priority: of the request: what is less urgent in the tenant's own line is served after it.
         speed: rows a second of all workers; 0 where it is not known.
     """
-    rows = {depth.tenant: depth.rows for depth in found}
-    own = rows.pop(tenant, 0)
-    return drain_s(rows_ahead(own, rows.values()), speed)
+    lines = {depth.tenant: depth for depth in found}
+    own = lines.pop(tenant, None)
+    ahead = own.rows_until(priority) if own else 0
+    return drain_s(rows_ahead(ahead, [line.rows for line in lines.values()]), speed)
 
 
 def rows_ahead(own: float, others: Iterable[int], sharing: int = 0) -> float:

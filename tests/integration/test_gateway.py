@@ -166,7 +166,9 @@ def test_who_wants_to_queue_anyway_may_until_the_queue_is_full(idle):
 
 @brokers.redis_only
 def test_what_would_come_too_late_is_refused_early():
-    """By the live workers' speed a queue of 3 rows at 1 a second is no place for a request that expires in 1 s: 429 at once."""
+    """By the live workers' speed a queue of 3 rows at 1 a second is no place for a request that expires in 1 s: 429 at once,
+    unless it is more urgent than they are.
+    """
     worker = WorkerInfo(
         name="w", pid=1, processes=1, models={"iris": "1"}, speeds={"iris": 1.0}, seen_at=time.time() + 1000.0
     )
@@ -180,8 +182,12 @@ def test_what_would_come_too_late_is_refused_early():
             answer = client.post("/v1/models/iris/jobs", json=ROW, headers={"Mutirao-Expires": "1"})
             assert "about 3 s" in error(answer, 429, "TooLate")
             assert answer.headers["retry-after"] == "2"
+            urgent = {"Mutirao-Expires": "1", "Prefer": "respond-async"}
+            assert client.post("/v1/models/iris/jobs?priority=high", json=ROW, headers=urgent).status_code == 202
+            answer = client.post("/v1/models/iris/jobs?priority=low", json=ROW, headers={"Mutirao-Expires": "1"})
+            assert error(answer, 429, "TooLate")
             assert client.post("/v1/models/iris/jobs?expires_s=60", json=ROW).status_code == 202
-            told = 'mutirao_queue_drain_seconds{model="iris",tenant=""} 4.0'
+            told = 'mutirao_queue_drain_seconds{model="iris",tenant=""} 5.0'
             until(lambda: told in client.get("/metrics").text)
 
 

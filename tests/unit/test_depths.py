@@ -5,7 +5,11 @@ import pytest
 from mutirao import depths
 from mutirao.depths import Depth, Line, Place
 
-WAITING = [Depth("iris", "", 5, 50, 1.0), Depth("iris", "crm", 2, 20, None), Depth("iris", "web", 100, 1000, 3.0)]
+WAITING = [
+    Depth("iris", "", 5, 50, 1.0, (2, 10, 38, 0)),
+    Depth("iris", "crm", 2, 20, None),
+    Depth("iris", "web", 100, 1000, 3.0),
+]
 
 
 @pytest.mark.parametrize(
@@ -29,12 +33,19 @@ def test_place(number, line, speed, place):
 
 
 @pytest.mark.parametrize(
-    ("tenant", "speed", "wait_s"),
-    [("crm", 10.0, (20 + 20 + 20) / 10), ("", 10.0, (50 + 20 + 50) / 10), ("new", 10.0, 0.0), ("crm", 0.0, None)],
+    ("tenant", "priority", "speed", "wait_s"),
+    [
+        ("crm", "normal", 10.0, (20 + 20 + 20) / 10),
+        ("", "low", 10.0, (50 + 20 + 50) / 10),
+        ("", "normal", 10.0, (12 + 12 + 12) / 10),
+        ("", "high", 10.0, (2 + 2 + 2) / 10),
+        ("new", "normal", 10.0, 0.0),
+        ("crm", "normal", 0.0, None),
+    ],
 )
-def test_wait_of_one_who_joins_now(tenant, speed, wait_s):
-    """Who joins waits for the tenant's own line, and for no more than that of each other tenant's."""
-    assert depths.wait_s(WAITING, tenant, speed) == wait_s
+def test_wait_of_one_who_joins_now(tenant, priority, speed, wait_s):
+    """Who joins waits for what is as urgent or more so in the tenant's own line, and for no more than that of each other tenant's."""
+    assert depths.wait_s(WAITING, tenant, priority, speed) == wait_s
 
 
 @pytest.mark.parametrize(("rows", "speed", "seconds"), [(0, 10.0, 0.0), (50, 10.0, 5.0), (50, 0.0, None)])

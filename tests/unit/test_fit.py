@@ -109,3 +109,15 @@ def test_what_rows_cost_is_remembered():
     assert fit.line[1] == 0
     assert fit.mostly_fixed(150)
     assert not fit.mostly_fixed(250)
+
+
+def test_speed_after_a_quiet_while():
+    """Hundreds of batches of one row do not make a model seem as slow as they are: what large batches cost is remembered."""
+    fit = Fit()
+    for rows in (1, 4, 16, 64, 256, 256):
+        fit.observe(rows, 0.002 + 0.00001 * rows)
+    busy = fit.speed(1000, 1.0)
+    for _ in range(300):
+        fit.observe(1, 0.00201)
+    assert fit.speed(1000, 1.0) == pytest.approx(busy, rel=0.3)
+    assert Fit().speed(1000, 1.0) == 0.0

@@ -225,9 +225,9 @@ class Batcher:
         """Foretell how many rows of each model so many slots answer a second, with full batches; of those that have been timed."""
         found = {}
         for model, line in self.lines.items():
-            rows = self._full(line)
-            if (seconds := line.fit.seconds(rows)) > 0:
-                found[model] = slots * rows / seconds
+            within_s = min(line.limits.latency_s or AHEAD_S, AHEAD_S)
+            if (speed := line.fit.speed(line.limits.max_rows, within_s)) > 0:
+                found[model] = slots * speed
         return found
 
     def rows(self) -> dict[str, float]:

@@ -110,6 +110,25 @@ class Fit:
         per_row, per_batch = self.line
         return per_row * rows + per_batch
 
+    def speed(self, most: int, within_s: float) -> float:
+        """Foretell the rows a second of batches as large as they may be; 0 where nothing is known.
+
+        Batches that were small of late, since little waited, tell nothing of large ones: what a row cost before does.
+
+        Args:
+            most: the rows that a batch may hold.
+            within_s: how long it may take, in seconds.
+        """
+        per_row, per_batch = self.line
+        if self.known and self._near.slope is None and self._steep is not None:
+            n, s = self._near.mean
+            per_row = min(self._steep, s / n)
+            per_batch = s - per_row * n
+        rows = (within_s - per_batch) / per_row if per_row > 0 else math.inf
+        rows = max(1, min(most, GROWTH * self._largest, rows))
+        seconds = per_row * rows + per_batch
+        return rows / seconds if seconds > 0 else 0.0
+
     def rows_within(self, seconds: float) -> int:
         """Foretell how many rows a batch of this length holds: at least one, and not many times what was ever timed."""
         per_row, per_batch = self.line

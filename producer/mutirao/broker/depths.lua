@@ -1,7 +1,8 @@
 -- Tell what waits in queues: how many requests and rows in each line, and what the oldest is.
 -- ARGV[1]: the separator of kombu's priority steps.  ARGV[2]: what a record's key begins with.  ARGV, 1 a queue from ARGV[3]: its name.
 -- Reply: {now, {queue, tenant ("" for the stock lists), requests, rows, {when the request at a list's head was queued ("" where
---   no record says), its id, ...}}, ...}; the stock lists of every queue, and each tenant that waits in it.
+--   no record says), its id, ...}, {rows of each priority step, the most urgent first}}, ...}; the stock lists of every queue, and
+--   each tenant that waits in it.
 -- Invariant: nothing is changed.
 local time = redis.call("TIME")
 local reply = {time[1] .. "." .. string.format("%06d", time[2])}
@@ -14,18 +15,22 @@ local function head_of(key)
 end
 
 local function told(queue, tenant)
-  local requests, more, heads = 0, 0, {}
+  local requests, rows, heads, steps = 0, 0, {}, {}
   for _, step in ipairs({"0", "3", "6", "9"}) do
     local key = (tenant ~= "" or step ~= "0") and queue .. ARGV[1] .. step or queue
     key = tenant == "" and key or key .. ARGV[1] .. tenant
     local length = redis.call("LLEN", key)
+    steps[#steps + 1] = length
     if length > 0 then
       requests = requests + length
-      more = more + tonumber(redis.call("HGET", LINES, "rows " .. key) or 0)
+      steps[#steps] = length + math.max(0, tonumber(redis.call("HGET", LINES, "rows " .. key) or 0))
       heads[#heads + 1], heads[#heads + 2] = head_of(key)
     end
   end
-  reply[#reply + 1] = {queue, tenant, requests, requests + math.max(0, more), heads}
+  for _, each in ipairs(steps) do
+    rows = rows + each
+  end
+  reply[#reply + 1] = {queue, tenant, requests, rows, heads, steps}
 end
 
 for at = 3, #ARGV do

@@ -164,7 +164,7 @@ class Front:
             raise self.core.missing(id)
         return record
 
-    async def late(self, model: str, tenant: str, expires_s: float) -> None:
+    async def late(self, model: str, tenant: str, priority: str, expires_s: float) -> None:
         """Make sure that a request would be served before its deadline, as far as the live workers' speed tells.
 
         Raises:
@@ -172,7 +172,7 @@ class Front:
         """
         known = await self.catalog(REFRESH_S + READY_AGE_S)
         found = await self.lines.of(tuple(known.models))
-        wait_s = depths.wait_s(found.get(model, ()), tenant, known.speed(model))
+        wait_s = depths.wait_s(found.get(model, ()), tenant, priority, known.speed(model))
         if wait_s is not None and wait_s > expires_s:
             text = f"model {model!r} would come to this request in about {wait_s:.3g} s, and it expires in {expires_s:g} s: try again later"
             raise errors.TooLate(text, model=model, wait_s=round(wait_s, 3), retry_after_s=wait_s - expires_s)

@@ -107,7 +107,7 @@ async def _allowed(front: Front, call: Call, ask: Ask) -> None:
     if ask.webhook:
         webhook.check(ask.webhook, front.settings.webhook_hosts)
     if ask.expires_s is not None:
-        await front.late(ask.model, ask.tenant, ask.expires_s)
+        await front.late(ask.model, ask.tenant, ask.priority, ask.expires_s)
 
 
 async def _one(

@@ -186,7 +186,7 @@ def test_stock_producers_are_counted(ask, redis):
     headers = {"lang": "py", "task": queues.TASK, "id": "stock"}
     envelope = {"body": "W10=", "content-type": "application/json", "headers": headers, "properties": {}}
     redis.lpush(QUEUE, json.dumps(envelope))
-    assert ask.depths("iris") == (Depth("iris", "", 1, 1, None),)
+    assert ask.depths("iris") == (Depth("iris", "", 1, 1, None, (1, 0, 0, 0)),)
     headers["id"] = queues.new_id()
     redis.lpush(queues.queue_key("iris", 3), json.dumps(envelope))
     (found,) = ask.depths("iris")
