@@ -129,7 +129,22 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line: one line on stderr and a named exit code for every error."""
+    _open_streams()
     sys.exit(_flushed(_run()))
+
+
+def _open_streams() -> None:
+    """Open standard streams that are closed, on nothing: a connection that took the place of one would be written to."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)  # the least number that is free
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            os.set_inheritable(number, True)
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
+            for each in (name, f"__{name}__"):  # Celery logs to the second
+                setattr(sys, each, stream)
 
 
 def _run() -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import billiard
 import click
 import msgspec
 import psutil
@@ -105,6 +106,8 @@ def worker(
     loglevel: str,
 ) -> None:
     """Answer predictions: the same as `celery -A mutirao_worker.app worker`."""
+    if pool == "prefork":
+        _share_memory()
     if repository is not None:
         output.note("--repository is called --models now")
     if only is None and models is not None and _names(models, settings.load(models=repository).models):
@@ -127,6 +130,15 @@ def worker(
     argv += [f"--queues={','.join(queues.queue(model.strip()) for model in only.split(','))}"] if only else []
     argv += [f"--hostname={name}"] if name else []
     run(app, argv)
+
+
+def _share_memory() -> None:
+    """Refuse to start where processes cannot share what Celery's pool of processes needs."""
+    try:
+        billiard.Lock()
+    except OSError as exc:
+        said = f"processes cannot share memory here: {exc.strerror or exc}"
+        raise errors.SettingsError(f"{said}; make /dev/shm writable, or use --pool threads") from exc
 
 
 def run(app: Celery, argv: Sequence[str]) -> NoReturn:
