@@ -93,6 +93,17 @@ def test_reserved_unheard(redis_server, root):
         assert admin.keys(queues.reserved_key("*")) == []
 
 
+def test_time_limit_that_passes_while_the_worker_stands_still(redis_server, root):
+    """What was computed within its time limit is answered, though the worker's loop stood still until that had passed."""
+    with Client(redis_server.url) as client, WorkerProcess(redis_server.url, root) as worker:
+        assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]
+        job = client.submit("dear", ROW * 30)  # for 0.6 s of the second that it has
+        waiting.until(lambda: job.status == "running")
+        with worker.still():
+            time.sleep(2)  # the fault itself
+        assert job.result(20)["predict"].tolist() == [5.0] * 30
+
+
 def test_scripts_that_redis_forgot(redis_server, root):
     """An idle worker whose next call Redis does not know any more, as after a failover, answers all the same."""
     with Client(redis_server.url) as client, WorkerProcess(redis_server.url, root):

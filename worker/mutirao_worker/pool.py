@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
 import logging
 import os
+import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import TERM_SIGNAL
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # Looks of `Slots.look_after`, two a second.
 ACCEPTED_IN_LOOKS = 10
+# What follows in a pipe that was full comes within this time.
+READ_MS = 50
 
 
 def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
@@ -66,6 +71,7 @@ class Slots:
         self.inline = pool.__class__.__module__.endswith("solo")
         self._threads = pool.__class__.__module__.endswith("thread")
         self._hear_of_processes()
+        self._hear_before_limits()
         if self._threads:
             self._done: collections.deque[Callable[[], None]] = collections.deque()
             self._ear, self._mouth = os.pipe()
@@ -195,6 +201,28 @@ class Slots:
 
         handlers[WORKER_UP] = up
 
+    def _hear_before_limits(self) -> None:
+        """Have what a process has returned heard before it is held to a time limit: the loop may have stood still for longer."""
+        pool: Any = getattr(self._pool, "_pool", None)
+        for name in ("on_soft_timeout", "on_hard_timeout") if self._inqueues() is not None else ():
+            setattr(pool, name, functools.partial(self._limited, getattr(pool, name)))
+
+    def _limited(self, limit: Callable[[Any], None], job: Any) -> None:
+        while not job.ready() and self._read_from(job):
+            pass
+        if not job.ready():
+            limit(job)
+
+    def _read_from(self, job: Any) -> bool:
+        """Read what a job's process has written, as the loop would; False where there is nothing."""
+        process, _ = self._pool._pool._process_by_pid(job._worker_pid)  # noqa: SLF001 - billiard's only way
+        callback, args = self._hub.readers.get(process.outqR_fd, (None, ())) if process else (None, ())
+        if callback is None or not _readable(process.outqR_fd):
+            return False
+        with contextlib.suppress(StopIteration, OSError, EOFError):
+            next(callback) if isinstance(callback, Iterator) else callback(*args)
+        return True
+
     def _inqueues(self) -> Any:
         """The pipes of the processes that are up; None where there are no processes, and when the pool has ended."""
         return getattr(getattr(self._pool, "_pool", None), "_all_inqueues", None)
@@ -267,6 +295,12 @@ class Slots:
     def _drain(self) -> None:
         while self._done:
             self._done.popleft()()
+
+
+def _readable(pipe: int) -> bool:
+    poller = select.poll()
+    poller.register(pipe, select.POLLIN)
+    return bool(poller.poll(READ_MS))
 
 
 def _deafened(pipe: int) -> None:

@@ -1,4 +1,4 @@
-"""The glue to Celery's consumer and pool: the one module that touches Celery's internals."""
+"""The glue to Celery's consumer and pool: with `reconnection`, what touches Celery's internals."""
 
 from __future__ import annotations
 
