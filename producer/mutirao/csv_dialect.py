@@ -15,6 +15,8 @@ DECIMALS = (".", ",")
 HEADERS = ("present", "absent")
 COLUMNS_MAX = 100_000
 _SAMPLE = 10
+# A cell may be as long as the body or the file that holds it: the module's own limit, 128 KiB, is the process's.
+csv.field_size_limit(2**31 - 1)
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +144,10 @@ def _sample(text: str, delimiter: str) -> list[list[str]]:
     found: list[list[str]] = []
     with contextlib.suppress(csv.Error, InvalidRequest):
         for record in csv.reader(lines(text, delimiter), delimiter=delimiter, strict=True):
+            if (
+                len(record) == 1 and len(record[0]) > COLUMNS_MAX
+            ):  # tells nothing: a long text, or a line of other delimiters
+                break
             found += [record] if record else []
             if len(found) == _SAMPLE:
                 break

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao import errors, signature
+from mutirao import csv_dialect, errors, signature
 from mutirao.csv_dialect import Dialect
 from mutirao.csv_table import CsvTable
 from mutirao.signature import InputSpec, OutputSpec, Signature
@@ -205,3 +205,10 @@ def test_text_comes_back_as_it_was_written(rows):
     csv.writer(written).writerows([["t", "b"], *rows])
     found = bound(written.getvalue(), frame(t="BYTES", b="BOOL"))
     assert found == {"t": [text for text, _ in rows], "b": [value for _, value in rows]}
+
+
+def test_a_cell_may_be_as_long_as_the_file():
+    """No limit of the csv module's own stands before the limit of a body."""
+    cell = "a" * 1_000_000
+    found = list(csv_dialect.records(iter(["text\n", f"{cell}\n"]), ",", "the CSV"))
+    assert found == [(1, ["text"]), (2, [cell])]

@@ -35,6 +35,8 @@ LINGER_S = 10.0
 LINGER_BYTES = 64 * 1024 * 1024
 # Requests that one connection may send ahead; no more is read while there are any.
 AHEAD_MAX = 4096
+# Connections that the kernel holds until this process takes them.
+BACKLOG = 2048
 KEEP_ALIVE_S = 75
 # What is left of the grace when waits are ended, so that their answers still go out.
 FAREWELL_S = 1.0
@@ -328,7 +330,7 @@ def listen(host: str, port: int) -> socket.socket:
         made.setsockopt(level, option, value)
     try:
         made.bind((host.strip("[]"), port))
-        made.listen(2048)
+        made.listen(BACKLOG)
     except OSError as exc:
         made.close()
         raise _refused(host, port, exc) from exc
@@ -341,9 +343,13 @@ def serve(settings: Settings, front: Front, app: ASGIApp, listening: socket.sock
     _raise_limit()
     whole: dict[str, Any] = {
         "access_log": False,
+        "backlog": BACKLOG,
         "date_header": True,
         "headers": HEADERS,
         "http": Connection,
+        # The waits that are open are bounded by `gateway_waits`, and each key by its own limits.
+        "limit_concurrency": None,
+        "limit_max_requests": None,
         "lifespan": "on",
         "log_config": None,
         "loop": "uvloop",
