@@ -245,6 +245,35 @@ class Grows(Summing):
         return np.full(len(X), os.getpid())
 
 
+class MasksOutput(Summing):
+    def misbehave(self, X):
+        return np.ma.masked_array(X.sum(axis=1), mask=X[:, 0] == MARKER)
+
+
+class RaggedOutput(Summing):
+    def misbehave(self, X):
+        return [[1.0] * (2 if row[0] == MARKER else 1) for row in X] + [[1.0, 2.0, 3.0]]
+
+
+class DictOutput(Summing):
+    def misbehave(self, X):
+        return {"sum": X.sum(axis=1)}
+
+
+class SplitOutput(Summing):
+    """Gives a list of arrays where it announced one."""
+
+    def misbehave(self, X):
+        return [X.sum(axis=1), X.sum(axis=1)]
+
+
+class ListOutput(Summing):
+    """Gives a plain list of numbers, as many as there are rows."""
+
+    def misbehave(self, X):
+        return X.sum(axis=1).tolist()
+
+
 class Forks(Summing):
     """Forks, and returns in both processes; notes how the copy ended in the file that FORKS names."""
 
@@ -358,7 +387,12 @@ ALL = (
     ChangesInput,
     ChangesProcess,
     ChangesSettings,
+    DictOutput,
     Grows,
+    ListOutput,
+    MasksOutput,
+    RaggedOutput,
+    SplitOutput,
     LeavesBehind,
     Drops,
     Forks,

@@ -33,6 +33,10 @@ GUILTY = [
     ("objectoutput", errors.InvalidOutput, "returned what cannot be sent: tensor 'predict': it is text, but row 0 is of type object"),
     ("unsayableoutput", errors.InvalidOutput, "but row 0 is of type Unsayable"),
     ("mixesobjects", errors.InvalidOutput, "returned what cannot be sent"),
+    ("masksoutput", errors.InvalidOutput, "returned 'predict' with a masked value at [0]: fill it (filled) in the model"),
+    ("raggedoutput", errors.InvalidOutput, "returned rows of unequal length for 'predict'"),
+    ("dictoutput", errors.InvalidOutput, "returned a dict for 'predict', which is no array"),
+    ("splitoutput", errors.InvalidOutput, "returned 'predict.0', 'predict.1', but no 'predict', which it announced"),
     ("spoilsinput", errors.ModelFailed, "raised ValueError: spoilt"),
 ]  # fmt: skip
 
@@ -95,7 +99,7 @@ def test_nan_for_json_costs_its_own_request(host):
     assert sizes == [3]
 
 
-@pytest.mark.parametrize("model", ["prints", "changesinput", "changessettings"])
+@pytest.mark.parametrize("model", ["prints", "changesinput", "changessettings", "listoutput"])
 def test_models_that_are_merely_rude(ran, model):
     """A model that prints, writes into its input, or changes numpy's and Python's settings for all, answers; the settings stay."""
     with warnings.catch_warnings():

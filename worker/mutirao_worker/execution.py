@@ -17,7 +17,7 @@ import numpy as np
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from mutirao import tensors
+from mutirao import errors, tensors
 from mutirao.signature import OutputSpec
 from mutirao.tensors import Array
 from mutirao_worker import cores, isolation
@@ -194,7 +194,8 @@ def _predicted(
             raise
         if not alone and (late := _time_was_up(exc)):
             raise late from None
-        error = model_failed(loaded, exc)
+        ours = isinstance(exc, errors.InvalidOutput)
+        error = invalid_output(loaded, str(exc)) if ours else model_failed(loaded, exc)
     finally:
         if os.getpid() != process:  # the model forked, and this is the copy: it must not answer a second time
             os._exit(os.EX_SOFTWARE)

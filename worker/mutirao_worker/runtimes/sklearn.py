@@ -106,6 +106,11 @@ def predict(
         for method in methods:
             # A method may write into what it is given; the next one must not see that.
             found.update(_call(model, method, data if method == methods[-1] else data.copy()))
+    for output in outputs:
+        if output.name not in found:
+            raise errors.InvalidOutput(
+                f"returned {', '.join(map(repr, found))}, but no {output.name!r}, which it announced"
+            )
     return {output.name: found[output.name] for output in outputs}
 
 
@@ -150,14 +155,28 @@ def _frame(inputs: Mapping[str, Array]) -> pd.DataFrame:
 
 def _call(model: Any, method: str, data: Any) -> Iterator[tuple[str, Array]]:
     result = getattr(model, method)(data)
-    if isinstance(result, list):
-        yield from ((f"{method}.{at}", _dense(each)) for at, each in enumerate(result))
+    if isinstance(result, list) and result and all(getattr(each, "ndim", 0) for each in result):
+        yield from ((f"{method}.{at}", _dense(f"{method}.{at}", each)) for at, each in enumerate(result))
     else:
-        yield method, _dense(result)
+        yield method, _dense(method, result)
 
 
-def _dense(result: Any) -> Array:
-    return np.asarray(result.toarray() if hasattr(result, "toarray") else result)
+def _dense(name: str, result: Any) -> Array:
+    """Make an array of what a method returned.
+
+    Raises:
+        InvalidOutput: it is none, or one with values that are masked.
+    """
+    if np.ma.is_masked(result):
+        first = np.argwhere(np.ma.getmaskarray(result))[0].tolist()
+        raise errors.InvalidOutput(f"returned {name!r} with a masked value at {first}: fill it (filled) in the model")
+    try:
+        array = np.asarray(result.toarray() if hasattr(result, "toarray") else result)
+    except ValueError as exc:
+        raise errors.InvalidOutput(f"returned rows of unequal length for {name!r}: {exc}") from exc
+    if array.ndim == 0 and array.dtype == object:
+        raise errors.InvalidOutput(f"returned a {type(result).__name__} for {name!r}, which is no array")
+    return array
 
 
 def _check_fitted(model: Any) -> None:
