@@ -1,6 +1,9 @@
 """Processes of a pool that stall or are spoilt while they are idle: they are replaced, and what was meant for them runs elsewhere."""
 
+from pathlib import Path
+
 import numpy as np
+import psutil
 import pytest
 import samples
 import waiting
@@ -83,6 +86,19 @@ def test_processes_are_replaced_after_so_many_batches_and_by_their_size(tmp_path
         jobs += client.submit_many("tellsprocess", [[0.0, number, 0] for number in range(200)])
         assert all(job.result(60)["predict"].shape == (1,) for job in jobs)
         assert {job.record().job.attempts for job in jobs} == {1}
+
+
+def test_a_process_has_none_of_its_parents_connections(lone):
+    """A process that was forked while the worker was connected holds none of its connections, and two pipes and a sentinel."""
+    with lone.client() as client:
+        first = _process(client)
+        psutil.Process(first).kill()
+        waiting.until(lambda: first not in {child.pid for child in lone.worker.children})
+        folder = Path(f"/proc/{_process(client)}/fd")
+        kinds = [str(each.readlink()).partition(":")[0] for each in folder.iterdir()]
+        assert "socket" not in kinds
+        assert "anon_inode" not in kinds
+        assert kinds.count("pipe") <= 3 + kinds.count("stdin")
 
 
 def _process(client):

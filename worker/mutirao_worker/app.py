@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from billiard import current_process
 from celery import Celery, concurrency, signals
 from kombu import Exchange, Queue, compression
 from kombu.serialization import register
@@ -13,7 +14,7 @@ from kombu.serialization import register
 from mutirao import address, codec, errors, queues, settings
 from mutirao.catalog import redelivered_after_s
 from mutirao.settings import PREFIX, Settings, without_password
-from mutirao_worker import banner, cores, strategy, tasks, threads, transport
+from mutirao_worker import banner, cores, descriptors, strategy, tasks, threads, transport
 from mutirao_worker.health import Presence
 from mutirao_worker.hosting import Host
 from mutirao_worker.isolation import Leftovers
@@ -110,8 +111,10 @@ def _load(worker: Any) -> None:
     _check_replacing(app.conf.mutirao, kind)
     app.host.threads = threads.per_process(worker.concurrency, os.environ)
     app.host.warm_up_s = app.conf.mutirao.warm_up_s
+    before = descriptors.opened()
     with threads.one(then=app.host.threads):
         app.host.load(repository, names)
+    app.host.opened = descriptors.opened() - before
     # A child is alive once it has warmed its models up; each has a time of its own for that.
     app.conf.worker_proc_alive_timeout = 60.0 + app.host.warm_up_s * len(names)
     _keep_compressed()
@@ -142,12 +145,15 @@ def _model(queue: str) -> str:
     return name
 
 
-def _look_after_warm_ups(**_: Any) -> None:
+def _before_fork(**_: Any) -> None:
     app.host.look_after_warm_ups()
+    app.host.inherited = descriptors.opened()
 
 
 def _prepare(**_: Any) -> None:
     """Make a pool child ready before it is given work."""
+    worker = getattr(current_process(), "_target", None)
+    descriptors.silence(app.host.inherited - app.host.opened - descriptors.own(worker))
     if app.host.infos():
         app.host.cap_threads()
         app.host.warm_up()
@@ -158,5 +164,5 @@ def _prepare(**_: Any) -> None:
 register("mutirao", _encode, codec.decode_body, content_type=codec.BINARY, content_encoding="binary")
 app = make(settings.load())
 signals.worker_init.connect(_start, weak=False)
-signals.worker_before_create_process.connect(_look_after_warm_ups, weak=False)
+signals.worker_before_create_process.connect(_before_fork, weak=False)
 signals.worker_process_init.connect(_prepare, weak=False)

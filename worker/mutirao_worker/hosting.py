@@ -32,6 +32,8 @@ class Host:
     def __init__(self) -> None:
         """Hold nothing yet."""
         self.threads = 1
+        self.inherited: frozenset[int] = frozenset()  # the parent's descriptors when it last forked
+        self.opened: frozenset[int] = frozenset()  # those among them that models hold
         self.leftovers: isolation.Leftovers | None = None  # of this process, once it is ready to serve
         self.warm_up_s = 60.0
         self._deaths: collections.Counter[str] = collections.Counter()

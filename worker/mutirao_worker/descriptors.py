@@ -1,0 +1,41 @@
+"""Descriptors that a forked process has of its parent and does not need: in the child they lead nowhere.
+
+A model that writes to stray descriptors must not reach the parent's connections, nor other processes' pipes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from typing import Any
+
+_OPEN = "/dev/fd"
+
+
+def opened() -> frozenset[int]:
+    """List the descriptors of this process."""
+    return frozenset(map(int, os.listdir(_OPEN)))  # noqa: PTH208 - it is no folder of files
+
+
+def own(worker: Any) -> set[int]:
+    """List those that a process of billiard's pool speaks with its parent through."""
+    queues = (getattr(worker, name, None) for name in ("inq", "outq", "synq"))
+    ends = (end for queue in queues if queue is not None for end in (queue._reader, queue._writer))  # noqa: SLF001 - the only way
+    return {end.fileno() for end in ends if not end.closed}
+
+
+def silence(numbers: Iterable[int]) -> None:
+    """Have sockets, pipes and the kernel's own objects among these lead nowhere; files stay.
+
+    They are not closed: whoever holds the number closes it one day, and must not close what has it by then.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in numbers:
+        try:
+            mode = os.fstat(number).st_mode
+        except OSError:  # it has been closed
+            continue
+        if number > 2 and (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or not stat.S_IFMT(mode)):
+            os.dup2(nowhere, number, inheritable=False)
+    os.close(nowhere)
