@@ -25,13 +25,16 @@ def mask(array: Array) -> npt.NDArray[np.bool_] | None:
     """Mark the missing elements of an array; None where there is none."""
     if array.dtype.kind == "f":
         found = np.isnan(array)
-    elif array.dtype.kind == "O":
-        elements = array.ravel().tolist()
-        if set(map(type, elements)) <= {str, bytes}:
-            return None
-        found = np.fromiter(map(is_missing, elements), dtype=bool, count=array.size).reshape(array.shape)
-    else:
+        return found if np.logical_or.reduce(found, axis=None) else None
+    if array.dtype.kind != "O":
         return None
+    elements = array.ravel().tolist()
+    kinds = set(map(type, elements))
+    if kinds <= {str, bytes, int, bool}:
+        return None
+    if kinds <= {str, bytes, int, bool, float} and all(element == element for element in elements):  # noqa: PLR0124
+        return None
+    found = np.fromiter(map(is_missing, elements), dtype=bool, count=array.size).reshape(array.shape)
     return found if found.any() else None
 
 

@@ -121,7 +121,8 @@ def bind(model: str, signature: Signature, given: Mapping[str, Array]) -> dict[s
     bound = {spec.name: _fitted(model, spec, given[spec.name]) for spec in signature.inputs}
     _check_rows(model, signature, bound)
     for spec in signature.inputs:
-        _check_missing(model, spec, bound[spec.name])
+        if not spec.nullable:
+            _check_missing(model, spec, bound[spec.name])
     return bound
 
 
@@ -244,7 +245,7 @@ _GUESSED = (
 
 def _check_missing(model: str, spec: InputSpec, array: Array) -> None:
     """Refuse missing values where they may not be; where that is not known, NaN is the model's own business."""
-    if spec.nullable or (spec.nullable is None and spec.datatype.startswith("FP")):
+    if spec.nullable is None and spec.datatype.startswith("FP"):
         return
     absent = missing.mask(array)
     if absent is None:

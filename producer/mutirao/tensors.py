@@ -9,6 +9,7 @@ tensor, and in BYTES an element whose length is 0xFFFFFFFF, with nothing behind 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import struct
@@ -273,6 +274,11 @@ def cast(name: str, array: Array, datatype: str) -> Array:
 def _as_text(name: str, array: Array) -> Array:
     if array.dtype.kind == "f" and bool(np.isnan(array).all()):
         return _objects([None] * array.size).reshape(array.shape)
+    flat = array.ravel().tolist()
+    if set(map(type, flat)) == {str}:
+        with contextlib.suppress(UnicodeEncodeError):  # then the element is named below
+            "".join(flat).encode()
+            return _objects(flat).reshape(array.shape)
     _check_elements(name, array, "BYTES", (str, bytes))
     elements = _elements(name, array, nullable=True)
     return _objects([each if each is None else _readable(each) for each in elements]).reshape(array.shape)

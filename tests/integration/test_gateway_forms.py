@@ -70,12 +70,49 @@ def test_a_matrix_comes_in_many_forms(http, form):
     assert predicted(http.post("/v2/models/iris/infer", content=content, headers=headers)) == LABELS
 
 
+def decimal_commas(rows):
+    return "".join(";".join(str(value).replace(".", ",") for value in row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("query", ["", "?delimiter=semicolon&decimal=,", "?delimiter=%3B&header=absent"])
+def test_a_spreadsheet_with_decimal_commas_is_read(http, query):
+    """Delimiter and decimal sign are found out, or said in the query."""
+    headers = {"Content-Type": "text/csv"}
+    assert (
+        predicted(http.post(f"/v2/models/iris/infer{query}", content=decimal_commas(ROWS), headers=headers)) == LABELS
+    )
+
+
+@pytest.mark.parametrize("path", ["/v2/models/iris/infer", "/v1/models/iris/jobs", "/v1/models/iris/jobs:batch"])
+def test_a_header_that_goes_unused_is_warned_of(http, path):
+    """A model that knows its columns by no names takes them by place, and the answer says so; a header that was said to be a row does not pass."""
+    body, headers = "d,c,b,a\n" + text_of(ROWS), {"Content-Type": "text/csv"}
+    answer = http.post(path, content=body, headers=headers)
+    assert answer.is_success
+    assert answer.headers["Warning"] == '299 mutirao "the CSV: the first line was taken as a header, but the model knows its columns by no names: columns go by place"'  # fmt: skip
+    assert "Warning" not in http.post(path, content=text_of(ROWS), headers=headers).headers
+    refused = http.post(path, content=body, headers={"Content-Type": "text/csv; header=absent"})
+    assert refused.status_code == 400
+    assert "line 1 has 'd' in column '1'" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [("delimiter=%7C", "delimiter is '|'"), ("decimal=x", "decimal is 'x'"), ("header=1", "header is '1'")],
+)
+def test_what_cannot_be_said_of_a_csv_is_refused(http, query, says):
+    """A sign that is not read here is 400 with those that are."""
+    answer = http.post(f"/v2/models/iris/infer?{query}", content="1,2,3,4\n", headers={"Content-Type": "text/csv"})
+    assert (answer.status_code, says in answer.json()["error"]) == (400, True)
+
+
 HOUSES_BODIES = {
     "objects": json.dumps({"rows": FRAME.to_dict("records")}),
     "rows in order": json.dumps({"rows": FRAME.to_numpy().tolist()}),
     "CSV, columns in another order": FRAME[["rooms", "city", "area"]].to_csv(index=False),
     "CSV with a column more": FRAME.assign(label="x").to_csv(index=False),
     "CSV without a header": FRAME.to_csv(index=False, header=False),
+    "CSV of a spreadsheet": "\ufeff" + FRAME.to_csv(index=False, sep=";", decimal=","),
 }
 
 
@@ -224,6 +261,8 @@ REFUSED = {
     "NaN": (b'[["NaN",1,2,3]]', "application/json", 400),
     "CSV of text": (b"a,b,c,d\n1,2,x,4\n", "text/csv", 400),
     "CSV with NaN": (b"1,2,nan,4\n", "text/csv", 400),
+    "CSV with a name mistyped": (b"X,b,c,d,e\n1,2,3,4,5\n", "text/csv", 400),
+    "CSV in latin-1": ("ação,b,c,d\n1,2,3,4\n".encode("latin-1"), "text/csv", 400),
     "ragged CSV": (b"1,2,3,4\n1,2\n", "text/csv", 400),
     "CSV of a header": (b"a,b,c,d\n", "text/csv", 400),
     "empty CSV": (b"", "text/csv", 400),
