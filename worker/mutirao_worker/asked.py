@@ -21,11 +21,12 @@ from kombu.utils import json
 from mutirao import codec, errors, messages, queues, signature
 from mutirao.messages import PredictRequest, RequestedOutput, Tensor
 from mutirao.signature import OutputSpec
-from mutirao.tensors import DTYPES, Array
+from mutirao.tensors import DTYPES, MISSING, Array
 from mutirao_worker.loaded import Loaded
 
 TRIPLE = "the body must be Celery's triple [[model, request], {options}, embed], message protocol 2"
 
+_MISSING = int.from_bytes(MISSING, "little")
 _FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
 _DECODER = msgspec.json.Decoder(tuple[tuple[str, PredictRequest | list[Any]], dict[str, Any], Any])
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -206,7 +207,8 @@ def _joined(tensors: tuple[Tensor, ...], raws: list[bytes]) -> tuple[Tensor, ...
     for tensor in tensors:
         size = (tensor.parameters or {})[codec.SIZE]
         part = np.ascontiguousarray(table[:, start : start + size])
-        if tensor.datatype == "BYTES" and (part[:, :4].copy().view("<u4") != size - 4).any():
+        lengths = part[:, :4].copy().view("<u4") if tensor.datatype == "BYTES" else None
+        if lengths is not None and not ((lengths == size - 4) | ((size == 4) & (lengths == _MISSING))).all():
             return None
         made.append(_times(tensor, count, part.tobytes()))
         start += size
