@@ -37,6 +37,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 MISSING = b"\xff\xff\xff\xff"
 _DIMENSIONS_MAX = 32  # numpy's own before 2.0
 _SIZE_MAX = 2**40
+_BITS_MAX = 1023  # of an integer that is surely a float64
 _NUMBER = (int, float, np.number, np.bool_)
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -111,7 +112,9 @@ def natural(name: str, values: Any) -> Array:
         array = np.asarray(values)
         if array.dtype.kind in "OUSf" and array.size and not isinstance(values, np.ndarray):
             array = _exact(values, array)
-    except (ValueError, OverflowError) as exc:
+    except OverflowError:
+        raise _unheld(name, np.asarray(values, dtype=object)) from None
+    except ValueError as exc:
         raise errors.InvalidTensor(f"tensor {name!r}: {_ragged(values) or exc}", tensor=name) from exc
     return of_objects(name, array) if array.dtype.kind == "O" else array
 
@@ -131,10 +134,13 @@ def of_objects(name: str, array: Array) -> Array:
         return array if absent is None else _objects(elements).reshape(array.shape)
     if not all(issubclass(kind, _NUMBER) for kind in present):
         raise _of_two_kinds(name, array.shape, elements)
-    if absent is not None:
-        return np.array([math.nan if each is None else float(each) for each in elements]).reshape(array.shape)
-    plain = np.asarray(elements)
-    plain = _exact(elements, plain) if plain.dtype.kind in "Of" and plain.size else plain
+    try:
+        if absent is not None:
+            return np.array([math.nan if each is None else float(each) for each in elements]).reshape(array.shape)
+        plain = np.asarray(elements)
+        plain = _exact(elements, plain) if plain.dtype.kind in "Of" and plain.size else plain
+    except OverflowError:
+        raise _unheld(name, array) from None
     return plain.reshape(array.shape)
 
 
@@ -160,7 +166,18 @@ def _exact(values: Any, array: Array) -> Array:
     kinds = {type(element) for element in elements.ravel()}
     if kinds == {int} and all(0 <= element < 2**64 for element in elements.ravel()):
         return elements.astype(np.uint64)
-    return elements.astype(np.float64) if all(issubclass(kind, _NUMBER) for kind in kinds) else elements
+    if not all(issubclass(kind, _NUMBER) for kind in kinds):
+        return elements
+    return elements.astype(np.float64)
+
+
+def _unheld(name: str, elements: Array) -> errors.InvalidTensor:
+    """Name the first integer that no float holds, by its place and about how many digits it has."""
+    held = (element for element in np.ndenumerate(elements) if isinstance(element[1], int))
+    at, number = next(each for each in held if each[1].bit_length() > _BITS_MAX)
+    digits = int(number.bit_length() * math.log10(2)) + 1
+    text = f"the number at {list(at)} has {digits} digits, more than any datatype holds"
+    return errors.InvalidTensor(f"{_called(name)}{text}", tensor=name)
 
 
 def _to_raw(name: str, array: Array, datatype: str, *, nullable: bool) -> bytes:

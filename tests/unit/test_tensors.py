@@ -142,7 +142,7 @@ def test_no_raw_bytes_get_past_the_decoder_with_another_error(datatype, shape, r
         ("FP64", [1], ["1.0"], "must be FP64, got text: row 0 is text '1.0'"),
         ("FP64", [1], None, "data is NoneType, not a list"),
         ("FP64", [1], {"a": 1}, "data is dict, not a list"),
-        ("FP64", [1], [10**400], "int too large"),
+        ("FP64", [1], [10**400], "the number at [0] has 401 digits"),
         ("FP16", [1], [1e6], "out of the range of FP16"),
         ("INT64", [1], [1.5], "must be INT64, got 1.5 in row 0"),
         ("INT64", [1], [2**63], "out of the range of INT64"),

@@ -127,6 +127,13 @@ def json(value: Any, status: int = 200, headers: Headers | None = None) -> Answe
     return Answer(status, _ENCODER.encode(value) + b"\n", JSON, headers)
 
 
+def nothing() -> Answer:
+    """Answer that there is nothing to say (204); such an answer has no length either."""
+    made = Answer(204)
+    made.headers = [header for header in made.headers if header[0] == b"cache-control"]
+    return made
+
+
 def plain(text: str) -> bytes:
     """Make text fit for a header: nothing in it ends the line."""
     return "".join(sign if " " <= sign <= "~" else "?" for sign in text).encode()

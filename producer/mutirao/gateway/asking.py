@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from typing import Any
 
 from mutirao import errors, queues
@@ -19,6 +20,9 @@ IDEMPOTENCY = b"idempotency-key"
 _SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e8}
 # V2's schedule policy: 0 is the default, 1 the highest.
 _LEVELS = {0: "normal", 1: "high", 2: "normal"}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Extensions of V2 that are not spoken here: to leave them out silently would be another answer than was asked for.
+_UNKNOWN = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 _OURS = ("binary_data_output", "priority", "timeout")
 PARAMS = {
     "priority": Param("What is served first.", {"enum": ["high", "normal", "low"]}),
@@ -131,6 +135,11 @@ def _handed_on(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _outputs(call: Call, body: Body) -> tuple[str, ...] | None:
     if body.outputs:
+        for output in body.outputs:
+            asked = next((name for name in _UNKNOWN if name in (output.parameters or {})), None)
+            if asked is not None:
+                text = f"output {output.name!r} asks for {asked}, an extension that is not spoken here: see /v2; ask for predict_proba, and choose the classes yourself"
+                raise errors.InvalidRequest(text, reason=f"{asked} not supported")
         return tuple(output.name for output in body.outputs)
     named = call.params("outputs") if call.query_string else []
     return tuple(named) or None
@@ -150,11 +159,16 @@ def _priority(call: Call, body: Body) -> str:
     return asked
 
 
+def number(text: str) -> float:
+    """Read a number as it stands in a header or a query; NaN where it is none: Python's own spellings, as 1_0, are not."""
+    return float(text) if len(text) < 40 and _NUMBER.fullmatch(text) else math.nan
+
+
 def _seconds(name: str, value: str | float) -> float:
     try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
+        seconds = number(value) if isinstance(value, str) else float(value)
+    except OverflowError:
+        seconds = math.inf
     if not 0 < seconds < 1e14:
         raise _refused(name, value, "a number of seconds, more than 0")
     return seconds

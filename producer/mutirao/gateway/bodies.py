@@ -36,7 +36,14 @@ PARAMETERS_MAX = 1_000
 TEXT_MAX = 4_096
 # Beside JSON.
 MEDIAS = ("application/octet-stream", "text/csv", "application/x-npy", "multipart/form-data")
-_JSON = ("application/json", "text/json", "application/octet-stream", "application/x-www-form-urlencoded", "")
+_JSON = (
+    "application/json",
+    "text/json",
+    "text/plain",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+    "",
+)
 
 
 class Body(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -177,7 +184,7 @@ def decode(body: bytes, kind: type[T]) -> T:
         InvalidRequest: it is not of this type.
     """
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8), type=kind)
     except _DAMAGED as exc:
         raise _damaged(exc) from exc
 

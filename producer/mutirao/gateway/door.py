@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from litestar.enums import ScopeType
+from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from mutirao.gateway import problems, protocol
@@ -46,6 +46,9 @@ class Door:
 
     async def _http(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
+        if scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            # The server leaves the body out, which it knows by its own scope.
+            scope = {**scope, "method": HttpMethod.GET}
         hot = infer_path(scope["path"]) if scope["method"] == "POST" else None
         counted = _Counted(send)
         try:

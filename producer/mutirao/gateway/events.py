@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from mutirao import queues, timeline
+from mutirao.gateway import answers
 from mutirao.gateway.access import Caller
-from mutirao.gateway.answers import Stream
+from mutirao.gateway.answers import Answer, Stream
 from mutirao.gateway.front import Front
 from mutirao.job import Handle
 from mutirao.messages import JobRecord
@@ -44,10 +45,13 @@ _END_RANK, _OVER_RANK = 4, 5
 _OVER = frozenset({"lost", "given back", "given up", "replayed"})
 
 
-def answer(front: Front, caller: Caller, record: JobRecord, last_seen: str) -> Stream:
+def answer(front: Front, caller: Caller, record: JobRecord, last_seen: str) -> Answer:
     """Stream a job's steps to a caller, those after the last one seen."""
+    last = _mark(last_seen)
+    if record.done and last_seen and not any(mark > last for mark, _ in steps(record)):
+        return answers.nothing()
     following = Following(record)
-    return Stream(following.pieces(front, _mark(last_seen)), front.holding(following, caller))
+    return Stream(following.pieces(front, last), front.holding(following, caller))
 
 
 def steps(record: JobRecord) -> list[tuple[Mark, Step]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
-
-import msgspec
 
 from mutirao import depths, errors, queues
 from mutirao.core import READ_MAX
@@ -20,7 +17,7 @@ from mutirao.gateway.views import Await, Batch, Jobs, JobView, Models
 from mutirao.gateway.waiting import Waiting
 from mutirao.job import Handle
 from mutirao.keys import Verb
-from mutirao.messages import JobInfo, JobRecord
+from mutirao.messages import JobInfo, JobRecord, PredictResult
 from mutirao.submission import Ask
 
 # The longest time for which one call waits.
@@ -29,7 +26,10 @@ WAIT_MAX_S = 60.0
 _WAIT_BYTES = 256 * READ_MAX
 _TAG = "Jobs"
 _JOB = "/v1/jobs/{id:str}"
-_WAIT = Param("Wait for the end, so many seconds at most.", {"type": "number", "minimum": 0, "maximum": WAIT_MAX_S})
+_WAIT = Param(
+    f"Wait for the end, so many seconds at most; more than {WAIT_MAX_S:g} count as {WAIT_MAX_S:g}.",
+    {"type": "number", "minimum": 0},
+)
 _ID = Param("An id of your own: the same id with the same request is the same job.")
 _SUBMIT = {**asking.PARAMS, "id": _ID, "webhook": Param("The URL that is told when the job has ended.")}
 
@@ -100,7 +100,7 @@ async def show(front: Front, call: Call, id: str) -> Answer:
     Doc(
         tag=_TAG,
         params={"wait": _WAIT, **results.NAN},
-        answer=msgspec.Raw,
+        answer=PredictResult,
         forms=results.FORMS[1:],
         refusals=(400, 404, 406, 409, 410, 413, 500, 503, 504),
     ),
@@ -139,11 +139,15 @@ async def cancel(front: Front, call: Call, id: str) -> Answer:
         tag=_TAG,
         params={"Last-Event-ID": Param("The last event that was seen: only later ones are sent.", header=True)},
         forms=(answers.EVENTS,),
+        others={204: None},
         refusals=(400, 404, 410, 503),
     ),
 )
 async def stream(front: Front, call: Call, id: str) -> Answer:
-    """Tell of each step of a job as it happens, until it has ended (server-sent events)."""
+    """Tell of each step of a job as it happens, until it has ended (server-sent events).
+
+    204 where it has ended and the last event was seen: a browser's EventSource stops asking then.
+    """
     record = await _own(front, call, id)
     return events.answer(front, call.caller, record, call.header(b"last-event-id"))
 
@@ -224,10 +228,7 @@ def _wait_s(call: Call) -> float:
     asked = call.param("wait")
     if asked is None:
         return 0.0
-    try:
-        wait_s = float(asked)
-    except ValueError:
-        wait_s = math.nan
+    wait_s = asking.number(asked)
     if not 0 <= wait_s <= 1e9:
         raise errors.InvalidRequest(
             f"wait is {asked[:40]!r}: it must be a number of seconds", reason="wait not allowed"

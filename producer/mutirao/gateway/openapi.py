@@ -25,6 +25,15 @@ _PATTERNS = {
 }
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _VALUES: Mapping[str, Any] = {"BOOL": True, "BYTES": "text"}
+_TEXT, _BYTES = {"type": "string"}, {"type": "string", "format": "binary"}
+_MEDIAS: Mapping[str, Any] = {
+    "application/octet-stream": _BYTES,
+    "application/x-npy": _BYTES,
+    "multipart/form-data": {"type": "object", "properties": {"file": _BYTES}, "required": ["file"]},
+    "text/csv": _TEXT,
+    "text/event-stream": _TEXT,
+    "text/plain": _TEXT,
+}
 _ABOUT = """Predictions over HTTP: the Open Inference Protocol (version 2), and jobs that wait in a queue.
 
 Every error is `{"error": text, "type": class, "data": {...}}`."""
@@ -90,6 +99,8 @@ class _Schemas:
         self._of = dict(zip([id(Problem), *kinds], made, strict=True))
         for schema in self.components.values():
             _describe(schema)
+            for field in schema.get("properties", {}).values():
+                _say_items(field)
 
     def of(self, kind: Any) -> dict[str, Any]:
         return self._of[id(kind)]
@@ -103,6 +114,13 @@ def _describe(schema: dict[str, Any]) -> None:
     for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", rest, re.MULTILINE):
         if name in schema.get("properties", {}):
             schema["properties"][name]["description"] = " ".join(text.split())
+
+
+def _say_items(schema: dict[str, Any]) -> None:
+    """Say of a list of anything that it is one: generators of clients ask for it."""
+    for one in (schema, *schema.get("anyOf", ())):
+        if one.get("type") == "array" and "prefixItems" not in one:
+            one.setdefault("items", {})
 
 
 def _operation(
@@ -154,18 +172,19 @@ def _body(doc: Doc, schemas: _Schemas, models: list[ModelInfo]) -> dict[str, Any
             examples[f"{info.name}-rows"] = {"summary": f"{info.name}, short", "value": {"rows": row(info.signature)}}
     content: dict[str, Any] = {JSON: {"schema": schemas.of(doc.body), **({"examples": examples} if examples else {})}}
     for media in doc.medias:
-        content[media] = {"schema": {}}
+        content[media] = {"schema": _MEDIAS[media]}
     return {"required": True, "content": content}
 
 
 def _responses(doc: Doc, schemas: _Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {} if doc.answer is None else {JSON: {"schema": schemas.of(doc.answer)}}
-    content |= {media: {"schema": {}} for media in doc.forms}
+    content |= {media: {"schema": _MEDIAS[media]} for media in doc.forms}
     told: dict[str, Any] = {}
     if doc.status < 400:
         told[str(doc.status)] = {"description": HTTPStatus(doc.status).phrase, "content": content}
     for status, kind in doc.others.items():
-        told[str(status)] = {"description": HTTPStatus(status).phrase, "content": {JSON: {"schema": schemas.of(kind)}}}
+        own = {} if kind is None else {"content": {JSON: {"schema": schemas.of(kind)}}}
+        told[str(status)] = {"description": HTTPStatus(status).phrase, **own}
     problem = {JSON: {"schema": schemas.of(Problem)}}
     for status in sorted({*doc.refusals, 401, 403}):
         one: dict[str, Any] = {"description": HTTPStatus(status).phrase, "content": dict(problem)}
