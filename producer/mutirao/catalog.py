@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -30,6 +31,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         seen_at: when a worker last announced it, by Redis's clock; 0 where that was a worker of an earlier version.
         expected: whether it is to be served: False where there are live workers, and the repositories of all of them lack it; judged
             by the reader.
+        example: a row that it takes, the first of the repository's example: each input's values in order, None for one that is
+            missing; empty where there is none, or it is large.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     speed: float = 0.0
     seen_at: float = 0.0
     expected: bool = True
+    example: dict[str, list[Any]] = {}
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -279,6 +279,47 @@ def test_the_same_with_curl_is_the_same(page, gateway):
         assert client.get(f"/v1/jobs/{made['id']}", params={"wait": 20}).json()["status"] == "succeeded"
 
 
+def test_the_same_with_curl_is_refused_with_the_form(page):
+    """Where the form refuses a value, the curl line says so, and sends nothing else in its place."""
+    choose(page, "iris")
+    page.find("#try-curl summary").click()
+    fill(page, ["5.1", "three", "1.4", "0.2"])
+    assert page.find("#try-curl-code").text == "# X[1] must be a number"
+    fill(page, IRIS)
+    assert "[5.1,3.5,1.4,0.2]" in page.find("#try-curl-code").text
+
+
+def test_the_form_begins_with_the_model_s_own_example(page, fleet):
+    """Each model's form is filled with a row of the example that its repository keeps, in fields and as rows."""
+    with Client(fleet.url) as client:
+        example = client.catalog().models["houses"].example
+    choose(page, "houses")
+    names = [label.text for label in page.all("#try-fields label")]
+    values = [field.get_attribute("value") for field in page.all("#try-fields input")]
+    assert dict(zip(names, values, strict=True)) == {
+        name: str(value).removesuffix(".0") for name, (value,) in example.items()
+    }
+    assert "text" not in values
+
+
+def test_the_model_that_is_chosen_first_is_ready(browser):
+    """The form begins with a model that answers, though another comes before it; a model that a person chose stays chosen."""
+    takes = Signature(
+        inputs=(InputSpec(name="X", datatype="FP64", shape=(-1, 2)),),
+        outputs=(OutputSpec(name="predict", datatype="FP64", shape=(-1,)),),
+    )
+    with RedisServer() as server, server.client() as redis, GatewayProcess(server.url) as alone:
+        for name in ("absent", "served"):
+            redis.hset(queues.MODELS, name, msgspec.json.encode(ModelInfo(name=name, version="1", signature=takes)))
+        worker = WorkerInfo(name="w@h", pid=1, processes=1, models={"served": "1"}, seen_at=time.time())
+        redis.hset(queues.WORKERS, worker.name, msgspec.json.encode(worker))
+        browser.open(alone.url, wait="#models-rows tr[data-model=served]")
+        waiting.until(lambda: browser.run("return document.getElementById('try-model').value") == "served")
+        choose(browser, "absent")
+        waiting.until(lambda: browser.find("#try-takes").text.startswith("takes X"))
+        assert browser.run("return document.getElementById('try-model').value") == "absent"
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_can_be_read(dark, browser, gateway):
     """In light and in dark, all text stands out from what is behind it as WCAG AA asks, that of a job and of stale figures too."""

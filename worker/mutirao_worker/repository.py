@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from mutirao import errors, queues
+from mutirao import errors, queues, tensors
 from mutirao.catalog import ModelInfo
+from mutirao.messages import PredictRequest
 from mutirao_worker import disk, manifest, model_file, runtimes
 from mutirao_worker.loaded import Loaded
 from mutirao_worker.manifest import Manifest, Version
@@ -22,6 +24,8 @@ __all__ = ["Finding", "Loaded", "Repository"]
 
 MODEL_FILE = "model.joblib"
 EXAMPLE_FILE = "example.json"
+# Every client reads the catalogue: a longer row stays out of it.
+_ROW_BYTES = 2048
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -85,7 +89,8 @@ class Repository:
             model, _ = _loaded(self._path(found, found.version.model), files[found.version.model], found.runtime)
         except errors.RepositoryError as exc:
             raise _unavailable(name, str(exc)) from exc
-        return Loaded(info, found, runtime, model, files.get(found.version.example, b""))
+        example = files.get(found.version.example, b"")
+        return Loaded(msgspec.structs.replace(info, example=_row(example)), found, runtime, model, example)
 
     def info(self, name: str) -> ModelInfo:
         """Tell what is known of a model without loading it; what keeps it from being served becomes its state.
@@ -360,6 +365,15 @@ def _info(found: Manifest, note: str = "") -> ModelInfo:
         signature=found.signature,
         reason=note,
     )
+
+
+def _row(example: bytes) -> dict[str, list[Any]]:
+    """Return the first row of an example, for forms to begin with."""
+    if not example:
+        return {}
+    request = msgspec.json.decode(example, type=PredictRequest)
+    row = {tensor.name: np.ravel(tensors.decode(tensor)[:1]).tolist() for tensor in request.inputs}
+    return row if len(msgspec.json.encode(row)) <= _ROW_BYTES else {}
 
 
 def _version_note(found: Manifest) -> str:

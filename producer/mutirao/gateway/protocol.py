@@ -63,14 +63,19 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class Model(msgspec.Struct, frozen=True):
-    """A model, and what it takes and gives; -1 stands for any size, the first is the rows."""
+class Model(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model, and what it takes and gives; -1 stands for any size, the first is the rows.
+
+    Attributes:
+        example: a row that it takes: each input's values in order, null for one that is missing.
+    """
 
     name: str
     versions: tuple[str, ...]
     platform: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    example: dict[str, list[Any]] = {}
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -211,7 +216,7 @@ async def metadata(front: Front, call: Call, model: str, version: str = "") -> A
         tuple(TensorSpec(spec.name, spec.datatype, spec.shape) for spec in specs)
         for specs in (takes.inputs, takes.outputs)
     )
-    return answers.json(Model(info.name, (info.version,), f"{info.runtime}_model", inputs, outputs))
+    return answers.json(Model(info.name, (info.version,), f"{info.runtime}_model", inputs, outputs, info.example))
 
 
 _METADATA = Doc(tag=_TAG, answer=Model, refusals=(400, 404, 503))

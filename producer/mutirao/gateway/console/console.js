@@ -27,7 +27,7 @@ function start() {
       heardAt = Date.now();
       const fleet = JSON.parse(data);
       show(fleet, choose);
-      offer(fleet.models.map((model) => model.name));
+      offer(fleet.models);
       tick();
     },
     state(state, { error, retryMs } = {}) {
@@ -75,9 +75,18 @@ function again() {
 
 let described = "";
 let offered = null;
+let picked = false;
 
-function offer(names) {
-  if (offered === names.join("\n")) return;
+function offer(models) {
+  const names = models.map((model) => model.name);
+  const ready = models.filter((model) => model.ready).map((model) => model.name);
+  if (offered !== names.join("\n")) list(names);
+  // Until a person has chosen: a model that answers, if there is one.
+  if (!picked && ready.length && !ready.includes(described)) describe(ready[0]);
+  else if (names.length && !names.includes(described)) describe(names[0]);
+}
+
+function list(names) {
   offered = names.join("\n");
   const select = $("try-model");
   const chosen = select.value;
@@ -85,7 +94,6 @@ function offer(names) {
   $("try-none").hidden = names.length > 0;
   $("try-form").hidden = $("try-curl").hidden = names.length === 0;
   if (names.includes(chosen)) select.value = chosen;
-  else if (names.length) describe(names[0]);
 }
 
 async function describe(name) {
@@ -103,6 +111,7 @@ async function describe(name) {
 }
 
 async function choose(name) {
+  picked = true;
   await describe(name);
   $("try").scrollIntoView({ block: "nearest", behavior: "instant" });
   form.focus();
@@ -152,8 +161,9 @@ function curl() {
   const address = new URL(target($("try-model").value), document.baseURI).href;
   const lines = [`curl ${quoted(address)}`, `-H 'Content-Type: application/json'`];
   if (hasKey()) lines.push(`-H "Authorization: Bearer $MUTIRAO_API_KEY"`);
-  lines.push(`-d ${quoted(form.sample())}`);
-  say($("try-curl-code"), lines.join(" \\\n  "));
+  const { text, refused } = form.sample();
+  lines.push(`-d ${quoted(text ?? "")}`);
+  say($("try-curl-code"), refused ? `# ${refused}` : lines.join(" \\\n  "));
 }
 
 // A link sends no key: where one is needed, the metrics are asked for here and shown.
@@ -175,12 +185,18 @@ async function metrics(event) {
 // The page
 
 $("try-form").addEventListener("submit", submit);
-$("try-form").addEventListener("input", curl);
+$("try-form").addEventListener("input", () => {
+  picked = true;
+  curl();
+});
 $("try-as").addEventListener("change", () => {
   form.choice();
   curl();
 });
-$("try-model").addEventListener("change", () => describe($("try-model").value));
+$("try-model").addEventListener("change", () => {
+  picked = true;
+  describe($("try-model").value);
+});
 $("try-example").addEventListener("click", () => {
   form.example();
   curl();

@@ -10,7 +10,7 @@ let forced = false; // rows, since there is no field for this model
 
 /** Make the form for a model, as `/v2/models/NAME` describes it, and fill in an example. */
 export function build(model) {
-  shown = { ...model, fields: fieldsOf(model.inputs) };
+  shown = { ...model, fields: fieldsOf(model.inputs, model.example ?? {}) };
   say($("try-takes"), `takes ${list(model.inputs)} · gives ${model.outputs.map((output) => output.name).join(", ")}`);
   const all = shown.fields !== null;
   $("try-as").hidden = !all;
@@ -49,8 +49,28 @@ export function body() {
   return asJson().checked ? fromRows() : fromFields();
 }
 
-/** The example as one compact line of JSON, for the shell. */
-export const sample = () => (asJson().checked ? $("try-rows").value.trim().replaceAll(/\s*\n\s*/g, " ") : fromFields(false));
+/** What the form says as one compact line of JSON, for the shell; or why it is refused. */
+export function sample() {
+  return asJson().checked ? sampleRows() : sampleFields();
+}
+
+function sampleRows() {
+  const text = $("try-rows").value;
+  try {
+    JSON.parse(text);
+    return { text: text.trim().replaceAll(/\s*\n\s*/g, " ") };
+  } catch (error) {
+    return { refused: notJson(error) };
+  }
+}
+
+function sampleFields() {
+  const refused = (shown?.fields ?? []).find((field) => read(field, $(field.id)) === undefined);
+  return refused ? { refused: mustBe(refused) } : { text: request() };
+}
+
+const notJson = (error) => `these rows are not JSON: ${error.message}`;
+const mustBe = (field) => `${field.label} must be ${wanted(field)}`;
 
 function fromRows() {
   const text = $("try-rows").value;
@@ -58,18 +78,18 @@ function fromRows() {
     JSON.parse(text);
     return text;
   } catch (error) {
-    return wrong($("try-rows"), `these rows are not JSON: ${error.message}`);
+    return wrong($("try-rows"), notJson(error));
   }
 }
 
-function fromFields(check = true) {
-  const values = new Map();
-  for (const field of shown?.fields ?? []) {
-    const element = $(field.id);
-    const value = read(field, element);
-    if (value === undefined && check) return wrong(element, `${field.label} must be ${wanted(field)}`);
-    values.set(field.id, value ?? 0);
-  }
+function fromFields() {
+  const refused = (shown?.fields ?? []).find((field) => read(field, $(field.id)) === undefined);
+  return refused ? wrong($(refused.id), mustBe(refused)) : request();
+}
+
+/** The fields as a V2 request. */
+function request() {
+  const values = new Map((shown?.fields ?? []).map((field) => [field.id, read(field, $(field.id))]));
   return JSON.stringify({ inputs: (shown?.inputs ?? []).map((spec) => tensor(spec, values)) });
 }
 
@@ -108,14 +128,14 @@ function clear() {
 }
 
 /** One field a column, or a feature of a matrix; null where they would be too many, or the shape is another. */
-function fieldsOf(inputs) {
+function fieldsOf(inputs, own) {
   const fields = [];
   for (const { name, datatype, shape } of inputs) {
     const width = shape.length === 1 ? 1 : shape.length === 2 ? shape[1] : -1;
     if (width < 1) return null;
     for (let at = 0; at < width && fields.length <= FIELDS_MAX; at += 1) {
       const label = width === 1 && shape.length === 1 ? name : `${name}[${at}]`;
-      fields.push({ id: `try-field-${fields.length}`, input: name, label, datatype, example: exampleOf(datatype, fields.length) });
+      fields.push({ id: `try-field-${fields.length}`, input: name, label, datatype, example: own[name]?.[at] ?? exampleOf(datatype, fields.length) });
     }
   }
   return fields.length > 0 && fields.length <= FIELDS_MAX ? fields : null;
@@ -140,12 +160,12 @@ function exampleOf(datatype, at) {
 }
 
 function rowsText() {
-  const { inputs } = shown;
+  const { inputs, example: own = {} } = shown;
   if (inputs.length === 1 && inputs[0].shape.length === 2) {
     const width = Math.max(1, inputs[0].shape[1]);
-    return `[\n  [${Array.from({ length: width }, (_, at) => exampleOf(inputs[0].datatype, at)).join(", ")}]\n]`;
+    return `[\n  [${Array.from({ length: width }, (_, at) => JSON.stringify(own[inputs[0].name]?.[at] ?? exampleOf(inputs[0].datatype, at))).join(", ")}]\n]`;
   }
-  const row = Object.fromEntries(inputs.map(({ name, datatype }, at) => [name, exampleOf(datatype, at)]));
+  const row = Object.fromEntries(inputs.map(({ name, datatype }, at) => [name, own[name]?.[0] ?? exampleOf(datatype, at)]));
   return `[\n  ${JSON.stringify(row)}\n]`;
 }
 
