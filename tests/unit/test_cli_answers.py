@@ -38,15 +38,15 @@ def test_bytes_that_are_no_text_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("terminal", "rows", "note"), [(True, answers.ROWS, f"{answers.ROWS} of 50 rows"), (False, 50, "")]
+    ("terminal", "lines", "note"), [(True, answers.ROWS + 4, f"{answers.ROWS} of 50 rows"), (False, 50 + 1, "")]
 )
-def test_a_terminal_gets_a_screenful(monkeypatch, capsys, terminal, rows, note):
-    """A person sees the first rows, short numbers and few columns, and is told; a pipe gets everything, exact."""
+def test_a_terminal_gets_a_screenful(monkeypatch, capsys, terminal, lines, note):
+    """A person sees the first rows, short numbers and few columns, and is told; a pipe gets everything, exact, and no frame."""
     monkeypatch.setattr(output, "terminal", lambda: terminal)
     output._console.cache_clear()
     answers.show({"p": np.full((50, 30), 1 / 3)})
     said = capsys.readouterr()
-    assert said.out.count("\n") == rows + 4
+    assert said.out.count("\n") == lines
     assert (str(1 / 3) in said.out, "... (30 values)" in said.out) == (not terminal, terminal)
     assert note in said.err
     output._console.cache_clear()

