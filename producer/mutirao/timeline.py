@@ -80,6 +80,14 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     hidden: bool = False
 
 
+# How an attempt ended that was not the last.
+_TRIED = {
+    "process died": "its process died",
+    "time limit": "it ran past its time limit among others",
+    "terminated": "its process was ended",
+}
+
+
 def moments(record: JobRecord) -> list[Moment]:
     """Tell the steps of a job in order; a worker knows Redis's clock to a millisecond or so, so none is shown before the last."""
     told: list[Moment] = []
@@ -178,8 +186,9 @@ def _moments(record: JobRecord) -> Iterator[Moment]:
     first = queues.made_at(record.task_id) if replayed else job.queued_at
     if first is not None:
         yield Moment(first, "submitted", _asked(record))
-    for entry in job.history:
-        yield Moment(entry.at, *_earlier(entry))
+    for entry, after in zip(job.history, (*job.history[1:], None), strict=False):
+        given_up = after is not None and after.how == "replayed"
+        yield Moment(entry.at, *(_earlier(entry) if given_up or entry.how not in _TRIED else _tried(entry)))
     if job.reserved_at:
         yield Moment(job.reserved_at, "reserved", f"by {job.worker}")
     ran = job.started_at is not None and bool(job.version or not record.done)
@@ -207,6 +216,10 @@ def _earlier(entry: History) -> tuple[str, str]:
     if entry.how == "replayed":
         return "replayed", "from the dead letters, to the end of its queue"
     return "given up", f"on {entry.worker}: {entry.how}; to the dead letters"
+
+
+def _tried(entry: History) -> tuple[str, str]:
+    return "tried", f"on {entry.worker}: {_TRIED[entry.how]}; it runs again"
 
 
 def _company(batch: int, place: int) -> str:

@@ -13,7 +13,7 @@ import waiting
 from servers import RedisServer
 from workers import WorkerProcess
 
-from mutirao import Client, WorkerLost, queues
+from mutirao import Client, WorkerLost, queues, timeline
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -45,6 +45,12 @@ def test_child_killed_while_it_predicts(fleet):
             WorkerLost, match=r"the process that ran the model died: .*SIGKILL.* gave up after 3 attempts"
         ):
             job.result(20)
+        told = [(step.what, step.says) for step in timeline.moments(job.record())]
+        name = fleet.worker.name
+        assert [step for step in told if step[0] == "tried"] == [
+            ("tried", f"on {name}: its process died; it runs again")
+        ] * 2
+        assert "attempt 3" in dict(told)["run"]
         assert all(job.result(20) for job in client.submit_many("iris", [ROW] * 20))
 
 

@@ -133,6 +133,14 @@ class Commit:
         fields = f',"started_at":{run.started_at:.4f},"worker":{_text(run.worker)},"batch":{run.batch}'
         self.results.call("started", (), (self._kept, run.model, fields, *ids))
 
+    def retried(self, worker: str, why: str, requests: Sequence[Request]) -> None:
+        """Say of requests that they are to run again, and why.
+
+        Raises:
+            redis.RedisError: Redis did not answer.
+        """
+        self.results.call("retried", (), (worker, why, *(request.id for request in requests)))
+
     def payloads(self, requests: Sequence[Request]) -> dict[str, bytes | None]:
         """Read the tensors that lie beside requests, by id; None for those that are gone.
 

@@ -204,6 +204,10 @@ class Dispatcher:
                 request.attempts += 1
         if left:
             self._again(batch.model, left, repr(error))
+            try:
+                self.commit.retried(self.hostname, reason, left)
+            except redis.RedisError as exc:
+                logger.debug("could not say that %d requests run again: %s", len(left), exc)
         self._end(self._run(batch), endings, 0.0)
         self.dispatch()
 

@@ -27,7 +27,7 @@ _RECORD = (
 )
 Call = tuple[str, Sequence[Any], Sequence[Any]]
 Heard = Callable[[list[Any] | redis.RedisError], None]
-NAMES = ("commit", "give_back", "idle", "leave", "poll", "reserve", "started", "tend", "vet")
+NAMES = ("commit", "give_back", "idle", "leave", "poll", "reserve", "retried", "started", "tend", "vet")
 
 
 def connect(url: str, settings: Settings, timeout_s: float | None = None) -> redis.Redis:
