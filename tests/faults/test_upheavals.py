@@ -7,6 +7,7 @@ import brokers
 import ledger
 import pytest
 import waiting
+from celery import Celery
 from servers import RedisServer
 from workers import WorkerProcess
 
@@ -90,12 +91,28 @@ def _has_no_room_for_connections(server, admin, job):
     admin.config_set("maxclients", most)
 
 
+def _has_a_deaf_client(server, admin, job):
+    """Somebody subscribes to all results and never reads one, until Redis has had enough of that."""
+    before = admin.config_get("client-output-buffer-limit")["client-output-buffer-limit"]
+    admin.config_set("client-output-buffer-limit", "pubsub 65536 65536 1")
+    with Client(server.url) as client, socket.create_connection(("127.0.0.1", server.port)) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(b"PSUBSCRIBE celery-task-meta-* mutirao:reply:*\r\n")
+        name = "{}:{}".format(*deaf.getsockname())
+        assert any(each["addr"] == name for each in admin.client_list())
+        while any(each["addr"] == name for each in admin.client_list()):
+            jobs = client.submit_many("quick", ROW * 2000)
+            assert [each.result(AGAIN_S)["predict"].tolist() for each in jobs] == [[5.0]] * 2000
+    admin.config_set("client-output-buffer-limit", before)
+
+
 UPHEAVALS = {
     "forgets its scripts": _forgets_scripts,
     "cuts every connection": _cuts_every_connection,
     "is emptied": _is_emptied,
     "comes back empty": _comes_back_empty,
     "has no room for connections": _has_no_room_for_connections,
+    "has a deaf client": _has_a_deaf_client,
 }
 
 
@@ -145,3 +162,25 @@ def test_a_key_of_another_type(system, key):
         assert [job.result(AGAIN_S)["predict"].tolist() for job in jobs] == [[5.0]] * len(jobs)
         _served(client)
     assert worker.process.poll() is None, worker.log
+
+
+def test_a_hundred_queues(system):
+    """A worker that is told to consume a hundred queues, of which it serves few, answers these as before, and forgets the others."""
+    server, worker = system
+    admin, others = server.client(), [queues.queue(f"other{number}") for number in range(100)]
+    with Celery(broker=server.url) as app, Client(server.url, timeout_s=2) as client:
+        _served(client)
+        before = len(_consumed(app, worker))
+        for name in others:
+            app.control.add_consumer(name, destination=[worker.name])
+        waiting.until(lambda: admin.exists(*map(queues.consumers_key, others)) == len(others))
+        _served(client)
+        for name in others:
+            app.control.cancel_consumer(name, destination=[worker.name])
+        waiting.until(lambda: len(_consumed(app, worker)) == before)
+        _served(client)
+    assert worker.process.poll() is None, worker.log
+
+
+def _consumed(app, worker):
+    return (app.control.inspect([worker.name], timeout=5).active_queues() or {}).get(worker.name, [])
