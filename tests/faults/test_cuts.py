@@ -1,6 +1,7 @@
 """A network that drops packets without a word: once it is whole again, every worker takes work again within seconds."""
 
 import contextlib
+import functools
 import time
 
 import ledger
@@ -15,6 +16,7 @@ from workers import BIN, WorkerProcess
 from mutirao import Client, queues
 
 ROW = [[0.0, 1.0, 2.0]]
+MANY = ROW * 4000  # four seconds of work
 AGAIN_S = 10
 PATIENCE_S = {"MUTIRAO_TIMEOUT_S": "1", "MUTIRAO_LEASE_S": "3"}
 
@@ -48,6 +50,10 @@ def test_connections_that_fall_silent(redis_server, root):
         assert worker.process.poll() is None
 
 
+def _runs(job):
+    return job.status == "running"
+
+
 @contextlib.contextmanager
 def _three(root):
     """Three workers, each on a host of its own, each of which alone serves its model; a Redis and a client that are here."""
@@ -79,6 +85,9 @@ def test_packets_are_dropped(root):
             _answered(client, model)
         for chains in (("INPUT", "OUTPUT"), ("INPUT",), ("OUTPUT",)):
             for lasts_s in (35, 60):
+                running = [client.submit(model, MANY) for model in models]
+                for job in running:
+                    waiting.until(functools.partial(_runs, job))
                 for host in hosts:
                     host.drop(*chains)
                 time.sleep(lasts_s)  # the fault itself
@@ -88,6 +97,8 @@ def test_packets_are_dropped(root):
                 jobs = [client.submit(model, ROW) for model in models]
                 for job in jobs:
                     assert job.result(back + AGAIN_S - time.monotonic())["predict"].tolist() == [5.0], (chains, lasts_s)
+                for job in running:
+                    assert len(job.result(30)["predict"]) == len(MANY)
         for host, worker in zip(hosts, started, strict=True):
             host.forget(worker.pid)
         back = time.monotonic()
