@@ -20,11 +20,11 @@ import fronts
 import machine
 import table
 import workload
-from fronts import figures, mlserver, polls, rounds, steps, tables
+from fronts import figures, heavy, mlserver, polls, rounds, steps, tables
 from rich.console import Console
 from run import OUT, Names
 
-ONLY = ("compare", "steps", "polls")
+ONLY = ("compare", "steps", "polls", "heavy")
 POLLS = 2_000
 # So many functions are shown.
 FUNCTIONS = 16
@@ -55,7 +55,7 @@ def main(
     connections: int,
     file: Path | None,
 ) -> None:
-    """Measure the gateway beside MLServer; where its CPU time goes; and 2,000 long polls.
+    """Measure the gateway beside MLServer; where its CPU time goes; 2,000 long polls; and heavy bodies.
 
     Ends with 1 if an answer was lost, refused or is not the model's own.
 
@@ -153,7 +153,17 @@ def _polls(found: Found, plan: rounds.Plan, folder: Path) -> None:  # noqa: ARG0
         found.failures.append(f"{held.count - held.answered} of {held.count} long polls were not answered")
 
 
-_MEASURES = {"compare": _compare, "steps": _steps, "polls": _polls}
+def _heavy(found: Found, plan: rounds.Plan, folder: Path) -> None:  # noqa: ARG001 - as the others
+    _tell("bodies that cost more than they look")
+    asked = heavy.asked(workload.iris(folder, rounds.OUTPUT), folder / "heavy")
+    found.show(tables.heavy(asked))
+    found.document["heavy"] = [dataclasses.asdict(one) for one in asked]
+    found.failures.extend(
+        f"{one.name}: others waited {one.waited_s:.2f} s, {one.peak_mb:.0f} MB" for one in asked if not one.met
+    )
+
+
+_MEASURES = {"compare": _compare, "steps": _steps, "polls": _polls, "heavy": _heavy}
 
 
 def _tell(text: str) -> None:

@@ -26,7 +26,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("HTTP: parse requests, write answers", ("uvicorn", "httptools", "h11", "granian")),
     ("route: find the handler", ("litestar", "mutirao.gateway.app", "mutirao.gateway.routes")),
     ("let in: key, limits, count", ("mutirao.gateway.door", "mutirao.gateway.access", "mutirao.gateway.metrics", "mutirao.gateway.limits", "mutirao.keys")),
-    ("decode: read the body", ("mutirao.gateway.call", "mutirao.gateway.bodies", "mutirao.gateway.files")),
+    ("decode: read the body", ("mutirao.gateway.call", "mutirao.gateway.bodies", "mutirao.gateway.files", "mutirao.gateway.reading", "mutirao.gateway.counting", "mutirao.gateway.apart")),
     ("check: by the model's signature", ("mutirao.signature", "mutirao.tensors", "mutirao.codec")),
     ("encode: the message for the worker", ("mutirao.submission", "mutirao.messages")),
     ("submit: gather, call Redis", ("mutirao.gateway.intake", "mutirao.gateway.submit", "mutirao.core", "mutirao.broker")),

@@ -10,6 +10,7 @@ from targets import Target
 
 import fronts
 from fronts.figures import ROLES, Speed
+from fronts.heavy import MEMORY_MB, WAIT_S, Heavy
 from fronts.polls import LIMIT_MB, Polls
 from fronts.steps import Budget
 
@@ -82,6 +83,16 @@ def polls(found: Polls) -> Table:
     memory = [number(value) for value in (found.idle_mb, found.held_mb, found.after_mb)]
     rest = [f"{found.answered:,}", number(found.told_s), number(found.held_cpu)]
     table.add_row(fronts.OURS, *memory, f"< {LIMIT_MB:g}", met, *rest, style="" if found.met else "red")
+    return table
+
+
+def heavy(found: Iterable[Heavy]) -> Table:
+    """Lay out what heavy bodies do to others."""
+    headings = ("status", "took s", "others waited\nup to s", "peak MB", "met")
+    table = _table(f"heavy bodies: others wait < {WAIT_S:g} s, < {MEMORY_MB:g} MB", headings, "body")
+    for one in found:
+        shown = [number(value) for value in (one.took_s, one.waited_s, one.peak_mb)]
+        table.add_row(one.name, str(one.status), *shown, "yes" if one.met else "no", style="" if one.met else "red")
     return table
 
 
