@@ -281,7 +281,7 @@ def cast(name: str, array: Array, datatype: str) -> Array:
     if not kept.all():
         at = tuple(int(index) for index in np.argwhere(~kept)[0])
         value, where = array[at].item(), place(array.shape, at)
-        if target.kind in "iu" and array.dtype.kind == "f" and value != math.floor(value):
+        if target.kind in "iu" and array.dtype.kind == "f" and math.isfinite(value) and not value.is_integer():
             raise errors.InvalidTensor(f"{_called(name)}it must be {datatype}, got {value!r} in {where}", tensor=name)
         text = f"{_called(name)}{value!r} in {where} is out of the range of {datatype}"
         raise errors.InvalidTensor(text, tensor=name)

@@ -145,6 +145,7 @@ def test_no_raw_bytes_get_past_the_decoder_with_another_error(datatype, shape, r
         ("FP64", [1], [10**400], "the number at [0] has 401 digits"),
         ("FP16", [1], [1e6], "out of the range of FP16"),
         ("INT64", [1], [1.5], "must be INT64, got 1.5 in row 0"),
+        ("INT64", [1], [1e300], "1e+300 in row 0 is out of the range of INT64"),
         ("INT64", [1], [2**63], "out of the range of INT64"),
         ("UINT8", [1], [256], "out of the range of UINT8"),
         ("UINT8", [1], [-1], "out of the range of UINT8"),
@@ -224,3 +225,9 @@ def test_integers_and_bools_become_floats(datatype):
     """A float tensor takes whole numbers and bools; a bool among numbers counts 1."""
     for data in ([1, 0], [True, False], [1.0, 0]):
         assert tensors.decode(Tensor("x", datatype, (2,), data)).tolist() == [1.0, 0.0]
+
+
+def test_infinity_is_no_integer():
+    """An infinity where whole numbers belong is refused by name, as any other number out of their range."""
+    with pytest.raises(errors.InvalidTensor, match="inf in row 1 is out of the range of INT64"):
+        tensors.cast("x", np.array([1.0, np.inf]), "INT64")
