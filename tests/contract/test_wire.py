@@ -33,7 +33,10 @@ def test_names_in_redis(redis_server, client, priority, key):
     job = client.submit("iris", X, priority=priority)
     found = {name.decode() for name in redis_server.client().keys("*")}
     assert found == {key, f"celery-task-meta-{job.id}", "mutirao:bell:mutirao.iris", "mutirao:lines"}
-    assert redis_server.client().hgetall("mutirao:lines") == {f"rows {key}".encode(): b"1"}
+    assert redis_server.client().hgetall("mutirao:lines") == {
+        f"rows {key}".encode(): b"1",
+        f"next {key}".encode(): b"1",
+    }
     assert redis_server.client().llen(key) == 1
 
 
