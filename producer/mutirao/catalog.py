@@ -28,6 +28,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         reason: why it is unavailable, or what to know of it.
         workers: how many live workers serve it now; counted by the reader.
         speed: rows a second of one worker at full batches, as it was last measured; 0 where it never was.
+        digest: of the version's files and of what it takes and gives: copies that are the same have the same.
+        variants: what other copies of it take and give, that live workers serve under the same name; gathered by the reader.
         seen_at: when a worker last announced it, by Redis's clock; 0 where that was a worker of an earlier version.
         expected: whether it is to be served: False where there are live workers, and the repositories of all of them lack it; judged
             by the reader.
@@ -44,9 +46,16 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     workers: int = 0
     speed: float = 0.0
+    digest: str = ""
+    variants: tuple[Signature, ...] = ()
     seen_at: float = 0.0
     expected: bool = True
     example: dict[str, list[Any]] = {}
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """Whatever a live worker takes and gives under its name, what is shown first."""
+        return (self.signature, *self.variants)
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,6 +76,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         batches: mean rows of its latest batches of each model.
         failing: why it cannot serve a model that it should, by the model's name.
         repository: the models in its repository, also those that it is not to serve; None where that is not known.
+        digests: of the copies that it serves, by the models' names.
+        variants: what its own copies take and give, of those models of which the catalogue shows another's.
     """
 
     name: str
@@ -83,6 +94,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     batches: dict[str, float] = {}
     failing: dict[str, str] = {}
     repository: tuple[str, ...] | None = None
+    digests: dict[str, str] = {}
+    variants: dict[str, Signature] = {}
 
     def alive(self, now: float, leases: Container[bytes]) -> bool:
         """Whether it announced itself within the last 15 s, and its lease runs, if it is to have one.
@@ -207,6 +220,10 @@ def _judged(info: ModelInfo, alive: Sequence[WorkerInfo]) -> ModelInfo:
     if alive and not workers and not any(_has(worker, info.name) for worker in alive):
         return msgspec.structs.replace(info, state="ready", reason="", workers=0, expected=False)
     failing = [worker.failing[info.name] for worker in alive if info.name in worker.failing]
+    others = (worker.variants[info.name] for worker in alive if info.name in worker.variants)
+    info = msgspec.structs.replace(
+        info, variants=tuple(dict.fromkeys(each for each in others if each != info.signature))
+    )
     if workers and info.state != "ready":
         return msgspec.structs.replace(info, state="ready", reason="", workers=workers)
     if failing and not workers:

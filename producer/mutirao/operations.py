@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from mutirao.catalog import Catalog
 from mutirao.messages import JobRecord
 from mutirao.settings import Settings
 from mutirao.sharing import Shared
+from mutirao.signature import Signature
 from mutirao.submission import Ask, Bound
 from mutirao.tensors import Array
 
@@ -192,5 +194,15 @@ def _check_asked(ask: Ask) -> None:
 
 def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:
     info = known.find(ask.model)
-    info.signature.chosen(ask.outputs)
-    return submission.bind(ask, info.signature, many, rows=rows)
+    try:
+        return _bound_to(info.signature, ask, many, rows=rows)
+    except errors.InvalidRequest:
+        for other in info.variants:
+            with contextlib.suppress(errors.InvalidRequest):
+                return _bound_to(other, ask, many, rows=rows)
+        raise
+
+
+def _bound_to(takes: Signature, ask: Ask, many: Any, *, rows: bool) -> Bound:
+    takes.chosen(ask.outputs)
+    return submission.bind(ask, takes, many, rows=rows)

@@ -14,15 +14,17 @@ import samples
 import waiting
 import worker_models
 from celery import Celery
+from gateways import GatewayProcess
 from servers import RedisServer
 from workers import Fleet, WorkerProcess
 
-from mutirao import ModelUnavailable, catalog, queues, settings
+from mutirao import ModelUnavailable, SignatureMismatch, catalog, queues, settings
 from mutirao.broker.redis import Redis
-from mutirao.checkup.fleet import failures
+from mutirao.checkup.fleet import failures, versions
 from mutirao.checkup.snapshot import Snapshot
 from mutirao.core import Core
 from mutirao_worker.cli.worker import free_name
+from mutirao_worker.repository import Repository
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 LEASE_S = 2.0
@@ -189,6 +191,44 @@ def test_workers_of_one_name_speak_each_for_itself(redis_server, announced):
         job = client.submit("iris", [ROW])
         job.result(20)
         assert job.record().job.worker == name
+
+
+def test_differing_copies_of_one_version(redis_server, tmp_path):
+    """doctor names model, version and hosts; the catalogue keeps to one copy; what either takes is refused by no front."""
+    first, second = Repository(tmp_path / "first"), Repository(tmp_path / "second")
+    first.add("twin", samples.saved("iris"))
+    second.add("twin", samples.saved("houses"))
+    house = samples.get("houses").data[:1]
+    with (
+        WorkerProcess(redis_server.url, first.root) as one,
+        WorkerProcess(redis_server.url, second.root) as other,
+        Fleet(redis_server, first, one).client() as client,
+        GatewayProcess(redis_server.url) as gateway,
+        gateway.client() as http,
+    ):
+        shown = client.catalog().models["twin"].signature
+        assert [spec.name for spec in shown.inputs] == ["X"]
+        for _ in range(2):  # each has announced itself once more
+            since = time.time()
+            waiting.until(lambda: all(worker.seen_at > since for worker in client.catalog().workers), timeout_s=15)  # noqa: B023 - it is called at once
+            known = client.catalog()
+            assert known.models["twin"].signature == shown
+            assert [[spec.name for spec in each.inputs] for each in known.models["twin"].variants] == [
+                list(house.columns)
+            ]
+        found = versions(Snapshot(given=settings.load({}), catalog=known))
+        assert (found.level, "twin version 1" in found.found) == ("warning", True)
+        assert one.name in found.found
+        assert other.name in found.found
+        for data, body in (([ROW], {"rows": [ROW]}), (house, {"rows": house.to_numpy().tolist()})):
+            assert client.submit("twin", data).id
+            waiting.until(lambda: http.post("/v1/models/twin/jobs", json=body).status_code == 202, timeout_s=5)  # noqa: B023 - it is called at once
+        with pytest.raises(SignatureMismatch):
+            client.submit("twin", [[1.0, 2.0]])
+        assert http.post("/v1/models/twin/jobs", json={"rows": [[1.0, 2.0]]}).status_code == 400
+        one.stop()
+        waiting.until(lambda: client.catalog().models["twin"].signature != shown, timeout_s=15)
+        waiting.until(lambda: not client.catalog().models["twin"].variants, timeout_s=15)
 
 
 def test_a_second_worker_of_a_machine_takes_a_name_of_its_own(redis_server):

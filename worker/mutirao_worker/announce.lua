@@ -4,6 +4,7 @@
 --   its last brace.
 -- Reply: OK.
 -- What is kept of a model is the word of one that serves it, as long as there is one: a worker that cannot says so of itself alone.
+-- Of differing copies that which is shown stays, as long as another worker serves it: what the catalogue shows does not go back and forth.
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local served = {}
@@ -15,13 +16,18 @@ for at = 1, #workers, 2 do
     redis.call("HDEL", KEYS[2], workers[at])
   elseif workers[at] ~= ARGV[1] and now - worker.seen_at < 15 then
     for name in pairs(worker.models or {}) do
-      served[name] = true
+      served[name] = served[name] or {}
+      served[name][(worker.digests or {})[name] or ""] = true
     end
   end
 end
 local failing = cjson.decode(ARGV[2] .. "}").failing or {}
 for at = 3, #ARGV, 2 do
-  if not (failing[ARGV[at]] and served[ARGV[at]]) then
+  local name, others = ARGV[at], served[ARGV[at]]
+  local shown = others and redis.call("HGET", KEYS[1], name)
+  local copy = shown and string.match(shown, '"digest":"(%x+)"')
+  local differs = copy and copy ~= string.match(ARGV[at + 1], '"digest":"(%x+)"')
+  if not (others and (failing[name] or (differs and others[copy]))) then
     redis.call("HSET", KEYS[1], ARGV[at], string.format('%s,"seen_at":%.4f}', ARGV[at + 1], now))
   end
 end

@@ -58,6 +58,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._refusal = ""  # why it could not be announced, as it was last told
         self._script: Any = None
         self._withdraw: Any = None
+        self._shown: dict[str, ModelInfo] = {}  # what the catalogue shows of each model
         self._repository: Repository
         self._listed: tuple[str, ...] | None = None  # the repository's models
         self._listed_at = -1
@@ -128,6 +129,8 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             batches=batches,
             failing={info.name: info.reason for info in infos if info.state != "ready"},
             repository=self._listed,
+            digests={info.name: info.digest for info in infos if info.name in self._served and info.digest},
+            variants={info.name: info.signature for info in infos if self._is_other(info)},
         )
         known = [msgspec.structs.replace(info, speed=self._speeds.get(info.name, 0.0)) for info in infos]
         models = [part for info in known for part in (info.name, msgspec.json.encode(info)[:-1])]
@@ -154,6 +157,11 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             self._listed_at = changed_at
         return [] if self._listed is None else [name for name in before if name not in self._listed]
 
+    def _is_other(self, info: ModelInfo) -> bool:
+        """Whether this worker serves another copy of a model than the one that the catalogue shows."""
+        shown = self._shown.get(info.name)
+        return bool(shown and shown.digest and info.name in (self._served or {}) and shown.digest != info.digest)
+
     def _take_off(self, mode: str, names: Sequence[str]) -> None:
         """Take models off the catalogue, as far as no other live worker has them."""
         if names:
@@ -177,6 +185,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             return []
         found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in known.items()}
         self._speeds |= {name: info.speed for name, info in found.items() if info.speed}
+        self._shown = found
         return [name for name, info in found.items() if time.time() - info.seen_at > FORGOTTEN_S]
 
     def _rates(self, consumer: Any) -> dict[str, float]:

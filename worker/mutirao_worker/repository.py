@@ -6,6 +6,7 @@ What is loaded are the very bytes whose digest was checked.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,7 @@ def _info(found: Manifest, note: str = "") -> ModelInfo:
         runtime=found.runtime,
         signature=found.signature,
         reason=note,
+        digest=_copy_digest(found),
     )
 
 
@@ -374,6 +376,13 @@ def _row(example: bytes) -> dict[str, list[Any]]:
     request = msgspec.json.decode(example, type=PredictRequest)
     row = {tensor.name: np.ravel(tensors.decode(tensor)[:1]).tolist() for tensor in request.inputs}
     return row if len(msgspec.json.encode(row)) <= _ROW_BYTES else {}
+
+
+def _copy_digest(found: Manifest) -> str:
+    """Digest a version's files, and what it takes and gives: the same for every true copy."""
+    version = found.version
+    told = (sorted(version.files.items()), version.frame, version.inputs, version.outputs)
+    return hashlib.blake2b(msgspec.json.encode(told), digest_size=8).hexdigest()
 
 
 def _version_note(found: Manifest) -> str:

@@ -112,7 +112,14 @@ def versions(seen: Snapshot) -> Finding:
             f"workers serve different versions of {listed(split)}",
             "restart the workers that started before the change",
         )
-    return Finding("versions", "ok", "each model is served in one version")
+    if copies := [f"{model} version {version} ({hosts})" for model, version, hosts in _copies(seen.catalog)]:
+        return Finding(
+            "versions",
+            "warning",
+            f"workers serve differing copies of {listed(copies)}",
+            "make their repositories the same (or add the change as a new version), and restart their workers",
+        )
+    return Finding("versions", "ok", "each model is served in one version, from the same files")
 
 
 def waiting(seen: Snapshot) -> Finding:
@@ -237,6 +244,18 @@ CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (
     patience,
     foreign,
 )
+
+
+def _copies(catalog: Catalog) -> Iterator[tuple[str, str, str]]:
+    """Find models of which workers serve differing copies under one version: model, version, and the workers by their copies."""
+    for model in sorted(catalog.models):
+        found = defaultdict(list)
+        for worker in catalog.serving(model):
+            if model in worker.digests:
+                found[worker.digests[model]].append(worker.name)
+        if len(found) > 1:
+            version = catalog.serving(model)[0].models[model]
+            yield model, version, " against ".join(", ".join(sorted(names)) for names in sorted(found.values()))
 
 
 def _versions(catalog: Catalog) -> dict[str, set[str]]:

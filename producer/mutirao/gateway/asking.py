@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
@@ -51,7 +52,7 @@ def ask(call: Call, info: ModelInfo, body: Body, *, text: bool = False) -> Ask:
     """
     outputs = _outputs(call, body)
     if outputs is not None:
-        info.signature.chosen(outputs)
+        _check_outputs(info, outputs)
     return Ask(
         model=info.name,
         outputs=outputs,
@@ -143,6 +144,15 @@ def _outputs(call: Call, body: Body) -> tuple[str, ...] | None:
         return tuple(output.name for output in body.outputs)
     named = call.params("outputs") if call.query_string else []
     return tuple(named) or None
+
+
+def _check_outputs(info: ModelInfo, outputs: tuple[str, ...]) -> None:
+    """Make sure that a live worker gives these outputs."""
+    for other in info.variants:
+        with contextlib.suppress(errors.InvalidRequest):
+            other.chosen(outputs)
+            return
+    info.signature.chosen(outputs)
 
 
 def _priority(call: Call, body: Body) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from mutirao import errors, queues, submission, webhook
 from mutirao.catalog import ModelInfo
@@ -19,6 +22,7 @@ from mutirao.submission import Ask
 __all__ = ["Queued", "Sent", "accepted", "many", "one"]
 
 _NOTHING = Body()
+T = TypeVar("T")
 
 
 class Sent(NamedTuple):
@@ -80,7 +84,7 @@ async def many(
     """
     body = await call.raw(front.settings.max_request_bytes)
     await front.limiter.charge(call.caller)
-    read = await reading.many(front.apart, call, body, info, front.settings.max_request_bytes)
+    read = await _read(reading.many, front, call, body, info)
     ask, given, count = asked(read.given), read.given.body.ids, submission.count(range(read.requests))
     ids = [queues.job_id(id) for id in given] if given is not None else queues.new_ids(count)
     if len(ids) != count:
@@ -113,7 +117,7 @@ async def _allowed(front: Front, call: Call, ask: Ask) -> None:
 async def _one(
     front: Front, call: Call, info: ModelInfo, asked: Callable[[Given], Ask], body: bytes, id: str, *, named: bool
 ) -> Sent:
-    read = await reading.one(front.apart, call, body, info, front.settings.max_request_bytes)
+    read = await _read(reading.one, front, call, body, info)
     ask = asked(read.given)
     await _allowed(front, call, ask)
     if named:
@@ -123,6 +127,18 @@ async def _one(
     else:
         queued = await front.intake.one(ask, read.inputs, id)
     return Sent(queued, ask, read.given, read.rows)
+
+
+async def _read(read: Callable[..., Awaitable[T]], front: Front, call: Call, body: bytes, info: ModelInfo) -> T:
+    """Read requests by the signature that is shown, or by that of another copy which a live worker serves."""
+    limit = front.settings.max_request_bytes
+    try:
+        return await read(front.apart, call, body, info, limit)
+    except errors.InvalidRequest:
+        for other in info.variants:
+            with contextlib.suppress(errors.InvalidRequest):
+                return await read(front.apart, call, body, msgspec.structs.replace(info, signature=other), limit)
+        raise
 
 
 async def _named(front: Front, call: Call, ask: Ask, inputs: reading.Inputs, id: str) -> Queued:

@@ -159,6 +159,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         oldest_s: the age of the oldest that waits, in seconds.
         speed: rows a second of one worker at full batches, as it was last measured.
         signature: what it takes and gives.
+        variants: what other copies of it take and give, that live workers serve under the same name.
     """
 
     name: str
@@ -175,6 +176,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     oldest_s: float | None = None
     speed: float = 0.0
     signature: Signature
+    variants: tuple[Signature, ...] = ()
 
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +236,7 @@ def model(info: ModelInfo, rate_per_s: float, depth: Depth | None) -> ModelView:
         oldest_s=None if depth is None else depth.oldest_s,
         speed=info.speed,
         signature=info.signature,
+        variants=info.variants,
     )
 
 

@@ -315,8 +315,9 @@ def _spec(spec: TensorSpec) -> tuple[str, str, str]:
 
 
 def _document(info: ModelInfo) -> dict[str, Any]:
-    """Write out what msgspec leaves out of its JSON, so that a script always finds the state; workers are not counted here."""
-    return {key: value for key, value in msgspec.structs.asdict(info).items() if key != "workers"}
+    """Write out what msgspec leaves out of its JSON, so that a script always finds the state; of workers nothing is known here."""
+    hidden = {"workers", "seen_at", "expected", "variants"}
+    return {key: value for key, value in msgspec.structs.asdict(info).items() if key not in hidden}
 
 
 def _print_findings(found: dict[str, list[Finding]], repository: Repository) -> None:
