@@ -243,7 +243,8 @@ class Embedded:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[redis.Redis]:
-        with connect(self.broker_url, self.settings, **options(self.settings)) as client:
+        given = settings.Settings(broker_url=self.broker_url, result_url=self.broker_url)
+        with connect(self.broker_url, given, **options(given)) as client:
             try:
                 yield client
             except redis.RedisError as exc:
