@@ -77,7 +77,7 @@ def _three(root):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_packets_are_dropped(root):
+def test_packets_are_dropped(root):  # noqa: C901 - one cut after another
     """Packets of three workers dropped for a minute, both ways or one way, and those of their open connections for good: all go on."""
     with _three(root) as (client, hosts, started):
         models = [f"own{number}" for number in range(3)]
