@@ -135,6 +135,19 @@ def test_waiting_for_many_tells_of_those_that_ended(http, fleet):
     assert ended(http, ids[0])["status"] == "succeeded"
 
 
+def test_waiting_for_many_tells_of_all_that_ended_before(http, fleet):
+    """jobs:wait leaves out no job whose end was polled, and tells of all in the order in which they were asked for."""
+    ids = ["told-0", "told-1", "told-2"]
+    with ThreadPoolExecutor() as pool:
+        with fleet.worker.still():
+            http.post("/v1/models/slow/jobs:batch", json={"requests": [slow(0.0)] * 3, "ids": ids}).raise_for_status()
+            asked = [pool.submit(http.get, f"/v1/jobs/{id}?wait=20") for id in ids]
+            until(lambda: "mutirao_open_waits 3.0" in http.get("/metrics").text)
+        assert [each.result().json()["status"] for each in asked] == ["succeeded"] * 3
+    told = http.post("/v1/jobs:wait", json={"ids": ["nobody", *ids], "wait": 5}).json()
+    assert ([job["id"] for job in told["jobs"]], told["missing"]) == (ids, ["nobody"])
+
+
 def test_a_job_that_waits_can_be_cancelled(http, fleet):
     """DELETE ends it; its result says so, and a second DELETE changes nothing."""
     with fleet.worker.still():

@@ -72,10 +72,12 @@ async def told(front: Front, call: Call, ids: Sequence[str], wait_s: float, *, r
     own = front.own.handles(ids) if wait_s else {}
     others = [id for id in ids if id not in own]
     found = await _read(front, others, tenant)
-    jobs = [*own.values(), *(Handle(id) for id in others if not found)]
-    if jobs and wait_s:
-        gathering = Gathering(call, 0.0 if found else wait_s, len(jobs))
-        found |= _known(await gathering.ends(front, jobs))
+    if found:  # the announcement of another's end may still be on its way
+        found |= await _read(front, list(own), tenant)
+    elif wait_s:
+        jobs = [*own.values(), *map(Handle, others)]
+        found = _known(await Gathering(call, wait_s, len(jobs)).ends(front, jobs))
+    found = {id: found[id] for id in ids if id in found}
     front.own.forget(found)
     for record in filter(None, found.values()):
         call.caller.require("read", record.job.model)

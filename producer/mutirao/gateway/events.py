@@ -110,6 +110,7 @@ class Following:
                         sent.add(mark)
                         yield piece(mark, step)
                 if record.done:
+                    front.own.forget([self.id])
                     return
         finally:
             front.looks.discard(self)

@@ -162,6 +162,8 @@ class Front:
         record = await self.redis.run(self.core.record(id))
         if record.job.owner != tenant:
             raise self.core.missing(id)
+        if record.done:
+            self.own.forget([id])
         return record
 
     async def late(self, model: str, tenant: str, priority: str, expires_s: float) -> None:

@@ -220,6 +220,7 @@ async def _waited(front: Front, call: Call, record: JobRecord) -> JobRecord:
     id = record.task_id
     ended = await Waiting(call, wait_s).end(front, Handle(id))
     if ended is not None:
+        front.own.forget([id])
         front.limiter.ended(call.caller, [id])
     return ended or await front.record(id, call.caller.tenant)
 
