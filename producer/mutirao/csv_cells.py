@@ -17,7 +17,7 @@ from mutirao.signature import InputSpec
 from mutirao.tensors import Array
 
 # What other programs write for a number that is missing. In a column of text only an empty cell and NA are missing.
-_MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"})
+_MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none"})
 _MISSING_TEXT = frozenset({"", "NA"})
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?", re.ASCII)
@@ -136,7 +136,8 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
             values = list(map(float, cells))
         except ValueError:
             values = []
-        if values and not any("_" in cell for cell in cells) and all(map(math.isfinite, values)):
+        text = "".join(cells)  # Python reads 1_000 too, and digits of other scripts, which nobody else does
+        if values and text.isascii() and "_" not in text and all(map(math.isfinite, values)):
             return np.array(values)
     found: list[Any] = []
     for line, cell in zip(lines, cells, strict=True):
@@ -204,7 +205,7 @@ def _bool(cell: str, decimal: str) -> bool | None:  # noqa: ARG001 - as `_number
 
 
 def _number(cell: str, decimal: str) -> Any:
-    """Read a number, a whole one as an int; None where it is none. Python would read 1_000 too, which nobody else does."""
+    """Read a number, a whole one as an int; None where it is none."""
     cell = cell.strip()
     if decimal == ",":
         if "." in cell and not _THOUSANDS.fullmatch(cell):

@@ -111,6 +111,8 @@ def test_a_missing_cell_of_a_matrix_is_nan():
         ("area,zip,new,rooms\n1,x,yes,2\n", HOUSES, {}, "line 2 has 'yes' in column 'new', which takes BOOL: write true, false, 1 or 0"),
         ("area,zip,new,rooms\n1,x,1,2\n,x,1,2\n", HOUSES, {}, "line 3 has no value in column 'area' (''), and the model takes no missing value there"),
         ("area,zip,new,rooms\n1_0,x,1,2\n", HOUSES, {}, "line 2 has '1_0' in column 'area'"),
+        ("area,zip,new,rooms\n\uff10,x,1,2\n", HOUSES, {}, "line 2 has '\uff10' in column 'area', which takes FP64: write a number"),
+        ("a,b,c\n1,2,\u0665\n", matrix(), {}, "line 2 has '\u0665' in column '3', which takes FP64: write a number"),
         ("area,zip,new,rooms\n1e999,x,1,2\n", HOUSES, {}, "line 2 has '1e999' in column 'area'"),
         ('area,zip,new,rooms\n"1,5",x,1,2\n', HOUSES, {}, "if its comma is the decimal sign, say decimal ','"),
         ("area;zip;new;rooms\n1,5;x;1;2\n2.5;x;1;2\n", HOUSES, {}, "line 2 has the number '1,5' and line 3 '2.5': say which is the decimal sign"),
