@@ -11,8 +11,10 @@ _SHOWN = 40
 
 
 def show(value: object) -> str:
-    """Show a value with its type, shortened: int 3, text 'a', Decimal('1.5'); of other types than these the type alone."""
+    """Show a value with its type, shortened: int 3, text 'a', Decimal('1.5'); of other types than these the type alone; None."""
     kind = "text" if isinstance(value, str) else type(value).__name__
+    if value is None:
+        return "None"
     if not isinstance(value, str | bytes | int | float | Decimal):
         return f"of type {kind}"
     text = repr(value)

@@ -191,6 +191,10 @@ def made_at(id: str) -> float | None:
 
 
 def _checked(pattern: re.Pattern[str], noun: str, value: str, rule: str) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
+    if not isinstance(value, str):
+        raise errors.InvalidRequest(
+            f"{noun} {value!r} is not allowed: it must be text, {rule}", reason=f"{noun} not allowed"
+        )
+    if not pattern.fullmatch(value):
         raise errors.InvalidRequest(f"{noun} {value!r} is not allowed: it must be {rule}", reason=f"{noun} not allowed")
     return value

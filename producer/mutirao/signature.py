@@ -87,11 +87,16 @@ def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
     """Name the arrays of what a caller gave.
 
     Args:
-        data: an array or nested list (one unnamed matrix, a row a line), a DataFrame, or a mapping of named arrays.
+        data: an array or nested list (one unnamed matrix, a row a line), a DataFrame, or a mapping of named arrays; an array with
+            fields is such a mapping.
         frame: the model takes columns; where it does not, a DataFrame counts as its matrix.
     """
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        if frame:
+            _check_columns([str(name) for name in data.columns])
         return {str(name): _array(str(name), data[name]) for name in data.columns} if frame else {"": _array("", data)}
+    if isinstance(data, np.ndarray) and data.dtype.names:
+        data = {name: data[name] for name in data.dtype.names}
     if isinstance(data, Mapping):
         return {str(name): _array(str(name), values) for name, values in data.items()}
     if frame and isinstance(data, np.ndarray) and data.dtype == object and data.ndim == 2:
@@ -142,6 +147,13 @@ def read(model: str, signature: Signature, request: PredictRequest) -> dict[str,
 def rows(bound: Mapping[str, Array]) -> int:
     """Count the rows of checked inputs."""
     return len(next(iter(bound.values())))
+
+
+def _check_columns(names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for at, name in enumerate(names) if name in names[:at])
+        text = f"the DataFrame has {names.count(twice)} columns {twice!r}: each must have a name of its own"
+        raise errors.InvalidRequest(text, reason="columns of one name")
 
 
 def _decoded(tensor: Tensor, *, frame: bool) -> Array:
@@ -215,7 +227,7 @@ def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -
     if missing or unexpected:
         parts = [f"without {_list(missing)}"] if missing else []
         parts += [f"with {_list(unexpected)}"] if unexpected else []
-        raise _mismatch(model, f"inputs {_list(expected)}", f"inputs {' and '.join(parts)}")
+        raise _mismatch(model, f"inputs {_list(expected)}", f"inputs {' and '.join(parts)}" if given else "none")
 
 
 def _fitted(model: str, spec: InputSpec, array: Array) -> Array:
@@ -227,7 +239,7 @@ def _fitted(model: str, spec: InputSpec, array: Array) -> Array:
         want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
     )
     if not agrees:
-        hint = "; one row is written [[...]]" if array.ndim == 1 and len(spec.shape) == 2 else ""
+        hint = _WRITTEN.get((array.ndim, len(spec.shape)), "")
         raise _mismatch(model, str(spec), _shape(array), hint)
     try:
         fitted = tensors.cast(spec.name, array, spec.datatype)
@@ -237,6 +249,12 @@ def _fitted(model: str, spec: InputSpec, array: Array) -> Array:
     return fitted
 
 
+# How what has fewer dimensions than an input is written, by its dimensions and the input's.
+_WRITTEN = {
+    (0, 1): "; one value is written [...], for each row one",
+    (0, 2): "; one row is written [[...]]",
+    (1, 2): "; one row is written [[...]]",
+}
 _GUESSED = (
     '. That it takes whole numbers was guessed from an example: if it takes others, write datatype = "FP64" '
     "in the line of {name!r} under inputs in {model}/model.toml, and restart the workers"
@@ -279,7 +297,7 @@ def _mismatch(model: str, expected: str, got: str, hint: str = "") -> errors.Sig
 
 
 def _shape(array: Array) -> str:
-    return f"shape {list(array.shape)}"
+    return f"shape {list(array.shape)}" if array.ndim else elements.show(array.item())
 
 
 def _list(names: Iterable[str]) -> str:

@@ -149,7 +149,10 @@ def _of_two_kinds(name: str, shape: tuple[int, ...], elements: list[Any]) -> err
     present = [(at, each) for at, each in enumerate(elements) if each is not None]
     strange = next(((at, each) for at, each in present if not isinstance(each, (*_NUMBER, str, bytes))), None)
     if strange is not None:
-        text = f"{nth(shape, strange[0])} is {show(strange[1])}: convert it to a number, bool or text"
+        remedy = (
+            "convert it to int, float, bool or text" if shape else "give an array, or nested lists of numbers or text"
+        )
+        text = f"{nth(shape, strange[0])} is {show(strange[1])}: {remedy}"
     else:
         (first, one), *others = present
         text_first = isinstance(one, str | bytes)

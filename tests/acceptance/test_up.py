@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,6 +112,19 @@ def test_one_command_serves_predictions_and_ctrl_c_ends_it(env, tmp_path, client
         assert up.end() == 0
         assert not up.running()
         assert "ended." in up.said
+
+
+def test_a_usual_port_that_is_taken_is_told(env, tmp_path):
+    """Where another program has the gateway's usual port, `up` says so beside the address that it took instead."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # another program has it already
+            taken.bind(("127.0.0.1", 8000))
+            taken.listen()
+        with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
+            (console,) = re.findall(r"Console +(http://127.0.0.1:\d+)", up.said)
+            assert f"port 8000 is another program's here: use {console}" in up.said
+            assert up.end() == 0
 
 
 def test_kill_9_leaves_no_orphan(env, tmp_path):

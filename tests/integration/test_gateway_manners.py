@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +155,28 @@ assert isinstance(refused, Problem), refused
 again = next(tensor.data for tensor in result.outputs if tensor.name == "predict")
 print(json.dumps({"data": answer.outputs[0].data, "status": record.status, "again": again, "error": refused.type_}))
 """
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "says"),
+    [
+        ("PATCH", {}, "this address takes OPTIONS, POST: see /docs"),
+        ("POST", {"content": b" "}, "the body is empty: send a request"),
+        ("POST", {"files": {"file": ("a.joblib", b"x")}}, "the form's file 'a.joblib' is not"),
+    ],
+)
+def test_each_refusal_says_what_is_taken(http, method, asked, says):
+    """What came is named, and what is right; each document ends its line."""
+    answer = http.request(method, "/v2/models/iris/infer", **asked)
+    assert 400 <= answer.status_code < 500
+    assert says in answer.json()["error"]
+    assert answer.content.endswith(b"}\n")
+
+
+def test_what_is_no_http_is_told_in_a_line(http):
+    """The error that is sent before a request is read ends its line as others do."""
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=20) as raw:
+        raw.sendall(b"what is this\r\n\r\n")
+        answer = b"".join(iter(lambda: raw.recv(65_536), b""))
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"] == "this is not a request in HTTP/1.1"
+    assert answer.endswith(b"}\n")

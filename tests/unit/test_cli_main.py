@@ -137,3 +137,18 @@ def test_a_full_disk_behind_stdout_is_said():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["submit", "iris", "[[1]]", "--expires", "1h"], "'--expires': '1h' is not a number."),
+        (["up", "--workers", "two"], "'--workers': 'two' is not a whole number."),
+        (["--broker-url", "redis://h/0", "predict"], "--broker-url belongs to a command: write it behind the"),
+    ],
+)
+def test_a_wrong_option_is_told_in_plain_words(args, says):
+    """What is no number is called that, and an option before its command is told where it goes."""
+    done = subprocess.run([COMMAND, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert says in done.stderr

@@ -138,7 +138,7 @@ def test_no_raw_bytes_get_past_the_decoder_with_another_error(datatype, shape, r
         ("FP64", [2, 2], [[1.0, 2.0], [3.0]], "rows differ in length: row 1 has 1 values, row 0 has 2 values"),
         ("FP64", [2], [[1.0], 2.0], "rows differ in length: row 1 has a single value, row 0 has 1 values"),
         ("FP64", [2], [1.0, [None]], "rows differ in length"),
-        ("FP64", [2], [1.0, {}], "row 1 is of type dict: convert it to a number, bool or text"),
+        ("FP64", [2], [1.0, {}], "row 1 is of type dict: convert it to int, float, bool or text"),
         ("FP64", [1], ["1.0"], "must be FP64, got text: row 0 is text '1.0'"),
         ("FP64", [1], None, "data is NoneType, not a list"),
         ("FP64", [1], {"a": 1}, "data is dict, not a list"),

@@ -90,6 +90,7 @@ def unavailable(exc: redis.RedisError, url: str) -> errors.BrokerUnavailable:
     """Say in one sentence why the Redis at a URL could not serve a call; nothing secret of the URL is in it."""
     shown = without_password(url)
     said = " ".join(scrubbed(str(exc), url).split()) or type(exc).__name__
+    said = said.rstrip(".")
     known = _known(exc)
     if known is not None:
         remedy = known.remedy

@@ -127,8 +127,10 @@ def _request(found: PredictRequest) -> Given:
 def _columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     names = list(records[0])
     for at, record in enumerate(records):
-        if record.keys() != records[0].keys():
-            raise InvalidRequest(f"DATA: row {at} has the names {sorted(record)}, row 0 has {sorted(names)}")
+        if lacking := [name for name in names if name not in record]:
+            raise InvalidRequest(f"DATA: row {at} lacks {lacking[0]!r}, which row 0 has: a missing value is null")
+        if other := [name for name in record if name not in records[0]]:
+            raise InvalidRequest(f"DATA: row {at} has {other[0]!r}, which row 0 lacks: a missing value is null")
     return {name: [record[name] for record in records] for name in names}
 
 
@@ -152,8 +154,13 @@ def _common_length(columns: Mapping[str, Any]) -> int:
 
 
 def _not_json(raw: bytes, name: str, exc: Exception) -> str:
-    if raw == os.fsencode(name) and _is_file(name):
-        return f"DATA {_short(name)} is a file: write @{name}"
+    if raw == os.fsencode(name):
+        if not name.strip():
+            return f"DATA is empty: {FORMS}"
+        if _is_file(name):
+            return f"DATA {_short(name)} is a file: write @{name}"
+        if name.lstrip()[0] not in '[{"':
+            return f"DATA {_short(name)} is neither JSON nor a file that is there: {FORMS}"
     reason = str(exc).removeprefix("JSON is malformed: ")
     if any(word in raw for word in (b"NaN", b"Infinity")):
         reason += ": JSON has neither NaN nor Infinity, a .npy or .csv file has"

@@ -53,6 +53,8 @@ SUMMARIES = {
     "webhooks": "Tell receivers that jobs have ended.",
     "worker": "Answer predictions.",
 }
+# What many commands take, and none takes before its name.
+OF_COMMANDS = ("--broker-url", "--json")
 EXTRAS = {
     "celery": "worker",
     "flower": "flower",
@@ -170,8 +172,20 @@ def _misused(exc: click.ClickException) -> int:
         exc.show()
         return exc.exit_code
     command = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else ""
-    output.complain(exc.format_message() + (f" See: {command} --help" if command else ""))
+    output.complain(_plainly(exc) + (f" See: {command} --help" if command else ""))
     return exc.exit_code
+
+
+def _plainly(exc: click.ClickException) -> str:
+    """Say what was wrong in words of a user, and not of click's types."""
+    said = exc.format_message()
+    for kind, plain in (("integer", "whole number"), ("float", "number")):
+        said = said.replace(f"is not a valid {kind} range.", f"is not a {plain}.").replace(
+            f"is not a valid {kind}.", f"is not a {plain}."
+        )
+    if isinstance(exc, click.NoSuchOption) and exc.option_name in OF_COMMANDS and exc.ctx and exc.ctx.parent is None:
+        return f"{exc.option_name} belongs to a command: write it behind the command's name."
+    return said
 
 
 def _missing(exc: ModuleNotFoundError) -> int:

@@ -180,6 +180,8 @@ def _parts(system: Embedded) -> Iterator[tuple[str, str]]:
         yield "Console", f"{system.gateway_url} (the API is described at {system.gateway_url}/docs)"
     if system.flower_url:
         yield "Flower", f"{system.flower_url}, user {system.flower_user}, password {system.flower_password}"
+    for url, port in system.moved_from.items():
+        yield "", f"port {port} is another program's here: use {url}"
     if system.settings.webhook_hosts:
         yield "Webhooks", f"to {system.settings.webhook_hosts}"
     yield "Logs", f"{system.home.logs}: {', '.join(f'{name}.log' for name in system.pids)}"

@@ -112,6 +112,13 @@ class Embedded:
         return f"http://{redis_server.HOST}:{self._gateway_port}" if self._gateway_port else None
 
     @property
+    def moved_from(self) -> dict[str, int]:
+        """The usual ports that were taken, by the addresses at which what usually has them listens."""
+        usual = {self.gateway_url: GATEWAY_PORT, self.flower_url: FLOWER_PORT}
+        asked = {self.gateway_url: self._asked["--gateway-port"], self.flower_url: self._asked["--flower-port"]}
+        return {url: port for url, port in usual.items() if url and asked[url] is None and not url.endswith(f":{port}")}
+
+    @property
     def flower_user(self) -> str:
         """The user whom Flower asks for."""
         return "mutirao"

@@ -186,7 +186,7 @@ def decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8), type=kind)
     except _DAMAGED as exc:
-        raise _damaged(exc) from exc
+        raise _damaged(body, exc) from exc
 
 
 def _json(body: bytes) -> Given:
@@ -200,7 +200,7 @@ def _json(body: bytes) -> Given:
             return Given(_EMPTY, _ANY.decode(body))
         return Given(_around(_DECODER.decode(body)))
     except _DAMAGED as exc:
-        raise _damaged(exc) from exc
+        raise _damaged(body, exc) from exc
 
 
 def _around(body: Body) -> Body:
@@ -219,7 +219,11 @@ def _around(body: Body) -> Body:
     return body
 
 
-def _damaged(exc: Exception) -> errors.InvalidRequest:
+def _damaged(body: bytes, exc: Exception) -> errors.InvalidRequest:
+    if not body.strip():
+        return errors.InvalidRequest(
+            'the body is empty: send a request, {"rows": [[...]]}, see /docs', reason="damaged body"
+        )
     said = "it is nested too deeply" if isinstance(exc, RecursionError) else exc
     return errors.InvalidRequest(f"the body is not a request in JSON: {said}", reason="damaged body")
 

@@ -99,7 +99,9 @@ def of_form(body: bytes, header: str, takes: Signature, dialect: Dialect) -> Row
     media = part.content_type if part.content_type in (*CSV, *NPY, *JSON) else _SUFFIXES.get(ending, "")
     data = read(part.raw, media, takes, dialect)
     if data is None:
-        raise errors.UnsupportedMedia("the form's file is not .csv, .npy or .json", reason="content type")
+        raise errors.UnsupportedMedia(
+            f"the form's file {str(part.filename)[:40]!r} is not .csv, .npy or .json", reason="content type"
+        )
     return data
 
 

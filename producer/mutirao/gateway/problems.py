@@ -98,7 +98,8 @@ def _public(error: errors.MutiraoError) -> str:
 
 
 def _http(error: HTTPException) -> Answer:
-    text = {404: "there is nothing at this address: see /docs", 405: "this address has other methods: see /docs"}
+    takes = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow", "other methods")
+    text = {404: "there is nothing at this address: see /docs", 405: f"this address takes {takes}: see /docs"}
     kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "BadRequest")
     made = _said(error.status_code, text.get(error.status_code, "the request is not one that is read here"), kind, {})
     for name, value in (error.headers or {}).items():

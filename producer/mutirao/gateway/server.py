@@ -251,7 +251,7 @@ class Connection(HttpToolsProtocol):
         if begun or self.pipeline or (self.since is not None and not self._idle()):
             self.transport.abort()
             return
-        body = b'{"error":"%b","type":"%b","data":{}}' % (text, kind)
+        body = b'{"error":"%b","type":"%b","data":{}}\n' % (text, kind)
         head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, len(body)) + body)
         self.transport.close()
