@@ -14,10 +14,14 @@ URL = "redis://127.0.0.1:1/0"
 
 def seen(*args, columns=80):
     """What a person sees who types it: stdout and stderr together, on a terminal of that width."""
+    return drawn([sys.executable, "-m", "mutirao", *args], columns)
+
+
+def drawn(command, columns=80):
+    """What a command writes to a terminal of that width."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"MUTIRAO_BROKER_URL": URL}
-    command = [sys.executable, "-m", "mutirao", *args]
     with subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs):
         os.close(theirs)
         said = b""
@@ -46,6 +50,22 @@ def test_no_word_is_broken_on_a_screen():
         assert words(narrow) == words(wide)
     finding = seen("doctor").splitlines()[0]
     assert finding.startswith("problem  answer")
+
+
+def test_an_id_can_be_copied_from_a_table():
+    """In a table that is too wide for the screen the ids stay whole, and the columns beside them are folded."""
+    id = "01a223d3-f41a-76b4-9ce9-75008cc50907"
+    row = (
+        id,
+        "a model of a long name",
+        "the process died three times",
+        "worker1@a-long-name.example",
+        "28 Nov 2026 20:35:07",
+    )
+    code = f"from mutirao.cli import output; output.table(('id', 'model', 'reason', 'worker', 'when'), [{row!r}])"
+    said = drawn([sys.executable, "-c", code])
+    assert id in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_an_error_into_a_pipe_is_one_line():

@@ -187,9 +187,7 @@ def test_a_dtype_that_v2_lacks_is_refused(array):
 
 
 @pytest.mark.parametrize("datatype", ["INT8", "UINT64", "INT64"])
-@pytest.mark.parametrize(
-    ("values", "says"), [([1.0, np.inf], "inf in row 1"), ([-np.inf, np.nan], "-inf in row 0")]
-)
+@pytest.mark.parametrize(("values", "says"), [([1.0, np.inf], "inf in row 1"), ([-np.inf, np.nan], "-inf in row 0")])
 def test_infinity_is_no_whole_number(datatype, values, says):
     """An integer tensor refuses infinities by name and place, also where others are missing."""
     with pytest.raises(errors.InvalidTensor, match=says):

@@ -73,6 +73,9 @@ def emit_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
 
 
+_ID_WIDTH = 40
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """Print a table; cells are text, never markup. Into a pipe: a line for each row, tabs between its cells, the names first."""
     if not terminal():
@@ -83,8 +86,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     from rich.table import Table  # noqa: PLC0415
 
     shown = Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for column in columns:
-        shown.add_column(column, overflow="fold")
+    rows = list(rows)
+    for at, column in enumerate(columns):
+        # An id is there to be copied: other columns give way to it.
+        whole = column == "id" and all(len(str(row[at])) <= _ID_WIDTH for row in rows)
+        shown.add_column(column, overflow="fold", no_wrap=whole)
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
     _console(stderr=False).print(shown)
