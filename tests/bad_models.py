@@ -6,6 +6,7 @@ Worker processes find them with PYTHONPATH=tests (samples.PYTHONPATH).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import locale
@@ -235,6 +236,23 @@ class LeavesBehind(Summing):
         return np.full(len(X), os.getpid())
 
 
+class Scribbles(Summing):
+    """Writes to every descriptor that it finds, as stray native code may: what the second feature of the first row says."""
+
+    def misbehave(self, X):
+        for number in range(3, 100):
+            with contextlib.suppress(OSError):
+                os.set_blocking(number, False)
+                os.write(number, self.written[int(X[0, 1])])
+                os.set_blocking(number, True)
+        return X.sum(axis=1)
+
+    # The lengths -1, 2 GiB, 4 and 0 as the pool's pipes have them; one that is true, with no more than its beginning; noise.
+    written: ClassVar[tuple[bytes, ...]] = (
+        b"\xff" * 64, b"\x7f\xff\xff\xff\x80", b"\0\0\0\4word", b"\0" * 4, b"\0\x10\0\0\x80", b"noise" * 10_000,
+    )  # fmt: skip
+
+
 class Grows(Summing):
     """Keeps as many megabytes as the first feature says; answers with the process's id."""
 
@@ -402,6 +420,7 @@ ALL = (
     Pads,
     RaisesSurrogates,
     RunsOut,
+    Scribbles,
     SpoilsInput,
     UnsayableOutput,
     Slow,

@@ -10,14 +10,14 @@ import waiting
 from servers import RedisServer
 from workers import Fleet, WorkerProcess
 
-from mutirao import Client, TimeLimitExceeded
+from mutirao import Client, TimeLimitExceeded, WorkerLost
 
 
 @pytest.fixture(scope="module")
 def lone(tmp_path_factory):
     """A worker of one process."""
     folder = tmp_path_factory.mktemp("lone")
-    names = ("changesprocess", "leavesbehind", "slow", "stallslater", "tellsprocess")
+    names = ("changesprocess", "leavesbehind", "scribbles", "slow", "stallslater", "tellsprocess")
     repository = samples.repository(folder / "models", *names, time_limit_s=5.0)
     with RedisServer() as server, WorkerProcess(server.url, repository.root) as worker:
         yield Fleet(server, repository, worker)
@@ -46,6 +46,29 @@ def test_a_process_that_stalls_while_it_is_idle_is_replaced(lone):
         with pytest.raises(TimeLimitExceeded):
             late.result(30)
         assert job.record().job.attempts == 1
+
+
+@pytest.mark.parametrize("what", [0, 1, 2, 3, 5], ids=["ones", "2 GiB", "no pickle", "nothing", "noise"])
+def test_what_a_model_writes_to_stray_descriptors_costs_its_process_alone(lone, what):
+    """A process that writes anything but messages to its parent is killed, and its request given up at last; all others are answered."""
+    with lone.client() as client:
+        before = client.submit("tellsprocess", [[0.0, 0, 0]])
+        job = client.submit("scribbles", [[-1.0, what, 0]])
+        after = client.submit_many("tellsprocess", [[0.0, number, 0] for number in range(10)])
+        with pytest.raises(WorkerLost):
+            job.result(30)
+        assert [each.result(30)["predict"].shape for each in (before, *after)] == [(1,)] * 11
+        assert job.record().job.attempts == 3
+
+
+def test_half_a_message_is_no_worse_than_a_prediction_that_hangs(lone):
+    """A process that only begins what might be a message is given its time limit, and replaced; others are answered."""
+    with lone.client() as client:
+        job = client.submit("scribbles", [[-1.0, 4, 0]])
+        after = client.submit("tellsprocess", [[0.0, 0, 0]])
+        with pytest.raises(TimeLimitExceeded):
+            job.result(30)
+        assert after.result(30)["predict"].shape == (1,)
 
 
 def test_what_a_model_changes_of_its_process_is_put_back(lone):

@@ -17,6 +17,7 @@ import waiting
 from celery import Celery
 from commits import Commits
 from ledger import Ledger
+from servers import RedisServer
 from workers import WorkerProcess
 
 from mutirao import Client, queues
@@ -270,3 +271,33 @@ def test_stopped_for_longer_than_its_lease_while_nobody_looks(redis_server, tmp_
             assert job.result(20)["predict"].tolist() == [3.0 * (counted_models.FIRST + place) + 1.0]
         assert {row: len(runs) for row, runs in book.by_row().items() if len(runs) != 1} == {}
         waiting.until(lambda: _held(redis) == 0)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGQUIT"])
+def test_a_stop_does_not_wait_for_a_process_that_stands_still(redis_server, root, how):
+    """A stop ends soon after its grace, though an idle process is suspended and would never read that it is to end; Redis may be away."""
+    with (
+        RedisServer() as server,
+        WorkerProcess(server.url, root, concurrency=2, env={"MUTIRAO_GRACE_S": "1"}) as worker,
+    ):
+        worker.children[0].suspend()
+        worker.children[1].suspend()
+        if how == "SIGQUIT":
+            server.stop()
+            worker.wait_logged("is away")
+        worker.process.send_signal(getattr(signal, how))
+        worker.wait_ended(20)
+
+
+@pytest.mark.parametrize("what", [0, 4], ids=["noise", "half a message"])
+def test_a_stop_ends_whatever_a_model_has_written(redis_server, tmp_path, client, what):
+    """A stop ends soon after its grace, though a model has spoilt its pipe to the parent: what it ran is given back or has ended."""
+    root = samples.repository(tmp_path / "models", "scribbles").root
+    with WorkerProcess(redis_server.url, root, env={"MUTIRAO_GRACE_S": "1"}) as worker:
+        with worker.still():
+            job = client.submit("scribbles", [[-1.0, what, 0]])
+            worker.stop(wait=False)
+        worker.wait_ended(20)
+    assert job.status in ("queued", "failed")
+    assert _held(redis_server.client()) == 0
+    job.cancel()

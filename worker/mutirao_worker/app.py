@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -156,7 +157,8 @@ def _prepare(**_: Any) -> None:
     descriptors.silence(app.host.inherited - app.host.opened - descriptors.own(worker))
     if app.host.infos():
         app.host.cap_threads()
-        app.host.warm_up()
+        with descriptors.withheld(worker.outq._writer.fileno()) if worker is not None else contextlib.nullcontext():  # noqa: SLF001
+            app.host.warm_up()  # who warms up has nothing to say to the parent yet, and a model is not to
         cores.waited_s()  # it keeps a file open
         app.host.leftovers = Leftovers()
 

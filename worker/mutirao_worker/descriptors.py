@@ -5,9 +5,11 @@ A model that writes to stray descriptors must not reach the parent's connections
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _OPEN = "/dev/fd"
@@ -39,3 +41,19 @@ def silence(numbers: Iterable[int]) -> None:
         if number > 2 and (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or not stat.S_IFMT(mode)):
             os.dup2(nowhere, number, inheritable=False)
     os.close(nowhere)
+
+
+@contextlib.contextmanager
+def withheld(number: int) -> Iterator[None]:
+    """Have a descriptor lead nowhere meanwhile, and be under no other number: it is on its way through a socket."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far:
+        socket.send_fds(near, [b"-"], [number])
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, number, inheritable=False)
+        os.close(nowhere)
+        yield
+        far.setblocking(False)  # it is the first thing in there, whatever has been written since
+        _, (found,), _, _ = socket.recv_fds(far, 1, 1)
+        os.dup2(found, number, inheritable=False)
+        os.close(found)

@@ -7,9 +7,8 @@ import contextlib
 import functools
 import logging
 import os
-import select
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import TERM_SIGNAL
@@ -21,7 +20,8 @@ from mutirao.settings import Settings
 from mutirao_worker import execution
 from mutirao_worker.answered import Answered, Bounds
 from mutirao_worker.asked import Asked
-from mutirao_worker.execution import Ran
+from mutirao_worker.execution import TOGETHER_BYTES, Ran
+from mutirao_worker.frames import Frames
 from mutirao_worker.isolation import Left
 from mutirao_worker.wear import Wear
 
@@ -70,6 +70,9 @@ class Slots:
         self._stuck: set[int] = set()  # batches that have been given up, though their threads still run them
         self.inline = pool.__class__.__module__.endswith("solo")
         self._threads = pool.__class__.__module__.endswith("thread")
+        self._frames = None
+        if self._inqueues() is not None:
+            self._frames = Frames(pool._pool, 2 * (TOGETHER_BYTES + given.max_result_bytes))  # noqa: SLF001 - billiard's only way
         self._hear_of_processes()
         self._hear_before_limits()
         if self._threads:
@@ -208,20 +211,13 @@ class Slots:
             setattr(pool, name, functools.partial(self._limited, getattr(pool, name)))
 
     def _limited(self, limit: Callable[[Any], None], job: Any) -> None:
-        while not job.ready() and self._read_from(job):
+        process, _ = self._pool._pool._process_by_pid(job._worker_pid)  # noqa: SLF001 - billiard's only way
+        while (
+            process is not None and self._frames is not None and not job.ready() and self._frames.read(process, READ_MS)
+        ):
             pass
         if not job.ready():
             limit(job)
-
-    def _read_from(self, job: Any) -> bool:
-        """Read what a job's process has written, as the loop would; False where there is nothing."""
-        process, _ = self._pool._pool._process_by_pid(job._worker_pid)  # noqa: SLF001 - billiard's only way
-        callback, args = self._hub.readers.get(process.outqR_fd, (None, ())) if process else (None, ())
-        if callback is None or not _readable(process.outqR_fd):
-            return False
-        with contextlib.suppress(StopIteration, OSError, EOFError):
-            next(callback) if isinstance(callback, Iterator) else callback(*args)
-        return True
 
     def _inqueues(self) -> Any:
         """The pipes of the processes that are up; None where there are no processes, and when the pool has ended."""
@@ -297,10 +293,19 @@ class Slots:
             self._done.popleft()()
 
 
-def _readable(pipe: int) -> bool:
-    poller = select.poll()
-    poller.register(pipe, select.POLLIN)
-    return bool(poller.poll(READ_MS))
+def end(pool: Any) -> None:
+    """Kill every process of Celery's pool that still lives, and empty its pipe: who waits for it, or writes to it, comes to an end."""
+    for process in list(getattr(getattr(pool, "_pool", None), "_pool", ())):
+        if not getattr(process, "_is_alive", bool)():  # threads have none
+            continue
+        logger.warning("process %d does not end: it is killed", process.pid)
+        process._controlled_termination = True  # noqa: SLF001 - or it is said twice
+        with contextlib.suppress(OSError):
+            os.kill(process.pid, signal.SIGKILL)
+            pipe = process.inq._reader.fileno()  # noqa: SLF001
+            os.set_blocking(pipe, False)
+            while os.read(pipe, 1 << 16):
+                pass
 
 
 def _deafened(pipe: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,18 +13,18 @@ from typing import Any
 import msgspec
 import redis
 from celery import Celery, bootsteps, signals
-from celery.exceptions import BackendStoreError, NotRegistered
-from celery.worker import control
+from celery.exceptions import NotRegistered
 from celery.worker import state as worker_state
 
 from mutirao import errors, queues
 from mutirao.settings import Settings
+from mutirao_worker import pool, refusal
 from mutirao_worker.asked import TRIPLE
 from mutirao_worker.canvas import Canvas
 from mutirao_worker.commit import Commit
 from mutirao_worker.dispatch import Dispatcher
 from mutirao_worker.events import Events
-from mutirao_worker.hold import AGAIN_S, Deaf, Delivered, Reserved
+from mutirao_worker.hold import Deaf, Delivered, Reserved
 from mutirao_worker.polling import Polling
 from mutirao_worker.pool import Slots
 from mutirao_worker.reconnection import Consumer as ReconnectingConsumer
@@ -34,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 NAME = f"{__name__}:receive"
 CONSUMER = f"{__name__}:Consumer"
+# How long processes that have been told to end may take, once what they ran has been given back.
+ENDING_S = 1.0
+# How long the worker may then take itself.
+LEAVING_S = 5.0
 
 
 def receive(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:  # noqa: ARG001 - Celery's signature
@@ -42,13 +48,15 @@ def receive(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:  # no
     def on_message(message: Any, body: Any, *_: Any, **__: Any) -> None:
         engine: Engine = consumer.engine
         if body is not None:  # message protocol 1 has its id in the body
-            _refuse(consumer, message, errors.InvalidRequest(TRIPLE, reason="not a task message"), body.get("id"))
+            refusal.refuse(
+                consumer, message, errors.InvalidRequest(TRIPLE, reason="not a task message"), body.get("id")
+            )
             return
         try:
             request = of_message(engine.dispatcher, message, message.headers)
         except msgspec.ValidationError as exc:
             text = f"the message's headers cannot be used: {exc}"
-            _refuse(consumer, message, errors.InvalidRequest(text, reason="unusable headers"))
+            refusal.refuse(consumer, message, errors.InvalidRequest(text, reason="unusable headers"))
             return
         engine.dispatcher.received([request])
         consumer.admit(request)
@@ -105,6 +113,11 @@ class Consumer(ReconnectingConsumer):
         self.engine.dispatcher.offer(request)
         self.engine.dispatch_soon()
 
+    def cancel_active_requests(self) -> None:
+        """Give back what runs: Celery's cold shutdown, which goes on to wait for the pool."""
+        self.engine.bound(LEAVING_S)
+        super().cancel_active_requests()
+
     def on_close(self) -> None:
         """Let go of a broken connection: what is reserved stays so, and what runs goes on."""
         self.engine.disconnected(lost=self.connection is None)
@@ -112,26 +125,26 @@ class Consumer(ReconnectingConsumer):
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 - Celery's signature
         """Answer a request for a task that is not ours."""
         name = message.headers.get("task") or message.payload["task"]
-        _refuse(self, message, NotRegistered(str(name)[:64]))
+        refusal.refuse(self, message, NotRegistered(str(name)[:64]))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Answer a message that kombu could not unpack."""
         if message.headers.get("compression"):
-            _refuse(
+            refusal.refuse(
                 self,
                 message,
                 errors.InvalidRequest("compressed bodies are not accepted: send it plain", reason="compressed body"),
             )
         else:
-            _refuse(self, message, _unreadable(message, exc))
+            refusal.refuse(self, message, refusal.unreadable(message, exc))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
         """Answer a message that Celery could not make a request of."""
-        _refuse(self, message, _unreadable(message, exc))
+        refusal.refuse(self, message, refusal.unreadable(message, exc))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002
         """Drop what is no task message at all."""
-        _refuse(self, message, errors.InvalidRequest(TRIPLE, reason="not Celery's triple"))
+        refusal.refuse(self, message, errors.InvalidRequest(TRIPLE, reason="not Celery's triple"))
 
     def _due(self, request: Request) -> None:
         worker_state.scheduled_requests.discard(request)
@@ -153,11 +166,14 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         self._timers: list[Any] = []
         self._channel: Channel | None = None
         self._soon = False
+        self._ends_at = math.inf  # the time by which a stop may have ended
         self._thread: threading.Thread | None = None
         self.dispatcher: Dispatcher
         self.hold: Reserved | Delivered
         self.slots: Slots
         self.reservations: Reservations | None = None
+        # Also while there is no connection, when Celery does not stop what it has not started.
+        signals.worker_shutting_down.connect(lambda **_: self.bound(self._settings.grace_s), weak=False)
 
     def start(self, consumer: Any) -> None:
         """Begin, or go on with another connection."""
@@ -196,10 +212,8 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             self.dispatcher.commit.results.hear(wait=True)
             _attempt(self.dispatcher.give_back)
             self._give_back_unsent()
-        if consumer.blueprint.state != bootsteps.RUN and self.dispatcher.running:
-            timer = threading.Timer(self._settings.grace_s, self._out_of_grace)
-            timer.daemon = True
-            timer.start()
+        if consumer.blueprint.state != bootsteps.RUN:
+            self.bound(self._settings.grace_s)
 
     def terminate(self, consumer: Any) -> None:
         """Give back everything: the cold shutdown."""
@@ -251,6 +265,15 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
             hold.pull()
         self.dispatcher.keep()
         self.dispatcher.dispatch()
+
+    def bound(self, seconds: float) -> None:
+        """Have a stop end, whatever the pool's processes do: Celery waits for each of them for ever."""
+        at = time.monotonic() + seconds
+        if at < self._ends_at:
+            self._ends_at = at
+            timer = threading.Timer(seconds, self._out_of_grace)
+            timer.daemon = True
+            timer.start()
 
     def answered(self) -> dict[str, int]:
         """How many requests of each model this worker has answered."""
@@ -351,21 +374,19 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _out_of_grace(self) -> None:
         """Give back what still runs, and end its processes: the time that a stop may take is over."""
-        running = list(self.dispatcher.running.values())
+        running = list(self.dispatcher.running.values()) if hasattr(self, "dispatcher") else []
         if running:
             logger.warning("%d batches still ran after %g s: they are given back", len(running), self._settings.grace_s)
         for batch in running:
             for request in batch.requests:
                 self.dispatcher.stop_running(request)
-
-
-@control.inspect_command(alias="dump_schedule")  # type: ignore[untyped-decorator]
-def scheduled(state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ARG001 - Celery's signature
-    """List requests whose time has not come: Celery's own command knows no requests but its own."""
-    return [
-        {"eta": request.headers.eta, "priority": request.priority, "request": request.info()}
-        for request in worker_state.scheduled_requests
-    ]
+        time.sleep(ENDING_S)
+        pool.end(self._consumer.pool)
+        time.sleep(LEAVING_S)
+        logger.error("this worker does not come to its end: it leaves as it is")
+        if self.reservations is not None:
+            _attempt(self.reservations.leave)
+        os._exit(os.EX_SOFTWARE)
 
 
 def _attempt(work: Callable[[], Any]) -> None:
@@ -374,29 +395,3 @@ def _attempt(work: Callable[[], Any]) -> None:
         work()
     except redis.RedisError as exc:
         logger.warning("Redis is away: %s", " ".join(str(exc).split()))
-
-
-def _refuse(consumer: Any, message: Any, error: Exception, id: Any = None) -> None:
-    """End a request that never became one with its reason, and take its message off the queue."""
-    id = id or message.headers.get("id") or message.properties.get("correlation_id")
-    logger.warning("refused %s: %r", id, error)
-    _end_refused(consumer, message, error, id)
-
-
-def _end_refused(consumer: Any, message: Any, error: Exception, id: Any) -> None:
-    """Keep why, and take the message off the queue; later, where Redis is away."""
-    if isinstance(id, str) and queues.TENANT_SEPARATOR not in id:  # that one may be a tenant's job
-        try:
-            consumer.app.backend.mark_as_failure(id, error)
-        except (redis.RedisError, BackendStoreError):
-            consumer.timer.call_after(AGAIN_S, _end_refused, (consumer, message, error, id))
-            return
-        consumer.event_dispatcher.send("task-failed", uuid=id, exception=repr(error))
-    message.ack_log_error(logger, consumer.connection_errors)
-
-
-def _unreadable(message: Any, exc: Exception) -> errors.InvalidRequest:
-    """Say why; kombu wraps what our own decoder says."""
-    said = next((str(arg) for arg in exc.args if isinstance(arg, errors.MutiraoError)), type(exc).__name__)
-    text = f"the body ({message.content_type}) cannot be read: {said}; send application/json or application/x-mutirao"
-    return errors.InvalidRequest(text, reason=f"unreadable body, {type(exc).__name__}")

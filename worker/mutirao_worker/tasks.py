@@ -1,4 +1,4 @@
-"""The one task."""
+"""The one task, and what `celery inspect` asks of its requests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 from celery import Task
+from celery.worker import control
+from celery.worker import state as worker_state
 
 from mutirao import codec, errors, queues
 from mutirao_worker import pool, strategy
@@ -44,3 +46,12 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
             *found["exc_message"], **(found.get("exc_data") or {})
         )
     return found
+
+
+@control.inspect_command(alias="dump_schedule")  # type: ignore[untyped-decorator]
+def scheduled(state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ARG001 - Celery's signature
+    """List requests whose time has not come: Celery's own command knows no requests but its own."""
+    return [
+        {"eta": request.headers.eta, "priority": request.priority, "request": request.info()}
+        for request in worker_state.scheduled_requests
+    ]
