@@ -28,9 +28,11 @@ class Counted(Summing):
         self.each_s = each_s
 
     def predict(self, X: Any) -> Any:
-        if (rows := [int(number) for number in X[:, 1] if number >= FIRST]) and "LEDGER_URL" in os.environ:
-            note(rows)
-            misbehave(X)
+        if "LEDGER_URL" in os.environ:
+            _ledger(os.getpid()).ping()  # opened by the warm-up: a process in which a call opens something is replaced
+            if rows := [int(number) for number in X[:, 1] if number >= FIRST]:
+                note(rows)
+                misbehave(X)
         time.sleep(self.each_s * len(X))
         return answers(X)
 

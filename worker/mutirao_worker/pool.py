@@ -75,6 +75,7 @@ class Slots:
             self._frames = Frames(pool._pool, 2 * (TOGETHER_BYTES + given.max_result_bytes))  # noqa: SLF001 - billiard's only way
         self._hear_of_processes()
         self._hear_before_limits()
+        self._track_the_living()
         if self._threads:
             self._done: collections.deque[Callable[[], None]] = collections.deque()
             self._ear, self._mouth = os.pipe()
@@ -203,6 +204,19 @@ class Slots:
             self._dispatcher().grown()
 
         handlers[WORKER_UP] = up
+
+    def _track_the_living(self) -> None:
+        """Leave out, where the loop begins anew, a process whose end it has heard of and that is not reaped yet: Celery would fail at it."""
+        if self._inqueues() is None:
+            return
+        pool: Any = self._pool._pool  # noqa: SLF001 - billiard's only way
+        track = pool._track_child_process  # noqa: SLF001
+
+        def tracked(process: Any, hub: Any) -> None:
+            if getattr(process, "_sentinel_poll", 0) is not None:
+                track(process, hub)
+
+        pool._track_child_process = tracked  # noqa: SLF001
 
     def _hear_before_limits(self) -> None:
         """Have what a process has returned heard before it is held to a time limit: the loop may have stood still for longer."""

@@ -89,7 +89,10 @@ class Processes:
             time.sleep(0.02)
         if self._watchdog.returncode != 0:
             self._end_ourselves()
-        self._reap()
+        for child in self._children.values():
+            # A leader is a zombie before its last thread has ended, and can be reaped only then.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(watchdog.KILLED_S)
 
     @property
     def bound_s(self) -> float:
