@@ -108,7 +108,7 @@ def _peak_bytes(pid):
         (binary(body(raw_tensor(32)), bytes(40)), "8 raw bytes belong to no tensor"),
         (binary(body(raw_tensor(32, (2, 4))), bytes(32)), "is 64 bytes, got 32"),
         (binary(body(raw_tensor(32, (2**62, 4))), bytes(32)), "more than an array can have"),
-        (binary(body(raw_tensor(32, (1, 4), "BYTES")), b"\xff\xff\xff\xff" + bytes(28)), "names 4294967295 bytes, but 28 are left"),
+        (binary(body(raw_tensor(32, (1, 4), "BYTES")), b"\xfe\xff\xff\xff" + bytes(28)), "names 4294967294 bytes, but 28 are left"),
         (binary(body(raw_tensor(4, (1, 4), "BOOL")), b"\x02\x00\x00\x00"), "a BOOL byte must be 0 or 1"),
     ],
 )  # fmt: skip
