@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from celery import Celery
 from celery.concurrency.prefork import TaskPool
 from kombu.asynchronous import Hub
@@ -16,7 +17,7 @@ def test_the_loop_begins_anew_while_a_process_ends():
     pool = TaskPool(1, app=celery, threads=False, initargs=(celery, "w1@here"))
     pool.start()
     try:
-        Slots(pool, hub, Settings(), lambda: None)
+        Slots(pool, hub, Settings(), dispatcher=pytest.fail)
         pool.register_with_event_loop(hub)
         (process,) = pool._pool._pool
         pool._pool._untrack_child_process(process, hub)
