@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,11 +42,11 @@ def is_number(cell: str) -> bool:
     return _is_missing(cell) or is_value(cell)
 
 
-def fits(cell: str, datatype: str) -> bool:
-    """Tell whether a cell may stand in a column of this datatype."""
-    if datatype == "BYTES":
+def fits(cell: str, spec: InputSpec) -> bool:
+    """Tell whether a cell may stand in a column."""
+    if spec.datatype == "BYTES":
         return True
-    return is_number(cell) or (datatype == "BOOL" and cell.strip().lower() in _BOOLS)
+    return is_number(cell) or (_takes_bools(spec) and cell.strip().lower() in _BOOLS)
 
 
 def is_numeric(spec: InputSpec) -> bool:
@@ -130,7 +131,7 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
         return _text(cells, missing=bool(spec.nullable))
     if not spec.datatype:
         return _guessed(cells, decimal)
-    read = _bool if spec.datatype == "BOOL" else _number
+    read = _bool if spec.datatype == "BOOL" else _number_or_bool if _takes_bools(spec) else _number
     if spec.datatype.startswith("FP") and decimal == ".":
         try:
             values = list(map(float, cells))
@@ -200,6 +201,16 @@ def _guessed(cells: Sequence[str], decimal: str) -> Array:
     return _text(cells, missing=True)
 
 
+def _takes_bools(spec: InputSpec) -> bool:
+    """Tell whether bools may stand in a column: also in one that was guessed to take numbers, as JSON's may."""
+    return spec.datatype == "BOOL" or (spec.guessed and spec.datatype.startswith("FP"))
+
+
+def _number_or_bool(cell: str, decimal: str) -> Any:
+    number = _number(cell, decimal)
+    return _bool(cell, decimal) if number is None else number
+
+
 def _bool(cell: str, decimal: str) -> bool | None:  # noqa: ARG001 - as `_number`
     return _BOOLS.get(cell.strip().lower())
 
@@ -214,7 +225,9 @@ def _number(cell: str, decimal: str) -> Any:
     if not _NUMBER.fullmatch(cell):
         return None
     try:
-        return int(cell)
+        whole = int(cell)
     except ValueError:
         value = float(cell)
+    else:
+        return whole if whole.bit_length() <= sys.float_info.max_exp else None
     return None if math.isinf(value) and "n" not in cell.lower() else value

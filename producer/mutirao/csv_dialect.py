@@ -59,7 +59,7 @@ def text_of(raw: bytes, source: str) -> str:
     Raises:
         InvalidRequest: it is not UTF-8 (names the first line that is not, and what it may be), or holds nothing.
     """
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(raw) > 1 and b"\0" in (raw[:1], raw[1:2])):
         raise refused(f"{source} is UTF-16, not UTF-8: save it as CSV UTF-8")
     try:
         text = raw.decode("utf-8-sig")
@@ -121,7 +121,8 @@ def records(
                 )
             yield before + reader.line_num, record
     except csv.Error as exc:
-        raise refused(f"{source} cannot be read as CSV: line {before + reader.line_num}: {exc}") from exc
+        said = "a CR stands alone within it: end all lines alike, with LF or CRLF" if "new-line" in str(exc) else exc
+        raise refused(f"{source} cannot be read as CSV: line {before + reader.line_num}: {said}") from exc
 
 
 def delimiter(text: str, said: str, names: Collection[str], width: int) -> str:

@@ -134,7 +134,7 @@ class _Reading:
         specs = self._specs(len(first))
         if len(specs) != len(first) or all(spec.datatype == "BYTES" for spec in specs):
             return False
-        return all(csv_cells.fits(cell, spec.datatype) for cell, spec in zip(first, specs, strict=True))
+        return all(csv_cells.fits(cell, spec) for cell, spec in zip(first, specs, strict=True))
 
     def _is_other_header(self, cells: list[str]) -> bool:
         """Tell whether a first line without a name that is known is a header all the same: it holds no number."""

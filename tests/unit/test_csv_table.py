@@ -76,6 +76,17 @@ def test_a_table_is_read_by_the_signature(text, takes, arrays):
     assert bound(text, takes) == arrays
 
 
+@pytest.mark.parametrize("first", ["a,b\n", ""])
+def test_bools_may_stand_where_numbers_were_guessed(first):
+    """A column of which nobody knows that it takes bools takes them from CSV as it does from JSON."""
+    takes = Signature(
+        inputs=(InputSpec("a", "FP64", (-1,), guessed=True), InputSpec("b", "INT64", (-1,))),
+        outputs=OUTPUTS,
+        frame=True,
+    )
+    assert bound(f"{first}True,1\nfalse,2\n0.5,3\n", takes) == {"a": [1.0, 0.0, 0.5], "b": [1, 2, 3]}
+
+
 @pytest.mark.parametrize("area", ["", "NA", "nan", "null", "N/A"])
 @pytest.mark.parametrize("first", ["area,zip,new,rooms\n", ""])
 def test_an_empty_cell_is_a_missing_value(first, area):
@@ -113,6 +124,10 @@ def test_a_missing_cell_of_a_matrix_is_nan():
         ("area,zip,new,rooms\n1_0,x,1,2\n", HOUSES, {}, "line 2 has '1_0' in column 'area'"),
         ("area,zip,new,rooms\n\uff10,x,1,2\n", HOUSES, {}, "line 2 has '\uff10' in column 'area', which takes FP64: write a number"),
         ("a,b,c\n1,2,\u0665\n", matrix(), {}, "line 2 has '\u0665' in column '3', which takes FP64: write a number"),
+        ("area,zip,new,rooms\n" + "1" * 400 + ",x,1,2\n", HOUSES, {}, "in column 'area', which takes FP64: write a number"),
+        ("area,zip,new,rooms\n1,x,1,2\n1,x,1,2\r1,x,1,2\n", HOUSES, {}, "line 3: a CR stands alone within it"),
+        ("a,b,c\n1,2,true\n", matrix(), {}, "line 2 has 'true' in column '3', which takes FP64: write a number"),
+        ("a,b\n1,2\n".encode("utf-16-le"), matrix(2), {}, "is UTF-16"),
         ("area,zip,new,rooms\n1e999,x,1,2\n", HOUSES, {}, "line 2 has '1e999' in column 'area'"),
         ('area,zip,new,rooms\n"1,5",x,1,2\n', HOUSES, {}, "if its comma is the decimal sign, say decimal ','"),
         ("area;zip;new;rooms\n1,5;x;1;2\n2.5;x;1;2\n", HOUSES, {}, "line 2 has the number '1,5' and line 3 '2.5': say which is the decimal sign"),
