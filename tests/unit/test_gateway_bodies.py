@@ -57,6 +57,20 @@ def test_json_has_no_float_that_is_not_finite(number):
         bodies._json(b'{"inputs":[{"name":"X","datatype":"FP64","shape":[1,2],"data":[1.5,%b]}]}' % number)
 
 
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity"])
+def test_json_without_a_number_is_told_of_null(number):
+    """Python writes NaN and Infinity, which JSON has not: the error says what to write."""
+    with pytest.raises(errors.InvalidRequest, match="JSON has neither NaN nor Infinity: a missing value is null"):
+        bodies._json(b"[[1.5,%b]]" % number)
+
+
+def test_a_body_has_one_kind_of_inputs():
+    """Of inputs and rows in one body neither is ignored."""
+    both = bodies.Request(inputs=(Tensor("X", "FP64", (1, 2), [1.0, 2.0]),), rows=[[3.0, 4.0]])
+    with pytest.raises(errors.InvalidRequest, match='"inputs" and "rows": leave one out'):
+        bodies.of_request(INFO, both)
+
+
 def test_a_body_of_objects_becomes_columns():
     """Rows that are objects must have the same columns."""
     assert bodies._columns([{"a": 1, "b": 2}, {"b": 4, "a": 3}]) == {"a": [1, 3], "b": [2, 4]}

@@ -143,6 +143,8 @@ def arrays(info: ModelInfo, given: Given) -> dict[str, Array]:
 def of_request(info: ModelInfo, body: Body | Request) -> dict[str, Array]:
     """Check the `inputs` or `rows` of a request."""
     if body.inputs is not msgspec.UNSET:
+        if body.rows is not msgspec.UNSET:
+            raise errors.InvalidRequest('the body has "inputs" and "rows": leave one out', reason="two kinds of inputs")
         short = _plain(info.signature, body.inputs)
         if short is not None:
             return short
@@ -224,7 +226,9 @@ def _damaged(body: bytes, exc: Exception) -> errors.InvalidRequest:
         return errors.InvalidRequest(
             'the body is empty: send a request, {"rows": [[...]]}, see /docs', reason="damaged body"
         )
-    said = "it is nested too deeply" if isinstance(exc, RecursionError) else exc
+    said = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+    if "invalid character" in said and (b"NaN" in body or b"Infinity" in body):
+        said += "; JSON has neither NaN nor Infinity: a missing value is null"
     return errors.InvalidRequest(f"the body is not a request in JSON: {said}", reason="damaged body")
 
 
