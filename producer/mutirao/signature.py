@@ -244,7 +244,7 @@ def _fitted(model: str, spec: InputSpec, array: Array) -> Array:
     try:
         fitted = tensors.cast(spec.name, array, spec.datatype)
     except errors.InvalidTensor as exc:
-        hint = _GUESSED.format(name=spec.name, model=model) if spec.guessed and array.dtype.kind == "f" else ""
+        hint = _guessed(model, spec) if spec.guessed and array.dtype.kind in "iuf" else ""
         raise _mismatch(model, str(spec), str(exc), hint) from exc
     return fitted
 
@@ -255,10 +255,14 @@ _WRITTEN = {
     (0, 2): "; one row is written [[...]]",
     (1, 2): "; one row is written [[...]]",
 }
-_GUESSED = (
-    '. That it takes whole numbers was guessed from an example: if it takes others, write datatype = "FP64" '
-    "in the line of {name!r} under inputs in {model}/model.toml, and restart the workers"
-)
+
+
+def _guessed(model: str, spec: InputSpec) -> str:
+    kind = "bools" if spec.datatype == "BOOL" else "whole numbers"
+    return (
+        f'. That it takes {kind} was guessed from an example: if it takes other numbers, write datatype = "FP64" '
+        f"in the line of {spec.name!r} under inputs in {model}/model.toml, and restart the workers"
+    )
 
 
 def _check_missing(model: str, spec: InputSpec, array: Array) -> None:

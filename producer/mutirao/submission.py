@@ -310,7 +310,9 @@ def _is_frame(many: object) -> bool:
 
 def _flat(data: Any) -> bool:
     if hasattr(data, "ndim"):
-        return bool(data.ndim == 1)
+        return bool(data.ndim <= 1)
+    if isinstance(data, str | bytes):
+        return True
     return (
         isinstance(data, list | tuple)
         and bool(data)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao import errors, signature, tensors
+from mutirao import errors, signature, submission, tensors
 from mutirao.messages import PredictRequest, RequestedOutput, Tensor
 from mutirao.signature import InputSpec, OutputSpec, Signature
 
@@ -142,6 +142,31 @@ def test_what_does_not_fit_is_refused(takes, data, says):
     with pytest.raises(errors.InvalidRequest) as caught:
         bound(takes, data)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "kind"), [("BOOL", [1.0], "bools"), ("BOOL", [2], "bools"), ("INT64", [37.5], "whole numbers")]
+)
+def test_what_was_guessed_says_so(datatype, data, kind):
+    """A number that does not fit a guess is refused with the line of the manifest to change."""
+    takes = Signature(inputs=(InputSpec("a", datatype, (-1,), guessed=True),), outputs=OUTPUTS, frame=True)
+    with pytest.raises(
+        errors.SignatureMismatch, match=f"That it takes {kind} was guessed .* in the line of 'a' .* m/model.toml"
+    ):
+        signature.bind("m", takes, signature.arrays({"a": data}, frame=True))
+
+
+TEXTS = ["good day", "", "x"]
+
+
+@pytest.mark.parametrize(
+    "many", [TEXTS, np.array(TEXTS), np.array(TEXTS, dtype=object), pd.Series(TEXTS), [[each] for each in TEXTS]]
+)
+def test_each_of_many_texts_is_a_row(many):
+    """A model of texts takes a request for each text, as a model of numbers does for each row."""
+    found = submission.bind(submission.Ask(model="m"), TEXT, many, rows=True)
+    assert isinstance(found, list)
+    assert [each["X"].tolist() for each in found] == [[each] for each in TEXTS]
 
 
 def test_too_many_rows_are_refused():
