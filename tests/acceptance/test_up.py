@@ -20,6 +20,7 @@ import waiting
 
 from mutirao import Client
 from mutirao.embedded import Embedded, binary
+from mutirao.errors import EmbeddedError
 
 ROWS = samples.get("iris").data[::8]
 
@@ -125,6 +126,19 @@ def test_a_usual_port_that_is_taken_is_told(env, tmp_path):
             (console,) = re.findall(r"Console +(http://127.0.0.1:\d+)", up.said)
             assert f"port 8000 is another program's here: use {console}" in up.said
             assert up.end() == 0
+
+
+def test_another_program_that_takes_the_port_meanwhile_is_not_taken_for_the_gateway(env, monkeypatch):
+    """Where another program listens to the gateway's port before the gateway does, `up` ends with that reason; it does not name the other."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    system = Embedded(workers=1, concurrency=1, flower=False, gateway=True)
+    with system, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", int(str(system.gateway_url).rpartition(":")[2])))
+        other.listen()
+        with pytest.raises(EmbeddedError, match=r"gateway died each time it was started: .* is in use"):
+            system.wait_ready()
 
 
 def test_kill_9_leaves_no_orphan(env, tmp_path):

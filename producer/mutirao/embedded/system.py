@@ -313,11 +313,13 @@ class Embedded:
         write_private(self.home.state, state)
 
     def _gateway_answers(self) -> bool:
-        try:
-            socket.create_connection((redis_server.HOST, self._gateway_port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        """Whether our own gateway listens: another program may have taken its port since that was chosen."""
+        import psutil  # noqa: PLC0415 - the heavy half has it, and nothing here runs without
+
+        with contextlib.suppress(psutil.Error, KeyError):
+            open_now = psutil.Process(self.pids["gateway"]).net_connections("inet")
+            return any(each.status == psutil.CONN_LISTEN and each.laddr.port == self._gateway_port for each in open_now)
+        return False
 
     def _unannounced(self, client: redis.Redis) -> list[str]:
         """Name the workers that have not been seen since they were started; entries of an earlier run are older."""
