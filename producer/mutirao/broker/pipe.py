@@ -30,6 +30,7 @@ class Pipe:
         self._connection: Any = None
         self._reader: asyncio.Task[None] | None = None
         self._asked: collections.deque[asyncio.Future[Any]] = collections.deque()
+        self._closed = False
 
     async def ask(self, packed: bytes) -> Any:
         """Send a command that may be sent twice, and wait for its reply.
@@ -40,9 +41,10 @@ class Pipe:
         return await self._retry.call_with_retry(lambda: self._ask(packed), _nothing)
 
     async def close(self) -> None:
-        """Close the connection; who still waits is told."""
+        """Close the connection, for good; who still waits is told."""
+        self._closed = True
         reader = self._reader
-        self._drop(redis.RedisError("the client was closed"))
+        self._drop(_closed())
         if reader is not None:
             await asyncio.wait([reader])
 
@@ -72,8 +74,12 @@ class Pipe:
     async def _connected(self) -> Any:
         async with self._connecting:
             if self._connection is None:
-                self._connection = connection = await self._pool.get_connection()
-                self._reader = asyncio.create_task(self._read(connection))
+                connection = await self._pool.get_connection()
+                if self._closed:
+                    await connection.disconnect(nowait=True)
+                    await self._pool.release(connection)
+                    raise _closed()
+                self._connection, self._reader = connection, asyncio.create_task(self._read(connection))
             return self._connection
 
     async def _read(self, connection: Any) -> None:
@@ -108,6 +114,10 @@ class Pipe:
         for each in asked:
             if not each.done():
                 each.set_exception(error)
+
+
+def _closed() -> redis.RedisError:
+    return redis.RedisError("the client was closed")
 
 
 async def _nothing(_: Exception) -> None:

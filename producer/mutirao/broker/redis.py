@@ -76,6 +76,8 @@ LOADS_MAX = 2
 # More than calls have turns, pipes and subscriptions there are; threads of a worker have theirs as well.
 CONNECTIONS_MAX = 10_000
 
+CLOSED = "the client was closed during a call"
+
 
 class Redis:
     """Runs operations, blocking."""
@@ -83,7 +85,7 @@ class Redis:
     def __init__(self, settings: Settings) -> None:
         """Make the connection pools; nothing connects before the first call."""
         self._settings = settings
-        self._clients = {side: connect(url, settings, **options(settings)) for side, url in _urls(settings).items()}
+        self._clients = self._connectors()
         self._publisher = Publisher(settings) if settings.foreign else None
         self._turns = Turns(settings.timeout_s)
         self._flights = Flights()
@@ -108,11 +110,16 @@ class Redis:
             return result
 
     def close(self) -> None:
-        """Close every connection."""
-        for client in self._clients.values():
-            client.close()
+        """Close every connection: that of a call which a thread is about when the call ends."""
+        clients, self._clients = self._clients, self._connectors()
+        for client in clients.values():  # what is in use ends with its pool, whose last holder is the call
+            client.connection_pool.disconnect(inuse_connections=False)
         if self._publisher is not None:
             self._publisher.close()
+
+    def _connectors(self) -> dict[Side, redis.Redis]:
+        settings = self._settings
+        return {side: connect(url, settings, **options(settings)) for side, url in _urls(settings).items()}
 
     def _reply(self, call: Call | Shared) -> Any:
         if isinstance(call, Shared):
@@ -146,6 +153,7 @@ class AsyncRedis:
         self._publisher = Publisher(settings) if settings.foreign else None
         self._turns = AsyncTurns(settings.timeout_s)
         self._flights = AsyncFlights()
+        self._closed = False
 
     async def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
@@ -171,7 +179,8 @@ class AsyncRedis:
         return Subscription(self._clients["results" if self._settings.split else "broker"].pubsub())
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, for good; calls that wait are told."""
+        self._closed = True
         for pipe in self._pipes.values():
             await pipe.close()
         for client in self._clients.values():
@@ -190,7 +199,11 @@ class AsyncRedis:
                 async with self._turns.turn():
                     return await client.execute_command(call.name, *call.keys, *call.args)
             return await self._asked(call)
-        except redis.RedisError as exc:
+        except Exception as exc:
+            if self._closed:  # redis-py stumbles over what is closed while it connects
+                raise errors.MutiraoError(CLOSED) from exc
+            if not isinstance(exc, redis.RedisError):
+                raise
             if _is_suspect(exc):
                 await client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(exc, self._settings, call.side) from exc

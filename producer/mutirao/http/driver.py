@@ -38,8 +38,7 @@ class Http:
     def __init__(self, settings: Settings) -> None:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
-        self._client: httpx.Client | None = None
-        self._process = os.getpid()
+        self._held: _Held | None = None
         self._lock = threading.Lock()
         self._flights = Flights()
 
@@ -64,45 +63,84 @@ class Http:
             return result
 
     def close(self) -> None:
-        """Close every connection; a later call opens new ones."""
+        """Close every connection, when no thread's call is under way over any; a later call opens new ones."""
         with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            client.close()
+            held, self._held = self._held, None
+        if held is not None:
+            held.end()
 
     def _reply(self, exchange: Exchange | Shared) -> Any:
         if isinstance(exchange, Shared):
             return self._flights.join(exchange.name, lambda: self.run(exchange.steps()))
         for attempt in _attempts(self._settings.broker_url):
+            held = self._begun()
             try:
-                client = self._connected()
-                attempt.answer(client.send(_request(client, exchange, self._settings)))
+                attempt.answer(held.client.send(_request(held.client, exchange, self._settings)))
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
-            except RuntimeError as exc:
-                if not client.is_closed:
-                    raise
-                raise errors.MutiraoError(_CLOSED) from exc
+            finally:
+                held.done()
             if attempt.reply is not None:
                 return attempt.reply
             time.sleep(attempt.pause_s)
         raise AssertionError("the last attempt raises")
 
-    def _connected(self) -> httpx.Client:
-        client = self._client
-        if client is None or self._process != os.getpid():
-            client = self._opened()
-        return client
+    def _begun(self) -> _Held:
+        """Begin a call with a client that nobody has closed."""
+        while True:
+            held = self._held
+            if held is None or held.process != os.getpid():
+                held = self._opened()
+            if held.begin():
+                return held
 
-    def _opened(self) -> httpx.Client:
+    def _opened(self) -> _Held:
         with self._lock:
-            if self._process != os.getpid() and self._client is not None:
-                self._client.close()  # of the parent: its own connections stay open
-                self._client = None
-            if self._client is None:
-                self._client, self._process = _client(self._settings), os.getpid()
-                weakref.finalize(self, self._client.close)
-            return self._client
+            if self._held is not None and self._held.process != os.getpid():
+                self._held.client.close()  # of the parent: its own connections stay open
+                self._held = None
+            if self._held is None:
+                self._held = _Held(_client(self._settings))
+                weakref.finalize(self, self._held.end)
+            return self._held
+
+
+class _Held:
+    """A client that is closed when it is to end and no call is under way: in the midst of one, others would get its descriptors.
+
+    Attributes:
+        client: httpx's.
+        process: whose it is.
+    """
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+        self.process = os.getpid()
+        self._calls = 0
+        self._over = False
+        self._lock = threading.Lock()
+
+    def begin(self) -> bool:
+        """Count a call; False where it is to end."""
+        with self._lock:
+            self._calls += not self._over
+            return not self._over
+
+    def done(self) -> None:
+        """Count a call as done."""
+        with self._lock:
+            self._calls -= 1
+            last = self._over and not self._calls
+        if last:
+            self.client.close()
+
+    def end(self) -> None:
+        """Take no more calls, and close when the last is done."""
+        with self._lock:
+            self._over = True
+            idle = not self._calls
+        if idle:
+            self.client.close()
 
 
 @contextlib.contextmanager
@@ -131,6 +169,8 @@ class AsyncHttp:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
         self._client: httpx.AsyncClient | None = None
+        self._calls = 0
+        self._closed = False
         self._flights = AsyncFlights()
 
     async def run(self, operation: Operation[T]) -> T:
@@ -154,24 +194,30 @@ class AsyncHttp:
             return result
 
     async def close(self) -> None:
-        """Close every connection; a later call opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
+        """Close every connection, for good, when no call is under way over any: httpx would forget some of theirs."""
+        self._closed = True
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        if self._closed and not self._calls and self._client is not None:
+            client, self._client = self._client, None
             await client.aclose()
 
     async def _reply(self, exchange: Exchange | Shared) -> Any:
         if isinstance(exchange, Shared):
             return await self._flights.join(exchange.name, lambda: self.run(exchange.steps()))
         for attempt in _attempts(self._settings.broker_url):
+            if self._closed:
+                raise errors.MutiraoError(_CLOSED)
+            client = self._client = self._client or _async_client(self._settings)
+            self._calls += 1
             try:
-                client = self._client = self._client or _async_client(self._settings)
                 attempt.answer(await client.send(_request(client, exchange, self._settings)))
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
-            except RuntimeError as exc:
-                if not client.is_closed:
-                    raise
-                raise errors.MutiraoError(_CLOSED) from exc
+            finally:
+                self._calls -= 1
+                await self._close_idle()
             if attempt.reply is not None:
                 return attempt.reply
             await asyncio.sleep(attempt.pause_s)
