@@ -4,6 +4,7 @@ import pytest
 import samples
 import waiting
 from servers import RedisServer
+from tcp_proxy import TcpProxy
 from workers import Fleet, WorkerProcess
 
 from mutirao import Client, ResultRefused
@@ -70,3 +71,18 @@ def test_a_result_larger_than_the_room_that_maxmemory_leaves(small, limited):
         used = redis.info("memory")["used_memory"]
     limited("maxmemory", str(used + 3_000_000))
     _served(small, "maxmemory")
+
+
+def test_a_large_result_over_a_slow_link_is_kept(small):
+    """A result that takes longer to send than a single answer of Redis may take is no reason to give it up: something arrives all the time."""
+    root = small.repository.root
+    with (
+        RedisServer() as server,
+        TcpProxy(server.port) as link,
+        WorkerProcess(link.url, root, env={"MUTIRAO_TIMEOUT_S": "2"}) as worker,
+        Client(server.url) as client,
+    ):
+        link.delay()  # to 1.3 MB a second at most
+        job = client.submit("pads", [[2 * WIDE, 0.0, 0.0]])
+        assert job.result(60)["predict"].shape == (1, 2 * WIDE), worker.log
+        link.heal()

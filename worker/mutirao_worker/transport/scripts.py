@@ -25,6 +25,9 @@ _RECORD = (
     + broker.prelude("lists", "hooks")
     + files(__package__).joinpath("record.lua").read_text()
 )
+PIECE = 256 * 1024
+# Bytes a second of the slowest link over which a large result is waited for.
+SLOWEST = 256 * 1024
 Call = tuple[str, Sequence[Any], Sequence[Any]]
 Heard = Callable[[list[Any] | redis.RedisError], None]
 NAMES = ("commit", "give_back", "idle", "leave", "poll", "reserve", "retried", "started", "tend", "vet")
@@ -106,11 +109,12 @@ class Scripts:
         try:
             if not self._posted:
                 self._posting.connect()  # of Sentinel's masters only this asks for the new one
-            self._posting.send_packed_command(self._posting.pack_commands(self._commands(calls)))
+            size = _send(self._posting, self._commands(calls))
         except redis.RedisError as exc:
             self.silenced(exc)
             raise
-        self._posted.append((calls, heard, time.monotonic()))
+        # It may be in buffers on its way for as long as a slow link takes; the loop goes on meanwhile.
+        self._posted.append((calls, heard, time.monotonic() + size / SLOWEST))
         return int(self._posting._sock.fileno())  # noqa: SLF001 - redis-py has no other way to it
 
     @property
@@ -203,7 +207,7 @@ class Scripts:
 def _heard_all(connection: Any, commands: Sequence[Any]) -> list[Any]:
     try:
         connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
-        connection.send_packed_command(connection.pack_commands(commands))
+        _send(connection, commands)
         replies = [reply_of(connection) for _ in commands]
     except BaseException:  # half of a reply may be left on it
         connection.disconnect()
@@ -211,6 +215,13 @@ def _heard_all(connection: Any, commands: Sequence[Any]) -> list[Any]:
     if _refused(replies):
         connection.disconnect()
     return replies
+
+
+def _send(connection: Any, commands: Sequence[Any]) -> int:
+    """Send commands in pieces, and tell their size: a time-out is for each piece, thus for silence, and not for a large result."""
+    whole = [memoryview(part) for part in connection.pack_commands(commands)]
+    connection.send_packed_command([view[at : at + PIECE] for view in whole for at in range(0, len(view), PIECE)])
+    return sum(map(len, whole))
 
 
 def _refused(replies: Iterable[Any]) -> bool:
