@@ -84,11 +84,11 @@ def read(url: str) -> Address:
         raise ValueError("only sentinels are more than one: sentinel://a:26379;sentinel://b:26379/0")
     if any(part.scheme != first.scheme for part in parts):
         raise ValueError(f"each part must begin with {first.scheme}://, as the first does")
-    query = _query(parts)
-    if first.scheme == "sentinel" and any(name.startswith("ssl_") for name in query):
+    if first.scheme == "sentinel" and any("ssl_" in part.query for part in parts):
         raise ValueError(
             "TLS is spoken with a server that is named itself, by rediss://, not with one behind sentinels"
         )
+    query = _query(parts, url)
     given_db = query.pop("db", "")
     user, password = query.pop("username", ""), query.pop("password", "")
     return Address(
@@ -152,6 +152,15 @@ _OPEN = frozenset(
     | {"retry_on_timeout", "ssl", "client_name"}
 )
 _OPEN_BEGINS = ("socket_", "ssl_")
+# What a query may say of the connections; other names end in a TypeError of redis-py.
+_OPTIONS = frozenset(
+    {"client_name", "db", "health_check_interval", "max_connections", "protocol", "retry_on_timeout"}
+    | {"socket_connect_timeout", "socket_keepalive", "socket_read_size", "socket_timeout"}
+)
+_OF_TLS = frozenset(
+    {"ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers"}
+    | {"ssl_keyfile", "ssl_min_version", "ssl_password"}
+)
 _NAMED = ("username", "password")
 # A text is not searched for less: what is as short stands in it by chance.
 _SECRET_MIN = 3
@@ -183,15 +192,21 @@ def _raw_pairs(query: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def _query(parts: list[SplitResult]) -> dict[str, str]:
-    return dict(parse_qsl("&".join(part.query for part in parts if part.query)))
+def _query(parts: list[SplitResult], url: str) -> dict[str, str]:
+    query = dict(parse_qsl("&".join(part.query for part in parts if part.query)))
+    known = {*_NAMED, *_OPTIONS, *(_OF_TLS if parts[0].scheme == "rediss" else ())}
+    if parts[0].scheme in SOCKETS:
+        known = known - {name for name in _OPTIONS if name.startswith("socket_keep")} | {"virtual_host"}
+    if any(name not in known for name in query):  # which is not named: it may be part of a password
+        raise ValueError(f"an option in its query is none of {', '.join(sorted(known))}{_escaping(url)}")
+    return query
 
 
 def _of_socket(url: str, part: SplitResult) -> Address:
     """Read the URL of a Redis behind a Unix socket, as redis-py and as kombu write it."""
     if part.hostname or not part.path.strip("/") or SEPARATOR in url:
         raise ValueError("the path of a socket is whole and the only one: unix:///run/redis/redis.sock?db=0")
-    query = _query([part])
+    query = _query([part], url)
     db = _one([part], [query.pop("db", ""), query.pop("virtual_host", "").strip("/")], "database")
     user, password = query.pop("username", ""), query.pop("password", "")
     return Address(

@@ -76,6 +76,12 @@ def test_a_login_may_stand_in_the_query():
         ({"broker_url": "redis://a;redis://b"}, "only sentinels are more than one"),
         ({"broker_url": "sentinel://a;redis://b"}, "each part must begin with sentinel://"),
         ({"broker_url": "sentinel://a/1;sentinel://b/2"}, "name different databases"),
+        ({"broker_url": "redis://h/0?PASSWORD=PW"}, "an option in its query is none of client_name, db, "),
+        ({"broker_url": "redis://h/0?ssl_password=PW"}, "an option in its query is none of client_name, db, "),
+        (
+            {"broker_url": "unix:///run/r.sock?socket_keepalive=1"},
+            "an option in its query is none of client_name, db, ",
+        ),
         ({"broker_url": "sentinel://a?ssl_cert_reqs=none"}, "TLS is spoken with a server that is named itself"),
         ({"broker_url": "amqp://guest@h//"}, "results are kept in Redis: set MUTIRAO_RESULT_URL"),
         ({"broker_url": "amqp://", "result_url": "redis://h"}, "it must look like amqp://"),
