@@ -154,7 +154,7 @@ def list_(broker_url: str | None, *, as_json: bool) -> None:
         output.table(("id", "tenant", "scopes", "limits", "created", "revoked", "note"), map(_row, found))
         _note_closed(found)
     else:
-        output.note("no keys: the gateway is open, and listens to this machine alone")
+        output.note("no keys: a gateway that starts now is open, and listens to this machine alone")
 
 
 @keys.command(epilog="Example: mutirao keys revoke 5f0c9a1be2d4")
