@@ -120,7 +120,7 @@ def test_a_mended_model_answers_what_the_first_one_died_of(shell, redis_server, 
             told = shell.says("explain", job.id)
             assert f"on {worker.name}, version 1, attempt 2" in told
             assert f"now a dead letter, process died: mutirao dead show {job.id}\n" in told
-            assert shell.steps(job.id) == ["submitted", "reserved", "batched", "run", "committed"]
+            assert shell.steps(job.id) == ["submitted", "tried", "reserved", "batched", "run", "committed"]
             assert "attempts  2\n" in shell.says("dead", "show", job.id)
             refused = shell.run("dead", "replay", job.id, "--to-version", "2")
             assert refused == (Exit.FAILED, "", "error: nothing was replayed to version 2 of model 'aborts': workers serve version 1; run mutirao models activate aborts 2, and restart the workers\n")  # fmt: skip
@@ -135,7 +135,7 @@ def test_a_mended_model_answers_what_the_first_one_died_of(shell, redis_server, 
             assert client.job(job.id).result()["predict"].tolist() == [2.0]
             assert client.job(large.id).result()["predict"].shape == (4000,)
             steps = shell.steps(job.id)
-            assert steps == ["submitted", "given up", "replayed", "reserved", "batched", "run", "committed"]
+            assert steps == ["submitted", "tried", "given up", "replayed", "reserved", "batched", "run", "committed"]
             assert f"on {worker.name}, version 2\n" in shell.says("explain", job.id)
     assert redis_server.client().keys("mutirao:dead*") + redis_server.client().keys("mutirao:payload:*:in") == []
 

@@ -122,7 +122,11 @@ def test_where_every_key_is_revoked_the_way_back_is_said(shell):
 
 def test_no_keys_is_said(shell):
     """Where there are none, the list says what that means."""
-    assert shell.run("keys", "list") == (0, "", "no keys: a gateway that starts now is open, and listens to this machine alone\n")
+    assert shell.run("keys", "list") == (
+        0,
+        "",
+        "no keys: a gateway that starts now is open, and listens to this machine alone\n",
+    )
     assert shell.json("keys", "list", "--broker-url", os.environ["MUTIRAO_BROKER_URL"]) == []
 
 
