@@ -138,7 +138,7 @@ def test_gone_within_its_lease(announced, look):
         began = time.monotonic()
         waiting.until(lambda: len(look().serving("slow")) == 1, timeout_s=catalog.FRESH_S)
         assert time.monotonic() - began < LEASE_S + 2
-    assert len(look().serving("iris")) == 1
+    waiting.until(lambda: len(look().serving("iris")) == 1)  # one of another test may be on its way out
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])

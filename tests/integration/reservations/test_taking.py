@@ -159,7 +159,10 @@ def test_a_posted_call_that_is_never_answered(worker, server):
         held.scripts.post([leave], heard.append)
         held.scripts.overdue(60.0)
         assert heard == [[1]]
-        held.scripts.overdue(0.0)
+        while (
+            len(heard) == 1
+        ):  # it is overdue once what was sent has had its time on a slow link, less than a millisecond
+            held.scripts.overdue(0.0)
     finally:
         server.resume()
     assert [type(error) for error in heard[1:]] == [exceptions.TimeoutError]
