@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import math
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -225,8 +227,8 @@ class Doubtful(BaseEstimator):  # type: ignore[misc]
     classes_ = np.array([0, 1])
     n_features_in_ = 2
 
-    def __init__(self, label=0, total=1.0):
-        self.label, self.total = label, total
+    def __init__(self, label=0, total=1.0, first=0.5):
+        self.label, self.total, self.first = label, total, first
 
     def fit(self, X, y=None):  # noqa: N803, ARG002
         self.fitted_ = True
@@ -236,7 +238,7 @@ class Doubtful(BaseEstimator):  # type: ignore[misc]
         return np.full(len(X), self.label)
 
     def predict_proba(self, X):  # noqa: N803
-        return np.full((len(X), 2), self.total / 2)
+        return np.full((len(X), 2), [self.first, self.total - self.first])
 
 
 @pytest.mark.usefixtures("importable")
@@ -244,13 +246,15 @@ class Doubtful(BaseEstimator):  # type: ignore[misc]
     ("given", "says"),
     [
         ({"total": 26.0}, "it gives probabilities that sum to 26, and not to 1"),
+        ({"first": -1.0}, r"it gives -1 as a probability \(row 0\), which is not within 0 and 1"),
+        ({"first": math.nan}, r"it gives nan as a probability \(row 0\), which is not within 0 and 1"),
         ({"label": 7}, "it predicts the label 7, which is not among its classes"),
     ],
 )
 def test_a_trial_looks_at_the_answers(repository, tmp_path, given, says):
-    """Probabilities that do not sum to 1 and labels that are no class are seen when a model is added, verified and warmed up."""
+    """Probabilities that are none or do not sum to 1, and labels that are no class, are seen when a model is added, verified and warmed up."""
     joblib.dump(Doubtful(**given).fit(None), tmp_path / "m.joblib")
-    assert says in refusal(repository, tmp_path / "m.joblib")
+    assert re.search(says, refusal(repository, tmp_path / "m.joblib"))
     joblib.dump(Doubtful().fit(None), tmp_path / "m.joblib")
     repository.add("m", tmp_path / "m.joblib")
     loaded = repository.load("m")

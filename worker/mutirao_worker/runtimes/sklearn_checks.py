@@ -37,10 +37,10 @@ def refuse_old_trees(estimators: Iterable[Any], saved_with: str) -> None:
 
 
 def check_answers(model: Any, answers: Mapping[str, Array]) -> None:
-    """Look at what a classifier of one label answers: probabilities sum to 1, labels are among its classes.
+    """Look at what a classifier of one label answers: labels are among its classes, each row's probabilities are some, and sum to 1.
 
     Raises:
-        InvalidOutput: they do not, or one is not.
+        InvalidOutput: one is not, or they do not; names the first such row.
     """
     classes = None
     with contextlib.suppress(Exception):  # the model's own property
@@ -53,10 +53,18 @@ def check_answers(model: Any, answers: Mapping[str, Array]) -> None:
         raise _implausible(f"predicts the label {stranger[0]!r}, which is not among its classes")
     if probabilities is None or probabilities.shape != (len(labels), len(classes)):
         return
-    sums = np.asarray(probabilities, dtype=np.float64).sum(axis=1)
-    wrong = np.abs(sums - 1) > _TOLERANCE
-    if wrong.any():
-        raise _implausible(f"gives probabilities that sum to {sums[wrong][0]:g}, and not to 1")
+    _check_probabilities(np.asarray(probabilities, dtype=np.float64))
+
+
+def _check_probabilities(rows: Array) -> None:
+    sums = rows.sum(axis=1)
+    # Asked so that NaN, which is neither less nor more than anything, is none.
+    within = (rows >= -_TOLERANCE) & (rows <= 1 + _TOLERANCE)
+    if (summing := np.abs(sums - 1) > _TOLERANCE).any():
+        raise _implausible(f"gives probabilities that sum to {sums[summing][0]:g}, and not to 1")
+    if not within.all():
+        row, column = np.argwhere(~within)[0].tolist()
+        raise _implausible(f"gives {rows[row, column]:g} as a probability (row {row}), which is not within 0 and 1")
 
 
 def _counts(estimator: Any) -> bool:
