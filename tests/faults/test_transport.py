@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import signal
 import time
 import uuid
@@ -283,15 +284,29 @@ def deadly(root):
 
 
 @pytest.mark.parametrize(
-    ("does", "first", "error", "says", "reason"),
+    ("does", "first", "error", "says", "reason", "message"),
     [
-        (counted_models.DIES, 5000, WorkerLost, "gave up after 3 attempts", "process died"),
-        (counted_models.HANGS, 6000, TimeLimitExceeded, "ran past its time limit", "time limit"),
+        (
+            counted_models.DIES,
+            5000,
+            WorkerLost,
+            "gave up after 3 attempts",
+            "process died",
+            "^[a-zA-Z ]+: .*gave up after 3 attempts$",
+        ),
+        (
+            counted_models.HANGS,
+            6000,
+            TimeLimitExceeded,
+            "ran past its time limit",
+            "time limit",
+            r"^ran past its time limit of \d+ s$",
+        ),
     ],
     ids=["dies", "hangs"],
 )
-def test_deadly_request(deadly, does, first, error, says, reason):
-    """A request that kills, or hangs, each process that runs it ends after three runs at most; those beside it all succeed."""
+def test_deadly_request(deadly, does, first, error, says, reason, message):
+    """A request that kills, or hangs, each process that runs it ends after three runs at most, told in words; those beside it all succeed."""
     book, server, worker = deadly
     rows = np.array([[0.0, first + place, 1.0] for place in range(31)])
     rows[15, 0] = does
@@ -305,6 +320,7 @@ def test_deadly_request(deadly, does, first, error, says, reason):
         assert 1 <= len(book.by_row()[first + 15]) <= 3
         letter = _letters(server.client())[jobs[15].id.encode()]
         assert (letter["task_id"], letter["model"], letter["reason"]) == (jobs[15].id, "quick", reason)
+        assert re.search(message, letter["message"])
         assert jobs[15].id in letter["envelope"]
         assert not commits.doubles()
         assert worker.process.poll() is None

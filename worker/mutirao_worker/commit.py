@@ -266,7 +266,7 @@ def _rarely(ending: Ending, run: Run) -> tuple[bytes, bytes]:
         request.key.decode(),
         request.envelope(),
         reason=ending.reason,
-        message=ending.shown,
+        message=ending.said or ending.shown,
         at=run.finished_at,
         worker=run.worker,
         attempts=request.deliveries,

@@ -215,7 +215,7 @@ class Dispatcher:
         """End a request that cannot run; with a reason it goes to the dead letters."""
         result = msgspec.json.encode(self.app.backend.prepare_exception(error, "json"), enc_hook=str)
         logger.warning("refused %s: %r", request.id or "a message without id", error)
-        self._end_unrun(Ending(request, "FAILURE", result, repr(error), reason=reason))
+        self._end_unrun(Ending(request, "FAILURE", result, repr(error), reason=reason, said=ending.in_words(error)))
 
     def forget_waiting(self) -> None:
         """Drop every request that has not begun: another worker may have it."""

@@ -30,6 +30,7 @@ class Ending(NamedTuple):
         traceback: of the model's own code.
         embed: what a stock client wants to be run next.
         reason: why it goes to the dead letters; "" for not at all.
+        said: what its dead letter says, in words and without any of its values; as events say it where empty.
         signum: the signal that ended it.
         children: what follows it, as Celery writes that into a record; empty for nothing.
     """
@@ -42,6 +43,7 @@ class Ending(NamedTuple):
     traceback: str | None = None
     embed: dict[str, Any] | None = None
     reason: str = ""
+    said: str = ""
     signum: int | None = None
     children: bytes = b""
 
@@ -65,8 +67,11 @@ class Run(NamedTuple):
 def of_answer(request: Request, answer: Answered) -> Ending:
     """Make the ending of a request that came back from its process."""
     status = "SUCCESS" if answer.kind == "ok" else "FAILURE"
-    reason = _unreadable(answer) if status == "FAILURE" else ""
-    return Ending(request, status, answer.result, answer.shown, answer.payload, answer.traceback, answer.embed, reason)
+    said = _unreadable(answer) if status == "FAILURE" else ""
+    reason = "not decodable" if said else ""
+    return Ending(
+        request, status, answer.result, answer.shown, answer.payload, answer.traceback, answer.embed, reason, said
+    )
 
 
 def revoked(request: Request, why: str, signum: int | None = None) -> Ending:
@@ -80,7 +85,8 @@ def given_up(request: Request, error: BaseException, reason: str) -> Ending:
     said = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts + 1} attempts"]
     result = {"exc_type": type(error).__name__, "exc_message": said, "exc_module": type(error).__module__}
     shown = f"{type(error).__name__}({said[0]!r})"
-    return Ending(request, "FAILURE", msgspec.json.encode(result), shown, reason=reason)
+    text = f"ran past its time limit of {error.args[0]:g} s" if reason == "time limit" else str(said[0])
+    return Ending(request, "FAILURE", msgspec.json.encode(result), shown, reason=reason, said=text)
 
 
 def refused(ended: Ending, said: Exception) -> Ending:
@@ -96,7 +102,14 @@ def refused(ended: Ending, said: Exception) -> Ending:
 
 
 def _unreadable(answer: Answered) -> str:
-    """Tell a body that is no request at all, which goes to the dead letters, from a request that is refused."""
+    """Say why a body is no request at all, and goes to the dead letters; "" for a request that is refused."""
     failure = msgspec.json.decode(answer.result, type=Failure)
     said = str((failure.exc_data or {}).get("reason", ""))
-    return "not decodable" if failure.ours and said.startswith(UNREADABLE) else ""
+    return said if failure.ours and said.startswith(UNREADABLE) else ""
+
+
+def in_words(error: Exception) -> str:
+    """Say what an error says, without any value of a request."""
+    if isinstance(error, errors.MutiraoError):
+        return str(error.data.get("reason", "")) or repr(error)
+    return str(error) or type(error).__name__
