@@ -20,14 +20,17 @@ import samples
 import sklearn
 from saved_by_1_3 import make
 from sklearn.base import BaseEstimator
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import LabelEncoder, StandardScaler
 
 from mutirao import errors
 from mutirao_worker.repository import Repository
 
 OLD = Path(make.__file__).parent
+LABELS, DICTS = LabelEncoder().fit(["a", "b"]), DictVectorizer().fit([{"a": 1}])
 ANSWERS = json.loads((OLD / "answers.json").read_text())
 IRIS = samples.get("iris")
 PICKLED = pickle.dumps(IRIS.model)
@@ -101,8 +104,14 @@ def test_another_format_is_named(repository, tmp_path, name):
 
 
 HOLDS = {
-    "dict": ({"model": IRIS.model, "scaler": StandardScaler(), "columns": ["a"]}, "a dict of 'model' (LogisticRegression), 'scaler' (StandardScaler), 'columns' (list), not a scikit-learn estimator: save what predicts alone, or its steps as one: make_pipeline"),
+    "dict": ({"model": IRIS.model, "scaler": StandardScaler(), "columns": ["a"]}, "a dict of 'model' (LogisticRegression), 'scaler' (StandardScaler), 'columns' (list), not a scikit-learn estimator: save its steps as one: make_pipeline(StandardScaler, LogisticRegression), with"),
     "tuple": ((TfidfVectorizer(), IRIS.model), "a tuple of TfidfVectorizer, LogisticRegression, not"),
+    "dicts": ((DICTS, IRIS.model), "a tuple of DictVectorizer, LogisticRegression, not a scikit-learn estimator: its DictVectorizer takes dicts; no tensor holds them: fit"),
+    "labels beside": ((LABELS, IRIS.model), "a tuple of LabelEncoder, LogisticRegression, not a scikit-learn estimator: save the LogisticRegression alone, fitted on the labels"),
+    "score beside": ((IRIS.model, 0.93), "a tuple of LogisticRegression, float, not a scikit-learn estimator: save the LogisticRegression alone"),
+    "labels": (LABELS, "a LabelEncoder, which encodes labels and predicts nothing: save the classifier"),
+    "dicts alone": (DICTS, "a DictVectorizer, which takes dicts; no tensor holds them: fit"),
+    "dicts first": (make_pipeline(DICTS, StandardScaler(with_mean=False)).fit([{"a": 1}]), "a Pipeline whose DictVectorizer takes dicts; no tensor holds them: fit"),
     "array": (np.ones(3), "a ndarray of numpy, not a scikit-learn estimator"),
     "class": (LogisticRegression, "the class LogisticRegression itself"),
     "number": (7, "a int, not a scikit-learn estimator: save the fitted estimator or pipeline"),

@@ -261,6 +261,7 @@ def test_what_cannot_be_known_is_asked_for(repository, tmp_path, monkeypatch):
             "the file holds a dict of 'a' (int), not a scikit-learn estimator: save what predicts alone",
         ),
         (LogisticRegression, "the LogisticRegression is not fitted: call fit before you save it"),
+        (BaseEstimator, "the BaseEstimator has no method fit, so it is no scikit-learn estimator"),
         (lambda: LogisticRegression, "not a scikit-learn estimator"),
         (lambda: make_pipeline(StandardScaler(), LogisticRegression()), "the Pipeline is not fitted"),
         (
@@ -271,7 +272,7 @@ def test_what_cannot_be_known_is_asked_for(repository, tmp_path, monkeypatch):
         ),
         (lambda: StandardScaler().fit(IRIS.data).set_output(transform="polars"), "does not predict"),
     ],
-    ids=["dict", "unfitted", "class", "unfitted pipeline", "mixed array", "needs what is not there"],
+    ids=["dict", "unfitted", "without fit", "class", "unfitted pipeline", "mixed array", "needs what is not there"],
 )
 def test_what_is_no_model_is_refused(repository, model, says):
     """What cannot be served is refused by add, with the reason and the remedy."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -28,6 +27,7 @@ from mutirao_worker import example as examples
 from mutirao_worker.runtimes import (
     Description,
     sklearn_checks,
+    sklearn_contents,
     sklearn_forests,
     sklearn_inputs,
     sklearn_missing,
@@ -35,7 +35,6 @@ from mutirao_worker.runtimes import (
 )
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
-_SHOWN = 6
 
 
 def load(raw: bytes) -> tuple[Any, str]:
@@ -181,36 +180,18 @@ def _dense(name: str, result: Any) -> Array:
 
 def _check_fitted(model: Any) -> None:
     if isinstance(model, type) or not hasattr(model, "get_params"):
-        raise errors.RepositoryError(f"the file holds {_contents(model)}")
+        raise errors.RepositoryError(f"the file holds {sklearn_contents.described(model)}")
+    if not hasattr(model, "fit"):
+        raise errors.RepositoryError(
+            f"the {type(model).__name__} has no method fit, so it is no scikit-learn estimator: give its class one "
+            "(def fit(self, X, y=None): return self), and save it again"
+        )
     try:
         check_is_fitted(model)
-    except (NotFittedError, TypeError) as exc:
+    except NotFittedError as exc:
         raise errors.RepositoryError(f"the {type(model).__name__} is not fitted: call fit before you save it") from exc
     except Exception:  # noqa: BLE001 - its own check is broken, which says nothing about it: the trial will tell
         return
-
-
-def _contents(model: Any) -> str:
-    """Say what a file holds that is no estimator, and what to save instead."""
-    save = "save the fitted estimator or pipeline"
-    if isinstance(model, type):
-        return f"the class {model.__name__} itself, not a scikit-learn estimator: {save}"
-    kind, parts = type(model), []
-    if isinstance(model, dict):
-        parts = [f"{key!r} ({_named(value)})" for key, value in itertools.islice(model.items(), _SHOWN)]
-    elif isinstance(model, list | tuple):
-        parts = [_named(value) for value in model[:_SHOWN]]
-    if parts:
-        more = f" and {len(model) - _SHOWN} more" if len(model) > _SHOWN else ""
-        whole = "save what predicts alone, or its steps as one: make_pipeline(scaler, model)"
-        return f"a {kind.__name__} of {', '.join(parts)}{more}, not a scikit-learn estimator: {whole}"
-    module = kind.__module__.partition(".")[0]
-    of = "" if module == "builtins" else f" of {module}"
-    return f"a {kind.__name__}{of}, not a scikit-learn estimator: {save}"
-
-
-def _named(value: Any) -> str:
-    return type(value).__name__
 
 
 def _trial(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Iterator[OutputSpec]:

@@ -13,6 +13,7 @@ from mutirao.signature import MATRIX, InputSpec, Signature
 from mutirao.tensors import Array
 from mutirao_worker import example as examples
 from mutirao_worker.example import Example
+from mutirao_worker.runtimes import sklearn_contents
 
 Inputs = tuple[tuple[InputSpec, ...], dict[str, Array]]
 
@@ -54,9 +55,7 @@ def candidates(model: Any, example: Any) -> Iterator[Inputs]:
         return
     known = features(model)
     if count is None and known.get(0, Feature()).datatype != "BYTES":
-        raise errors.RepositoryError(
-            f"what the {type(model).__name__} was fitted on cannot be known: give it some rows with --example rows.csv"
-        )
+        raise errors.RepositoryError(sklearn_contents.unknown(model))
     for number in (1.0, 0.0):
         columns = [_filled(known.get(at, Feature()), number) for at in range(count or 1)]
         if names is None:

@@ -1,0 +1,79 @@
+"""What a file holds that is no estimator, or one that takes no rows of a tensor, and what to save instead."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from sklearn.preprocessing import LabelBinarizer, LabelEncoder, MultiLabelBinarizer
+from sklearn.utils import get_tags
+
+_SHOWN = 6
+_WHOLE = "save what predicts alone, or its steps as one: make_pipeline(scaler, model)"
+_DICTS = "takes dicts; no tensor holds them: fit a pipeline on a DataFrame instead, with a OneHotEncoder for text, and save that"
+
+
+def described(model: Any) -> str:
+    """Say what a file holds that is no estimator, and what to save instead."""
+    save = "save the fitted estimator or pipeline"
+    if isinstance(model, type):
+        return f"the class {model.__name__} itself, not a scikit-learn estimator: {save}"
+    kind = type(model)
+    values = list(model.values()) if isinstance(model, dict) else model if isinstance(model, list | tuple) else []
+    if values:
+        keys = (f"{key!r} ({_name(value)})" for key, value in model.items()) if isinstance(model, dict) else map(_name, values)  # fmt: skip
+        more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+        shown = ", ".join(itertools.islice(keys, _SHOWN))
+        return f"a {kind.__name__} of {shown}{more}, not a scikit-learn estimator: {_instead(values)}"
+    module = kind.__module__.partition(".")[0]
+    of = "" if module == "builtins" else f" of {module}"
+    return f"a {kind.__name__}{of}, not a scikit-learn estimator: {save}"
+
+
+def unknown(model: Any) -> str:
+    """Say why it cannot be known what an estimator takes, and what to do."""
+    name = _name(model)
+    if first := next(filter(takes_dicts, _chain(model)), None):
+        return f"the file holds a {name}{f' whose {_name(first)}' if first is not model else ', which'} {_DICTS}"
+    if isinstance(model, LabelEncoder | LabelBinarizer | MultiLabelBinarizer):
+        return (
+            f"a {name} encodes labels, and predicts nothing: save the classifier, which takes labels as text by itself"
+        )
+    return f"what the {name} was fitted on cannot be known: give it some rows with --example rows.csv"
+
+
+def takes_dicts(part: Any) -> bool:
+    """Tell whether an estimator's rows are dicts."""
+    try:
+        return bool(get_tags(part).input_tags.dict)
+    except Exception:  # noqa: BLE001 - its own code, or it is none
+        return False
+
+
+def _chain(model: Any) -> Iterable[Any]:
+    """Give an estimator, and the first step of a pipeline, which sees the rows."""
+    steps = getattr(model, "steps", None)
+    return (model, steps[0][1]) if steps else (model,)
+
+
+def _instead(values: Iterable[Any]) -> str:
+    """Say what to save of several things."""
+    parts = [each for each in values if hasattr(each, "get_params") and not isinstance(each, type)]
+    if first := next(filter(takes_dicts, parts), None):
+        return f"its {_name(first)} {_DICTS}"
+    steps = [each for each in parts if not isinstance(each, LabelEncoder | LabelBinarizer | MultiLabelBinarizer)]
+    predictors = [each for each in steps if hasattr(each, "predict")]
+    if len(predictors) != 1:
+        return _WHOLE
+    others = [_name(each) for each in steps if each is not predictors[0]]
+    if others:
+        return (
+            f"save its steps as one: make_pipeline({', '.join(others)}, {_name(predictors[0])}), with the fitted ones"
+        )
+    labels = ", fitted on the labels themselves, which it encodes by itself" if len(steps) < len(parts) else ""
+    return f"save the {_name(predictors[0])} alone{labels}"
+
+
+def _name(value: Any) -> str:
+    return type(value).__name__
