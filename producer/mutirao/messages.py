@@ -72,7 +72,7 @@ class History(msgspec.Struct, frozen=True):
     Attributes:
         worker: who had it.
         at: when it was taken from that worker, by Redis's clock.
-        how: worker lost, given back, process died, time limit, or replayed.
+        how: worker lost, given back, handed over, process died, time limit, or replayed.
     """
 
     worker: str

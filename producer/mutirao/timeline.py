@@ -213,6 +213,8 @@ def _earlier(entry: History) -> tuple[str, str]:
         return "lost", f"with its worker {entry.worker}; back to the head of its queue"
     if entry.how == "given back":
         return "given back", f"by {entry.worker}, to the head of its queue"
+    if entry.how == "handed over":
+        return "given back", f"by {entry.worker}, whose copy of the model refuses it, for a worker with another"
     if entry.how == "replayed":
         return "replayed", "from the dead letters, to the end of its queue"
     return "given up", f"on {entry.worker}: {entry.how}; to the dead letters"

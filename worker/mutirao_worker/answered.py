@@ -37,6 +37,7 @@ class Answered(NamedTuple):
         traceback: of the model's own code.
         embed: Celery's callbacks, errbacks, chain and chord, where there are any.
         rows: of the request; 0 where they could not be counted.
+        by_copy: it failed by the signature of this copy of the model; one that differs may take it.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Answered(NamedTuple):
     traceback: str | None
     embed: dict[str, Any] | None
     rows: int
+    by_copy: bool = False
 
 
 class Bounds(NamedTuple):

@@ -93,11 +93,12 @@ class Stack(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A request that does not reach the model."""
+    """A request that does not reach the model; `by_copy` says that a copy of the model with another signature may take it."""
 
     member: int
     error: Exception
     embed: dict[str, Any] | None
+    by_copy: bool
 
 
 class Reader:
@@ -157,18 +158,20 @@ class Reader:
     def _read_one(self, at: int) -> Stack | Refused:
         one = self._asked[at]
         embed: dict[str, Any] | None = None
+        readable = False
         try:
             args, options, embed = _triple(one)
             model, request = _request(args, options)
             self._find(model)
             if codec.is_beside(request):
                 request = codec.request_with(request, _beside(one))
+            readable = True
             form = self._form(model, request, embed)
             inputs = signature.read(model, form.loaded.info.signature, request)
         except SoftTimeLimitExceeded:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a client sent, it costs its own request alone
-            return Refused(at, exc, _told(embed))
+            return Refused(at, exc, _told(embed), readable and isinstance(exc, errors.InvalidRequest))
         return Stack(form, [at], signature.rows(inputs), len(one.body) + len(one.beside or b""), inputs)
 
     def _form(self, model: str, request: PredictRequest, embed: dict[str, Any] | None) -> Form:

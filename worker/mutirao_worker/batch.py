@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from mutirao_worker.asked import Asked
@@ -74,6 +74,9 @@ class Hold(Protocol):
 
     def give_back(self, requests: Iterable[Request]) -> None:
         """Put requests back where others can take them."""
+
+    def hand_over(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """Give back requests that this worker's copy of their model refuses, where another's may take them. Returns those."""
 
     def give_back_unheard(self) -> int:
         """Put back what is reserved here and has never been heard of. Returns how many."""

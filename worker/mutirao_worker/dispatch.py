@@ -166,11 +166,14 @@ class Dispatcher:
             return
         if ran.rows:  # what was refused unseen says nothing of the model
             self.batcher.timed(batch.model, ran.rows, time.monotonic() - batch.began, ran.waited_s)
+        pairs = list(zip(batch.requests, ran.answers, strict=True))
+        refused = [request for request, answer in pairs if answer.by_copy]
+        handed = self.hold.hand_over(refused) if refused and self.hold is not None else []
         endings, again = [], []
-        for request, answer in zip(batch.requests, ran.answers, strict=True):
+        for request, answer in pairs:
             if answer.kind == "interrupted":
                 again.append(request)
-            else:
+            elif request not in handed:
                 endings.append(ending.of_answer(request, answer))
         if again:
             self._again(batch.model, again, "what ran with it took the time, or the room, of this run")
@@ -274,10 +277,6 @@ class Dispatcher:
         if self.hold is not None:
             self.hold.give_back(batch.requests)
         self._pool.stop(batch)
-
-    def revoked(self, request: Request) -> bool:
-        """Whether this worker has been told to drop a request."""
-        return request.id in worker_state.revoked
 
     def describe(self) -> dict[str, Any]:
         """Describe the lines for `celery inspect stats`: what waits, what runs, and the fitted times."""

@@ -85,7 +85,8 @@ class _Batch:
         kinds: defaultdict[tuple[Any, ...], list[Stack]] = defaultdict(list)
         for found in self._reader.read(members):
             if isinstance(found, Refused):
-                self._end([found.member], [failed(found.error, found.embed, 0)])
+                answer = failed(found.error, found.embed, 0)
+                self._end([found.member], [answer._replace(by_copy=found.by_copy)])
             else:
                 kinds[found.kind].append(found)
         for stacks in kinds.values():

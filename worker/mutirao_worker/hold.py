@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +12,7 @@ import redis
 from billiard.exceptions import WorkerLostError
 
 from mutirao import queues
+from mutirao_worker.copies import LEAVE_S, Copies
 from mutirao_worker.polling import Polling
 from mutirao_worker.request import Request, of_envelope, unreadable
 from mutirao_worker.transport.reservations import Reservations, Room
@@ -55,6 +56,7 @@ class Reserved:
         self.queues = queues_of
         self._first: str | None = None
         self._admit = admit
+        self._copies = Copies(dispatcher.app.host, reservations)
         self._asked: Call | None = None  # the call that takes requests and is on its way
         self._dispatcher = dispatcher
         self._following: Call | None = None  # the call that Redis runs once a bell has rung
@@ -124,9 +126,13 @@ class Reserved:
         dispatcher.received(read)
         if silent := {request.key for request in read if not rang or request.headers.mutirao is None}:
             self._polling.met(queues.queue_of(key.decode()) for key in silent)
+        handed = self.hand_over(
+            [request for request in read if request.headers.refused_by and self._copies.refuse(request)]
+        )
         for request in read:
             request.reserved_at = now
-            self._admit(request)
+            if request not in handed:
+                self._admit(request)
         if taken.requests and not self._sparing:
             self._sparing = True
             dispatcher.later(SPARE_S, self._spare)
@@ -180,6 +186,21 @@ class Reserved:
     def give_back(self, requests: Iterable[Request]) -> None:
         """Put requests back to the head of their queues."""
         self._reservations.give_back([request.tag for request in requests])
+
+    def hand_over(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """Give back requests that this worker's copy of their model refuses, where another's may take them, and leave them to it."""
+        handed = [request for request in requests if self._copies.others(request)]
+        for (model, digest), these in self._copies.grouped(handed).items():
+            for request in these:
+                self._dispatcher.outcomes.forget(request)
+            self._copies.leave(queues.queue(model))
+            try:
+                self._reservations.give_back([request.tag for request in these], refused_by=digest)
+            except redis.RedisError as exc:
+                logger.warning("cannot hand over %d requests of %s: %s", len(these), model, " ".join(str(exc).split()))
+                self.unsure()
+            self._dispatcher.later(LEAVE_S, self._dispatcher.grown)
+        return handed
 
     def give_back_unheard(self) -> int:
         """Put back what is reserved and not held: what came in a reply that nobody has read. Returns how many."""
@@ -278,6 +299,8 @@ class Reserved:
         for queue in sorted(self.queues(), key=lambda queue: queue != self._first):
             model = queues.model_of(queue) or queue
             cap, ahead = dispatcher.batcher.room(model, free, slots)
+            if self._copies.left(queue):
+                continue
             if (free and cap) or ahead:
                 rooms[queue] = Room(cap, ahead, dispatcher.batcher.line(model).count)
         return rooms
@@ -350,6 +373,10 @@ class Delivered:
             for model, line in batcher.lines.items()
         )
         self._prefetch(max(2 * slots, room + len(self._dispatcher.held)))
+
+    def hand_over(self, requests: Sequence[Request]) -> Sequence[Request]:  # noqa: ARG002
+        """Nothing is handed over: on the way back to its queue a message keeps no note of who has refused it."""
+        return ()
 
     def give_back_unheard(self) -> int:
         """Nothing is unheard: the broker gives back itself what is not acknowledged."""

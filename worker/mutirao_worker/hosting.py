@@ -110,6 +110,10 @@ class Host:
         """The version of a model that is served; "" where it is not."""
         return self._infos[name].version if name in self._infos else ""
 
+    def digest(self, name: str) -> str:
+        """The digest of this worker's copy of a model; "" where it has none."""
+        return self._infos[name].digest if name in self._infos else ""
+
     def hard_limits(self) -> tuple[float, ...]:
         """Every model's hard time limit, in seconds."""
         return tuple(hard for hard, _ in self._limits.values() if hard)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from celery.worker import state as worker_state
 
 from mutirao import codec, errors, messages, queues
 from mutirao_worker.asked import TRIPLE
@@ -39,7 +40,10 @@ class Extra(msgspec.Struct, frozen=True):
 
 
 class Headers(msgspec.Struct, frozen=True):
-    """The headers of message protocol 2 that a worker needs; `attempts` is ours, and counts deliveries that came to nothing."""
+    """The headers of message protocol 2 that a worker needs.
+
+    Two are ours: `attempts` counts deliveries that came to nothing, `refused_by` has the digests of the copies of the model that refuse it.
+    """
 
     id: str
     task: str
@@ -52,6 +56,7 @@ class Headers(msgspec.Struct, frozen=True):
     group_index: int | None = None
     ignore_result: bool | None = None
     parent_id: str | None = None
+    refused_by: Any = None
     retries: int | None = 0
     root_id: str | None = None
     timelimit: Any = None
@@ -151,6 +156,12 @@ class Request:
         return self.headers.attempts + self.attempts + 1
 
     @property
+    def refused_by(self) -> frozenset[str]:
+        """The digests of the copies of its model that have refused it."""
+        told = self.headers.refused_by
+        return frozenset(told.split()) if isinstance(told, str) else frozenset()
+
+    @property
     def eta(self) -> float | None:
         """When it may run at the earliest, in seconds since the epoch; None for at once."""
         return _timestamp(self.headers.eta)
@@ -242,7 +253,7 @@ class Request:
 
     def revoked(self) -> bool:
         """Whether the worker has been told to drop it."""
-        return self._dispatcher.revoked(self)
+        return self.id in worker_state.revoked
 
     def __repr__(self) -> str:
         """Show the id."""

@@ -149,10 +149,17 @@ class Reservations:
         had, self._leased = self._leased, True
         return Tended(had and bool(lapsed), int(adopted), int(reserved), letters)
 
-    def give_back(self, tags: Iterable[int], *, all_but: bool = False) -> int:
-        """Put requests back to the head of their queues: these, or all but these. Returns how many."""
+    def give_back(self, tags: Iterable[int], *, all_but: bool = False, refused_by: str = "") -> int:
+        """Put requests back to the head of their queues: these, or all but these. Returns how many.
+
+        Args:
+            tags: of the requests.
+            all_but: all others are given back.
+            refused_by: the digest of the copy of their model that refuses them, which is noted in them.
+        """
         mode = "all but" if all_but else "these"
-        return int(self.scripts.call("give_back", (self.key,), (mode, self._host, self._recorded(), *tags)))
+        args = (mode, self._host, self._recorded(), refused_by, *tags)
+        return int(self.scripts.call("give_back", (self.key,), args))
 
     def idle(self, names: Iterable[str]) -> list[int]:
         """Tell for each of these queues how many slots of other workers are free while nothing waits in it."""
