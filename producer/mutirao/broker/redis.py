@@ -128,7 +128,7 @@ class Redis:
             return self._publisher.publish(call.keys[0], call.args[0], call.args[1:])
         client = self._clients[call.side]
         try:
-            with self._turns.turn():
+            with self._turns:
                 return _answer(client, call)
         except redis.RedisError as exc:
             if _is_suspect(exc):
