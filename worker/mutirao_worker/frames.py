@@ -14,7 +14,7 @@ import select
 import signal
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from billiard.pool import ACK, DEATH, READY, TERMINATE
@@ -23,7 +23,7 @@ from celery.concurrency.asynpool import WORKER_UP
 logger = logging.getLogger(__name__)
 
 _HEADER = struct.Struct(">i")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # what a pipe holds
 # At a stop there is no loop that would tell when there is something to read.
 STOPPING_MS = 500
 
@@ -48,19 +48,20 @@ class Frames:
         pool.process_flush_queues = self._last_words
 
     def read(self, process: Any, wait_ms: int = 0) -> bool:
-        """Hear one message of a process, or as much of it as there is; False where there is nothing.
+        """Hear what a process has written: whole messages, and a part that the next is to complete; False where there is nothing.
 
         Args:
             process: of the pool.
-            wait_ms: how long to wait for its beginning.
+            wait_ms: how long to wait for anything.
         """
         reader = process.outq._reader  # noqa: SLF001
-        if reader.closed or process in self._ended or not _readable(reader.fileno(), wait_ms):
+        if reader.closed or process in self._ended or (wait_ms and not _readable(reader.fileno(), wait_ms)):
             return False
         try:
-            message = self._next(process, reader.fileno())
-            if message is not None:
+            heard = self._more(process, reader.fileno())
+            for message in self._whole(process):
                 self._check(process, message)
+                self._handler.on_state_change(message)
         except (Garbled, MemoryError) as exc:
             self._end(process, exc)
             return False
@@ -68,9 +69,7 @@ class Frames:
             if self._hub is not None:
                 self._hub.remove_reader(reader.fileno())
             return False
-        if message is not None:
-            self._handler.on_state_change(message)
-        return True
+        return heard
 
     def _readable(self, hub: Any) -> Callable[[int], None]:
         """Make what the loop calls when a process has written."""
@@ -78,7 +77,7 @@ class Frames:
 
         def heard(number: int) -> None:
             process = self._handler.fileno_to_outq.get(number)
-            if process is None or process in self._ended:
+            if process is None:
                 hub.remove_reader(number)
             else:
                 self.read(process)
@@ -104,33 +103,30 @@ class Frames:
                 if self._pool.destroy_queues(queues, process):
                     self._pool._queues[self._pool.create_process_queues()] = None  # noqa: SLF001
 
-    def _next(self, process: Any, number: int) -> Any:
-        """Read a message, or as much of it as there is; None until all is there."""
-        part = self._parts.setdefault(process, bytearray())
-        while (left := self._left(part)) > 0:
-            try:
-                chunk = os.read(number, min(left, _CHUNK))
-            except BlockingIOError:
-                return None
-            if not chunk:
-                raise EOFError
-            part += chunk
-        del self._parts[process]
-        if part[4:5] != pickle.PROTO or part[-1:] != pickle.STOP:
-            raise Garbled("it is no pickle")
+    def _more(self, process: Any, number: int) -> bool:
+        """Keep what is in the pipe, which never blocks."""
         try:
-            return pickle.loads(memoryview(part)[4:])  # noqa: S301 - of our own process; models are trusted as far as that
-        except Exception as exc:
-            raise Garbled(f"{type(exc).__name__} as it was read") from exc
+            chunk = os.read(number, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            raise EOFError
+        self._parts.setdefault(process, bytearray()).extend(chunk)
+        return True
 
-    def _left(self, part: bytearray) -> int:
-        """How much of a message is to come, as far as is known."""
-        if len(part) < _HEADER.size:
-            return _HEADER.size - len(part)
-        (size,) = _HEADER.unpack_from(part)
-        if not 0 < size <= self._most:
-            raise Garbled(f"a message of {size:,} bytes, of {self._most:,} allowed")
-        return int(_HEADER.size + size - len(part))
+    def _whole(self, process: Any) -> Iterator[Any]:
+        """Take the messages that are there as a whole."""
+        while len(part := self._parts.get(process, b"")) >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(part)
+            if not 0 < size <= self._most:
+                raise Garbled(f"a message of {size:,} bytes, of {self._most:,} allowed")
+            end = _HEADER.size + size
+            if len(part) < end:
+                return
+            del self._parts[process]
+            if len(part) > end:
+                self._parts[process] = bytearray(part[end:])
+            yield _unpickled(memoryview(part)[_HEADER.size : end])
 
     def _check(self, process: Any, message: Any) -> None:
         """Hold a message against what this process has to say."""
@@ -152,6 +148,15 @@ class Frames:
             self._hub.remove_reader(process.outqR_fd)
         process._controlled_termination = True  # noqa: SLF001 - or it is said twice
         os.kill(process.pid, signal.SIGKILL)
+
+
+def _unpickled(raw: memoryview) -> Any:
+    if raw[0] != pickle.PROTO[0] or raw[-1] != pickle.STOP[0]:
+        raise Garbled("it is no pickle")
+    try:
+        return pickle.loads(raw)  # noqa: S301 - of our own process; models are trusted as far as that
+    except Exception as exc:
+        raise Garbled(f"{type(exc).__name__} as it was read") from exc
 
 
 def _readable(number: int, wait_ms: int) -> bool:
