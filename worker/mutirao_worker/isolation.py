@@ -28,13 +28,6 @@ _SIGNALS = tuple(
 _OPEN = "/dev/fd"
 
 
-class _Global(NamedTuple):
-    """Something that a process has one of: how to read it, and how to put it back."""
-
-    get: Callable[[], Any]
-    put: Callable[[Any], object]
-
-
 def _folder() -> str:
     try:
         return os.getcwd()  # noqa: PTH109 - a call for every prediction
@@ -75,27 +68,40 @@ def _set_filters(filters: list[Any]) -> None:
     warnings._filters_mutated()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-# The recursion limit first: what follows must be able to run.
-_GLOBALS = (
-    _Global(sys.getrecursionlimit, sys.setrecursionlimit),
-    _Global(sys.getswitchinterval, sys.setswitchinterval),
-    _Global(gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
-    _Global(_folder, _change_folder),
-    _Global(_mask, os.umask),
-    _Global(os.environ._data.copy, _set_environment),  # type: ignore[attr-defined]  # noqa: SLF001 - a tenth of the time
-    _Global(lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
-    _Global(lambda: (sys.stdin, sys.stdout, sys.stderr), _set_streams),
-    _Global(lambda: tuple(map(_signal.getsignal, _SIGNALS)), _set_handlers),
-    _Global(
-        lambda: _signal.pthread_sigmask(signal.SIG_BLOCK, ()),
-        lambda held: signal.pthread_sigmask(signal.SIG_SETMASK, held),
-    ),
-    _Global(
-        lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
-        lambda runs: runs or signal.setitimer(signal.ITIMER_REAL, 0),
-    ),
-    _Global(np.geterr, lambda how: np.seterr(**how)),
-    _Global(lambda: list(warnings.filters), _set_filters),
+def _state() -> tuple[Any, ...]:
+    """Read all of it: twice for every call of a model, so each is read in the way that costs least."""
+    return (
+        sys.getrecursionlimit(),
+        sys.getswitchinterval(),
+        gc.isenabled(),
+        _folder(),
+        _mask(),
+        os.environ._data.copy(),  # type: ignore[attr-defined]  # noqa: SLF001 - a tenth of the time
+        locale.setlocale(locale.LC_ALL),
+        (sys.stdin, sys.stdout, sys.stderr),
+        tuple(map(_signal.getsignal, _SIGNALS)),
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, ()),
+        _signal.getitimer(_signal.ITIMER_REAL)[0] > 0,
+        np.geterr(),
+        list(warnings.filters),
+    )
+
+
+# How each is put back, in the same order. The recursion limit first: what follows must be able to run.
+_PUT: tuple[Callable[[Any], object], ...] = (
+    sys.setrecursionlimit,
+    sys.setswitchinterval,
+    lambda on: gc.enable() if on else gc.disable(),
+    _change_folder,
+    os.umask,
+    _set_environment,
+    lambda name: locale.setlocale(locale.LC_ALL, name),
+    _set_streams,
+    _set_handlers,
+    lambda held: signal.pthread_sigmask(signal.SIG_SETMASK, held),
+    lambda runs: runs or signal.setitimer(signal.ITIMER_REAL, 0),
+    lambda how: np.seterr(**how),
+    _set_filters,
 )
 
 
@@ -106,14 +112,16 @@ def kept() -> Iterator[None]:
         with np.errstate():
             yield
         return
-    before = [each.get() for each in _GLOBALS]
+    before = _state()
     try:
         yield
     finally:
         sys.setrecursionlimit(before[0])
-        for each, was in zip(_GLOBALS, before, strict=True):
-            if each.get() != was:
-                each.put(was)
+        after = _state()
+        if after != before:
+            for put, was, now in zip(_PUT, before, after, strict=True):
+                if now != was:
+                    put(was)
 
 
 class Left(NamedTuple):

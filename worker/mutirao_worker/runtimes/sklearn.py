@@ -101,10 +101,14 @@ def predict(
     data = _data(model, inputs, frame=frame)
     methods = list(dict.fromkeys(output.name.partition(".")[0] for output in outputs))
     found: dict[str, Array] = {}
-    with sklearn.config_context():  # what a model sets of it is for itself alone
+    settings = sklearn.get_config()
+    try:
         for method in methods:
             # A method may write into what it is given; the next one must not see that.
             found.update(_call(model, method, data if method == methods[-1] else data.copy()))
+    finally:  # what a model sets of scikit-learn is for itself alone
+        if sklearn.get_config() != settings:
+            sklearn.set_config(**settings)
     for output in outputs:
         if output.name not in found:
             raise errors.InvalidOutput(
