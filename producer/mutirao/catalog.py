@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
-from mutirao import errors
+from mutirao import errors, plain
 from mutirao.signature import Signature
 
 FRESH_S = 15.0
+# A worker announces itself every 5 s: one that has not, and has no lease, has ended, or stands still.
+SILENT_S = 7.5
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -118,11 +120,13 @@ class Catalog(msgspec.Struct, frozen=True):
         models: by name.
         workers: those that live.
         deaf: the names of those that announced themselves lately and have no lease: they were killed a moment ago, or hear nothing.
+        gone: the names of those that have no lease and are silent for some seconds: they were killed, or stand still.
     """
 
     models: dict[str, ModelInfo]
     workers: tuple[WorkerInfo, ...]
     deaf: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
     def find(self, name: str) -> ModelInfo:
         """Find a model.
@@ -190,12 +194,21 @@ def decode(
         now: by Redis's clock, in seconds since the epoch.
         leases: the identities of those whose leases run.
     """
-    announced = [msgspec.json.decode(raw, type=WorkerInfo) for raw in workers.values()]
+    announced = [_named_in_text(msgspec.json.decode(raw, type=WorkerInfo)) for raw in workers.values()]
     alive = sorted(_apart(info for info in announced if info.alive(now, leases)), key=lambda worker: worker.name)
     found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
-    deaf = sorted(info.name for info in announced if info.seen(now) and not info.alive(now, leases))
+    unleased = sorted(
+        (info.name, now - info.seen_at) for info in announced if info.seen(now) and not info.alive(now, leases)
+    )
+    deaf = tuple(name for name, silent_s in unleased if silent_s < SILENT_S)
+    gone = tuple(name for name, silent_s in unleased if silent_s >= SILENT_S)
     judged = {name: _judged(info, alive) for name, info in found.items()}
-    return Catalog(models=judged, workers=tuple(alive), deaf=tuple(deaf))
+    return Catalog(models=judged, workers=tuple(alive), deaf=deaf, gone=gone)
+
+
+def _named_in_text(info: WorkerInfo) -> WorkerInfo:
+    """Have a name that was not chosen for people be fit to be shown."""
+    return info if info.name.isprintable() else msgspec.structs.replace(info, name=plain.escaped(info.name))
 
 
 def _has(worker: WorkerInfo, name: str) -> bool:

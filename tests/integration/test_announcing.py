@@ -16,11 +16,11 @@ import worker_models
 from celery import Celery
 from gateways import GatewayProcess
 from servers import RedisServer
-from workers import Fleet, WorkerProcess
+from workers import BIN, Fleet, WorkerProcess
 
-from mutirao import ModelUnavailable, SignatureMismatch, catalog, queues, settings
+from mutirao import Client, ModelUnavailable, SignatureMismatch, catalog, queues, settings
 from mutirao.broker.redis import Redis
-from mutirao.checkup.fleet import failures, versions
+from mutirao.checkup.fleet import deaf, failures, versions
 from mutirao.checkup.snapshot import Snapshot
 from mutirao.core import Core
 from mutirao_worker.cli.worker import free_name
@@ -138,6 +138,9 @@ def test_gone_within_its_lease(announced, look):
         began = time.monotonic()
         waiting.until(lambda: len(look().serving("slow")) == 1, timeout_s=catalog.FRESH_S)
         assert time.monotonic() - began < LEASE_S + 2
+        waiting.until(lambda: look().gone == (other.name,), timeout_s=catalog.FRESH_S)
+        found = deaf(Snapshot(given=settings.load({}), catalog=look()))
+        assert (found.level, f"gone: {other.name}" in found.found) == ("warning", True)
     waiting.until(lambda: len(look().serving("iris")) == 1)  # one of another test may be on its way out
 
 
@@ -243,6 +246,26 @@ def _all_are_answered(client, url, *data):
         nobodys.get(timeout=30, propagate=False)
     with pytest.raises(SignatureMismatch):
         client.job(nobodys.id).result(30)
+
+
+def test_a_name_that_cannot_be_printed(redis_server, tmp_path):
+    """A worker whose name has a line break or an escape code is shown with these escaped: in its log, records, tables, and by doctor."""
+    host = socket.gethostname()
+    shown = rf"""odd\n\x1b[31m'"@{host}"""
+    with (
+        WorkerProcess(
+            redis_server.url, samples.repository(tmp_path, "iris").root, name=f"odd\n\x1b[31m'\"@{host}", wait=False
+        ) as odd,
+        Client(redis_server.url) as client,
+    ):
+        waiting.until(lambda: [worker.name for worker in client.catalog().workers] == [shown], timeout_s=60)
+        job = client.submit("iris", [ROW])
+        job.result(30)
+        assert job.record().job.worker == shown
+        assert f"{shown} ready" in odd.log
+        env = {**os.environ, **brokers.environment(redis_server.url)}
+        said = subprocess.run([BIN / "mutirao", "doctor"], env=env, capture_output=True, text=True, check=False).stdout
+        assert f": {shown}\n" in said
 
 
 def test_a_second_worker_of_a_machine_takes_a_name_of_its_own(redis_server):

@@ -217,7 +217,8 @@ def test_health_of_a_worker_that_hears_nothing(special):
         ill = _health(special.url)
         assert (ill.returncode, "does not hear Redis" in ill.stdout) == (1, True)
         with Client(special.url) as client:
-            assert client.catalog().deaf == (special.worker.name,)
+            known = client.catalog()
+        assert (*known.deaf, *known.gone) == (special.worker.name,)
     finally:
         process.resume()
     waiting.until(lambda: _health(special.url).returncode == 0)

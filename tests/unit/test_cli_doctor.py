@@ -26,12 +26,12 @@ def worker(name, **models):
     return WorkerInfo(name=name, pid=1, processes=2, models=models)
 
 
-def seen(*workers, broken="", known=("iris",), given=None, reason="", deaf=(), **more):
+def seen(*workers, broken="", known=("iris",), given=None, reason="", deaf=(), gone=(), **more):
     models = {
         name: ModelInfo(name=name, version="1", state="unavailable" if name == broken else "ready", reason=reason)
         for name in known
     }
-    found = Catalog(models=models, workers=workers, deaf=deaf)
+    found = Catalog(models=models, workers=workers, deaf=deaf, gone=gone)
     parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "dead": 0, "closed": "", "untold": 0, "foreign": ()} | more
     return Snapshot(given=settings.load({}, **(given or {})), catalog=found, **parts)
 
@@ -93,6 +93,7 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet.workers, seen(), "problem", "last 15 s"),
         (fleet.deaf, seen(IRIS), "ok", "every worker"),
         (fleet.deaf, seen(IRIS, deaf=("b@x",)), "warning", "nothing is taken: b@x"),
+        (fleet.deaf, seen(IRIS, gone=("b@x",)), "warning", "gone: b@x"),
         (fleet.models, seen(IRIS), "ok", "1 served: iris"),
         (fleet.models, seen(IRIS, known=()), "warning", "none"),
         (fleet.models, seen(IRIS, known=("iris", "bad"), broken="bad", reason="digest"), "problem", "bad (digest)"),

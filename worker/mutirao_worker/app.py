@@ -12,7 +12,7 @@ from celery import Celery, concurrency, signals
 from kombu import Exchange, Queue, compression
 from kombu.serialization import register
 
-from mutirao import address, codec, errors, queues, settings
+from mutirao import address, codec, errors, plain, queues, settings
 from mutirao.catalog import redelivered_after_s
 from mutirao.settings import PREFIX, Settings, without_password
 from mutirao_worker import banner, cores, descriptors, strategy, tasks, threads, transport
@@ -83,6 +83,11 @@ def _redis(given: Settings) -> dict[str, Any]:
 def _queue(model: str) -> Queue:
     name = queues.queue(model)
     return Queue(name, exchange=Exchange("", type="direct"), routing_key=name)
+
+
+def _name(instance: Any, **_: Any) -> None:
+    """Escape what cannot be shown in a worker's name, before Celery, a log or a record has it."""
+    instance.hostname = plain.escaped(instance.hostname)
 
 
 def _start(sender: Any, **_: Any) -> None:
@@ -165,6 +170,7 @@ def _prepare(**_: Any) -> None:
 
 register("mutirao", _encode, codec.decode_body, content_type=codec.BINARY, content_encoding="binary")
 app = make(settings.load())
+signals.celeryd_init.connect(_name, weak=False)
 signals.worker_init.connect(_start, weak=False)
 signals.worker_before_create_process.connect(_before_fork, weak=False)
 signals.worker_process_init.connect(_prepare, weak=False)

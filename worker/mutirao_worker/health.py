@@ -240,11 +240,11 @@ def main() -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     alive = [worker.name for worker in known.workers if worker.name.partition("@")[2] == here]
-    deaf = [name for name in known.deaf if name.partition("@")[2] == here]
+    unleased = [name for name in (*known.deaf, *known.gone) if name.partition("@")[2] == here]
     if alive:
         said = f"{', '.join(alive)} alive"
-    elif deaf:
-        said = f"{', '.join(deaf)} announced itself in the last 15 s, but takes no requests: it does not hear Redis"
+    elif unleased:
+        said = f"{', '.join(unleased)} announced itself in the last 15 s, but its lease is over: it is gone, stands still, or does not hear Redis"
     else:
         said = f"no worker of {here} announced itself in the last 15 s"
     sys.stdout.write(f"{said}\n")

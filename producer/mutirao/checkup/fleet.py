@@ -44,8 +44,15 @@ def deaf(seen: Snapshot) -> Finding:
         return Finding(
             "leases",
             "warning",
-            f"announced lately, but without a lease, so that nothing is taken: {listed(seen.catalog.deaf)}",
-            "one that runs does not hear Redis: its log says why; restart it if it does not come back by itself",
+            f"announced a moment ago, but without a lease, so that nothing is taken: {listed(seen.catalog.deaf)}",
+            "killed a moment ago, or it does not hear Redis: then its log says why; restart it if it does not come back by itself",
+        )
+    if seen.catalog.gone:
+        return Finding(
+            "leases",
+            "warning",
+            f"gone: {listed(seen.catalog.gone)} (silent, and the lease is over; what was taken is put back for others)",
+            "killed, or it stands still: start it again if it is wanted; this is said for 15 s after it was last heard",
         )
     return Finding("leases", "ok", "every worker that announces itself takes requests")
 

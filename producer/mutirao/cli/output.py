@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from mutirao import errors
+from mutirao import errors, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +80,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     """Print a table; cells are text, never markup. Into a pipe: a line for each row, tabs between its cells, the names first."""
     if not terminal():
         for row in (columns, *rows):
-            click.echo("\t".join(" ".join(str(cell).split()) for cell in row))
+            click.echo("\t".join(map(_cell, row)))
         return
     import rich.box  # noqa: PLC0415 - see __getattr__
     from rich.table import Table  # noqa: PLC0415
@@ -92,8 +92,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
         whole = column == "id" and all(len(str(row[at])) <= _ID_WIDTH for row in rows)
         shown.add_column(column, overflow="fold", no_wrap=whole)
     for row in rows:
-        shown.add_row(*(escape(str(cell)) for cell in row))
+        shown.add_row(*(escape(_cell(cell)) for cell in row))
     _console(stderr=False).print(shown)
+
+
+def _cell(value: object) -> str:
+    return plain.escaped(" ".join(str(value).split()))
 
 
 def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) -> str:
