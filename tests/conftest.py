@@ -6,6 +6,7 @@ import brokers
 import hypothesis
 import pytest
 from clients import KINDS
+from forks import Forks
 from servers import RedisServer
 from stock import StockClient
 
@@ -22,6 +23,14 @@ def _not_the_system_that_runs_here(tmp_path_factory):
         for name in [name for name in os.environ if name.startswith("MUTIRAO_") and name != "MUTIRAO_TEST_BROKER"]:
             patch.delenv(name)
         patch.setenv("MUTIRAO_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _executed(request):
+    """Execute what the tests of these folders start, as an operator does; elsewhere it is forked, which is much faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Forks, "executing", request.node.path.parent.name in {"acceptance", "faults", "packaging"})
         yield
 
 

@@ -21,12 +21,12 @@ from subprocess import Popen
 from typing import Any, Self
 
 import waiting
+from forks import Forks
 from workers import BIN
 
 from mutirao import queues, settings
 from mutirao.broker.redis import Redis
 from mutirao.core import Core
-from mutirao.embedded.processes import Processes
 from mutirao.submission import Ask
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -47,7 +47,7 @@ class CourierProcess:
         self, url: str, hosts: str, *, threads: int = 16, env: Mapping[str, str] | None = None, wait: bool = True
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mutirao-webhooks-"))
-        self._processes = Processes(self.folder / "watchdog.log")
+        self._processes = Forks(self.folder / "watchdog.log")
         own = {"MUTIRAO_BROKER_URL": url, "MUTIRAO_WEBHOOK_HOSTS": hosts, "MUTIRAO_WEBHOOK_SECRET": SECRET}
         name = f"webhooks{next(_NUMBERS)}-{os.getpid()}@here"
         self.process: Popen[bytes] = self._processes.start(

@@ -21,8 +21,7 @@ from typing import Any, ClassVar, Self
 import brokers
 import httpx
 import waiting
-
-from mutirao.embedded.processes import Processes
+from forks import Forks
 
 READY_S = 30.0
 
@@ -44,7 +43,7 @@ class GatewayProcess:
         self, url: str, *args: str, wait: bool = True, env: Mapping[str, str] | None = None, **settings: Any
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mutirao-gateway-"))
-        self._processes = Processes(self.folder / "watchdog.log")
+        self._processes = Forks(self.folder / "watchdog.log")
         self.port = settings.pop("gateway_port", 0) or _free_port()
         given = {f"MUTIRAO_{name.upper()}": str(value) for name, value in settings.items()}
         own = {**brokers.environment(url), "MUTIRAO_GATEWAY_PORT": str(self.port)}

@@ -26,11 +26,11 @@ import psutil
 import redis
 import samples
 import waiting
+from forks import Forks
 from servers import RedisServer
 
 from mutirao import Client, queues, settings
 from mutirao.broker.server import connect
-from mutirao.embedded.processes import Processes
 from mutirao_worker.repository import Repository
 
 BIN = Path(sys.executable).parent
@@ -72,7 +72,7 @@ class WorkerProcess:
         self.url = url
         self.name = name or f"w{next(_NUMBERS)}-{os.getpid()}@{socket.gethostname()}"
         self.folder = Path(tempfile.mkdtemp(prefix="mutirao-worker-"))
-        self._processes = Processes(self.folder / "watchdog.log")
+        self._processes = Forks(self.folder / "watchdog.log")
         named = ["-n", self.name, f"--concurrency={concurrency}"]
         own = {**brokers.environment(url), "MUTIRAO_MODELS": str(models), "PYTHONPATH": samples.PYTHONPATH}
         whole = {**os.environ, **own, **(env or {})}
