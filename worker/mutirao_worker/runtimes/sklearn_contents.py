@@ -37,9 +37,7 @@ def unknown(model: Any) -> str:
     if first := next(filter(takes_dicts, _chain(model)), None):
         return f"the file holds a {name}{f' whose {_name(first)}' if first is not model else ', which'} {_DICTS}"
     if isinstance(model, LabelEncoder | LabelBinarizer | MultiLabelBinarizer):
-        return (
-            f"a {name} encodes labels, and predicts nothing: save the classifier, which takes labels as text by itself"
-        )
+        return f"the file holds a {name}, which encodes labels and predicts nothing: save the classifier, which takes text as labels"
     return f"what the {name} was fitted on cannot be known: give it some rows with --example rows.csv"
 
 
