@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mutirao import tensors
+from mutirao import untyped
 from mutirao.csv_dialect import refused
 from mutirao.errors import InvalidRequest
 from mutirao.signature import InputSpec
-from mutirao.tensors import Array
+from mutirao.untyped import Array
 
 # What other programs write for a number that is missing. In a column of text only an empty cell and NA are missing.
 _MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none"})
@@ -162,7 +162,20 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
                 f"{source}: line {line} has {shown!r} in column {spec.name!r}, which takes {spec.datatype}: write {kind}{hint}"
             )
         found.append(value)
-    return tensors.natural(spec.name, found)
+    _check_held(found, cells, spec, lines, source)
+    return untyped.natural(spec.name, found)
+
+
+def _check_held(found: Sequence[Any], cells: Sequence[str], spec: InputSpec, lines: Sequence[int], source: str) -> None:
+    """Refuse a whole number that the floats of a column with missing values do not hold."""
+    if None not in found or not spec.datatype.startswith(("INT", "UINT")):
+        return
+    at = next((at for at, value in enumerate(found) if not untyped.held(value)), None)
+    if at is not None:
+        raise refused(
+            f"{source}: line {lines[at]} has {cells[at].strip()} in column {spec.name!r}, which cannot be kept beside a missing value: "
+            "that takes a float, and none has all its digits"
+        )
 
 
 def _with_points(lines: Iterator[str], decimal: str) -> Iterator[str]:
@@ -197,7 +210,9 @@ def _guessed(cells: Sequence[str], decimal: str) -> Array:
         values = [read(cell, decimal) for cell in present]
         if values and None not in values:
             found = iter(values)
-            return tensors.natural("", [None if _is_missing(cell) else next(found) for cell in cells])
+            return untyped.typed(
+                "", untyped.natural("", [None if _is_missing(cell) else next(found) for cell in cells])
+            )
     return _text(cells, missing=True)
 
 
@@ -208,7 +223,9 @@ def _takes_bools(spec: InputSpec) -> bool:
 
 def _number_or_bool(cell: str, decimal: str) -> Any:
     number = _number(cell, decimal)
-    return _bool(cell, decimal) if number is None else number
+    if number is None and (found := _bool(cell, decimal)) is not None:
+        return int(found)
+    return number
 
 
 def _bool(cell: str, decimal: str) -> bool | None:  # noqa: ARG001 - as `_number`

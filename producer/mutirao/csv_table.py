@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from mutirao import csv_cells, csv_dialect, errors
+from mutirao import csv_cells, csv_dialect, errors, untyped
 from mutirao.csv_dialect import Dialect, refused
 from mutirao.signature import InputSpec, Signature
 from mutirao.tensors import Array
@@ -243,10 +243,11 @@ class _Reading:
 
 
 def _stacked(columns: Sequence[Array], spec: InputSpec) -> Array:
-    """Put columns side by side; text among numbers makes all of it objects, for the signature's check to name."""
+    """Put columns side by side; text among numbers, or an integer that no float may hold, makes all objects, for the check to name."""
     if len(columns) == 1 and (columns[0].ndim == 2 or len(spec.shape) == 1):
         return columns[0]
-    if any(column.dtype == object for column in columns):
+    large = any(column.dtype.kind in "iu" and (np.abs(column) >= untyped.EXACT).any() for column in columns)
+    if large or any(column.dtype == object for column in columns):
         columns = [column.astype(object) for column in columns]
     return np.column_stack(columns)
 

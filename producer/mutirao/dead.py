@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mutirao import codec, errors, messages, queues, tensors
+from mutirao import codec, errors, messages, queues, tensors, untyped
 from mutirao.broker.celery import Published
 from mutirao.broker.redis import Call, Operation, Side
 from mutirao.catalog import Catalog
@@ -114,7 +114,7 @@ class Letter(msgspec.Struct, frozen=True):
             request = messages.read_request(given)
             if raw is not None and codec.is_beside(request):
                 request = codec.request_with(request, raw)
-            return {tensor.name: tensors.decode(tensor) if tensor.datatype else tensors.natural(tensor.name, tensor.data)
+            return {tensor.name: tensors.decode(tensor) if tensor.datatype else untyped.natural(tensor.name, tensor.data)
                     for tensor in request.inputs}  # fmt: skip
         except (errors.MutiraoError, msgspec.DecodeError, binascii.Error, ValueError, TypeError, LookupError) as exc:
             raise errors.InvalidRequest(f"the request in dead letter {self.id!r} cannot be read: {exc}") from exc

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mutirao import elements, errors, missing, tensors
+from mutirao import elements, errors, missing, tensors, untyped
 from mutirao.messages import PredictRequest, Tensor
 from mutirao.tensors import Array
 
@@ -94,7 +94,11 @@ def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
         if frame:
             _check_columns([str(name) for name in data.columns])
-        return {str(name): _array(str(name), data[name]) for name in data.columns} if frame else {"": _array("", data)}
+        return (
+            {str(name): _array(str(name), data[name]) for name in data.columns}
+            if frame
+            else {"": _array("", _alike(data))}
+        )
     if isinstance(data, np.ndarray) and data.dtype.names:
         data = {name: data[name] for name in data.dtype.names}
     if isinstance(data, Mapping):
@@ -174,7 +178,7 @@ def _array(name: str, values: Any) -> Array:
         values = np.asarray(values.to_numpy())
     if not isinstance(values, np.ndarray):
         try:
-            return tensors.natural(name, values)
+            return untyped.natural(name, values)
         except errors.InvalidTensor:
             table = _table(values)
             if table is None:
@@ -189,10 +193,22 @@ def _array(name: str, values: Any) -> Array:
     return _mixed(name, values.astype(object))
 
 
+def _alike(data: Any) -> Any:
+    """Make a DataFrame's columns of numbers ready to be one matrix: bools become 0 and 1, and large integers stay beside floats."""
+    kinds = {name: getattr(dtype, "kind", "O") for name, dtype in enumerate(data.dtypes)}
+    if not set(kinds.values()) <= set("biuf") or len(set(kinds.values())) < 2 or not hasattr(data, "iloc"):
+        return data
+    columns = [np.asarray(data.iloc[:, at].to_numpy()) for at in kinds]
+    columns = [column.astype(np.uint8) if column.dtype.kind == "b" else column for column in columns]
+    if any(column.dtype.kind in "iu" and (np.abs(column) >= untyped.EXACT).any() for column in columns):
+        columns = [column.astype(object) for column in columns]
+    return np.column_stack(columns)
+
+
 def _mixed(name: str, values: Array) -> Array:
     """Give an array of objects its own dtype; a matrix whose columns are of several kinds waits until they are known."""
     try:
-        return tensors.of_objects(name, values)
+        return untyped.of_objects(name, values)
     except errors.InvalidTensor:
         if values.ndim != 2:
             raise
@@ -217,7 +233,7 @@ def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Arra
     names = [spec.name for spec in signature.inputs]
     if matrix.dtype != object:
         return {name: matrix[:, at] for at, name in enumerate(names)}
-    return {name: tensors.of_objects(name, matrix[:, at]) for at, name in enumerate(names)}
+    return {name: untyped.of_objects(name, matrix[:, at]) for at, name in enumerate(names)}
 
 
 def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -> None:
@@ -242,7 +258,8 @@ def _fitted(model: str, spec: InputSpec, array: Array) -> Array:
         hint = _WRITTEN.get((array.ndim, len(spec.shape)), "")
         raise _mismatch(model, str(spec), _shape(array), hint)
     try:
-        fitted = tensors.cast(spec.name, array, spec.datatype)
+        bools = spec.guessed and spec.datatype.startswith("FP")
+        fitted = tensors.cast(spec.name, array, spec.datatype, bools=bools)
     except errors.InvalidTensor as exc:
         hint = _guessed(model, spec) if spec.guessed and array.dtype.kind in "iuf" else ""
         raise _mismatch(model, str(spec), str(exc), hint) from exc

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from mutirao import codec, errors, messages, queues, signature, tensors
+from mutirao import codec, errors, messages, queues, signature, tensors, untyped
 from mutirao.messages import JobInfo, JobRecord, PredictRequest, RequestedOutput, Tensor
 from mutirao.settings import Settings
 from mutirao.signature import Signature
@@ -251,7 +251,10 @@ def bind(ask: Ask, takes: Signature | None, many: Any, *, rows: bool) -> Bound:
 
 def _unbound(given: Mapping[str, Array]) -> dict[str, Array]:
     """Give arrays whose columns nobody knows one dtype each: rows that mix text and numbers have none."""
-    return {name: tensors.of_objects(name, array) if array.dtype == object else array for name, array in given.items()}
+    return {
+        name: untyped.typed(name, untyped.of_objects(name, array)) if array.dtype == object else array
+        for name, array in given.items()
+    }
 
 
 def count(many: Any) -> int:

@@ -10,7 +10,6 @@ tensor, and in BYTES an element whose length is 0xFFFFFFFF, with nothing behind 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import struct
 from typing import Any
@@ -18,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mutirao import errors, missing
+from mutirao import errors, missing, untyped
 from mutirao.elements import nth, place, show
 from mutirao.messages import Tensor
+from mutirao.untyped import called, objects
 
 Array = npt.NDArray[Any]
 
@@ -37,8 +37,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
 MISSING = b"\xff\xff\xff\xff"
 _DIMENSIONS_MAX = 32  # numpy's own before 2.0
 _SIZE_MAX = 2**40
-_BITS_MAX = 1023  # of an integer that is surely a float64
-_NUMBER = (int, float, np.number, np.bool_)
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -102,87 +100,6 @@ def decode(tensor: Tensor, datatype: str = "") -> Array:
     raise _wrong(tensor, f"data is {type(tensor.data).__name__}, not a list")
 
 
-def natural(name: str, values: Any) -> Array:
-    """Make an array of nested lists, of the dtype that their elements have; numbers of which some are missing are float64.
-
-    Raises:
-        InvalidTensor: rows of different lengths, text among numbers, what is neither, or an integer that no float holds.
-    """
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind in "OUSf" and array.size and not isinstance(values, np.ndarray):
-            array = _exact(values, array)
-    except OverflowError:
-        raise _unheld(name, np.asarray(values, dtype=object)) from None
-    except ValueError as exc:
-        raise errors.InvalidTensor(f"tensor {name!r}: {_ragged(values) or exc}", tensor=name) from exc
-    return of_objects(name, array) if array.dtype.kind == "O" else array
-
-
-def of_objects(name: str, array: Array) -> Array:
-    """Give an array of objects the dtype that its elements have; text stays objects, of which those that are missing are None.
-
-    Raises:
-        InvalidTensor: text among numbers, or what is neither; names the first such element.
-    """
-    absent = missing.mask(array)
-    elements = array.ravel().tolist()
-    if absent is not None:
-        elements = [None if gone else each for each, gone in zip(elements, absent.ravel().tolist(), strict=True)]
-    present = set(map(type, elements)) - {type(None)}
-    if all(issubclass(kind, str | bytes) for kind in present):
-        return array if absent is None else _objects(elements).reshape(array.shape)
-    if not all(issubclass(kind, _NUMBER) for kind in present):
-        raise _of_two_kinds(name, array.shape, elements)
-    try:
-        if absent is not None:
-            return np.array([math.nan if each is None else float(each) for each in elements]).reshape(array.shape)
-        plain = np.asarray(elements)
-        plain = _exact(elements, plain) if plain.dtype.kind in "Of" and plain.size else plain
-    except OverflowError:
-        raise _unheld(name, array) from None
-    return plain.reshape(array.shape)
-
-
-def _of_two_kinds(name: str, shape: tuple[int, ...], elements: list[Any]) -> errors.InvalidTensor:
-    """Name the first element that is neither number nor text, or the first that is not what the first one is."""
-    present = [(at, each) for at, each in enumerate(elements) if each is not None]
-    strange = next(((at, each) for at, each in present if not isinstance(each, (*_NUMBER, str, bytes))), None)
-    if strange is not None:
-        remedy = (
-            "convert it to int, float, bool or text" if shape else "give an array, or nested lists of numbers or text"
-        )
-        text = f"{nth(shape, strange[0])} is {show(strange[1])}: {remedy}"
-    else:
-        (first, one), *others = present
-        text_first = isinstance(one, str | bytes)
-        at, other = next((at, each) for at, each in others if isinstance(each, str | bytes) != text_first)
-        text = f"{nth(shape, at)} is {show(other)}, but {nth(shape, first)} is {show(one)}: its elements must be of one type"
-    return errors.InvalidTensor(f"{_called(name)}{text}", tensor=name)
-
-
-def _exact(values: Any, array: Array) -> Array:
-    """Undo what numpy guessed: text of one fixed length, or floats made of large integers."""
-    if array.dtype.kind == "f" and not np.abs(array).max() >= 2.0**63:
-        return array
-    elements = np.asarray(values, dtype=object)
-    kinds = {type(element) for element in elements.ravel()}
-    if kinds == {int} and all(0 <= element < 2**64 for element in elements.ravel()):
-        return elements.astype(np.uint64)
-    if not all(issubclass(kind, _NUMBER) for kind in kinds):
-        return elements
-    return elements.astype(np.float64)
-
-
-def _unheld(name: str, elements: Array) -> errors.InvalidTensor:
-    """Name the first integer that no float holds, by its place and about how many digits it has."""
-    held = (element for element in np.ndenumerate(elements) if isinstance(element[1], int))
-    at, number = next(each for each in held if each[1].bit_length() > _BITS_MAX)
-    digits = int(number.bit_length() * math.log10(2)) + 1
-    text = f"the number at {list(at)} has {digits} digits, more than any datatype holds"
-    return errors.InvalidTensor(f"{_called(name)}{text}", tensor=name)
-
-
 def _to_raw(name: str, array: Array, datatype: str, *, nullable: bool) -> bytes:
     if datatype != "BYTES":
         return np.ascontiguousarray(array, dtype=DTYPES[datatype]).tobytes()
@@ -193,9 +110,7 @@ def _to_raw(name: str, array: Array, datatype: str, *, nullable: bool) -> bytes:
 def _to_json(name: str, array: Array, datatype: str, *, nullable: bool) -> Any:
     if datatype == "BYTES":
         elements = _elements(name, array, nullable=nullable)
-        return (
-            _objects([each if each is None else _text(name, each) for each in elements]).reshape(array.shape).tolist()
-        )
+        return objects([each if each is None else _text(name, each) for each in elements]).reshape(array.shape).tolist()
     absent = missing.mask(array) if nullable else None
     if absent is None:
         check_finite(name, array)
@@ -239,11 +154,11 @@ def _from_raw_text(tensor: Tensor, data: memoryview, count: int) -> Array:
     if len(elements) != count:
         got = "more" if at < len(data) else len(elements)
         raise _wrong(tensor, f"shape {list(tensor.shape)} holds {count} elements, got {got}")
-    return _objects(elements).reshape(tensor.shape)
+    return objects(elements).reshape(tensor.shape)
 
 
 def _from_json(tensor: Tensor, datatype: str) -> Array:
-    array = natural(tensor.name, tensor.data)
+    array = untyped.natural(tensor.name, tensor.data)
     shape = tensor.shape or array.shape
     if math.prod(shape) != array.size:
         raise _wrong(tensor, f"shape {list(shape)} holds {math.prod(shape)} elements, got {array.size}")
@@ -251,10 +166,16 @@ def _from_json(tensor: Tensor, datatype: str) -> Array:
     return cast(tensor.name, array.reshape(shape), datatype)
 
 
-def cast(name: str, array: Array, datatype: str) -> Array:
+def cast(name: str, array: Array, datatype: str, *, bools: bool = False) -> Array:
     """Convert an array to a datatype, or refuse where a value would change: text to number, 1.5 to INT64, 300 to UINT8.
 
-    Missing values stay missing: an integer or bool array with any becomes float64.
+    Missing values stay missing: an integer or bool array with any becomes float64. A bool among values of no type is no number.
+
+    Args:
+        name: the tensor's name.
+        array: what is converted.
+        datatype: what it is to be.
+        bools: take bools of no type as numbers, too.
 
     Raises:
         InvalidTensor: the conversion would not keep the values.
@@ -265,10 +186,9 @@ def cast(name: str, array: Array, datatype: str) -> Array:
     if datatype == "BYTES":
         return _as_text(name, array)
     if array.dtype.kind in "OSUT":
-        _check_elements(name, array, datatype, _NUMBER)
-        array = of_objects(name, array)
-        if array.dtype.kind == "O":  # none is there
-            array = np.full(array.shape, math.nan)
+        of_bools = target.kind == "b"
+        _check_elements(name, array, datatype, untyped.BOOL if of_bools else untyped.NUMBER, bools=bools or of_bools)
+        array = untyped.typed(name, array, whole=target.kind in "iu")
     allowed = {"b": "b", "i": "iuf", "u": "iuf", "f": "iufb"}.get(target.kind, "")
     absent = missing.mask(array) if target.kind in "biu" and array.dtype.kind == "f" else None
     if absent is not None:
@@ -285,23 +205,23 @@ def cast(name: str, array: Array, datatype: str) -> Array:
         at = tuple(int(index) for index in np.argwhere(~kept)[0])
         value, where = array[at].item(), place(array.shape, at)
         if target.kind in "iu" and array.dtype.kind == "f" and math.isfinite(value) and not value.is_integer():
-            raise errors.InvalidTensor(f"{_called(name)}it must be {datatype}, got {value!r} in {where}", tensor=name)
-        text = f"{_called(name)}{value!r} in {where} is out of the range of {datatype}"
+            raise errors.InvalidTensor(f"{called(name)}it must be {datatype}, got {value!r} in {where}", tensor=name)
+        text = f"{called(name)}{value!r} in {where} is out of the range of {datatype}"
         raise errors.InvalidTensor(text, tensor=name)
     return result
 
 
 def _as_text(name: str, array: Array) -> Array:
     if array.dtype.kind == "f" and bool(np.isnan(array).all()):
-        return _objects([None] * array.size).reshape(array.shape)
+        return objects([None] * array.size).reshape(array.shape)
     flat = array.ravel().tolist()
     if set(map(type, flat)) == {str}:
         with contextlib.suppress(UnicodeEncodeError):  # then the element is named below
             "".join(flat).encode()
-            return _objects(flat).reshape(array.shape)
+            return objects(flat).reshape(array.shape)
     _check_elements(name, array, "BYTES", (str, bytes))
     elements = _elements(name, array, nullable=True)
-    return _objects([each if each is None else _readable(each) for each in elements]).reshape(array.shape)
+    return objects([each if each is None else _readable(each) for each in elements]).reshape(array.shape)
 
 
 def _kept(array: Array, result: Array) -> npt.NDArray[np.bool_]:
@@ -310,13 +230,18 @@ def _kept(array: Array, result: Array) -> npt.NDArray[np.bool_]:
     return np.asarray(array == result)
 
 
-def _check_elements(name: str, array: Array, datatype: str, kinds: tuple[type, ...]) -> None:
-    """Refuse the first element that is neither missing nor of these types."""
+def _check_elements(name: str, array: Array, datatype: str, kinds: tuple[type, ...], *, bools: bool = True) -> None:
+    """Refuse the first element that is neither missing nor of these types, or a bool where bools are not taken."""
     elements = array.ravel().tolist()
-    if all(issubclass(kind, kinds) for kind in set(map(type, elements))):
+    strange = {
+        kind
+        for kind in set(map(type, elements))
+        if not issubclass(kind, kinds) or (not bools and issubclass(kind, untyped.BOOL))
+    }
+    if not strange:
         return
     for at, element in enumerate(elements):
-        if not isinstance(element, kinds) and not missing.is_missing(element):
+        if type(element) in strange and not missing.is_missing(element):
             raise _of_other_type(name, array, datatype, at)
 
 
@@ -324,7 +249,7 @@ def _of_other_type(name: str, array: Array, datatype: str, at: int) -> errors.In
     element = array.ravel()[at : at + 1].tolist()[0]
     is_text = isinstance(element, str | bytes)
     got = "text" if is_text else datatype_of(array) if array.dtype.kind not in "OSUT" else type(element).__name__
-    text = f"{_called(name)}it must be {datatype}, got {got}: {nth(array.shape, at)} is {show(element)}"
+    text = f"{called(name)}it must be {datatype}, got {got}: {nth(array.shape, at)} is {show(element)}"
     return errors.InvalidTensor(text, tensor=name)
 
 
@@ -335,7 +260,7 @@ def _elements(name: str, array: Array, *, nullable: bool) -> list[bytes | None]:
     for at, element in enumerate(flat):
         if not isinstance(element, str | bytes) and not (nullable and element is None):
             is_ = "missing (null): fill it before you submit" if missing.is_missing(element) else show(element)
-            text = f"{_called(name)}it is text, but {nth(array.shape, at)} is {is_}"
+            text = f"{called(name)}it is text, but {nth(array.shape, at)} is {is_}"
             raise errors.InvalidTensor(text, tensor=name)
     try:
         return [element.encode() if isinstance(element, str) else element for element in flat]
@@ -343,10 +268,6 @@ def _elements(name: str, array: Array, *, nullable: bool) -> list[bytes | None]:
         raise errors.InvalidTensor(
             f"tensor {name!r} holds text that UTF-8 cannot carry: {exc.reason}", tensor=name
         ) from exc
-
-
-def _called(name: str) -> str:
-    return f"tensor {name!r}: " if name else ""
 
 
 def check_finite(name: str, array: Array, values: Any = None) -> None:
@@ -377,19 +298,6 @@ def check_finite(name: str, array: Array, values: Any = None) -> None:
     )
 
 
-def _ragged(values: Any) -> str:
-    lengths = (
-        [len(row) if isinstance(row, list | tuple) else None for row in values]
-        if isinstance(values, list | tuple)
-        else []
-    )
-    for at, (length, first) in enumerate(zip(lengths, itertools.repeat(lengths[0] if lengths else None))):
-        if length != first:
-            shown = ["a single value" if size is None else f"{size} values" for size in (length, first)]
-            return f"rows differ in length: row {at} has {shown[0]}, row 0 has {shown[1]}"
-    return ""
-
-
 def _text(name: str, element: bytes) -> str:
     try:
         return element.decode()
@@ -404,12 +312,6 @@ def _readable(element: bytes) -> str | bytes:
         return element.decode()
     except UnicodeDecodeError:
         return element
-
-
-def _objects(elements: list[Any]) -> Array:
-    array = np.empty(len(elements), dtype=object)
-    array[:] = elements
-    return array
 
 
 def _wrong(tensor: Tensor, rule: str) -> errors.InvalidTensor:

@@ -98,6 +98,12 @@ def test_an_empty_cell_is_a_missing_value(first, area):
     assert (np.isnan(found["rooms"][0]), found["rooms"][1]) == (True, 7)
 
 
+def test_a_missing_cell_beside_a_large_integer_is_refused():
+    """A matrix with a missing value is of floats, and an integer in another of its columns is not rounded for that."""
+    with pytest.raises(errors.SignatureMismatch, match="row 0, column 0 is int 9007199254740993, which cannot be kept"):
+        bound("9007199254740993,\n", matrix(2, "INT64", nullable=True))
+
+
 def test_a_missing_cell_of_a_matrix_is_nan():
     """A headerless first line with NA is data."""
     found = read("NA,3.5,1.4\n5.1,,1\n", matrix(nullable=True))
@@ -142,6 +148,7 @@ def test_a_missing_cell_of_a_matrix_is_nan():
         ('a,b,c\n1,"2,3\n', matrix(), {}, "cannot be read as CSV"),
         (b" \n", matrix(), {}, "is empty"),
         ("," * 200_000, matrix(), {}, "more than 100000 columns"),
+        ("area,zip,new,rooms\n1,x,1,9007199254740993\n1,x,1,\n", OPEN, {}, "line 2 has 9007199254740993 in column 'rooms', which cannot be kept beside a missing value"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(text, takes, said, says):

@@ -12,6 +12,7 @@ from mutirao.signature import InputSpec, OutputSpec, Signature
 
 OUTPUTS = (OutputSpec("predict", "INT64", (-1,), default=True), OutputSpec("predict_proba", "FP64", (-1, 3)))
 MATRIX = Signature(inputs=(InputSpec("X", "FP64", (-1, 4), nullable=False),), outputs=OUTPUTS, max_rows=5)
+WHOLE = Signature(inputs=(InputSpec("X", "INT64", (-1, 2), nullable=True),), outputs=OUTPUTS)
 TEXT = Signature(inputs=(InputSpec("X", "BYTES", (-1,)),), outputs=OUTPUTS)
 FRAME = Signature(
     inputs=(InputSpec("area", "FP64", (-1,)), InputSpec("city", "BYTES", (-1,)), InputSpec("new", "BOOL", (-1,))),
@@ -70,6 +71,22 @@ def test_a_frame_can_be_given_in_many_ways(data):
     assert list(columns) == ["area", "city", "new"]
     assert [column.dtype for column in columns.values()] == [np.float64, object, np.bool_]
     assert [column.tolist() for column in columns.values()] == [HOUSES[name].tolist() for name in columns]
+
+
+@pytest.mark.parametrize(
+    ("takes", "data", "row"),
+    [
+        (WHOLE, [[2**53 + 1, 37.0]], [2**53 + 1, 37]),
+        (WHOLE, pd.DataFrame({"a": [2**53 + 1], "b": [37.0]}), [2**53 + 1, 37]),
+        (WHOLE, [[2**53, None]], [2**53, np.nan]),
+        (MATRIX, np.array([[True, False, True, True]]), [1, 0, 1, 1]),
+        (MATRIX, pd.DataFrame({"a": [1.5], "b": [True], "c": [2], "d": [False]}), [1.5, 1, 2, 0]),
+    ],
+)
+def test_numbers_of_several_types_are_one_matrix(takes, data, row):
+    """Large integers keep their digits beside whole floats; arrays and columns whose own type is bool are 0 and 1."""
+    (matrix,) = bound(takes, data).values()
+    assert np.array_equal(matrix, [row], equal_nan=matrix.dtype.kind == "f")
 
 
 def test_a_column_of_whole_numbers_is_a_column_of_numbers():
@@ -132,6 +149,24 @@ def test_text_alone_is_a_list_of_texts():
             {"area": [1.0], "city": ["a", "b"], "new": [True, True]},
             "takes the same number of rows in each input, got area 1, city 2",
         ),
+        (MATRIX, [ROW, [5.1, 3.5, True, 0.2]], "must be FP64, got bool: row 1, column 2 is bool True"),
+        (MATRIX, [[True] * 4], "must be FP64, got bool: row 0, column 0 is bool True"),
+        (
+            FRAME,
+            [[True, "a", True]],
+            "takes area FP64[-1], got tensor 'area': it must be FP64, got bool: row 0 is bool True",
+        ),
+        (
+            FRAME,
+            {"area": [2.5, True], "city": ["a", "b"], "new": [True, True]},
+            "row 1 is bool True, but row 0 is float 2.5",
+        ),
+        (
+            WHOLE,
+            [[2**53 + 1, None]],
+            "row 0, column 0 is int 9007199254740993, which cannot be kept beside a missing value",
+        ),
+        (WHOLE, pd.DataFrame({"a": [2**53 + 1], "b": [np.nan]}), "row 0, column 0 is int 9007199254740993, which"),
         (FRAME, [[1.0, "a"]], "takes rows of 3 values, got shape [1, 2]"),
         (FRAME, HOUSES.iloc[:0], "takes at least one row, got none"),
         (FRAME, [], "got shape [0]"),

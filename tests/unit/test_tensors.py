@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mutirao import errors, tensors
+from mutirao import errors, tensors, untyped
 from mutirao.messages import Tensor
 
 NUMBERS = [name for name in tensors.DTYPES if name != "BYTES"]
@@ -229,10 +229,46 @@ def test_every_kind_of_text_array_is_text(array):
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
-def test_integers_and_bools_become_floats(datatype):
-    """A float tensor takes whole numbers and bools; a bool among numbers counts 1."""
-    for data in ([1, 0], [True, False], [1.0, 0]):
+def test_integers_become_floats(datatype):
+    """A float tensor takes whole numbers, and an array whose own type is bool as 0 and 1."""
+    for data in ([1, 0], [1.0, 0]):
         assert tensors.decode(Tensor("x", datatype, (2,), data)).tolist() == [1.0, 0.0]
+    assert tensors.cast("x", np.array([True, False]), datatype).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("datatype", [*FLOATS, "INT64", "UINT8"])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([True, False], "got bool: row 0 is bool True"),
+        ([None, False], "got bool: row 1 is bool False"),
+        ([1, True], "row 1 is bool True, but row 0 is int 1"),
+        ([1.5, False], "row 1 is bool False, but row 0 is float 1.5"),
+    ],
+)
+def test_a_bool_is_no_number(datatype, data, says):
+    """Where values have no type of their own, a bool among them, or in place of a number, is refused by its place."""
+    with pytest.raises(errors.InvalidTensor, match=says):
+        tensors.decode(Tensor("x", datatype, (2,), data))
+
+
+LARGE = 2**53 + 1
+
+
+@pytest.mark.parametrize("beside", [None, float("nan"), 37.0])
+@pytest.mark.parametrize("make", [list, lambda rows: np.array(rows, dtype=object)], ids=["list", "array"])
+def test_large_integers_stay_themselves(beside, make):
+    """An integer that no float holds is kept beside 37.0, and refused by its place beside a missing value; one that is held is kept."""
+    array = untyped.natural("x", make([LARGE, beside]))
+    if beside == 37.0:
+        assert tensors.cast("x", array, "INT64").tolist() == [LARGE, 37]
+    else:
+        with pytest.raises(errors.InvalidTensor, match=f"row 0 is int {LARGE}, which cannot be kept beside a missing"):
+            tensors.cast("x", array, "INT64")
+        held = tensors.cast("x", untyped.natural("x", make([LARGE - 1, beside])), "INT64")
+        assert held[0] == LARGE - 1
+        assert np.isnan(held[1])
+    assert tensors.cast("x", array, "FP64")[0] == 2.0**53
 
 
 def test_infinity_is_no_integer():

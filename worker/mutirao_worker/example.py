@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from mutirao import errors, messages, tensors
+from mutirao import errors, messages, tensors, untyped
 from mutirao.csv_table import CsvTable
 from mutirao.signature import Signature
 from mutirao.tensors import Array
@@ -109,7 +109,7 @@ def _opened(path: Path, takes: Signature) -> tuple[Any, bool]:
         return {tensor.name: tensors.decode(tensor) for tensor in messages.read_request(found).inputs}, False
     if isinstance(found, dict) or (isinstance(found, list) and found and isinstance(found[0], dict)):
         return pd.DataFrame(found), True
-    return tensors.natural("example", found), True
+    return untyped.typed("example", untyped.natural("example", found)), True
 
 
 def _csv(path: Path, takes: Signature) -> Any:
@@ -121,7 +121,8 @@ def _csv(path: Path, takes: Signature) -> Any:
             else found.data
         )
     # Columns of a matrix keep types of their own.
-    return {name: tensors.of_objects(name, found.data[:, at].astype(object)) for at, name in enumerate(found.names)}
+    columns = {name: found.data[:, at].astype(object) for at, name in enumerate(found.names)}
+    return {name: untyped.typed(name, untyped.of_objects(name, column)) for name, column in columns.items()}
 
 
 def _arrays(source: Any) -> dict[str, Array]:
