@@ -111,6 +111,12 @@ def tell(core: Core, id: str) -> Operation[Story]:
     return story
 
 
+def lost(core: Core, record: JobRecord) -> Operation[bool]:
+    """Tell whether the request of a queued job waits nowhere, and nobody has it."""
+    seen = yield from _allowed(_looked_for(core, record))
+    return seen is not None and not (seen.hidden or seen.held or seen.waiting)
+
+
 def _found(core: Core, record: JobRecord) -> Operation[Story]:
     seen = yield from _allowed(_looked_for(core, record))
     story = seen if seen is not None else Story(record=record, hidden=True)

@@ -9,6 +9,7 @@ from servers import RedisServer
 from mutirao import settings
 from mutirao.catalog import Catalog, ModelInfo, WorkerInfo, redelivered_after_s
 from mutirao.checkup import configuration, fleet, server, snapshot
+from mutirao.checkup.orphans import Orphans
 from mutirao.checkup.snapshot import Server, Snapshot
 
 GIB = 2**30
@@ -32,7 +33,15 @@ def seen(*workers, broken="", known=("iris",), given=None, reason="", deaf=(), g
         for name in known
     }
     found = Catalog(models=models, workers=workers, deaf=deaf, gone=gone)
-    parts: dict[str, Any] = {"waiting": {}, "reserved": 0, "dead": 0, "closed": "", "untold": 0, "foreign": ()} | more
+    parts: dict[str, Any] = {
+        "waiting": {},
+        "reserved": 0,
+        "dead": 0,
+        "closed": "",
+        "untold": 0,
+        "foreign": (),
+        "orphans": Orphans((), 0, True),
+    } | more
     return Snapshot(given=settings.load({}, **(given or {})), catalog=found, **parts)
 
 
@@ -93,6 +102,9 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet.workers, seen(), "problem", "last 15 s"),
         (fleet.deaf, seen(IRIS), "ok", "every worker"),
         (fleet.deaf, seen(IRIS, deaf=("b@x",)), "warning", "nothing is taken: b@x"),
+        (fleet.vanished, seen(IRIS), "ok", "waits in its queue"),
+        (fleet.vanished, seen(IRIS, orphans=Orphans(("a", "b"), 9, True)), "warning", "2 say queued, but are in no queue"),
+        (fleet.vanished, seen(IRIS, given=STOCK), "ok", "not looked for"),
         (fleet.deaf, seen(IRIS, gone=("b@x",)), "warning", "gone: b@x"),
         (fleet.models, seen(IRIS), "ok", "1 served: iris"),
         (fleet.models, seen(IRIS, known=()), "warning", "none"),

@@ -191,6 +191,24 @@ def patience(seen: Snapshot) -> Finding:
     )
 
 
+def vanished(seen: Snapshot) -> Finding:
+    """Each queued job's request waits somewhere, or is in a worker's hands."""
+    if not seen.given.engine or seen.given.foreign:
+        return Finding("queued jobs", "ok", "not looked for: only the engine's transport tells who has a request")
+    if seen.orphans is None:
+        return hidden("queued jobs", "SCAN, GETRANGE celery-task-meta-*")
+    found = seen.orphans
+    most = "" if found.whole else f" (not all were looked for, of {found.looked_at:,} records)"
+    if not found.ids:
+        return Finding("queued jobs", "ok", f"each waits in its queue, or is taken{most}")
+    return Finding(
+        "queued jobs",
+        "warning",
+        f"{len(found.ids)} say queued, but are in no queue, and no worker has them: {listed(found.ids)}{most}",
+        "their queue was emptied by another program, or by hand: submit them again under the same ids, or mutirao cancel ID",
+    )
+
+
 def dead(seen: Snapshot) -> Finding:
     """Nothing had to be given up."""
     if seen.dead is None:
@@ -245,6 +263,7 @@ CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (
     versions,
     waiting,
     reserved,
+    vanished,
     dead,
     closed,
     untold,

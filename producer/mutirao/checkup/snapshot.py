@@ -16,8 +16,9 @@ from mutirao import catalog, keys, queues, settings
 from mutirao.broker.redis import Side, options, unavailable
 from mutirao.broker.server import connect
 from mutirao.catalog import Catalog
-from mutirao.checkup import gateway
+from mutirao.checkup import gateway, orphans
 from mutirao.checkup.gateway import Gateway
+from mutirao.checkup.orphans import Orphans
 from mutirao.settings import Settings
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         closed: what to do where every API key is revoked; "" where that is not so, None where this user may not look.
         untold: how many ends of jobs wait for a webhook while nobody calls any; None where this user may not look.
         foreign: queues of other Celery applications in this database; None where this user may not look.
+        orphans: queued jobs whose requests have vanished; None where nobody looked.
     """
 
     given: Settings
@@ -81,6 +83,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     closed: str | None = None
     untold: int | None = None
     foreign: tuple[str, ...] | None = None
+    orphans: Orphans | None = None
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -119,6 +122,9 @@ def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
             seen = msgspec.structs.replace(
                 seen, results=_server(client, given.result_url), untold=untold, closed=closed
             )
+    if given.engine:  # kombu's own transport keeps what was taken where it cannot be found by its id
+        with _connected(given, "results") as client:
+            seen = msgspec.structs.replace(seen, orphans=_allowed(lambda: orphans.find(client, given)))
     return seen
 
 

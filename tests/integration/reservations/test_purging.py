@@ -9,7 +9,9 @@ import samples
 from hands import age, end, ids, queued, record, requests, reserve
 from workers import COMMANDS
 
-from mutirao import queues
+from mutirao import queues, settings
+from mutirao.checkup import orphans, snapshot
+from mutirao.checkup.orphans import Orphans
 from mutirao.messages import JobRecord
 from mutirao.submission import Ask
 
@@ -44,6 +46,21 @@ def test_a_known_id_that_has_vanished_is_queued_again(worker, submit, redis, ser
     assert status(redis, "done", "held", "lost", "later", "never") == ["SUCCESS", *["QUEUED"] * 4]
 
 
+def test_doctor_finds_what_has_vanished(worker, submit, redis, server):
+    """Jobs whose queue was emptied by hand are named by doctor, and no others: those that wait, are held, have ended, or were sent again."""
+    given = settings.load({}, broker_url=server.url)
+    submit("held", "done", "lost", "again")
+    hold = worker("w")
+    found = requests(reserve(hold, 2))
+    assert end(hold, server, found[1:]) == ["1"]
+    assert orphans.find(redis, given) == Orphans((), 4, True)
+    redis.delete(NORMAL)
+    submit("waits")
+    assert sorted(orphans.find(redis, given).ids) == ["again", "lost"]
+    submit("again")
+    assert snapshot.read(given, {}).orphans == Orphans(("lost",), 5, True)
+
+
 def test_what_was_given_back_or_adopted_is_still_there(worker, submit, redis):
     """However requests came back to the head of their list, and in whatever list they wait, sending their ids again queues nothing."""
     names = [f"n{place}" for place in range(30)]
@@ -66,7 +83,6 @@ def test_what_was_given_back_or_adopted_is_still_there(worker, submit, redis):
 @pytest.mark.skipif(brokers.AMQP or brokers.STOCK, reason="is about the engine's transport")
 def test_purged_jobs_end_as_cancelled(submit, redis, server, tmp_path):
     """`celery purge` ends what waited in a model's queue, a tenant's too, as cancelled, and tells who waits; what came after is served."""
-    from mutirao import settings
     from mutirao.broker.redis import Redis
     from mutirao.core import Core
 
