@@ -96,7 +96,7 @@ def read(url: str) -> Address:
         hosts=tuple((part.hostname or "", _port(part, url)) for part in parts),
         user=_one(parts, [user, *(unquote(part.username or "") for part in parts)], "user"),
         password=_one(parts, [password, *(unquote(part.password or "") for part in parts)], "password"),
-        db=_db(_one(parts, [given_db, *(part.path.strip("/") for part in parts)], "database"), url),
+        db=_db(parts, [given_db, *(part.path.strip("/") for part in parts)], url),
         query=query,
     )
 
@@ -161,6 +161,12 @@ _OF_TLS = frozenset(
     {"ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers"}
     | {"ssl_keyfile", "ssl_min_version", "ssl_password"}
 )
+_NUMBERS = {
+    **dict.fromkeys(
+        ("health_check_interval", "max_connections", "protocol", "socket_read_size"), re.compile(r"\d+", re.ASCII)
+    ),
+    **dict.fromkeys(("socket_connect_timeout", "socket_timeout"), re.compile(r"\d+(\.\d*)?", re.ASCII)),
+}
 _NAMED = ("username", "password")
 # A text is not searched for less: what is as short stands in it by chance.
 _SECRET_MIN = 3
@@ -169,8 +175,8 @@ _SECRET_MIN = 3
 def _shown(part: re.Match[str]) -> str:
     login = part["login"]
     if login is not None:
-        user, colon, _ = login.partition(":")
-        login = f"{user if colon and _USER.fullmatch(user) else '***' * (not colon)}{':***' if colon else ''}@"
+        user, colon, password = login.partition(":")
+        login = f"{user if password and _USER.fullmatch(user) else '***' * (not colon)}{':***' if colon else ''}@"
     path, name = part["path"] or "", part["scheme"]
     if path.strip("/") and not path.strip("/").isdecimal() and name in (None, *_SERVERS):
         path = "/***"
@@ -199,6 +205,9 @@ def _query(parts: list[SplitResult], url: str) -> dict[str, str]:
         known = known - {name for name in _OPTIONS if name.startswith("socket_keep")} | {"virtual_host"}
     if any(name not in known for name in query):  # which is not named: it may be part of a password
         raise ValueError(f"an option in its query is none of {', '.join(sorted(known))}{_escaping(url)}")
+    for name, form in _NUMBERS.items():
+        if name in query and not form.fullmatch(query[name]):
+            raise ValueError(f"{name} in its query must be a number{_escaping(url)}")
     return query
 
 
@@ -207,7 +216,7 @@ def _of_socket(url: str, part: SplitResult) -> Address:
     if part.hostname or not part.path.strip("/") or SEPARATOR in url:
         raise ValueError("the path of a socket is whole and the only one: unix:///run/redis/redis.sock?db=0")
     query = _query([part], url)
-    db = _one([part], [query.pop("db", ""), query.pop("virtual_host", "").strip("/")], "database")
+    db = _db([part], [query.pop("db", ""), query.pop("virtual_host", "").strip("/")], url)
     user, password = query.pop("username", ""), query.pop("password", "")
     return Address(
         scheme="unix",
@@ -215,7 +224,7 @@ def _of_socket(url: str, part: SplitResult) -> Address:
         path=unquote(part.path),
         user=_one([part], [user, unquote(part.username or "")], "user"),
         password=_one([part], [password, unquote(part.password or "")], "password"),
-        db=_db(db, url),
+        db=db,
         query=query,
     )
 
@@ -231,7 +240,7 @@ def _one(parts: list[SplitResult], said: list[str | None], what: str) -> str:
     """Choose what one of the parts says, or several in agreement."""
     found = {each for each in said if each}
     if len(found) > 1:
-        raise ValueError(f"its {len(parts)} parts name different {what}s: name one, in any of them")
+        raise ValueError(f"it names different {what}s: name one, {'in any of its parts' if len(parts) > 1 else 'once'}")
     return found.pop() if found else ""
 
 
@@ -242,7 +251,7 @@ def _port(part: SplitResult, url: str) -> int:
         raise ValueError(f"its port must be a number, 1 to 65535{_escaping(url)}") from None
 
 
-def _db(path: str, url: str) -> int:
-    if path and not (path.isdecimal() and path.isascii()):
-        raise ValueError(f"what follows the last / must be the database's number{_escaping(url)}")
-    return int(path or 0)
+def _db(parts: list[SplitResult], said: list[str], url: str) -> int:
+    if any(each and not (each.isdecimal() and each.isascii()) for each in said):
+        raise ValueError(f"the database, what follows the last / or db=, must be a number, such as 0{_escaping(url)}")
+    return int(_one(parts, [str(int(each)) for each in said if each], "database") or 0)

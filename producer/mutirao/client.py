@@ -63,7 +63,7 @@ class Client:
         Args:
             model: the model's name.
             data: rows: an array or nested list of shape (rows, features), a DataFrame, or a mapping of named arrays.
-            outputs: names of the wanted outputs; None for the model's default ones.
+            outputs: names of the wanted outputs; None, or no name, for the model's default ones.
             parameters: V2 request parameters, handed to the runtime.
             id: an id of the caller's own. The same id with the same content is the same job, and is queued once.
             expires_s: deadline in seconds from now; a request not started by then is dropped and its job is expired.

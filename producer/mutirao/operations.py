@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 
 from mutirao import elements, errors, queues, submission
@@ -21,6 +22,7 @@ from mutirao.submission import Ask, Bound
 from mutirao.tensors import Array
 
 CATALOG_AGE_S = 5.0
+_SECONDS_MAX = 1e9
 NOT_PICKLED = "a {} cannot be pickled, since it holds connections: make one in each process; a job is found there by its id, client.job(id)"
 
 T = TypeVar("T")
@@ -36,15 +38,19 @@ class Submitted(NamedTuple):
 
 
 def seconds(name: str, value: Any) -> float:
-    """Take a number of seconds.
+    """Take a number of seconds, 0 or more.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: it is none, or more than any clock waits for.
     """
     if isinstance(value, timedelta):
         raise errors.InvalidRequest(f"{name} is {value!r}: it must be a number of seconds, {value.total_seconds():g}")
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise errors.InvalidRequest(f"{name} is {elements.show(value)}: it must be a number of seconds")
+    if not 0 <= value < _SECONDS_MAX:
+        raise errors.InvalidRequest(
+            f"{name} is {value!r}: it must be a number of seconds, 0 or more, below {_SECONDS_MAX:g}"
+        )
     return float(value)
 
 
@@ -151,6 +157,8 @@ class Operations(ABC):
             queues.tenant_name(ask.tenant)
         expires_s = self._deadline(ask)
         count = submission.count(many)
+        if isinstance(ids, str):
+            raise errors.InvalidRequest(f"ids is {elements.show(ids)}: it must be a list of ids")
         made = [queues.job_id(id) for id in ids] if ids is not None else queues.new_ids(count)
         if len(made) != count:
             raise errors.InvalidRequest(f"{len(made)} ids were given for {count} requests")
@@ -158,7 +166,7 @@ class Operations(ABC):
 
     def _deadline(self, ask: Ask) -> float:
         expires_s = self.settings.expires_s if ask.expires_s is None else seconds("expires_s", ask.expires_s)
-        if not 0 < expires_s < 1e9:
+        if not 0 < expires_s < _SECONDS_MAX:
             raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
         return expires_s
 
@@ -190,6 +198,10 @@ def _check_asked(ask: Ask) -> None:
         raise errors.InvalidRequest(
             f"parameters is {elements.show(parameters)}: it must be a dict", reason="parameters"
         )
+    try:
+        msgspec.json.encode(parameters)
+    except (TypeError, ValueError) as exc:
+        raise errors.InvalidRequest(f"parameters cannot be written as JSON: {exc}", reason="parameters") from exc
 
 
 def _checked(known: Catalog, ask: Ask, many: Any, *, rows: bool) -> Bound:

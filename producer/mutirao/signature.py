@@ -64,14 +64,14 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     max_rows: int = 10_000
 
     def chosen(self, names: Iterable[str] | None) -> tuple[OutputSpec, ...]:
-        """Find the outputs of these names, or the default ones.
+        """Find the outputs of these names, or where there is none the default ones.
 
         Raises:
             InvalidRequest: the model has no such output, or one is named twice.
         """
-        if names is None:
+        names = list(names or ())
+        if not names:
             return tuple(output for output in self.outputs if output.default)
-        names = list(names)
         known = {output.name: output for output in self.outputs}
         if missing := [name for name in names if name not in known]:
             text = f"output {missing[0]!r} is not one of {', '.join(known)}"

@@ -35,7 +35,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: its name.
-        outputs: the outputs that are wanted; None for the model's default ones.
+        outputs: the outputs that are wanted; the model's default ones where none is named.
         parameters: V2 parameters of each request.
         expires_s: how long a request may wait, in seconds; None for the settings' value.
         priority: high, normal or low.
@@ -110,7 +110,7 @@ class Form:
         """Take one such request's raw tensors, and who submits it."""
         request = PredictRequest(
             inputs=tuple(inputs),
-            outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs is not None else None,
+            outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs else None,
             parameters={**(ask.parameters or {}), "binary_data_output": ask.binary or codec.AUTO},
         )
         body, beside = codec.encode_body(ask.model, request, {}, maker.inline_bytes)
@@ -153,7 +153,7 @@ class Maker:
     def form(self, ask: Ask, inputs: Sequence[Tensor]) -> Form:
         """Find or make the form of a request with these raw tensors."""
         shapes = tuple((tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in inputs)
-        outputs = None if ask.outputs is None else tuple(ask.outputs)
+        outputs = tuple(ask.outputs or ())
         # As JSON 1, 1.0 and True differ, but not as parts of a key.
         parameters = msgspec.json.encode(ask.parameters) if ask.parameters else b""
         key = (ask.model, ask.priority, ask.tenant, ask.webhook, ask.binary, outputs, parameters, shapes)

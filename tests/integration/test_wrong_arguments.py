@@ -23,6 +23,13 @@ WRONG = {
     "parameters without names": (lambda c: c.submit("m", ROW, parameters=[1]), "parameters is of type list: it must be a dict"),
     "no list": (lambda c: c.submit_many("m", 5), "submit_many takes a list of requests, got int"),
     "a timeout that is none": (lambda c: c.predict("m", ROW, timeout=timedelta(1)), "timeout is datetime.timedelta.*: it must be a number of seconds, 86400"),
+    "a timeout that has passed": (lambda c: c.predict("m", ROW, timeout=-5), "timeout is -5: it must be a number of seconds, 0 or more"),
+    "a timeout without end": (lambda c: c.predict("m", ROW, timeout=float("inf")), "timeout is inf: it must be a number of seconds"),
+    "parameters that JSON lacks": (lambda c: c.submit("m", ROW, parameters={"a": {1, object()}}), "parameters cannot be written as JSON"),
+    "a number as id": (lambda c: c.submit("m", ROW, id=5), "id 5 is not allowed"),
+    "ids as one text": (lambda c: c.submit_many("m", ROW, ids="x"), "ids is text 'x': it must be a list of ids"),
+    "a number as priority": (lambda c: c.submit("m", ROW, priority=3), "priority 3"),
+    "a number as a model": (lambda c: c.submit(5, ROW), "model"),
     "a model that is not there": (lambda c: c.submit("other", ROW), "models served: m; one that was added since the workers started is served when they are restarted"),
 }  # fmt: skip
 

@@ -59,7 +59,7 @@ def encode(ask: Ask, bound: Bound, ids: Sequence[str], limit: int) -> tuple[byte
         ids=tuple(ids),
         inputs=inputs,
         requests=requests,
-        outputs=None if ask.outputs is None else tuple(RequestedOutput(name) for name in ask.outputs),
+        outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs else None,
         parameters=dict(ask.parameters) if ask.parameters else None,
     )
     head = msgspec.json.encode(batch)
