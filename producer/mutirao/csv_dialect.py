@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
 from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
 from mutirao.errors import InvalidRequest
 
-DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+_NAMES = "comma, semicolon, tab or pipe"
+# The first line in which Excel says what the delimiter is.
+_SEP = re.compile(r'"?sep=(.)"?[ \t,;|]*(?=\r?\n|\Z)', re.IGNORECASE)
+COMMENT = "a line that begins with # is no comment in a CSV: remove it"
 DECIMALS = (".", ",")
 HEADERS = ("present", "absent")
 COLUMNS_MAX = 100_000
@@ -23,7 +28,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """What the caller says of a CSV; what is empty is found out.
 
     Attributes:
-        delimiter: a comma, a semicolon or a tab.
+        delimiter: a comma, a semicolon, a tab or a pipe.
         decimal: a point or a comma.
         header: whether the first line names the columns: present or absent.
     """
@@ -34,14 +39,14 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def said(cls, delimiter: str | None = None, decimal: str | None = None, header: str | None = None) -> Dialect:
-        """Check what a caller says; a delimiter may be called comma, semicolon or tab, and a tab be written as backslash t.
+        """Check what a caller says; a delimiter may be called comma, semicolon, tab or pipe, and a tab be written as backslash t.
 
         Raises:
             InvalidRequest: it is none that is read here.
         """
         named = {**DELIMITERS, "\\t": "\t"}.get(delimiter or "", delimiter or "")
         if named and named not in DELIMITERS.values():
-            raise _unknown("delimiter", named, "comma, semicolon or tab")
+            raise _unknown("delimiter", named, _NAMES)
         if decimal and decimal not in DECIMALS:
             raise _unknown("decimal", decimal, "'.' or ','")
         if header and header not in HEADERS:
@@ -74,6 +79,19 @@ def text_of(raw: bytes, source: str) -> str:
         raise refused(f"{source} is empty: it holds no row")
     # Lines that end as they did on old Macs.
     return text.replace("\r", "\n") if "\r" in text[:100_000] and "\n" not in text[:100_000] else text
+
+
+def opened(text: str, dialect: Dialect) -> tuple[str, Dialect]:
+    """Take what Excel says of the delimiter in a first line, sep=; - which is left empty, so that lines keep their numbers.
+
+    Raises:
+        InvalidRequest: it names a delimiter that is not read here.
+    """
+    found = _SEP.match(text)
+    if found is None:
+        return text, dialect
+    said = dialect.delimiter or Dialect.said(found[1]).delimiter
+    return text[found.end() :], msgspec.structs.replace(dialect, delimiter=said)
 
 
 def lines(text: str, delimiter: str) -> Iterator[str]:
@@ -115,9 +133,10 @@ def records(
             if width is None:
                 width = len(record)
             elif len(record) != width:
+                quotes = f"a value that holds {shown(delimiter)} is written in quotes"
                 raise refused(
-                    f"{source}: line {before + reader.line_num} has {len(record)} values, the first has {width}; a value that holds "
-                    f"{shown(delimiter)} is written in quotes"
+                    f"{source}: line {before + reader.line_num} has {len(record)} values, the first has {width}; "
+                    f"{COMMENT if record[0].startswith('#') else quotes}"
                 )
             yield before + reader.line_num, record
     except csv.Error as exc:
@@ -136,8 +155,11 @@ def delimiter(text: str, said: str, names: Collection[str], width: int) -> str:
     """
     if said:
         return said
+    fits = {each: _fit(_sample(text, each), names, width) for each in DELIMITERS.values()}
+    if not any(fits["|"][:2]):  # which may stand in any text: it counts where names or width say so
+        del fits["|"]
     # The first of those that fit equally well.
-    return max(DELIMITERS.values(), key=lambda each: _fit(_sample(text, each), names, width))
+    return max(fits, key=fits.__getitem__)
 
 
 def _sample(text: str, delimiter: str) -> list[list[str]]:

@@ -50,9 +50,10 @@ class CsvTable(msgspec.Struct, frozen=True):
         """Decode a CSV.
 
         Raises:
-            InvalidRequest: it is not UTF-8, or holds nothing.
+            InvalidRequest: it is not UTF-8, holds nothing, or says itself of another delimiter than are read here.
         """
-        return cls(csv_dialect.text_of(raw, source), source, dialect)
+        text, dialect = csv_dialect.opened(csv_dialect.text_of(raw, source), dialect)
+        return cls(text, source, dialect)
 
     def rows(self, takes: Signature, max_rows: int | None = None) -> Rows:
         """Read the table as a model takes it.
@@ -141,9 +142,15 @@ class _Reading:
         number = next((cell for cell in cells if csv_cells.is_value(cell)), None)
         text = next((cell for cell in cells if cell and not csv_cells.is_value(cell)), None)
         if self._takes.inputs[0].datatype == "BYTES" and self._dialect.header != "present":
-            if not all(cell.isidentifier() for cell in cells):
+            if not all(cell.isidentifier() for cell in cells) or self._width not in (0, len(cells)):
                 return False
-        elif number is not None and text is not None and self._dialect.header != "present":
+            names = f", or call the column {self._names[0]!r}" if len(self._names) == len(cells) == 1 else ""
+            raise refused(
+                f"{self._source}: the first line, {_listed(cells)}, may be a name or a text: say header present or absent{names}"
+            )
+        if cells[0].startswith("#") and len(cells) != self._width:
+            raise refused(f"{self._source}: the first line is {_listed(cells)}: {csv_dialect.COMMENT}")
+        if number is not None and text is not None and self._dialect.header != "present":
             raise refused(
                 f"{self._source}: the first line is neither names nor values: {text!r} is no number, {number!r} is one; "
                 "if it names the columns, say header present"
@@ -171,7 +178,8 @@ class _Reading:
             said = f"lacks {_listed(lacking)}" + (
                 f", and names {_listed(unknown)}, unknown to the model" if unknown else ""
             )
-        return refused(f"{self._source}: the first line {said}; if it is a row of values, say header absent")
+        remedy = csv_dialect.COMMENT if cells[0].startswith("#") else "if it is a row of values, say header absent"
+        return refused(f"{self._source}: the first line {said}; {remedy}")
 
     def _specs(self, width: int) -> list[InputSpec]:
         """Say what each column is where they go by place."""

@@ -95,7 +95,7 @@ def test_a_structured_array_has_columns():
         (b'\xef\xbb\xbfarea,zip,new\n1.5,"a,b",false\n', FRAME, {"area": [1.5], "zip": ["a,b"], "new": [False]}),
         (b"a,b,c\n1,2.5,3\n", MATRIX, {"X": [[1, 2.5, 3]]}),
         (b"1,2,3\n4,5,6\n\n", MATRIX, {"X": [[1, 2, 3], [4, 5, 6]]}),
-        (b"text\nfoi bom\n12\n", TEXTS, {"X": ["foi bom", "12"]}),
+        (b"X\nfoi bom\n12\n", TEXTS, {"X": ["foi bom", "12"]}),
     ],
 )  # fmt: skip
 def test_csv_columns_get_the_model_s_types(csv, takes, arrays):

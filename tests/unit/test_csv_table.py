@@ -3,6 +3,7 @@
 import csv
 import io
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,6 +30,7 @@ def frame(nullable=False, **columns):
 HOUSES = frame(area="FP64", zip="BYTES", new="BOOL", rooms="INT64")
 OPEN = frame(nullable=True, area="FP64", zip="BYTES", new="BOOL", rooms="INT64")
 TEXTS = Signature(inputs=(InputSpec("X", "BYTES", (-1,), nullable=False),), outputs=OUTPUTS)
+NAMED = msgspec.structs.replace(TEXTS, inputs=(msgspec.structs.replace(TEXTS.inputs[0], columns=("text",)),))
 WORDS = frame(city="BYTES", state="BYTES")
 
 
@@ -63,7 +65,12 @@ ONE = {"area": [1.5], "zip": ["007"], "new": [True], "rooms": [2]}
         ("1,5;2,5\n", matrix(2), {"X": [[1.5, 2.5]]}),
         ("x\n1,5\n2\n", matrix(1), {"X": [[1.5], [2]]}),
         ("9007199254740993,1,2\n", matrix(3, "INT64"), {"X": [[9007199254740993, 1, 2]]}),
-        ("text\nfoi bom\n12\n", TEXTS, {"X": ["foi bom", "12"]}),
+        ("text\nfoi bom\n12\n", NAMED, {"X": ["foi bom", "12"]}),
+        ("a|b|c\n1|2,5|3\n", matrix(), {"X": [[1, 2.5, 3]]}),
+        ("area|zip|new|rooms\n1.5|007|true|2\n", HOUSES, ONE),
+        ("sep=;\narea;zip;new;rooms\n1,5;007;true;2\n", HOUSES, ONE),
+        ("\ufeffsep=|\r\n1|2|3\r\n", matrix(), {"X": [[1, 2, 3]]}),
+        ("a|b\nfoi bom|não\n", TEXTS, {"X": ["a|b", "foi bom|não"]}),
         ("X\nfoi bom\n", TEXTS, {"X": ["foi bom"]}),
         ("foi bom\nfoi ruim\n", TEXTS, {"X": ["foi bom", "foi ruim"]}),
         ("foi bom\nfoi bom, não\n", TEXTS, {"X": ["foi bom", "foi bom, não"]}),
@@ -149,6 +156,14 @@ def test_a_missing_cell_of_a_matrix_is_nan():
         (b" \n", matrix(), {}, "is empty"),
         ("," * 200_000, matrix(), {}, "more than 100000 columns"),
         ("area,zip,new,rooms\n1,x,1,9007199254740993\n1,x,1,\n", OPEN, {}, "line 2 has 9007199254740993 in column 'rooms', which cannot be kept beside a missing value"),
+        ("Ruim\nfoi bom\n", TEXTS, {}, "the first line, 'Ruim', may be a name or a text: say header present or absent, or call the column 'X'"),
+        ("Ruim\nfoi bom\n", NAMED, {}, "say header present or absent, or call the column 'text'"),
+        ("red,blue\nred,red\n", matrix(2, "BYTES"), {}, "the first line, 'red', 'blue', may be a name or a text: say header present or absent"),
+        ("sep=:\n1:2:3\n", matrix(), {}, "the CSV's delimiter is ':': it must be comma, semicolon, tab or pipe"),
+        ("sep=;\n1;2;3\n1;x;3\n", matrix(), {}, "line 3 has 'x' in column '2'"),
+        ("# made in May\n1,2,3\n", matrix(), {}, "a line that begins with # is no comment in a CSV: remove it"),
+        ("# made in May\narea,zip,new,rooms\n1,x,1,2\n", HOUSES, {}, "a line that begins with # is no comment in a CSV: remove it"),
+        ("1,2,3\n# made in May\n1,2,3\n", matrix(), {}, "line 2 has 1 values, the first has 3; a line that begins with # is no comment"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(text, takes, said, says):
@@ -181,7 +196,7 @@ def test_thousands_are_read_where_the_decimal_comma_is_said():
 
 def test_what_cannot_be_said_is_refused():
     """A sign that is not read here is refused with those that are."""
-    for said in ({"delimiter": "|"}, {"decimal": "x"}, {"header": "maybe"}):
+    for said in ({"delimiter": ":"}, {"decimal": "x"}, {"header": "maybe"}):
         with pytest.raises(errors.InvalidRequest, match=f"the CSV's {next(iter(said))} is .* it must be"):
             Dialect.said(**said)
 

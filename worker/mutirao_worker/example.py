@@ -115,11 +115,8 @@ def _opened(path: Path, takes: Signature) -> tuple[Any, bool]:
 def _csv(path: Path, takes: Signature) -> Any:
     found = CsvTable.read(path.read_bytes(), "it").rows(takes)
     if isinstance(found.data, dict) or not found.names or found.data.ndim == 1:
-        return (
-            {takes.inputs[0].name: found.data}
-            if not isinstance(found.data, dict) and found.data.ndim == 1
-            else found.data
-        )
+        one = not isinstance(found.data, dict) and found.data.ndim == 1
+        return {found.names[0] if found.names else takes.inputs[0].name: found.data} if one else found.data
     # Columns of a matrix keep types of their own.
     columns = {name: found.data[:, at].astype(object) for at, name in enumerate(found.names)}
     return {name: untyped.typed(name, untyped.of_objects(name, column)) for name, column in columns.items()}

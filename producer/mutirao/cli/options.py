@@ -89,7 +89,7 @@ def request(command: Command) -> Command:
         click.option(
             "--delimiter",
             metavar="SIGN",
-            help="What stands between the values of a CSV: comma, semicolon or tab; found out by default.",
+            help="What stands between the values of a CSV: comma, semicolon, tab or pipe; found out by default.",
         ),
         click.option(
             "--decimal", metavar="SIGN", help="The decimal sign of a CSV, . or a comma; found out by default."

@@ -38,7 +38,7 @@ def check_csv(body: bytes) -> None:
     Raises:
         PayloadTooLarge: it has more cells than are read.
     """
-    cells = max(body.count(sign) for sign in (b",", b";", b"\t")) + max(body.count(b"\n"), body.count(b"\r"))
+    cells = max(body.count(sign) for sign in (b",", b";", b"\t", b"|")) + max(body.count(b"\n"), body.count(b"\r"))
     if cells > VALUES_MAX:
         text = f"the CSV has more than {VALUES_MAX:,} cells: {_REMEDY}"
         raise errors.PayloadTooLarge(text, limit=VALUES_MAX, size=cells)

@@ -142,7 +142,8 @@ def _of_example(example: Example, names: Any, count: int | None) -> Inputs:
     specs, arrays = _described({MATRIX: example.matrix(count)})
     spec, matrix = specs[0], arrays[MATRIX]
     guessed = example.guessed and matrix.dtype.kind in "iub"
-    columns = example.names if matrix.ndim == 2 and len(example.names) == matrix.shape[1] else ()
+    width = matrix.shape[1] if matrix.ndim == 2 else 1
+    columns = example.names if len(example.names) == width and example.names != (MATRIX,) else ()
     return (msgspec.structs.replace(spec, guessed=guessed, columns=columns),), arrays
 
 
