@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 # Processes of the test run; each starts servers and workers of its own.
-JOBS ?= 3
+JOBS ?= 4
 ARGS ?=
 # Requests in the backlog.
 N ?= 1000000
@@ -28,7 +28,7 @@ demo: install ## from nothing to real predictions, answered by two workers
 	$(BIN)/mutirao demo $(ARGS)
 
 test: install ## run the tests, in random order (ARGS="-k tensors -n 0" for some of them)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-compose: install ## run the containers for real, scale them under load, take them down (needs Docker)
 	$(BIN)/pytest -n 0 -p no:randomly tests/compose $(ARGS)
