@@ -86,3 +86,21 @@ def test_a_large_result_over_a_slow_link_is_kept(small):
         job = client.submit("pads", [[2 * WIDE, 0.0, 0.0]])
         assert job.result(60)["predict"].shape == (1, 2 * WIDE), worker.log
         link.heal()
+
+
+def test_the_lease_is_kept_while_a_large_result_is_sent(small):
+    """A result whose sending takes several leases, over a slow link, is no reason for others to take what its worker holds."""
+    root, env = small.repository.root, {"MUTIRAO_LEASE_S": "2"}
+    with (
+        RedisServer() as server,
+        TcpProxy(server.port) as link,
+        WorkerProcess(link.url, root, env=env) as slow,
+        Client(server.url) as client,
+    ):
+        link.delay()
+        job = client.submit("pads", [[4 * WIDE, 0.0, 0.0]])
+        with WorkerProcess(server.url, root, env=env) as other:  # it looks for lapsed leases all the time
+            assert job.result(60)["predict"].shape == (1, 4 * WIDE), slow.log
+            assert "adopted" not in other.log
+        assert job.record().job.worker == slow.name
+        link.heal()

@@ -59,6 +59,8 @@ class Commit:
             if reservations is not None and self.fenced
             else Scripts(connect(settings.result_url, settings))
         )
+        if reservations is not None:
+            self.results.meanwhile.append(reservations.keep)
 
     def end(
         self, run: Run, endings: Sequence[Ending], free: int = 0, then: Call | None = None

@@ -54,6 +54,8 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._timers: list[Any] = []
         self._served: dict[str, str] | None = None  # as it was last said
         self._speeds: dict[str, float] = {}  # as they were last known, by whichever worker
+        self._announced_at = 0.0
+        self._beats = False
         self._client: redis.Redis | None = None
         self._refusal = ""  # why it could not be announced, as it was last told
         self._script: Any = None
@@ -76,6 +78,9 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._withdraw = self._client.register_script(SCRIPTS["withdraw"])
         self._repository = Repository(given.models)
         self._served = None
+        if not self._beats:
+            self._beats = True
+            consumer.engine.dispatcher.commit.results.meanwhile.append(lambda: self._beat(consumer))
         self._timers = [
             consumer.timer.call_repeatedly(EVERY_S, self._announce, (consumer,)),
             consumer.timer.call_repeatedly(LOOK_S, self._look, (consumer,)),
@@ -103,7 +108,13 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         if _served(consumer) != self._served or _changed_at(self._repository) != self._listed_at:
             self._announce(consumer)
 
+    def _beat(self, consumer: Any) -> None:
+        """Announce in the midst of a long sending, when it is time: that is work, not a loop that hangs."""
+        if time.monotonic() - self._announced_at >= EVERY_S:
+            self._announce(consumer)
+
     def _announce(self, consumer: Any) -> None:
+        self._announced_at = time.monotonic()
         gone, engine = self._list(), consumer.engine
         infos = [info for info in consumer.app.host.infos() if self._listed is None or info.name in self._listed]
         processes = consumer.pool.num_processes if consumer.pool else 1

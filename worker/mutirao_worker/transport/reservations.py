@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import math
@@ -10,6 +11,8 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import redis
 
 from mutirao import queues
 from mutirao.settings import Settings
@@ -82,6 +85,7 @@ class Reservations:
         self._tag = 0
         self._turn = 0  # how many reserves have brought something
         self._leased = False
+        self._keep_at = 0.0
         self._ahead_s = 0.0  # of Redis's clock before this machine's monotonic one
 
     def now(self) -> float:
@@ -148,6 +152,15 @@ class Reservations:
         ]
         had, self._leased = self._leased, True
         return Tended(had and bool(lapsed), int(adopted), int(reserved), letters)
+
+    def keep(self) -> None:
+        """Renew the lease while the loop stands still for a reason; one that has lapsed meanwhile stays so."""
+        if time.monotonic() < self._keep_at:
+            return
+        self._keep_at = time.monotonic() + self._settings.lease_s / 6
+        with contextlib.suppress(redis.RedisError):  # whoever needs it for more than this hears of it
+            until = self.now() + self._settings.lease_s
+            self.scripts.client.zadd(queues.LEASES, {self.identity: until}, xx=True, gt=True)
 
     def give_back(self, tags: Iterable[int], *, all_but: bool = False, refused_by: str = "") -> int:
         """Put requests back to the head of their queues: these, or all but these. Returns how many.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import logging
 import threading
@@ -54,11 +55,16 @@ def connect(url: str, settings: Settings, timeout_s: float | None = None) -> red
 
 
 class Scripts:
-    """Calls scripts on one Redis."""
+    """Calls scripts on one Redis.
+
+    Attributes:
+        meanwhile: called between the pieces of what is large: the loop stands still for as long as a slow link takes.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         """Take the client; nothing is sent yet."""
         self.client = client
+        self.meanwhile: list[Callable[[], None]] = []
         self._connection: Any = None
         self._posting: Any = None
         self._posted: collections.deque[tuple[Sequence[Call], Heard, float]] = collections.deque()
@@ -109,7 +115,8 @@ class Scripts:
         try:
             if not self._posted:
                 self._posting.connect()  # of Sentinel's masters only this asks for the new one
-            size = _send(self._posting, self._commands(calls))
+            self._load(calls)
+            size = _send(self._posting, self._commands(calls), self.meanwhile)
         except redis.RedisError as exc:
             self.silenced(exc)
             raise
@@ -178,7 +185,7 @@ class Scripts:
         try:
             if self._connection is None:
                 self._connection = self.client.connection_pool.get_connection()
-            return _heard_all(self._connection, commands)
+            return _heard_all(self._connection, commands, self.meanwhile)
         finally:
             self._lock.release()
 
@@ -188,6 +195,13 @@ class Scripts:
             return _heard_all(connection, commands)
         finally:
             self.client.connection_pool.release(connection)
+
+    def _load(self, calls: Sequence[Call]) -> None:
+        """Have Redis know the scripts of a large call, or all of it would be sent a second time, and waited for."""
+        if sum(len(arg) for _, _, args in calls for arg in args if isinstance(arg, bytes)) > PIECE:
+            with contextlib.suppress(redis.ResponseError):  # this user may not
+                for name in {name for name, _, _ in calls}:
+                    self.client.script_load(self._texts[name])
 
     def _again(self, call: Call, reply: Any) -> Any:
         """Send again what Redis did not know, with its text: it has not run, and from then on is known."""
@@ -204,10 +218,10 @@ class Scripts:
         self.client.close()
 
 
-def _heard_all(connection: Any, commands: Sequence[Any]) -> list[Any]:
+def _heard_all(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Callable[[], None]] = ()) -> list[Any]:
     try:
         connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
-        _send(connection, commands)
+        _send(connection, commands, meanwhile)
         replies = [reply_of(connection) for _ in commands]
     except BaseException:  # half of a reply may be left on it
         connection.disconnect()
@@ -217,11 +231,19 @@ def _heard_all(connection: Any, commands: Sequence[Any]) -> list[Any]:
     return replies
 
 
-def _send(connection: Any, commands: Sequence[Any]) -> int:
+def _send(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Callable[[], None]]) -> int:
     """Send commands in pieces, and tell their size: a time-out is for each piece, thus for silence, and not for a large result."""
     whole = [memoryview(part) for part in connection.pack_commands(commands)]
-    connection.send_packed_command([view[at : at + PIECE] for view in whole for at in range(0, len(view), PIECE)])
-    return sum(map(len, whole))
+    size = sum(map(len, whole))
+    pieces = [view[at : at + PIECE] for view in whole for at in range(0, len(view), PIECE)]
+    if size <= PIECE:
+        connection.send_packed_command(pieces)
+        return size
+    for piece in pieces:
+        connection.send_packed_command([piece])
+        for each in meanwhile:
+            each()
+    return size
 
 
 def _refused(replies: Iterable[Any]) -> bool:
