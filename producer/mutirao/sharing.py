@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
+
+
+class Lock:
+    """A lock of the threads of a process. A fork has its own: whoever held this one at that moment did not follow."""
+
+    def __init__(self) -> None:
+        """Begin with nobody holding it."""
+        self._locks: dict[int, threading.Lock] = {}
+
+    def __enter__(self) -> None:
+        """Wait for it."""
+        self._locks.setdefault(os.getpid(), threading.Lock()).acquire()
+
+    def __exit__(self, *_exc: object) -> None:
+        """Leave it to others."""
+        self._locks[os.getpid()].release()
 
 
 class Shared(NamedTuple):

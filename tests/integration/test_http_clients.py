@@ -41,7 +41,7 @@ from mutirao import (
 )
 from mutirao.catalog import ModelInfo
 from mutirao.embedded.redis_server import free_port
-from mutirao.http import rounds
+from mutirao.http import driver, rounds
 from mutirao.http.exchange import refused
 from mutirao.signature import InputSpec, OutputSpec, Signature
 
@@ -115,6 +115,50 @@ def balancer(*statuses):
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def test_a_crowd_on_few_connections(gateway):
+    """Hundreds of calls at once, of tasks and of threads, take turns on some connections: their cost grows as they do, no faster."""
+
+    def peak(run):
+        found, over = [], threading.Event()
+
+        def look():
+            while not over.is_set():
+                found.append(connections(gateway.port))
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        try:
+            run()
+        finally:
+            over.set()
+            looking.join()
+        return max(found)
+
+    async def tasks():
+        async with AsyncClient(gateway.url) as client:
+            await asyncio.gather(*(client.predict("iris", [ROW], timeout=60) for _ in range(300)))
+
+    def threads():
+        with Client(gateway.url) as client, concurrent.futures.ThreadPoolExecutor(300) as pool:
+            list(pool.map(lambda _: client.predict("iris", [ROW], timeout=60), range(300)))
+
+    most = driver.AT_ONCE + rounds.ROUNDS_MAX + 8  # rounds that are dropped end while others begin
+    assert peak(lambda: asyncio.run(tasks())) <= most
+    assert peak(threads) <= most
+
+
+def test_calls_behind_long_ones(connect, gateway, monkeypatch):
+    """While as many calls wait in a gateway for others' ends as may be under way, other calls have their turns."""
+    monkeypatch.setattr(driver, "AT_ONCE", 1)
+    with connect(gateway.url) as client:
+        slow = client.submit("slow", [[2.0, 0, 0]])
+        waited = threading.Thread(target=slow.result, args=[30])
+        waited.start()
+        assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
+        assert client.job(slow.id).status in ("queued", "running")
+        waited.join()
 
 
 def test_nobody_listens(connect):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import ssl
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from mutirao import errors
+from mutirao.broker.turns import AsyncTurns, Turns
 from mutirao.http.exchange import Exchange, Operation, Reply, T, refused, unavailable
 from mutirao.settings import Settings
-from mutirao.sharing import AsyncFlights, Flights, Shared
+from mutirao.sharing import AsyncFlights, Flights, Lock, Shared
 from mutirao.sockets import options
 
 try:
@@ -28,8 +32,14 @@ except ImportError as missing:
 PAUSES_S = (0.05, 0.1, 0.2, 0.5)
 # What a balancer says while the gateway behind it changes.
 _BETWEEN = (502, 503)
+# Calls that have a connection of their own at once, beside long polls. A gateway does one after another, so more would wait there.
+AT_ONCE = 64
+# A connection that nobody uses for so long is closed.
+IDLE_S = 30.0
 _CLOSED = "the client was closed during a call"
 _BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
+
+C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
 
 class Http:
@@ -39,7 +49,8 @@ class Http:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
         self._held: _Held | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
+        self._turns = Turns(settings.timeout_s, AT_ONCE, httpx.PoolTimeout)
         self._flights = Flights()
 
     def run(self, operation: Operation[T]) -> T:
@@ -63,7 +74,7 @@ class Http:
             return result
 
     def close(self) -> None:
-        """Close every connection, when no thread's call is under way over any; a later call opens new ones."""
+        """Close every connection: that of a call which a thread is about when the call ends; a later call opens new ones."""
         with self._lock:
             held, self._held = self._held, None
         if held is not None:
@@ -73,74 +84,108 @@ class Http:
         if isinstance(exchange, Shared):
             return self._flights.join(exchange.name, lambda: self.run(exchange.steps()))
         for attempt in _attempts(self._settings.broker_url):
-            held = self._begun()
             try:
-                attempt.answer(held.client.send(_request(held.client, exchange, self._settings)))
+                attempt.answer(self._sent(exchange))
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
-            finally:
-                held.done()
             if attempt.reply is not None:
                 return attempt.reply
             time.sleep(attempt.pause_s)
         raise AssertionError("the last attempt raises")
 
-    def _begun(self) -> _Held:
-        """Begin a call with a client that nobody has closed."""
+    def _sent(self, exchange: Exchange) -> httpx.Response:
+        with self._turns:
+            if exchange.wait_s:
+                self._turns.lengthen(exchange.wait_s)
+            held, client = self._taken()
+            try:
+                return client.send(_request(client, exchange, self._settings))
+            finally:
+                held.put(client)
+
+    def _taken(self) -> tuple[_Held, httpx.Client]:
+        """Take a client of those that nobody has closed."""
         while True:
             held = self._held
             if held is None or held.process != os.getpid():
                 held = self._opened()
-            if held.begin():
-                return held
+            client = held.take()
+            if client is not None:
+                return held, client
 
     def _opened(self) -> _Held:
         with self._lock:
-            if self._held is not None and self._held.process != os.getpid():
-                self._held.client.close()  # of the parent: its own connections stay open
-                self._held = None
-            if self._held is None:
-                self._held = _Held(_client(self._settings))
+            # What a fork has of its parent is let go of and not closed: a thread of the parent may have been about it at that moment.
+            if self._held is None or self._held.process != os.getpid():
+                self._held = _Held(self._settings)
                 weakref.finalize(self, self._held.end)
             return self._held
 
 
-class _Held:
-    """A client that is closed when it is to end and no call is under way: in the midst of one, others would get its descriptors.
+class _Idle(Generic[C]):
+    """Clients of one connection each that nobody uses; the last that was used is the next.
 
-    Attributes:
-        client: httpx's.
-        process: whose it is.
+    One client of many connections looks through all of them, and through all calls that wait for one, at each call: many at once
+    would cost the square of their number.
     """
 
-    def __init__(self, client: httpx.Client) -> None:
-        self.client = client
+    def __init__(self) -> None:
+        self._clients: deque[tuple[C, float]] = deque()
+
+    def take(self) -> C | None:
+        return self._clients.pop()[0] if self._clients else None
+
+    def put(self, client: C) -> Iterator[C]:
+        """Keep one, and yield those that are to be closed, since nobody has used them for long."""
+        now = time.monotonic()
+        self._clients.append((client, now))
+        while now - self._clients[0][1] > IDLE_S:
+            yield self._clients.popleft()[0]
+
+    def all(self) -> list[C]:
+        clients = [client for client, _ in self._clients]
+        self._clients.clear()
+        return clients
+
+
+class _Held:
+    """Clients that are closed when they are to end, each when the call that uses it is done: others would get its descriptors.
+
+    Attributes:
+        process: whose they are.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         self.process = os.getpid()
-        self._calls = 0
+        self._settings = settings
+        self._idle: _Idle[httpx.Client] = _Idle()
         self._over = False
         self._lock = threading.Lock()
 
-    def begin(self) -> bool:
-        """Count a call; False where it is to end."""
+    def take(self) -> httpx.Client | None:
+        """Take a client for a call; None where they are to end."""
         with self._lock:
-            self._calls += not self._over
-            return not self._over
+            if self._over:
+                return None
+            found = self._idle.take()
+        return found if found is not None else _client(self._settings)
 
-    def done(self) -> None:
-        """Count a call as done."""
+    def put(self, client: httpx.Client) -> None:
+        """Give it back."""
         with self._lock:
-            self._calls -= 1
-            last = self._over and not self._calls
-        if last:
-            self.client.close()
+            left = [client] if self._over else list(self._idle.put(client))
+        for each in left:
+            each.close()
 
     def end(self) -> None:
-        """Take no more calls, and close when the last is done."""
+        """Take no more calls; in a fork they are the parent's."""
+        if self.process != os.getpid():
+            return
         with self._lock:
             self._over = True
-            idle = not self._calls
-        if idle:
-            self.client.close()
+            left = self._idle.all()
+        for each in left:
+            each.close()
 
 
 @contextlib.contextmanager
@@ -168,9 +213,9 @@ class AsyncHttp:
     def __init__(self, settings: Settings) -> None:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
-        self._client: httpx.AsyncClient | None = None
-        self._calls = 0
+        self._idle: _Idle[httpx.AsyncClient] = _Idle()
         self._closed = False
+        self._turns = AsyncTurns(settings.timeout_s, AT_ONCE, httpx.PoolTimeout)
         self._flights = AsyncFlights()
 
     async def run(self, operation: Operation[T]) -> T:
@@ -194,34 +239,41 @@ class AsyncHttp:
             return result
 
     async def close(self) -> None:
-        """Close every connection, for good, when no call is under way over any: httpx would forget some of theirs."""
+        """Close every connection, for good: that of a call which is under way when the call ends."""
         self._closed = True
-        await self._close_idle()
-
-    async def _close_idle(self) -> None:
-        if self._closed and not self._calls and self._client is not None:
-            client, self._client = self._client, None
+        for client in self._idle.all():
             await client.aclose()
 
     async def _reply(self, exchange: Exchange | Shared) -> Any:
         if isinstance(exchange, Shared):
             return await self._flights.join(exchange.name, lambda: self.run(exchange.steps()))
         for attempt in _attempts(self._settings.broker_url):
-            if self._closed:
-                raise errors.MutiraoError(_CLOSED)
-            client = self._client = self._client or _async_client(self._settings)
-            self._calls += 1
             try:
-                attempt.answer(await client.send(_request(client, exchange, self._settings)))
+                response = await (self._sent(exchange) if exchange.polls else self._in_turn(exchange))
+                attempt.answer(response)
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
-            finally:
-                self._calls -= 1
-                await self._close_idle()
             if attempt.reply is not None:
                 return attempt.reply
             await asyncio.sleep(attempt.pause_s)
         raise AssertionError("the last attempt raises")
+
+    async def _in_turn(self, exchange: Exchange) -> httpx.Response:
+        """Send it in its turn; long polls have none, since they would keep others from theirs, and are few."""
+        async with self._turns.turn():
+            if exchange.wait_s:
+                self._turns.lengthen(exchange.wait_s)
+            return await self._sent(exchange)
+
+    async def _sent(self, exchange: Exchange) -> httpx.Response:
+        if self._closed:
+            raise errors.MutiraoError(_CLOSED)
+        client = self._idle.take() or _async_client(self._settings)
+        try:
+            return await client.send(_request(client, exchange, self._settings))
+        finally:
+            for each in [client] if self._closed else list(self._idle.put(client)):
+                await each.aclose()
 
 
 class _Attempt:
@@ -267,10 +319,16 @@ def _async_client(settings: Settings) -> httpx.AsyncClient:
 
 def _connections(settings: Settings) -> dict[str, Any]:
     return {
-        # As many threads as call at once have a connection each.
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0),
+        "verify": _certificates(),
+        "limits": httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_S),
         "socket_options": options(settings.timeout_s),
     }
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Read once whom to trust: it takes as long as some calls."""
+    return httpx.create_ssl_context()
 
 
 def _every(settings: Settings) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Exchange(msgspec.Struct, frozen=True):
         body: what is sent; nothing where it is empty.
         headers: beside those that every request has.
         wait_s: how long the gateway may wait before it answers, in seconds.
+        polls: whether it waits for what others do.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Exchange(msgspec.Struct, frozen=True):
     body: bytes = b""
     headers: Mapping[str, str] = {}
     wait_s: float = 0.0
+    polls: bool = False
 
 
 class Reply(NamedTuple):

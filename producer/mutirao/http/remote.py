@@ -79,7 +79,7 @@ class Remote(Operations):
             wait_s: the longest wait, in seconds.
         """
         asked = msgspec.json.encode({"ids": ids, "wait": wait_s, "results": True})
-        reply = yield Exchange("POST", "/v1/jobs:wait", body=asked, headers=_JSON, wait_s=wait_s)
+        reply = yield Exchange("POST", "/v1/jobs:wait", body=asked, headers=_JSON, wait_s=wait_s, polls=True)
         told = self._read(reply.body, Told)
         found: Ended = [(view.id, view.record()) for view in told.jobs]
         for id in told.missing:
