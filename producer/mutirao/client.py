@@ -18,6 +18,7 @@ from mutirao.job import Job, Origin
 from mutirao.messages import JobRecord
 from mutirao.operations import NOT_PICKLED, Operations, seconds
 from mutirao.replies import Ended, Wait, closed, ended
+from mutirao.sharing import Lock
 from mutirao.submission import Ask
 from mutirao.tensors import Array
 from mutirao.ways import Way, way
@@ -41,7 +42,7 @@ class Client:
         self._core = self._way.operations(self.settings, check=check)
         self._driver = self._way.driver(self.settings)
         self._waiter: _Waiter | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied: it holds connections."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 from typing import Any
 
 from mutirao.operations import Operations
 from mutirao.settings import Settings
+from mutirao.sharing import Lock
 from mutirao.ways import AsyncDriver, Waits, Way
 
 # Of the processes that this one was forked from: closing them here would close them there.
@@ -75,7 +75,7 @@ class Loops:
         self._timeout_s = settings.timeout_s
         self._first: Part | None = self._make()
         self._parts: dict[asyncio.AbstractEventLoop, Part] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def here(self) -> Part:
         """Find the running loop's part; made anew where it was closed."""

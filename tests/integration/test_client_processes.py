@@ -45,6 +45,48 @@ assert client.predict("iris", [[5.1, 3.5, 1.4, 0.2]], timeout=20)["predict"].tol
 client.close()
 """
 
+# Forks again and again in the midst of many threads' calls: whatever they are about at that moment, each child predicts and closes.
+FORKS_AMID_CALLS = """
+import os, sys, threading, time
+from mutirao import Client
+client = Client(sys.argv[1])
+client.predict("iris", [[5.1, 3.5, 1.4, 0.2]], timeout=20)
+over = threading.Event()
+def calls():
+    while not over.is_set():
+        client.models()
+        client.close()
+threads = [threading.Thread(target=calls) for _ in range(30)]
+for thread in threads:
+    thread.start()
+ends = []
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        try:
+            client.predict("iris", [[5.1, 3.5, 1.4, 0.2]], timeout=20)
+            client.close()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    until = time.monotonic() + 20
+    while not (end := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
+        time.sleep(0.01)
+    if not end[0]:
+        os.kill(child, 9)
+        end = os.waitpid(child, 0)
+    ends.append(end[1])
+    if any(ends):
+        break
+over.set()
+for thread in threads:
+    thread.join()
+assert not any(ends), ends
+client.close()
+"""
+
 BLOCKING = """
 import gc, sys, threading
 from mutirao import Client
@@ -101,7 +143,9 @@ def gateway(fleet):
 
 
 @pytest.mark.parametrize(
-    "program", [FORKS, BLOCKING, ASYNC, CARELESS], ids=["forks", "blocking", "asyncio", "careless"]
+    "program",
+    [FORKS, FORKS_AMID_CALLS, BLOCKING, ASYNC, CARELESS],
+    ids=["forks", "forks amid calls", "blocking", "asyncio", "careless"],
 )
 def test_leaves_nothing(fleet, address, program):
     """Forked, closed or just left, a client ends with its process: no hang, no thread, no open socket, no warning."""

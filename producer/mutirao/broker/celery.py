@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import itertools
 import os
-import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import msgspec
 from mutirao import errors
 from mutirao.address import scrubbed
 from mutirao.settings import Settings, without_password
+from mutirao.sharing import Lock
 
 # Messages that are on their way at once, before the broker's word on the first of them is waited for.
 WINDOW = 500
@@ -49,7 +49,7 @@ class Publisher:
         """
         self._settings = settings
         self._kombu = _kombu(settings)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._line: _Line | None = None
 
     def publish(self, queue: str, limit: int, envelopes: Sequence[bytes]) -> Published:

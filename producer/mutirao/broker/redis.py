@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Generator
 from importlib.resources import files
 from typing import Any, Literal, TypeVar
@@ -85,7 +86,7 @@ class Redis:
     def __init__(self, settings: Settings) -> None:
         """Make the connection pools; nothing connects before the first call."""
         self._settings = settings
-        self._clients = self._connectors()
+        self._clients, self._process = self._connectors(), os.getpid()
         self._publisher = Publisher(settings) if settings.foreign else None
         self._turns = Turns(settings.timeout_s)
         self._flights = Flights()
@@ -111,11 +112,21 @@ class Redis:
 
     def close(self) -> None:
         """Close every connection: that of a call which a thread is about when the call ends."""
-        clients, self._clients = self._clients, self._connectors()
+        clients, self._clients = self._connected(), self._connectors()
         for client in clients.values():  # what is in use ends with its pool, whose last holder is the call
             client.connection_pool.disconnect(inuse_connections=False)
         if self._publisher is not None:
             self._publisher.close()
+
+    def _connected(self) -> dict[Side, redis.Redis]:
+        """Return the pools' clients; a fork has its own, since another thread may have held a lock of its parent's at that moment."""
+        if self._process != os.getpid():
+            for client in self._clients.values():
+                client.auto_close_connection_pool = (
+                    False  # which takes that lock; the parent's descriptors end with their pool
+                )
+            self._clients, self._process = self._connectors(), os.getpid()
+        return self._clients
 
     def _connectors(self) -> dict[Side, redis.Redis]:
         settings = self._settings
@@ -126,7 +137,7 @@ class Redis:
             return self._flights.join(call.name, lambda: self.run(call.steps()))
         if self._publisher is not None and call.side == "broker":
             return self._publisher.publish(call.keys[0], call.args[0], call.args[1:])
-        client = self._clients[call.side]
+        client = self._connected()[call.side]
         try:
             with self._turns:
                 return _answer(client, call)
