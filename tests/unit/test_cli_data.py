@@ -47,11 +47,29 @@ def npy(array):
         ('{"a": 1, "b": "x"}', {"a": [1], "b": ["x"]}),
         ('[{"a": 1, "b": "x"}, {"b": "y", "a": 2}]', {"a": [1, 2], "b": ["x", "y"]}),
         ('{"inputs": [1, 2]}', {"inputs": [1, 2]}),
+        ('{"rows": [[1, 2, 3]]}', [[1, 2, 3]]),
+        ('{"rows": [{"a": 1, "b": "x"}]}', {"a": [1], "b": ["x"]}),
+        ('{"rows": [1, 2]}', {"rows": [1, 2]}),
+        ('{"rows": [[1], [2]], "a": [3, 4]}', {"rows": [[1], [2]], "a": [3, 4]}),
+        ('{"inputs": [{"name": "X", "data": [[1, 2, 3]]}]}', {"X": [[1, 2, 3]]}),
     ],
 )
 def test_json_on_the_line(text, rows):
     """JSON is rows, columns, one record or many; a column may be called inputs."""
     assert data.read(text).rows == rows
+
+
+def test_rows_keep_what_is_asked_for_beside_them():
+    """As over HTTP, rows may have outputs, parameters and an id beside them; what is an option here is told so."""
+    beside = {"outputs": V2["outputs"], "parameters": V2["parameters"], "id": "mine"}
+    given = data.read(json.dumps({"rows": [[1, 2, 3]], **beside}))
+    assert given == data.Given([[1, 2, 3]], ("predict",), {"depth": 2}, "mine")
+    with pytest.raises(InvalidRequest, match="DATA: 'priority' is for HTTP; here it is --priority"):
+        data.read('{"rows": [[1, 2, 3]], "priority": "high"}')
+    with pytest.raises(InvalidRequest, match="DATA is no request: Expected"):
+        data.read('{"rows": [[1, 2, 3]], "outputs": "predict"}')
+    with pytest.raises(InvalidRequest, match="two inputs have the same name"):
+        data.read(json.dumps({"inputs": [*V2["inputs"], *V2["inputs"]]}))
 
 
 def test_a_v2_request_keeps_what_it_asks_for():

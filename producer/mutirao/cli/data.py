@@ -26,6 +26,15 @@ FORMS = (
     "or - for standard input"
 )
 
+# Of a request with rows, as HTTP takes it: what may stand beside them, and what is an option here.
+_BESIDE = ("outputs", "parameters", "id")
+_OPTIONS = {
+    "priority": "--priority",
+    "expires_s": "--expires",
+    "webhook": "not known",
+    "ids": "--id, or made with --rows",
+}
+
 
 class Given(msgspec.Struct, frozen=True):
     """What DATA holds.
@@ -105,6 +114,8 @@ def _json(raw: bytes, name: str) -> Given:
         raise InvalidRequest(_not_json(raw, name, exc)) from exc
     if isinstance(found, dict) and _is_request(found):
         return _request(messages.read_request(found))
+    if isinstance(found, dict) and _holds_rows(found):
+        return _around(found)
     if isinstance(found, dict):
         return Given(found if any(isinstance(values, list) for values in found.values()) else _columns([found]))
     if isinstance(found, list):
@@ -118,10 +129,36 @@ def _is_request(found: dict[str, Any]) -> bool:
     return isinstance(inputs, list) and bool(inputs) and all(isinstance(tensor, dict) for tensor in inputs)
 
 
+def _holds_rows(found: dict[str, Any]) -> bool:
+    """Tell a request as HTTP takes it from columns, one of which may be called rows."""
+    rows = found.get("rows")
+    return found.keys() <= {"rows", *_BESIDE, *_OPTIONS} and isinstance(rows, list) and all(
+        isinstance(row, list | dict) for row in rows
+    )  # fmt: skip
+
+
+def _around(found: dict[str, Any]) -> Given:
+    """Read the rows of a request, and what stands around them."""
+    if stranger := next((name for name in _OPTIONS if name in found), None):
+        raise InvalidRequest(f"DATA: {stranger!r} is for HTTP; here it is {_OPTIONS[stranger]}")
+    try:
+        beside = msgspec.convert({**found, "inputs": []}, PredictRequest)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"DATA is no request: {exc}") from exc
+    rows = found["rows"]
+    rows = _columns(rows) if rows and all(isinstance(row, dict) for row in rows) else rows
+    return Given(rows, _outputs(beside), beside.parameters, beside.id)
+
+
+def _outputs(found: PredictRequest) -> tuple[str, ...] | None:
+    return tuple(output.name for output in found.outputs) if found.outputs is not None else None
+
+
 def _request(found: PredictRequest) -> Given:
-    rows = {tensor.name: tensors.decode(tensor) for tensor in found.inputs}
-    outputs = tuple(output.name for output in found.outputs) if found.outputs is not None else None
-    return Given(rows, outputs, found.parameters, found.id)
+    rows = {tensor.name: tensors.decode(tensor) if tensor.datatype else tensor.data for tensor in found.inputs}
+    if len(rows) != len(found.inputs):
+        raise InvalidRequest("DATA: two inputs have the same name")
+    return Given(rows, _outputs(found), found.parameters, found.id)
 
 
 def _columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
