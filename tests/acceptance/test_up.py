@@ -128,17 +128,47 @@ def test_a_usual_port_that_is_taken_is_told(env, tmp_path):
             assert up.end() == 0
 
 
-def test_another_program_that_takes_the_port_meanwhile_is_not_taken_for_the_gateway(env, monkeypatch):
-    """Where another program listens to the gateway's port before the gateway does, `up` ends with that reason; it does not name the other."""
+def _squat(url):
+    """Listen to a server's port before it does."""
+    other = socket.socket()
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    other.bind(("127.0.0.1", int(url.rpartition(":")[2])))
+    other.listen()
+    return other
+
+
+def test_another_program_that_takes_a_usual_port_meanwhile_is_left_alone(env, monkeypatch):
+    """Where another program listens to a port before the gateway or Flower does, these go elsewhere, and the console says where."""
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    system = Embedded(workers=1, concurrency=1, flower=False, gateway=True)
-    with system, socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(("127.0.0.1", int(str(system.gateway_url).rpartition(":")[2])))
-        other.listen()
-        with pytest.raises(EmbeddedError, match=r"gateway died each time it was started: .* is in use"):
+    incidents: list[object] = []
+    system = Embedded(workers=1, concurrency=1, flower=True, gateway=True, report=incidents.append)
+    with system:
+        gateway, flower = system.gateway_url, system.flower_url
+        with _squat(gateway), _squat(flower):
             system.wait_ready()
+            assert system.gateway_url != gateway
+            assert httpx.get(f"{system.gateway_url}/v2/health/live").status_code == 200
+            waiting.until(lambda: system.flower_url != flower)
+            assert json.loads((system.home.state).read_text())["gateway_url"] == system.gateway_url
+        assert any(
+            f"again in 0.5 s at {system.gateway_url}, since another program has port" in str(each) for each in incidents
+        )
+
+
+def test_another_program_that_takes_a_named_port_meanwhile_is_said(env, monkeypatch):
+    """Where somebody named the gateway's port, and another program takes it before the gateway does, the reason is said; nothing moves."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    system = Embedded(workers=1, concurrency=1, flower=False, gateway=True, gateway_port=port)
+    with (
+        system,
+        _squat(system.gateway_url),
+        pytest.raises(EmbeddedError, match=r"gateway died each time it was started: .* is in use"),
+    ):
+        system.wait_ready()
 
 
 def test_kill_9_leaves_no_orphan(env, tmp_path):

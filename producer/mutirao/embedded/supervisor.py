@@ -24,6 +24,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
         stage: when it ends: lower stages first.
         grace_s: how long it may take to end before it is killed.
         deaths: after how many deaths in a row the whole system gives up; 0 for never.
+        again: asked after a death: the command by which it starts again, and what people should know of that, if anything.
     """
 
     name: str
@@ -33,20 +34,22 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     log: Path
     env: Mapping[str, str]
     deaths: int = 0
+    again: Callable[[], tuple[Sequence[str], str]] | None = None
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """A child died, and what follows: it starts again after again_s seconds, or, None, the system gives up."""
+    """A child died, and what follows: it starts again after again_s seconds, or, None, the system gives up; elsewhere perhaps."""
 
     name: str
     pid: int
     cause: str
     again_s: float | None
     log: Path
+    moved: str = ""
 
     def __str__(self) -> str:
         after = "giving up" if self.again_s is None else f"starting it again in {self.again_s:g} s"
-        return f"{self.name} (process {self.pid}) {self.cause}; {after}; its log: {self.log}"
+        return f"{self.name} (process {self.pid}) {self.cause}; {after}{self.moved and f' {self.moved}'}; its log: {self.log}"
 
 
 class Supervisor:
@@ -117,9 +120,11 @@ class Supervisor:
         given_up = 0 < child.role.deaths <= child.deaths
         again_s = None if given_up else backoff_s(child.deaths)
         child.due = now + (again_s or 0.0)
-        incident = Incident(
-            child.role.name, child.process.pid, ending(child.process.returncode), again_s, child.role.log
-        )
+        cause, moved = ending(child.process.returncode), ""
+        if child.role.again and not given_up:
+            command, moved = child.role.again()
+            child.role = msgspec.structs.replace(child.role, command=command)
+        incident = Incident(child.role.name, child.process.pid, cause, again_s, child.role.log, moved)
         if given_up:
             self.failure = f"{child.role.name} died {child.deaths} times in a row, the last time it {incident.cause}"
         self._report(incident)

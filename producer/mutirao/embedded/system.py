@@ -29,6 +29,7 @@ WORKERS, FLOWER, REDIS = range(3)
 GATEWAY_PORT, FLOWER_PORT = 8000, 5555
 GRACE_S = {WORKERS: 20.0, FLOWER: 3.0, REDIS: 10.0}
 
+_MUTIRAO = (sys.executable, "-m", "mutirao")
 # These would win over what the children are told: Celery and Flower read them by themselves. The secret is not for models to see.
 FOREIGN = ("CELERY_", "FLOWER_", "MUTIRAO_RESULT_URL", "MUTIRAO_WEBHOOK_SECRET")
 
@@ -274,24 +275,41 @@ class Embedded:
             told = env | {"MUTIRAO_WEBHOOK_SECRET": self.settings.webhook_secret}
             self._supervisor.start(self._role("webhooks", [sys.executable, "-m", "mutirao", "webhooks"], FLOWER, told))
         if self._gateway_port:
-            command = [
-                sys.executable,
-                "-m",
-                "mutirao",
-                "gateway",
-                "--host",
-                redis_server.HOST,
-                "--port",
-                str(self._gateway_port),
-            ]
             # The workers have ended by then, so there is nothing left to wait for.
-            self._supervisor.start(self._role("gateway", command, FLOWER, env | {"MUTIRAO_GRACE_S": "2"}))
+            told = env | {"MUTIRAO_GRACE_S": "2"}
+            self._supervisor.start(
+                self._role("gateway", self._gateway_command(), FLOWER, told, again=self._gateway_again)
+            )
         if self._flower_port:
             env["FLOWER_BASIC_AUTH"] = f"{self.flower_user}:{self.flower_password}"
-            command = [sys.executable, "-m", "mutirao", "flower", "--port", str(self._flower_port)]
-            self._supervisor.start(self._role("flower", command, FLOWER, env))
+            self._supervisor.start(self._role("flower", self._flower_command(), FLOWER, env, again=self._flower_again))
 
-    def _role(self, name: str, command: Sequence[str], stage: int, env: dict[str, str], deaths: int = 0) -> Role:
+    def _gateway_command(self) -> list[str]:
+        return [*_MUTIRAO, "gateway", "--host", redis_server.HOST, "--port", str(self._gateway_port)]
+
+    def _flower_command(self) -> list[str]:
+        return [*_MUTIRAO, "flower", "--port", str(self._flower_port)]
+
+    def _gateway_again(self) -> tuple[list[str], str]:
+        self._gateway_port, moved = self._still("--gateway-port", self._gateway_port)
+        if moved:
+            self._write_state()
+        return self._gateway_command(), moved
+
+    def _flower_again(self) -> tuple[list[str], str]:
+        self._flower_port, moved = self._still("--flower-port", self._flower_port)
+        if moved:
+            self._write_state()
+        return self._flower_command(), moved
+
+    def _still(self, option: str, port: int) -> tuple[int, str]:
+        """Say where what has died starts again: where another program has its port meanwhile elsewhere, if nobody named that port."""
+        free = port if self._asked[option] else redis_server.free_port(port)
+        if free == port:
+            return port, ""
+        return free, f"at http://{redis_server.HOST}:{free}, since another program has port {port} now"
+
+    def _role(self, name: str, command: Sequence[str], stage: int, env: dict[str, str], **given: Any) -> Role:
         return Role(
             name=name,
             command=command,
@@ -299,7 +317,7 @@ class Embedded:
             grace_s=GRACE_S[stage],
             log=self.home.log(name),
             env=env,
-            deaths=deaths,
+            **given,
         )
 
     def _write_state(self) -> None:
