@@ -70,6 +70,23 @@ def keyed():
         yield gateway, token
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"no HTTP\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (INFER + LOCAL + b"Content-Length: 99999999\r\n\r\n", 413),
+    ],
+    ids=["no HTTP", "large headers", "large body"],
+)
+def test_nobody_keeps_a_refusal(gateway, sent, status):
+    """What is refused before any handler sees it is for nobody to keep either."""
+    with connected(gateway) as connection:
+        connection.sendall(sent)
+        found, headers, _ = answer(connection)
+    assert (found, headers[b"cache-control"]) == (status, b"no-store")
+
+
 def test_a_key_in_a_trailer_lets_nobody_in(keyed):
     """What comes behind a chunked body is no header, whatever it is called."""
     gateway, token = keyed

@@ -98,12 +98,16 @@ def _public(error: errors.MutiraoError) -> str:
 
 
 def _http(error: HTTPException) -> Answer:
-    takes = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow", "other methods")
+    headers = {name.lower(): str(value) for name, value in (error.headers or {}).items()}
+    methods = [each.strip() for each in headers.get("allow", "").split(",") if each.strip()]
+    if methods:  # where GET is, HEAD is, which the framework does not know
+        headers["allow"] = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
+    takes = headers.get("allow", "other methods")
     text = {404: "there is nothing at this address: see /docs", 405: f"this address takes {takes}: see /docs"}
     kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "BadRequest")
     made = _said(error.status_code, text.get(error.status_code, "the request is not one that is read here"), kind, {})
-    for name, value in (error.headers or {}).items():
-        made.with_header(name.lower().encode(), str(value))
+    for name, value in headers.items():
+        made.with_header(name.encode(), value)
     return made
 
 

@@ -252,8 +252,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
             return
         body = b'{"error":"%b","type":"%b","data":{}}\n' % (text, kind)
-        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (status, len(body)) + body)
+        self.transport.write(_REFUSAL % (status, len(body)) + body)
         self.transport.close()
 
 
@@ -265,6 +264,7 @@ class _TooManyAhead(Exception):
     """Stops the parser; the connection is cut."""
 
 
+_REFUSAL = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
 _TOO_LARGE = (b"431 Request Header Fields Too Large", b"the headers are too large", b"HeadersTooLarge")
 
 
