@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from mutirao import errors
 from mutirao.cli import output
@@ -40,6 +41,15 @@ def test_the_list_of_commands_says_what_each_is(name):
     assert found.epilog is not None
     assert found.epilog.startswith("Example: mutirao ")
     assert f"mutirao {name}" in found.epilog
+
+
+@pytest.mark.parametrize("name", list(SUMMARIES))
+def test_a_list_of_subcommands_fits_a_narrow_terminal(name, monkeypatch):
+    """No line of a group's list of commands is cut short at 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    says = CliRunner().invoke(root, [name, "--help"], terminal_width=80).output
+    assert says.startswith("Usage: ")
+    assert not [line for line in says.partition("\nCommands:")[2].splitlines() if line.endswith("...")]
 
 
 def test_help_loads_nothing_heavy():

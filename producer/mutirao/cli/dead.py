@@ -116,7 +116,10 @@ def list_(model: str | None, reason: str | None, limit: int, broker_url: str | N
         output.note(f"the newest {limit:,}{of}: --limit N shows more")
 
 
-@dead.command(epilog="Example: mutirao dead show 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11")
+@dead.command(
+    short_help="Show one dead letter: why, when and where.",
+    epilog="Example: mutirao dead show 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11",
+)
 @click.argument("id", type=LetterId(), metavar="ID")
 @click.option("--payload", is_flag=True, help="Print the request's values too, which may be nobody's business.")
 @broker

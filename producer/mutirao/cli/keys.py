@@ -140,7 +140,7 @@ def add(
     output.note(f"key {key.id} of tenant {key.tenant!r}: keep it now, it will not be shown again")
 
 
-@keys.command("list", epilog="Example: mutirao keys list")
+@keys.command("list", short_help="List keys, revoked ones too, the newest last.", epilog="Example: mutirao keys list")
 @broker
 @as_json
 def list_(broker_url: str | None, *, as_json: bool) -> None:
@@ -157,7 +157,9 @@ def list_(broker_url: str | None, *, as_json: bool) -> None:
         output.note("no keys: a gateway that starts now is open, and listens to this machine alone")
 
 
-@keys.command(epilog="Example: mutirao keys revoke 5f0c9a1be2d4")
+@keys.command(
+    short_help="Have keys refused, within a second and for good.", epilog="Example: mutirao keys revoke 5f0c9a1be2d4"
+)
 @click.argument("ids", type=KeyId(), metavar="ID...", nargs=-1, required=True)
 @broker
 @as_json
@@ -170,7 +172,7 @@ def revoke(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> in
     return next(filter(None, codes), output.Exit.OK)
 
 
-@keys.command(epilog="Example: mutirao keys clear")
+@keys.command(short_help="Remove all keys, where every one is revoked.", epilog="Example: mutirao keys clear")
 @broker
 def clear(broker_url: str | None) -> None:
     """Remove all keys, where every one is revoked: a gateway that is started then is open again, to this machine alone."""

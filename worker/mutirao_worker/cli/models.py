@@ -70,7 +70,10 @@ def models() -> None:
     """Add, list, check and remove the models that workers serve."""
 
 
-@models.command(epilog="Example: mutirao models add houses houses.joblib --example houses.csv")
+@models.command(
+    short_help="Add a fitted estimator as a new version of a model.",
+    epilog="Example: mutirao models add houses houses.joblib --example houses.csv",
+)
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
@@ -115,7 +118,7 @@ def add(
     output.console.print("Running workers load it at their next start.", style="dim")
 
 
-@models.command("list", epilog="Example: mutirao models list --json")
+@models.command("list", short_help="List the models and their states.", epilog="Example: mutirao models list --json")
 @_common
 def list_(repository: Repository, *, as_json: bool) -> None:
     """List the models: active version, what they take, and whether they can be served."""
@@ -146,7 +149,10 @@ def show(name: str, repository: Repository, *, as_json: bool) -> None:
         _print_signature(info.signature)
 
 
-@models.command(epilog="Example: mutirao models verify && mutirao worker")
+@models.command(
+    short_help="Check files against their digests, and load each model.",
+    epilog="Example: mutirao models verify && mutirao worker",
+)
 @click.argument("name", required=False)
 @_common
 @click.pass_context
@@ -166,7 +172,7 @@ def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_j
     ctx.exit(output.Exit.FAILED if failed else output.Exit.OK)
 
 
-@models.command(epilog="Example: mutirao models activate iris 1")
+@models.command(short_help="Choose the version that is served.", epilog="Example: mutirao models activate iris 1")
 @click.argument("name")
 @click.argument("version")
 @_common
@@ -209,7 +215,9 @@ def _check_there(repository: Repository, name: str, version: str | None) -> None
         raise errors.ModelNotFound(text, model=name, known=known)
 
 
-@models.command(epilog="Example: mutirao models forget iris")
+@models.command(
+    short_help="Take a model off the catalogue of running systems.", epilog="Example: mutirao models forget iris"
+)
 @click.argument("name")
 @broker
 def forget(name: str, broker_url: str | None) -> None:
