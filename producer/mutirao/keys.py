@@ -146,7 +146,17 @@ class Keys:
         Raises:
             KeyNotFound: there is none.
         """
-        key = yield from self.find(id)
+        try:
+            key = yield from self.find(id)
+        except errors.KeyNotFound as exc:
+            if own := [
+                key.id for key in (yield from self.all()).values() if key.tenant == id and key.revoked_at is None
+            ]:
+                text = (
+                    f"there is no API key {id!r}: a key goes by its id, and those of tenant {id!r} are {', '.join(own)}"
+                )
+                raise errors.KeyNotFound(text, id=id) from exc
+            raise
         if key.revoked_at is None:
             key = msgspec.structs.replace(key, revoked_at=(yield from self._now()))
             yield Call(self._side, "HSET", (queues.KEYS,), (key.id, msgspec.json.encode(key)))

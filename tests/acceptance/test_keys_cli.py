@@ -87,6 +87,11 @@ def test_revoked_keys_stay_in_the_list(shell):
     code, out, err = shell.run("keys", "revoke", ids[0], "nope", ids[1])
     assert (code, out.splitlines()) == (Exit.NOT_FOUND, [f"revoked {id} of tenant 'crm'" for id in ids])
     assert err == "error: there is no API key 'nope': mutirao keys list shows all there are, also revoked ones\n"
+    code, out, err = shell.run("keys", "revoke", "web")
+    assert (code, out) == (Exit.NOT_FOUND, "")
+    assert (
+        err == f"error: there is no API key 'web': a key goes by its id, and those of tenant 'web' are {good['id']}\n"
+    )
     listed = shell.json("keys", "list")
     assert [key["id"] for key in listed] == [*ids, good["id"]]
     assert all(key["revoked_at"] >= key["created_at"] for key in listed[:2])
