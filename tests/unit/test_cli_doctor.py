@@ -23,8 +23,8 @@ def redis(url=LOCAL, *, config=None, ahead_s=0.0, answered_ms=1.0, **info):
     return Server(url=url, info=healthy | info, config=config, ahead_s=ahead_s, answered_ms=answered_ms)
 
 
-def worker(name, **models):
-    return WorkerInfo(name=name, pid=1, processes=2, models=models)
+def worker(name, processes=2, **models):
+    return WorkerInfo(name=name, pid=1, processes=processes, models=models)
 
 
 def seen(*workers, broken="", known=("iris",), given=None, reason="", deaf=(), gone=(), **more):
@@ -99,6 +99,7 @@ def test_a_server_is_judged(check, given, level, says):
     ("check", "given", "level", "says"),
     [
         (fleet.workers, seen(IRIS), "ok", "1 alive, 2 predictions at once: a@x"),
+        (fleet.workers, seen(worker("a@x", 1)), "ok", "1 alive, 1 prediction at once: a@x"),
         (fleet.workers, seen(), "problem", "last 15 s"),
         (fleet.deaf, seen(IRIS), "ok", "every worker"),
         (fleet.deaf, seen(IRIS, deaf=("b@x",)), "warning", "nothing is taken: b@x"),

@@ -31,8 +31,9 @@ def workers(seen: Snapshot) -> Finding:
             f"{START}; if one runs, look into its log",
         )
     total = sum(worker.processes for worker in alive)
+    names = listed(worker.name for worker in alive)
     return Finding(
-        "workers", "ok", f"{len(alive)} alive, {total} predictions at once: {listed(worker.name for worker in alive)}"
+        "workers", "ok", f"{len(alive)} alive, {total} prediction{'' if total == 1 else 's'} at once: {names}"
     )
 
 
