@@ -169,6 +169,10 @@ def test_explain_tells_where_a_job_is(shell, redis_server, fleet):
         late = client.submit("iris", [ROW], expires_s=0.01)
         waiting.until(lambda: late.status == "expired")
         assert shell.steps(late.id) == ["submitted", "expired"]
+        redis.delete(queues.queue_key("iris", 3))
+        assert f"submit it again under its id, or mutirao cancel {jobs[700].id}\n" in shell.says(
+            "explain", jobs[700].id
+        )
     code, out, err = shell.run("explain", "nobody", late.id)
     assert (code, out.count("job "), err) == (
         Exit.NOT_FOUND,

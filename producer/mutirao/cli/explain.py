@@ -86,7 +86,9 @@ def _now(story: Story) -> Iterator[str]:
         urgent = f", and {waiting.urgent:,} more urgent" if waiting.urgent else ""
         yield f"now waiting in {queue}: {before} before it{urgent}"
     else:
-        yield "now neither in its queue nor held by a worker; ask again in a moment"
+        yield "now neither in its queue nor held by a worker: ask again in a moment"
+        id = story.record.task_id
+        yield f"if that stays so, its queue was emptied: submit it again under its id, or mutirao cancel {id}"
     if not story.served:
         yield f"no live worker serves {story.record.job.model!r}: start one with mutirao worker"
     if story.record.job.expires_at and story.record.status == "QUEUED":
