@@ -134,7 +134,8 @@ def test_banner(special):
     log = special.worker.wait_logged("mutirao.threads")
     shown = settings.without_password(special.broker_url)
     assert f"mutirão worker {special.worker.name} on {shown}" in log
-    assert f"2 processes x {max(1, CORES // 2)} threads, " in log
+    threads = max(1, CORES // 2)
+    assert f"2 processes x {threads} thread{'s' * (threads > 1)}, " in log
     assert "MB with the models loaded" in log
     rows = {line.split()[0]: line.split() for line in log.splitlines() if " mutirao." in line}
     assert rows["iris"][1:4] == ["1", "mutirao.iris", "ready"]

@@ -29,9 +29,9 @@ def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
     console.print(
         f"[bold]mutirão worker[/] {escape(str(worker.hostname))} on {escape(without_password(worker.app.conf.mutirao.broker_url))}"
     )
-    console.print(
-        f"{worker.concurrency} processes x {threads} threads, {memory:.0f} MB with the models loaded, before forking"
-    )
+    processes = f"{worker.concurrency} process{'' if worker.concurrency == 1 else 'es'}"
+    each = f"{threads} thread{'' if threads == 1 else 's'}"
+    console.print(f"{processes} x {each}, {memory:.0f} MB with the models loaded, before forking")
     given = worker.app.conf.mutirao
     if not given.engine and not given.foreign:
         console.print(

@@ -180,7 +180,7 @@ class Dispatcher:
         self.dispatch()  # the process that is free gets its next batch before anything else
         self._end(self._run(batch), endings, ran.predict_s)
         self.dispatch()
-        logger.info("%s: %d requests in %.1f ms, %s first", batch.model, len(endings), 1000 * ran.predict_s, batch.id)
+        logger.info("%s: batch of %d in %.1f ms, %s first", batch.model, len(endings), 1000 * ran.predict_s, batch.id)
 
     def lost(self, batch: Batch, error: BaseException, reason: str) -> None:
         """Find out whose fault it was that a batch's process died or hung: the others run again, apart from each other.
