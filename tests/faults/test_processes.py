@@ -17,7 +17,7 @@ from mutirao import Client, TimeLimitExceeded, WorkerLost
 def lone(tmp_path_factory):
     """A worker of one process."""
     folder = tmp_path_factory.mktemp("lone")
-    names = ("changesprocess", "leavesbehind", "scribbles", "slow", "stallslater", "tellsprocess")
+    names = ("changesprocess", "forges", "leavesbehind", "scribbles", "slow", "stallslater", "tellsprocess")
     repository = samples.repository(folder / "models", *names, time_limit_s=5.0)
     with RedisServer() as server, WorkerProcess(server.url, repository.root) as worker:
         yield Fleet(server, repository, worker)
@@ -59,6 +59,17 @@ def test_what_a_model_writes_to_stray_descriptors_costs_its_process_alone(lone, 
             job.result(30)
         assert [each.result(30)["predict"].shape for each in (before, *after)] == [(1,)] * 11
         assert job.record().job.attempts == 3
+
+
+@pytest.mark.parametrize("what", [0.0, 1.0], ids=["text", "none"])
+def test_an_end_that_a_model_has_forged_leaves_no_batch_without_one(lone, what):
+    """A message that says of a batch that it has come back, with what is no answer, costs its process; its request is given up at last."""
+    with lone.client() as client:
+        job = client.submit("forges", [[-1.0, what, 0]])
+        after = client.submit("tellsprocess", [[0.0, 0, 0]])
+        with pytest.raises(WorkerLost, match="no answer"):
+            job.result(30)
+        assert after.result(30)["predict"].shape == (1,)
 
 
 def test_half_a_message_is_no_worse_than_a_prediction_that_hangs(lone):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import TERM_SIGNAL
-from billiard.exceptions import Terminated, TimeLimitExceeded
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import current_app
 from celery.concurrency.asynpool import WORKER_UP
 
@@ -46,10 +46,17 @@ def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
     return list(map(tuple, ran.answers)), *ran[1:-1], left and tuple(left)
 
 
-def read(computed: Any) -> Ran:
-    """Read what `compute` returned."""
+def read(computed: Any, count: int) -> Ran:
+    """Read what `compute` returned of so many requests.
+
+    Raises:
+        Exception: of any kind, where it is no answer for each of them.
+    """
     answers, rows, predict_s, waited_s, left = computed
-    return Ran(list(map(Answered._make, answers)), rows, predict_s, waited_s, left and Left(*left))
+    found = list(map(Answered._make, answers))
+    if len(found) != count or not all(type(one.result) is bytes for one in found):
+        raise ValueError("not an answer for each request")
+    return Ran(found, rows, predict_s, waited_s, left and Left(*left))
 
 
 class Slots:
@@ -104,7 +111,7 @@ class Slots:
             compute,
             args=([tuple(each) for each in asked], self._bounds),
             accept_callback=lambda pid, _: self._accepted(batch, pid),
-            callback=lambda computed: self._home(lambda: self._finished(batch, read(computed))),
+            callback=lambda computed: self._home(lambda: self._returned(batch, computed)),
             error_callback=lambda info: self._home(lambda: self._lost(batch, info.exception)),
             timeout=hard,
             soft_timeout=soft,
@@ -256,6 +263,17 @@ class Slots:
         batch.pid = pid
         if batch.number in self._doomed:
             self.terminate(batch, self._doomed.pop(batch.number))
+
+    def _returned(self, batch: Batch, computed: Any) -> None:
+        """Read what came back; a model can write to its process's pipe what looks like a message, and is no answer."""
+        try:
+            ran = read(computed, len(batch.requests))
+        except Exception as exc:  # noqa: BLE001 - of whatever kind: no batch may stay without an end
+            if batch.pid:
+                self._replace(batch.pid, f"what it returned of a batch is none ({exc})")
+            self._lost(batch, WorkerLostError("the process returned what is no answer"))
+            return
+        self._finished(batch, ran)
 
     def _finished(self, batch: Batch, ran: Ran) -> None:
         self._forget(batch)

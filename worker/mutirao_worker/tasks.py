@@ -39,7 +39,7 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
     body = msgspec.json.encode([args, options, None])
     given = self.app.conf.mutirao
     computed = pool.compute([("", body, codec.JSON, False, None)], (given.inline_bytes, given.max_result_bytes))
-    (answered,) = pool.read(computed).answers
+    (answered,) = pool.read(computed, 1).answers
     found = msgspec.json.decode(answered.result)
     if answered.kind != "ok":
         raise (errors.named(found["exc_type"]) or errors.JobError)(
