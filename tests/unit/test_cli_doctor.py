@@ -121,7 +121,7 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet.reserved, seen(reserved=4), "warning", "no worker is alive"),
         (fleet.dead, seen(IRIS), "ok", "none"),
         (fleet.dead, seen(IRIS, dead=2), "warning", "2 requests were given up"),
-        (fleet.closed, seen(IRIS), "ok", "a good one, or none"),
+        (fleet.closed, seen(IRIS), "ok", "a good one, or none: a gateway is then open to its machine from its next start"),
         (fleet.closed, seen(IRIS, closed="every key is revoked: do this"), "warning", "every key is revoked"),
         (fleet.untold, seen(IRIS), "ok", "nothing waits to be told"),
         (fleet.untold, seen(IRIS, untold=3), "warning", "3 ends of jobs wait to be told"),

@@ -88,13 +88,15 @@ def test_rows_that_are_lost_among_several_are_not_lost(ran):
 
 
 def test_nan_for_json_costs_its_own_request(host):
-    """NaN reaches who asked for raw tensors, and fails who asked for JSON, without a second call."""
+    """NaN reaches who asked for raw tensors, and fails who asked for JSON, without a second call; it says what to ask for."""
     sizes: list[int] = []
     spy: Any = Spy(host.find("nanoutput"), sizes)
     asked = [ask("nanoutput", [MARKED]), ask_json("nanoutput", [MARKED]), ask_json("nanoutput", [GOOD])]
     answers = execution.run(lambda _: spy, asked, Bounds(65536)).answers
     assert np.isnan(outputs_of(answers[0])["predict"]).all()
-    assert "tensor 'predict' has NaN at [0]: JSON cannot carry it" in str(error_of(answers[1]))
+    said = str(error_of(answers[1]))
+    assert "tensor 'predict' has NaN at [0]: JSON cannot carry it, the binary form can: ask for it with " in said
+    assert said.endswith('"parameters": {"binary_data_output": "auto"} in the request')
     assert outputs_of(answers[2])["predict"].tolist() == [12.0]
     assert sizes == [3]
 

@@ -24,6 +24,8 @@ from mutirao_worker.loaded import Loaded
 
 _TAIL = b'"}}'  # of a result's JSON, after the base64
 _TRACEBACK_MAX = 8000
+# What a client of ours asks by itself.
+_ASK = ': ask for it with "parameters": {"binary_data_output": "auto"} in the request'
 
 
 class Answered(NamedTuple):
@@ -147,7 +149,7 @@ def tensor(loaded: Loaded, spec: OutputSpec, array: Array, *, binary: bool | Non
     except SoftTimeLimitExceeded:
         raise
     except errors.InvalidTensor as exc:
-        said = str(exc)
+        said = str(exc).removesuffix("; a missing value is null") + (_ASK if array.dtype.kind == "f" else "")
     except Exception as exc:  # noqa: BLE001 - its elements may be of the model's own classes
         said = type(exc).__name__
     raise invalid_output(loaded, f"returned what cannot be sent: {said}")

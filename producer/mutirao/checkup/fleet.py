@@ -231,7 +231,7 @@ def closed(seen: Snapshot) -> Finding:
     if seen.closed:
         state, _, remedy = seen.closed.partition(": ")
         return Finding("keys", "warning", state, remedy)
-    return Finding("keys", "ok", "a good one, or none, so that the gateway is open to its machine")
+    return Finding("keys", "ok", "a good one, or none: a gateway is then open to its machine from its next start")
 
 
 def untold(seen: Snapshot) -> Finding:
