@@ -98,7 +98,7 @@ def test_a_header_that_goes_unused_is_warned_of(http, path):
 
 @pytest.mark.parametrize(
     ("query", "says"),
-    [("delimiter=%7C", "delimiter is '|'"), ("decimal=x", "decimal is 'x'"), ("header=1", "header is '1'")],
+    [("delimiter=%3A", "delimiter is ':'"), ("decimal=x", "decimal is 'x'"), ("header=1", "header is '1'")],
 )
 def test_what_cannot_be_said_of_a_csv_is_refused(http, query, says):
     """A sign that is not read here is 400 with those that are."""
