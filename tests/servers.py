@@ -108,6 +108,8 @@ class RedisServer:
     def close(self) -> None:
         for client in self._clients:
             client.close()
+        if self._remove:
+            self._processes.kill(below=1)  # nobody will read what it would write at its end
         self._processes.end()
         if self._remove:
             shutil.rmtree(self.folder)
