@@ -21,7 +21,8 @@ from typing import Any
 BYTES = 1 << 20
 PIPE = 3  # to the watchdog, after standard input, output and error
 HIGH = 100
-SETTLED = {"mutirao_worker.app"}  # reads the settings when it is imported
+# What reads the settings, or names its process, when it is imported; and what imports it.
+SETTLED = {"mutirao_worker.app", "mutirao_worker.health"}
 
 
 def serve(control: socket.socket) -> None:
