@@ -386,10 +386,10 @@ class HidesTimeLimit(RunsOut):
 
 
 class Slow(Summing):
-    """Sleeps for as many seconds as the first feature of the first row says."""
+    """Sleeps for as many seconds as the first feature of the first row says; not for ones alone, which a trial and a warm-up ask."""
 
     def predict(self, X):
-        time.sleep(max(0.0, float(X[0, 0])))
+        time.sleep(0.0 if (X == 1.0).all() else max(0.0, float(X[0, 0])))
         return X.sum(axis=1)
 
 
