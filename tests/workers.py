@@ -29,7 +29,7 @@ import waiting
 from forks import Forks
 from servers import RedisServer
 
-from mutirao import Client, queues, settings
+from mutirao import Client, plain, queues, settings
 from mutirao.broker.server import connect
 from mutirao_worker.repository import Repository
 
@@ -157,7 +157,9 @@ class WorkerProcess:
             found: Any = client.hvals(queues.WORKERS)
         except redis.RedisError:
             return False
-        return (self.name, self.pid) in ((info["name"], info["pid"]) for info in map(msgspec.json.decode, found))
+        return (plain.escaped(self.name), self.pid) in (
+            (info["name"], info["pid"]) for info in map(msgspec.json.decode, found)
+        )
 
     def _said(self) -> str:
         return self.log

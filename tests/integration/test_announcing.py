@@ -18,7 +18,7 @@ from gateways import GatewayProcess
 from servers import RedisServer
 from workers import BIN, Fleet, WorkerProcess
 
-from mutirao import Client, ModelUnavailable, SignatureMismatch, catalog, queues, settings
+from mutirao import Client, ModelUnavailable, SignatureMismatch, catalog, plain, queues, settings
 from mutirao.broker.redis import Redis
 from mutirao.checkup.fleet import deaf, failures, versions
 from mutirao.checkup.snapshot import Snapshot
@@ -185,15 +185,16 @@ def test_workers_of_one_name_speak_each_for_itself(redis_server, announced):
                 one.pid: {"iris"},
             }
             assert (known.models["iris"].workers, known.models["slow"].workers) == (2, 1)
-        node, _, host = name.partition("@")
+        shown = plain.escaped(name)
+        node, _, host = shown.partition("@")
         assert {worker.name for worker in known.workers} == {f"{node}#{pid}@{host}" for pid in (both.pid, one.pid)}
         assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
         one.stop()
         (left,) = client.catalog().workers
-        assert (left.name, left.pid, set(left.models)) == (name, both.pid, {"iris", "slow"})
+        assert (left.name, left.pid, set(left.models)) == (shown, both.pid, {"iris", "slow"})
         job = client.submit("iris", [ROW])
         job.result(20)
-        assert job.record().job.worker == name
+        assert plain.escaped(job.record().job.worker) == shown
 
 
 def test_differing_copies_of_one_version(redis_server, tmp_path):
