@@ -27,7 +27,7 @@ from rich.table import Table
 from slowlog import SlowLog
 from summary import number
 
-from mutirao import Client, Job, queues
+from mutirao import Client, Job, keyspace
 
 PARTS = 10
 # Results are read while they last, and do not pile up: Redis holds what was answered in so many seconds.
@@ -136,7 +136,7 @@ def _watch(
     fleet: Backlog, server: redis.Redis, count: int, submitted: list[float], samples: list[list[tuple[Job, int]]]
 ) -> tuple[list[Tenth], int]:
     """Read the clocks as each tenth has left the queue, and compare a few of its answers."""
-    key = queues.queue_key(fleet.workload.name, queues.step("normal"))
+    key = keyspace.queue_key(fleet.workload.name, keyspace.step("normal"))
     log, tenths, wrong = SlowLog(server), [], 0
     _until(lambda: int(server.llen(key)) < count)  # type: ignore[arg-type]
     began, before = time.perf_counter(), accounting.cpu(fleet.workers(), fleet.redis())
@@ -182,9 +182,9 @@ def _left(server: redis.Redis, model: str) -> int:
     """Count what is still queued, reserved or dead; what was just taken is answered within a moment."""
     deadline = time.monotonic() + 10.0
     while True:
-        lists = [queues.queue_key(model, step) for step in queues.KOMBU_STEPS]
-        held = list(server.scan_iter(queues.reserved_key("*"), count=100_000))
-        left = sum(map(server.llen, lists)) + sum(map(server.hlen, held)) + server.hlen(queues.DEAD)  # type: ignore[arg-type, operator]
+        lists = [keyspace.queue_key(model, step) for step in keyspace.KOMBU_STEPS]
+        held = list(server.scan_iter(keyspace.reserved_key("*"), count=100_000))
+        left = sum(map(server.llen, lists)) + sum(map(server.hlen, held)) + server.hlen(keyspace.DEAD)  # type: ignore[arg-type, operator]
         if not left or time.monotonic() > deadline:
             return int(left)  # type: ignore[arg-type]
         time.sleep(0.1)

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from slowlog import SlowLog
 
-SCRIPTS = ("submit", "reserve", "vet", "commit")
+SCRIPTS = ("submit", "reserve", "prerun_check", "commit")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from contestant import Contestant
 
-from mutirao.embedded import binary, redis_server
-from mutirao.embedded.processes import Processes
+from mutirao.embedded import redis_binary, redis_server
+from mutirao.embedded.process_group import ProcessGroup
 
 HERE = Path(__file__).parent
 Answer = TypeVar("Answer")
@@ -28,9 +28,9 @@ class Fleet(Contestant):
 
     def open(self) -> None:
         """Start Redis, and do what the workers need before they start."""
-        self._processes = Processes(self.place.folder / "watchdog.log")
-        self._server = redis_server.Server(self.place.folder / "redis", redis_server.free_port())
-        command = redis_server.command(binary.find(), self._server, self.place.redis)
+        self._processes = ProcessGroup(self.place.folder / "watchdog.log")
+        self._server = redis_server.RedisEndpoint(self.place.folder / "redis", redis_server.free_port())
+        command = redis_server.command(redis_binary.find(), self._server, self.place.redis)
         self._redis = self.run("redis", command, {}, stage=1)
         if not redis_server.wait_ready(self._server, ended=lambda: self._redis.poll() is not None):
             raise RuntimeError(f"redis-server did not start: {self._tail('redis')}")

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mutirao.embedded import binary
+from mutirao.embedded import redis_binary
 
 PACKAGES = ("celery", "kombu", "redis", "hiredis", "numpy", "scikit-learn", "msgspec")
 
@@ -20,7 +20,7 @@ def description() -> dict[str, Any]:
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),
         "processor": _processor(),
-        "redis-server": str(binary.find()),
+        "redis-server": str(redis_binary.find()),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "commit": _commit(),
         "load_average": os.getloadavg(),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import redis
 
-from mutirao.broker.redis import SCRIPTS
-from mutirao_worker.transport.scripts import Scripts
+from mutirao.redisdb.scripts import DIGESTS
 
 # More entries than scripts run between two looks.
 ENTRIES = 50_000
@@ -19,8 +17,7 @@ class SlowLog:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        own = {hashlib.sha1(text.encode()).hexdigest(): name for name, text in SCRIPTS.items()}
-        self._names = own | {digest: name for name, digest in Scripts(client)._digests.items()}  # noqa: SLF001
+        self._names = {digest: name for name, digest in DIGESTS.items()}
         client.config_set("slowlog-max-len", ENTRIES)
         client.config_set("slowlog-log-slower-than", 0)
         client.slowlog_reset()

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mutirao import codec, messages, tensors
-from mutirao.messages import PredictRequest, PredictResult, RequestedOutput
-from mutirao_worker.answered import Answered
-from mutirao_worker.asked import Asked
+from mutirao.wire import binary_codec, messages, tensors
+from mutirao.wire.messages import PredictRequest, PredictResult, RequestedOutput
+from mutirao_worker.inference.inputs import PackedRequest
+from mutirao_worker.inference.outputs import RequestResult
 
 IDS = (f"job-{number}" for number in itertools.count())
 MARKED, GOOD = [-1.0, 1.0, 2.0], [3.0, 4.0, 5.0]
@@ -35,16 +35,18 @@ def ask(
     outputs: Sequence[str] | None = None,
     inline_bytes: int = 65536,
     encoded: bool = True,
-) -> Asked:
+) -> PackedRequest:
     """A request as our own client writes it."""
     inputs = tuple(tensors.encode(name, array, binary=True) for name, array in arrays_of(data).items())
     wanted = None if outputs is None else tuple(RequestedOutput(name) for name in outputs)
     request = PredictRequest(inputs=inputs, outputs=wanted, parameters={"binary_data_output": True})
-    body, beside = codec.encode_body(model, request, {}, inline_bytes)
-    return Asked(next(IDS), base64.b64encode(body).decode() if encoded else body, codec.BINARY, encoded, beside)
+    body, beside = binary_codec.encode_body(model, request, {}, inline_bytes)
+    return PackedRequest(
+        next(IDS), base64.b64encode(body).decode() if encoded else body, binary_codec.BINARY, encoded, beside
+    )
 
 
-def ask_json(model: str, data: Any, *, embed: object = None, outputs: Sequence[str] | None = None) -> Asked:
+def ask_json(model: str, data: Any, *, embed: object = None, outputs: Sequence[str] | None = None) -> PackedRequest:
     """A request as a stock client writes it."""
     if hasattr(data, "columns"):
         inputs = [tensors.encode(name, array, binary=False) for name, array in arrays_of(data).items()]
@@ -57,17 +59,17 @@ def ask_json(model: str, data: Any, *, embed: object = None, outputs: Sequence[s
     if outputs is not None:
         data["outputs"] = [{"name": name} for name in outputs]
     body = json.dumps([[model, data], {}, embed]).encode()
-    return Asked(next(IDS), base64.b64encode(body).decode(), codec.JSON, True, None)
+    return PackedRequest(next(IDS), base64.b64encode(body).decode(), binary_codec.JSON, True, None)
 
 
-def outputs_of(answer: Answered) -> dict[str, np.ndarray]:
+def outputs_of(answer: RequestResult) -> dict[str, np.ndarray]:
     """The arrays of a response, as a client reads them."""
     assert answer.kind == "ok", answer
-    packed = codec.unpack_result(msgspec.json.decode(answer.result, type=PredictResult), answer.payload)
+    packed = binary_codec.unpack_result(msgspec.json.decode(answer.result, type=PredictResult), answer.payload)
     return {tensor.name: tensors.decode(tensor) for tensor in packed.outputs}
 
 
-def error_of(answer: Answered) -> Exception:
+def error_of(answer: RequestResult) -> Exception:
     """The error of a failure, as a client reads it."""
     assert answer.kind == "failed", answer
     return messages.JobRecord(status="FAILURE", task_id="job", result=msgspec.Raw(answer.result)).error()

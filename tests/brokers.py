@@ -18,7 +18,7 @@ import pytest
 from rabbitmq import MISSING, RabbitServer
 from servers import RedisServer
 
-from mutirao import queues, settings
+from mutirao import keyspace, settings
 
 STOCK = os.environ.get("MUTIRAO_TEST_BROKER") == "stock"
 AMQP = os.environ.get("MUTIRAO_TEST_BROKER") == "amqp"
@@ -48,18 +48,18 @@ def queued(server: RedisServer, model: str) -> int:
     """How many requests wait in a model's queue, over all priorities."""
     if AMQP:
         with _connected(server) as connection:
-            queue = connection.default_channel.queue_declare(queues.queue(model), durable=True, auto_delete=False)
+            queue = connection.default_channel.queue_declare(keyspace.queue(model), durable=True, auto_delete=False)
             return int(queue.message_count)
-    return sum(int(server.client().llen(queues.queue_key(model, step))) for step in queues.KOMBU_STEPS)
+    return sum(int(server.client().llen(keyspace.queue_key(model, step))) for step in keyspace.KOMBU_STEPS)
 
 
 def take(server: RedisServer, model: str, count: int) -> list[dict[str, Any]]:
     """Take requests of normal priority from a model's queue, in order, as if no worker ever had them: the headers of each."""
     if AMQP:
         with _connected(server) as connection:
-            queue = kombu.Queue(queues.queue(model), channel=connection.default_channel)
+            queue = kombu.Queue(keyspace.queue(model), channel=connection.default_channel)
             return [queue.get(no_ack=True).headers for _ in range(count)]
-    key, redis = queues.queue_key(model, queues.STEPS["normal"]), server.client()
+    key, redis = keyspace.queue_key(model, keyspace.STEPS["normal"]), server.client()
     found: Any = [redis.rpop(key) for _ in range(count)]
     return [msgspec.json.decode(raw)["headers"] for raw in found]
 

@@ -12,8 +12,8 @@ import redis
 from event_loop import EventLoop
 from gateways import GatewayProcess
 
-from mutirao import AsyncClient, AsyncJob, Client, queues
-from mutirao.job import Timings
+from mutirao import AsyncClient, AsyncJob, Client, keyspace
+from mutirao.client.job import Timings
 
 
 class Blocking:
@@ -146,4 +146,4 @@ KINDS = {"Client": Client, "AsyncClient": Blocking}
 
 def subscribed(server: Any) -> int:
     """How many clients of a Redis wait for results."""
-    return len(server.client().pubsub_channels(queues.reply_channel("*")))
+    return len(server.client().pubsub_channels(keyspace.reply_channel("*")))

@@ -16,10 +16,10 @@ import msgspec
 import redis
 import waiting
 
-from mutirao import queues
-from mutirao.messages import TERMINAL
+from mutirao import keyspace
+from mutirao.wire.messages import TERMINAL
 
-PATTERNS = (queues.record_key("*"), queues.reply_channel("*"))
+PATTERNS = (keyspace.record_key("*"), keyspace.reply_channel("*"))
 
 
 class Document(msgspec.Struct):
@@ -49,7 +49,7 @@ class Commits:
         """Wait until all that was announced so far has been heard."""
         id = f"mark-{time.monotonic_ns()}"
         with redis.Redis.from_url(self._url) as client:
-            client.publish(queues.record_key(id), msgspec.json.encode(Document("SUCCESS", id)))
+            client.publish(keyspace.record_key(id), msgspec.json.encode(Document("SUCCESS", id)))
         waiting.until(lambda: id in self.ended)
 
     def __enter__(self) -> Self:

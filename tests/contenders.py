@@ -15,8 +15,8 @@ import redis
 import workers
 from workers import WorkerProcess
 
-from mutirao import Client, JobError, MutiraoError, queues
-from mutirao.messages import TERMINAL
+from mutirao import Client, JobError, MutiraoError, keyspace
+from mutirao.wire.messages import TERMINAL
 
 workers.COMMANDS["plain"] = (str(workers.BIN / "celery"), "--quiet", "-A", "plain_app", "worker", "--loglevel=info")
 
@@ -60,7 +60,7 @@ class Contender(ABC):
         found: dict[str, str] = {}
         rest = iter(ids)
         while some := list(itertools.islice(rest, 1000)):
-            records: Any = self.redis.mget(map(queues.record_key, some))
+            records: Any = self.redis.mget(map(keyspace.record_key, some))
             found |= {id: _status(raw) for id, raw in zip(some, records, strict=True)}
         return found
 
@@ -105,14 +105,14 @@ class Mutirao(Contender):
         return found
 
     def held(self, worker: WorkerProcess) -> dict[bytes, bytes]:
-        pattern = queues.reserved_key(f"{worker.name}#{worker.pid}.*")
+        pattern = keyspace.reserved_key(f"{worker.name}#{worker.pid}.*")
         return {tag: raw for key in self.redis.scan_iter(pattern) for tag, raw in self._hash(key).items()}
 
     def leftovers(self) -> dict[str, int]:
         lists = [key for key in self.redis.scan_iter("mutirao.*") if self.redis.type(key) == b"list"]
-        hashes = [*self.redis.scan_iter(queues.reserved_key("*")), b"unacked", queues.DEAD.encode()]
+        hashes = [*self.redis.scan_iter(keyspace.reserved_key("*")), b"unacked", keyspace.DEAD.encode()]
         sizes = {key: self.redis.llen(key) for key in lists} | {key: self.redis.hlen(key) for key in hashes}
-        sizes |= {key.encode(): self.redis.zcard(key) for key in ("unacked_index", queues.DEAD_INDEX)}
+        sizes |= {key.encode(): self.redis.zcard(key) for key in ("unacked_index", keyspace.DEAD_INDEX)}
         return {key.decode(): int(size) for key, size in sizes.items() if size}
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Stock(Contender):
             plain_app.predict.apply_async((model, np.asarray(request).tolist()), task_id=id)
 
     def answer(self, id: str) -> list[float] | Exception:
-        raw: Any = self.redis.get(queues.record_key(id))
+        raw: Any = self.redis.get(keyspace.record_key(id))
         document = msgspec.json.decode(raw)
         if document["status"] != "SUCCESS":
             return RuntimeError(str(document["result"]))

@@ -24,10 +24,10 @@ import waiting
 from forks import Forks
 from workers import BIN
 
-from mutirao import queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.core import Core
-from mutirao.submission import Ask
+from mutirao import keyspace, settings
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.redisdb.drivers import RedisDriver
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 _NUMBERS = itertools.count(1)
@@ -97,7 +97,7 @@ class Jobs:
 
     def __init__(self, url: str, **given: Any) -> None:
         self.settings = settings.load({}, broker_url=url, **given)
-        self._core, self._redis = Core(self.settings, check=False), Redis(self.settings)
+        self._core, self._redis = RedisBackend(self.settings, check=False), RedisDriver(self.settings)
 
     def end(self, webhook: str, count: int = 1) -> list[str]:
         """Submit and cancel."""
@@ -114,7 +114,7 @@ class Jobs:
         self._redis.close()
 
     def _submit(self, webhook: str, count: int, expires_s: float | None = None) -> list[str]:
-        ask = Ask(model="iris", webhook=webhook, expires_s=expires_s)
+        ask = SubmitOptions(model="iris", webhook=webhook, expires_s=expires_s)
         return self._redis.run(self._core.submit(ask, [[[1.0]]] * count)).ids
 
     def __enter__(self) -> Self:
@@ -134,23 +134,23 @@ def wait_tried(redis: Any, tries: int) -> float:
 
 
 def _held(redis: Any) -> list[tuple[bytes, float]]:
-    found: list[tuple[bytes, float]] = redis.zrange(queues.WEBHOOKS_HELD, 0, -1, withscores=True)
+    found: list[tuple[bytes, float]] = redis.zrange(keyspace.WEBHOOKS_HELD, 0, -1, withscores=True)
     return found
 
 
 def pass_time(redis: Any) -> None:
     """Let the time come for all that waits."""
-    for envelope in redis.zrange(queues.WEBHOOKS_HELD, 0, -1):
-        redis.zadd(queues.WEBHOOKS_HELD, {envelope: 0}, xx=True)
+    for envelope in redis.zrange(keyspace.WEBHOOKS_HELD, 0, -1):
+        redis.zadd(keyspace.WEBHOOKS_HELD, {envelope: 0}, xx=True)
 
 
 def message(job_id: str) -> str:
     """What a job's end leaves in the list."""
     id = f"webhook-{job_id}"
     return json.dumps({
-        "headers": {"id": id, "task": queues.WEBHOOK_TASK, "lang": "py", "root_id": id, "parent_id": None, "retries": 0},
+        "headers": {"id": id, "task": keyspace.WEBHOOK_TASK, "lang": "py", "root_id": id, "parent_id": None, "retries": 0},
         "properties": {"delivery_tag": id, "correlation_id": id, "body_encoding": None, "priority": 0,
-                       "delivery_info": {"exchange": "", "routing_key": queues.WEBHOOKS}},
+                       "delivery_info": {"exchange": "", "routing_key": keyspace.WEBHOOKS}},
         "content-type": "application/json",
         "content-encoding": "utf-8",
         "body": json.dumps([[job_id], {}, {}]),

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import origin
 
 from mutirao.embedded import watchdog
-from mutirao.embedded.processes import Processes, Started, open_log
+from mutirao.embedded.process_group import ProcessGroup, Started, open_log
 
 SCRIPT = str(Path(sys.executable).parent / "mutirao")
 # What is read before a program begins, or when a library is loaded: where it is not the suite's own, the program is executed.
@@ -92,7 +92,7 @@ ORIGINS = {
 ORIGINS["webhooks"] = ORIGINS["worker"]
 
 
-class Forks(Processes):
+class Forks(ProcessGroup):
     """Processes, those of `mutirao` forked where nobody could tell.
 
     Attributes:

@@ -9,53 +9,53 @@ from typing import Any
 import msgspec
 from servers import RedisServer
 
-from mutirao import queues, settings
-from mutirao.messages import JobRecord
-from mutirao_worker.commit import Commit
-from mutirao_worker.ending import Ending, Run
-from mutirao_worker.request import Request, of_envelope
-from mutirao_worker.transport.reservations import Reservations, Room, Taken
+from mutirao import keyspace, settings
+from mutirao.wire.messages import JobRecord
+from mutirao_worker.engine.commit import Commit
+from mutirao_worker.engine.leases import Demand, Leases, Reserved
+from mutirao_worker.engine.outcome import BatchRun, Outcome
+from mutirao_worker.engine.request import Request, of_envelope
 
-QUEUE, OTHER = queues.queue("iris"), queues.queue("forest")
+QUEUE, OTHER = keyspace.queue("iris"), keyspace.queue("forest")
 
 
 def reserve(
-    worker: Reservations, count: int = 100, *, free: int = 1, ahead: int = 0, names: Iterable[str] = (QUEUE,)
-) -> Taken:
-    call = worker.reserving({name: Room(count, ahead) for name in names}, free)
+    worker: Leases, count: int = 100, *, free: int = 1, ahead: int = 0, names: Iterable[str] = (QUEUE,)
+) -> Reserved:
+    call = worker.reserving({name: Demand(count, ahead) for name in names}, free)
     return worker.taken(call, worker.scripts.call(*call))
 
 
-def ids(taken: Taken) -> list[str]:
+def ids(taken: Reserved) -> list[str]:
     return [json.loads(envelope)["headers"]["id"] for _, _, envelope in taken.requests]
 
 
-def requests(taken: Taken) -> list[Request]:
+def requests(taken: Reserved) -> list[Request]:
     nobody: Any = None  # only what stands in an envelope is asked for
     return [of_envelope(nobody, tag, key, envelope) for tag, key, envelope in taken.requests]
 
 
-def age(redis: Any, worker: Reservations) -> None:
+def age(redis: Any, worker: Leases) -> None:
     """Have a worker's lease lapse."""
-    redis.zincrby(queues.LEASES, -60, worker.identity)
+    redis.zincrby(keyspace.LEASES, -60, worker.identity)
 
 
-def end(worker: Reservations, server: RedisServer, found: Sequence[Request]) -> list[str]:
+def end(worker: Leases, server: RedisServer, found: Sequence[Request]) -> list[str]:
     """End requests as succeeded; say for each what Redis says of that."""
     commit = Commit(settings.load({}, broker_url=server.url), worker)
-    run = Run("iris", "1", "w@host", 1.0, 2.0, len(found))
-    said, _ = commit.end(run, [Ending(each, "SUCCESS", b'{"id":"x"}') for each in found])
+    run = BatchRun("iris", "1", "w@host", 1.0, 2.0, len(found))
+    said, _ = commit.end(run, [Outcome(each, "SUCCESS", b'{"id":"x"}') for each in found])
     return said
 
 
 def queued(redis: Any) -> list[str]:
     """The ids in the queue, the next to be served first."""
-    return [json.loads(raw)["headers"]["id"] for raw in reversed(redis.lrange(queues.queue_key("iris", 3), 0, -1))]
+    return [json.loads(raw)["headers"]["id"] for raw in reversed(redis.lrange(keyspace.queue_key("iris", 3), 0, -1))]
 
 
 def record(redis: Any, id: str) -> dict[str, Any]:
     """A record as it is, and as it must be laid out."""
-    raw = redis.get(queues.record_key(id)).decode()
+    raw = redis.get(keyspace.record_key(id)).decode()
     assert raw.startswith('{"status":"'), raw
     assert raw.endswith("}}"), raw
     document: dict[str, Any] = json.loads(raw)

@@ -17,7 +17,7 @@ import numpy as np
 from counted_models import Counted
 from servers import RedisServer
 
-from mutirao_worker.repository import Repository
+from mutirao_worker.models.repository import Repository
 
 # Seconds a row: a cheap model, and one that has others wait.
 MODELS = {"quick": 0.001, "dear": 0.02}

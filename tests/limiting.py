@@ -5,26 +5,26 @@ import contextlib
 import itertools
 import time
 
-from mutirao import errors, queues, settings
-from mutirao.broker.redis import AsyncRedis
-from mutirao.gateway.access import Caller
-from mutirao.gateway.limits import Limiter
-from mutirao.keys import Limits
+from mutirao import errors, keyspace, settings
+from mutirao.api_keys import KeyLimits
+from mutirao.gateway.auth.authenticator import Caller
+from mutirao.gateway.auth.rate_limit import RateLimiter
+from mutirao.redisdb.drivers import AsyncRedisDriver
 
 _NUMBERS = itertools.count(1)
 
 
 def caller(**limits):
     """A caller by a key of its own."""
-    return Caller(tenant="crm", key_id=f"key{next(_NUMBERS)}", limits=Limits(**limits))
+    return Caller(tenant="crm", key_id=f"key{next(_NUMBERS)}", limits=KeyLimits(**limits))
 
 
 @contextlib.asynccontextmanager
 async def limiter(url, **given):
     """The limits as one gateway counts them."""
     made = settings.load(broker_url=url, **given)
-    driver = AsyncRedis(made)
-    counting = Limiter(made, driver)
+    driver = AsyncRedisDriver(made)
+    counting = RateLimiter(made, driver)
     try:
         yield counting
     finally:
@@ -64,12 +64,12 @@ def ids(count):
 
 
 def in_flight(server, who):
-    return {id.decode() for id in server.client().zrange(queues.limit_keys(who.key_id)[1], 0, -1)}
+    return {id.decode() for id in server.client().zrange(keyspace.limit_keys(who.key_id)[1], 0, -1)}
 
 
 def keep(server, id, status, job=""):
     document = f'{{"status":"{status}","task_id":"{id}","result":null,"job":{{"model":"iris"{job}}}}}'
-    server.client().set(queues.record_key(id), document)
+    server.client().set(keyspace.record_key(id), document)
 
 
 def calls(server, command="cmdstat_evalsha"):

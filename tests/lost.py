@@ -8,8 +8,8 @@ from __future__ import annotations
 import hands
 import redis
 
-from mutirao import queues, settings
-from mutirao_worker.transport.reservations import Reservations
+from mutirao import keyspace, settings
+from mutirao_worker.engine.leases import Leases
 
 
 def letters(url: str, model: str, count: int, *, deliveries: int = 1) -> list[str]:
@@ -19,14 +19,14 @@ def letters(url: str, model: str, count: int, *, deliveries: int = 1) -> list[st
         Their letters' ids.
     """
     known = settings.load({}, broker_url=url, max_deliveries=deliveries)
-    dying, living = Reservations(known, "dying@host"), Reservations(known, "living@host")
+    dying, living = Leases(known, "dying@host"), Leases(known, "living@host")
     with redis.Redis.from_url(url) as admin:
         for _ in range(deliveries):
-            assert len(hands.reserve(dying, count, names=[queues.queue(model)]).requests) == count
+            assert len(hands.reserve(dying, count, names=[keyspace.queue(model)]).requests) == count
             hands.age(admin, dying)
             assert living.tend([]).adopted == count
         living.leave()
-        found: list[bytes] = admin.zrange(queues.DEAD_INDEX, -count, -1)
+        found: list[bytes] = admin.zrange(keyspace.DEAD_INDEX, -count, -1)
     dying.close()
     living.close()
     return [id.decode() for id in found]

@@ -22,7 +22,7 @@ BYTES = 1 << 20
 PIPE = 3  # to the watchdog, after standard input, output and error
 HIGH = 100
 # What reads the settings, or names its process, when it is imported; and what imports it.
-SETTLED = {"mutirao_worker.app", "mutirao_worker.health"}
+SETTLED = {"mutirao_worker.app", "mutirao_worker.heartbeat"}
 
 
 def serve(control: socket.socket) -> None:

@@ -22,7 +22,7 @@ import msgspec
 import waiting
 
 from mutirao.embedded import redis_server
-from mutirao.embedded.processes import Processes
+from mutirao.embedded.process_group import ProcessGroup
 
 # Debian's wrapper on the path insists on the system's own node; what it wraps does not.
 PROGRAM = shutil.which("rabbitmq-server", path=f"/usr/lib/rabbitmq/bin:{os.environ.get('PATH', '')}")
@@ -70,7 +70,7 @@ class RabbitServer:
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ERLANG,
         }
-        self._processes = Processes(self.folder / "watchdog.log")
+        self._processes = ProcessGroup(self.folder / "watchdog.log")
         # Erlang would start one by itself, and leave it behind.
         names = [EPMD, "-port", str(self._names_port), "-address", redis_server.HOST]
         self._processes.start(names, stage=1, grace_s=5, log=self.folder / "names.log")

@@ -25,7 +25,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mutirao_worker.repository import Repository
+from mutirao_worker.models.repository import Repository
 
 PYTHONPATH = str(Path(__file__).parent)  # of worker processes that serve bad_models
 CITIES = ("Ouro Preto", "São João del-Rei", "Mariana", "Tiradentes")

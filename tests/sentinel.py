@@ -18,7 +18,7 @@ from redis.sentinel import Sentinel as Sentinels
 from servers import RedisServer
 
 from mutirao.embedded import redis_server
-from mutirao.embedded.processes import Processes
+from mutirao.embedded.process_group import ProcessGroup
 
 MASTER = "fleet"
 DOWN_AFTER_MS = 1000
@@ -33,7 +33,7 @@ class Sentinel:
         self.replica = self._stack.enter_context(RedisServer())
         self.replica.client().replicaof(redis_server.HOST, self.master.port)
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mutirao-sentinel-")))
-        self._processes = Processes(self._folder / "watchdog.log")
+        self._processes = ProcessGroup(self._folder / "watchdog.log")
         self._stack.callback(self._processes.end)
         self._ports = [self._watch(number) for number in range(3)]
         self._client = Sentinels([(redis_server.HOST, port) for port in self._ports], socket_timeout=2)

@@ -17,8 +17,8 @@ from typing import Self
 
 import redis
 
-from mutirao.embedded import binary, redis_server
-from mutirao.embedded.processes import Processes
+from mutirao.embedded import redis_binary, redis_server
+from mutirao.embedded.process_group import ProcessGroup
 
 _HAD: set[int] = set()
 
@@ -39,14 +39,14 @@ class RedisServer:
         password: str = "",
         options: Mapping[str, str] | None = None,
         folder: Path | None = None,
-        program: binary.Binary | None = None,
+        program: redis_binary.Binary | None = None,
     ) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="mutirao-redis-"))
         self._remove = folder is None
         self._options = dict(options or {})
-        self.program = program or binary.find()
-        self._processes = Processes(self.folder / "watchdog.log")
-        self._server = redis_server.Server(self.folder, 0, password)
+        self.program = program or redis_binary.find()
+        self._processes = ProcessGroup(self.folder / "watchdog.log")
+        self._server = redis_server.RedisEndpoint(self.folder, 0, password)
         self._clients: list[redis.Redis] = []
         self.start()
 
@@ -76,7 +76,7 @@ class RedisServer:
         """Start, or start again: the port of the first time, unless another process took it when we had never listened yet."""
         fixed = self._server.port
         for _ in range(5):
-            self._server = redis_server.Server(self.folder, fixed or _port(), self._server.password)
+            self._server = redis_server.RedisEndpoint(self.folder, fixed or _port(), self._server.password)
             self.process = self._run()
             if redis_server.wait_ready(self._server, ended=lambda: self.process.poll() is not None):
                 return

@@ -29,9 +29,9 @@ import waiting
 from forks import Forks
 from servers import RedisServer
 
-from mutirao import Client, plain, queues, settings
-from mutirao.broker.server import connect
-from mutirao_worker.repository import Repository
+from mutirao import Client, keyspace, printable, settings
+from mutirao.redisdb.connection import connect
+from mutirao_worker.models.repository import Repository
 
 BIN = Path(sys.executable).parent
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -154,10 +154,10 @@ class WorkerProcess:
 
     def _announced(self, client: redis.Redis) -> bool:
         try:
-            found: Any = client.hvals(queues.WORKERS)
+            found: Any = client.hvals(keyspace.WORKERS)
         except redis.RedisError:
             return False
-        return (plain.escaped(self.name), self.pid) in (
+        return (printable.escaped(self.name), self.pid) in (
             (info["name"], info["pid"]) for info in map(msgspec.json.decode, found)
         )
 

@@ -14,7 +14,7 @@ import psutil
 from fronts import environment
 from fronts.front import Front, answers
 from fronts.load import HOST
-from mutirao.embedded.processes import Processes
+from mutirao.embedded.process_group import ProcessGroup
 from mutirao.embedded.redis_server import free_port
 
 # MLServer 1.7.1 does not start its workers under uvloop 0.22 and later.
@@ -43,7 +43,7 @@ class MLServer(Front):
         self.port, models, log = free_port(), self.folder / "models", self.folder / "mlserver.log"
         self._write(models / "settings.json", self._settings())
         self._write(models / self.workload.name / "model-settings.json", self._model())
-        self._processes = Processes(self.folder / "watchdog.log")
+        self._processes = ProcessGroup(self.folder / "watchdog.log")
         command = [str(installed() / "mlserver"), "start", str(models)]
         env = {**os.environ, "MLSERVER_METRICS_DIR": str(self.folder / "metrics")}
         self._server = self._processes.start(command, stage=0, grace_s=10, log=log, env=env)

@@ -25,16 +25,16 @@ from mutirao.errors import (
 )
 
 if TYPE_CHECKING:
-    from mutirao.aio import AsyncClient
-    from mutirao.client import Client
-    from mutirao.job import AsyncJob, Job
+    from mutirao.client.async_client import AsyncClient
+    from mutirao.client.client import Client
+    from mutirao.client.job import AsyncJob, Job
 
 # Found when they are first asked for: `mutirao --help` and completion need neither numpy nor redis, which take the most time.
 _LATER = {
-    "AsyncClient": "mutirao.aio",
-    "AsyncJob": "mutirao.job",
-    "Client": "mutirao.client",
-    "Job": "mutirao.job",
+    "AsyncClient": "mutirao.client.async_client",
+    "AsyncJob": "mutirao.client.job",
+    "Client": "mutirao.client.client",
+    "Job": "mutirao.client.job",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from mutirao import address, errors
+from mutirao import errors, urls
 
 PREFIX = "MUTIRAO_"
 _POSITIVE = (
@@ -95,12 +95,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def remote(self) -> bool:
         """Whether the system is reached through a gateway."""
-        return address.scheme(self.broker_url) in address.HTTP
+        return urls.scheme(self.broker_url) in urls.HTTP
 
     @property
     def foreign(self) -> bool:
         """Whether the broker is no Redis, so that kombu takes messages to it and from it."""
-        return not address.is_redis(self.broker_url)
+        return not urls.is_redis(self.broker_url)
 
     def direct(self) -> Settings:
         """Return these settings to who speaks with Redis or the broker itself.
@@ -151,7 +151,7 @@ def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
 
 def without_password(url: str) -> str:
     """Return the URL as it may be shown: with *** for its password."""
-    return address.without_password(url)
+    return urls.without_password(url)
 
 
 def running_in(home: str) -> str | None:
@@ -200,10 +200,10 @@ def _checked(settings: Settings) -> Settings:
 
 
 def _check_url(name: str, url: str) -> None:
-    if address.scheme(url) in address.HTTP:
+    if urls.scheme(url) in urls.HTTP:
         _check_gateway(name, url)
         return
-    if address.scheme(url) in address.AMQP:
+    if urls.scheme(url) in urls.AMQP:
         if name == "result_url":
             raise _refused(
                 name, url, "results are kept in Redis: set MUTIRAO_RESULT_URL=redis://... beside this broker"
@@ -212,7 +212,7 @@ def _check_url(name: str, url: str) -> None:
             raise _refused(name, url, "it must look like amqp://user:password@127.0.0.1:5672//")
         return
     try:
-        address.read(url)
+        urls.parse(url)
     except ValueError as exc:
         raise _refused(name, url, str(exc)) from None
 

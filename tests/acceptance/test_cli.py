@@ -16,13 +16,13 @@ from key_ring import Ring
 from servers import RedisServer
 from workers import WorkerProcess
 
-from mutirao import Client, queues
+from mutirao import Client, keyspace
 from mutirao.cli import main
-from mutirao.cli.output import Exit
+from mutirao.cli.console import Exit
 
 COMMAND = str(Path(sys.executable).parent / "mutirao")
 ROW = "[[5.1, 3.5, 1.4, 0.2]]"
-UNKNOWN = queues.new_id()
+UNKNOWN = keyspace.new_id()
 
 
 class Shell:
@@ -95,7 +95,7 @@ def inside(fleet, tmp_path, capsys, monkeypatch):
 def deserted(redis_server, fleet, tmp_path, capsys, monkeypatch):
     """A Redis that knows the models, but where no worker lives."""
     with fleet.server.client() as source:
-        redis_server.client().hset(queues.MODELS, mapping=source.hgetall(queues.MODELS))
+        redis_server.client().hset(keyspace.MODELS, mapping=source.hgetall(keyspace.MODELS))
     return Inside(redis_server.url, tmp_path, capsys, monkeypatch)
 
 
@@ -224,9 +224,9 @@ def test_what_runs_or_has_ended_is_not_cancelled(inside, fleet):
 def test_ctrl_c_is_quiet(shell, fleet):
     """Interrupting predict prints how to ask for the answer later, no traceback, and exits with 130; the job goes on."""
     with fleet.worker.still(), fleet.server.client() as redis:
-        others = redis.pubsub_channels(queues.reply_channel("*"))
+        others = redis.pubsub_channels(keyspace.reply_channel("*"))
         process = shell.start("predict", "slow", "[[0.5, 0, 0]]", "--id", "slow-1")
-        waiting.until(lambda: len(redis.pubsub_channels(queues.reply_channel("*"))) > len(others))
+        waiting.until(lambda: len(redis.pubsub_channels(keyspace.reply_channel("*"))) > len(others))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (Exit.INTERRUPTED, "")

@@ -14,9 +14,9 @@ from gateways import GatewayProcess
 from selenium.webdriver.common.keys import Keys
 from servers import RedisServer
 
-from mutirao import Client, queues
-from mutirao.catalog import ModelInfo, WorkerInfo
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao import Client, keyspace
+from mutirao.registry import ModelInfo, WorkerInfo
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
@@ -212,7 +212,7 @@ def test_without_a_worker_a_job_waits_and_can_be_cancelled(browser):
     )
     with RedisServer() as server, GatewayProcess(server.url) as gateway, Client(server.url, check=False) as client:
         server.client().hset(
-            queues.MODELS, "left", msgspec.json.encode(ModelInfo(name="left", version="1", signature=takes))
+            keyspace.MODELS, "left", msgspec.json.encode(ModelInfo(name="left", version="1", signature=takes))
         )
         row = "#models-rows tr[data-model=left]"
         browser.open(gateway.url, wait=row)
@@ -236,7 +236,7 @@ def test_what_a_worker_cannot_serve_is_told(browser):
     )
     told = ModelInfo(name="iris", version="1", state="unavailable", reason="no weights here")
     with RedisServer() as server, GatewayProcess(server.url) as gateway:
-        for key, info in ((queues.MODELS, told), (queues.WORKERS, left), (queues.WORKERS, right)):
+        for key, info in ((keyspace.MODELS, told), (keyspace.WORKERS, left), (keyspace.WORKERS, right)):
             server.client().hset(key, info.name, msgspec.json.encode(info))
         browser.open(gateway.url, wait=ROW)
         waiting.until(lambda: browser.text(f"{ROW} .state") == "ready")
@@ -249,7 +249,7 @@ def test_workers_of_one_host_share_its_cores(browser):
     with RedisServer() as server, GatewayProcess(server.url) as gateway:
         for name in ("left@a", "right@a", "far@b"):
             info = WorkerInfo(name=name, pid=1, processes=2, cores=4, models={"iris": "1"}, seen_at=time.time() + 60)
-            server.client().hset(queues.WORKERS, name, msgspec.json.encode(info))
+            server.client().hset(keyspace.WORKERS, name, msgspec.json.encode(info))
         browser.open(gateway.url, wait="#workers-rows tr[data-worker='far@b']")
         browser.find("#hands-more", text="6 processes · 8 cores")
 
@@ -310,9 +310,9 @@ def test_the_model_that_is_chosen_first_is_ready(browser):
     )
     with RedisServer() as server, server.client() as redis, GatewayProcess(server.url) as alone:
         for name in ("absent", "served"):
-            redis.hset(queues.MODELS, name, msgspec.json.encode(ModelInfo(name=name, version="1", signature=takes)))
+            redis.hset(keyspace.MODELS, name, msgspec.json.encode(ModelInfo(name=name, version="1", signature=takes)))
         worker = WorkerInfo(name="w@h", pid=1, processes=1, models={"served": "1"}, seen_at=time.time())
-        redis.hset(queues.WORKERS, worker.name, msgspec.json.encode(worker))
+        redis.hset(keyspace.WORKERS, worker.name, msgspec.json.encode(worker))
         browser.open(alone.url, wait="#models-rows tr[data-model=served]")
         waiting.until(lambda: browser.run("return document.getElementById('try-model').value") == "served")
         choose(browser, "absent")

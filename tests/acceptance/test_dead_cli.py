@@ -12,8 +12,8 @@ import waiting
 from shell import Shell
 from workers import WorkerProcess
 
-from mutirao import Client, MutiraoError, queues
-from mutirao.cli.output import Exit
+from mutirao import Client, MutiraoError, keyspace
+from mutirao.cli.console import Exit
 
 ROLES = Path(__file__).parents[2] / "deploy/redis/acl"
 ROW = [5.1, 3.5, 1.4, 0.2]
@@ -37,8 +37,8 @@ def given_up(redis_server, shell):
         ids = lost.letters(redis_server.url, "iris", 3) + lost.letters(redis_server.url, "houses", 1)
     noise = {"id": "x-1", "task_id": "", "model": "iris", "queue": "mutirao.iris", "reason": "not decodable", "at": 1.0,
              "message": "InvalidRequest(reason='not decodable')", "worker": "w@host", "attempts": 1, "envelope": f"noise {SECRET}"}  # fmt: skip
-    redis_server.client().hset(queues.DEAD, "x-1", json.dumps(noise))
-    redis_server.client().zadd(queues.DEAD_INDEX, {"x-1": 1.0})
+    redis_server.client().hset(keyspace.DEAD, "x-1", json.dumps(noise))
+    redis_server.client().zadd(keyspace.DEAD_INDEX, {"x-1": 1.0})
     return ids
 
 
@@ -75,7 +75,7 @@ def test_replay_sends_what_it_can_and_names_the_rest(given_up, shell, redis_serv
     code, out, err = shell.run("dead", "replay", "--all")
     assert (code, out.splitlines(), err.count("\n")) == (Exit.FAILED, [f"replayed {id}" for id in given_up[1:3]], 1)
     assert [each["id"] for each in shell.json("dead", "list")] == ["x-1"]
-    assert redis_server.client().llen(queues.queue_key("iris", 3)) == 3
+    assert redis_server.client().llen(keyspace.queue_key("iris", 3)) == 3
     assert shell.run("dead", "replay", "--all", "--model", "houses") == (0, "", "no dead letters to replay\n")
 
 
@@ -159,8 +159,8 @@ def test_explain_tells_where_a_job_is(shell, redis_server, fleet):
             "urgent": 1,
             "searched": 1200,
         }
-        redis.hset(queues.reserved_key("w1@host#1.abc"), "7", queues.queue_key("iris", 3).encode() + b"\n" + redis.rpop(queues.queue_key("iris", 3)))  # fmt: skip
-        redis.zadd(queues.LEASES, {"w1@host#1.abc": 1.0})
+        redis.hset(keyspace.reserved_key("w1@host#1.abc"), "7", keyspace.queue_key("iris", 3).encode() + b"\n" + redis.rpop(keyspace.queue_key("iris", 3)))  # fmt: skip
+        redis.zadd(keyspace.LEASES, {"w1@host#1.abc": 1.0})
         assert "now held by w1@host, whose lease has lapsed: another worker takes it over" in shell.says(
             "explain", jobs[0].id
         )
@@ -169,7 +169,7 @@ def test_explain_tells_where_a_job_is(shell, redis_server, fleet):
         late = client.submit("iris", [ROW], expires_s=0.01)
         waiting.until(lambda: late.status == "expired")
         assert shell.steps(late.id) == ["submitted", "expired"]
-        redis.delete(queues.queue_key("iris", 3))
+        redis.delete(keyspace.queue_key("iris", 3))
         assert f"submit it again under its id, or mutirao cancel {jobs[700].id}\n" in shell.says(
             "explain", jobs[700].id
         )
@@ -239,7 +239,7 @@ def test_a_worker_s_rights_are_enough(given_up, shell, redis_server):
     assert len(shell.json("dead", "list")) == 5
     assert shell.says("dead", "replay", given_up[0]) == f"replayed {given_up[0]}\n"
     assert shell.says("dead", "purge", "x-1") == "purged x-1\n"
-    redis_server.client().zadd(queues.LEASES, {"w1@host#1.abc": 1.0})
+    redis_server.client().zadd(keyspace.LEASES, {"w1@host#1.abc": 1.0})
     assert "now waiting in mutirao.iris, priority normal: none before it\n" in shell.says("explain", given_up[0])
 
 

@@ -13,8 +13,8 @@ from gateways import GatewayProcess
 from servers import RedisServer
 from shell import Shell
 
-from mutirao import queues
-from mutirao.cli.output import Exit
+from mutirao import keyspace
+from mutirao.cli.console import Exit
 
 COMMAND = str(Path(sys.executable).parent / "mutirao")
 TOKEN = r"mutirao_[0-9a-f]{12}_[A-Za-z0-9_-]{43}"
@@ -42,7 +42,7 @@ def test_a_key_is_printed_once_and_never_again(shell, server):
     assert err == f"key {id} of tenant 'crm': keep it now, it will not be shown again\n"
     listed = shell.says("keys", "list")
     assert re.search(rf"{id}\tcrm\tpredict:\* read:\* cancel:\*.*\tthe shop", listed)
-    digest = re.search(rb'"digest":"(\w+)"', server.client().hget(queues.KEYS, id))
+    digest = re.search(rb'"digest":"(\w+)"', server.client().hget(keyspace.KEYS, id))
     assert digest is not None
     for hidden in (out.split("_", 2)[2].strip(), digest[1].decode()):
         assert hidden not in listed + str(shell.json("keys", "list"))
@@ -153,7 +153,7 @@ def test_misuse(shell, server, args, says):
     code, out, err = shell.run("keys", *args)
     assert (code, out, err.count("\n")) == (Exit.USAGE, "", 1)
     assert says in err
-    assert not server.client().exists(queues.KEYS)
+    assert not server.client().exists(keyspace.KEYS)
 
 
 def test_ids_complete(shell, server):

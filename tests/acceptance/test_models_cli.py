@@ -7,8 +7,8 @@ import sys
 import pytest
 import samples
 
-from mutirao.cli.output import Exit
-from mutirao_worker.repository import Repository
+from mutirao.cli.console import Exit
+from mutirao_worker.models.repository import Repository
 
 
 class Shell:

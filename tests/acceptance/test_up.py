@@ -19,7 +19,7 @@ import samples
 import waiting
 
 from mutirao import Client
-from mutirao.embedded import Embedded, binary
+from mutirao.embedded import Embedded, redis_binary
 from mutirao.errors import EmbeddedError
 
 ROWS = samples.get("iris").data[::8]
@@ -100,7 +100,7 @@ def test_one_command_serves_predictions_and_ctrl_c_ends_it(env, tmp_path, client
         (console,) = re.findall(r"Console +(http://127.0.0.1:\d+)", up.said)
         assert "<title>" in httpx.get(console, trust_env=False).text
         waiting.until(lambda: httpx.get(f"{console}/v2/health/ready", trust_env=False).json() == {"ready": True})
-        for expected in (str(binary.find()), "worker1@", "worker2@", "iris, slow", "mutirao predict iris"):
+        for expected in (str(redis_binary.find()), "worker1@", "worker2@", "iris, slow", "mutirao predict iris"):
             assert expected in up.said
         with client() as asking:
             answer = asking.predict("iris", ROWS, timeout=30)

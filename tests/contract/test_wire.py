@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from kombu import Connection, Consumer, Queue
 
-from mutirao import Client, codec, queues, signature
-from mutirao.messages import PredictRequest
+from mutirao import Client, keyspace
+from mutirao.wire import binary_codec, signature
+from mutirao.wire.messages import PredictRequest
 
 X = np.array([[5.1, 3.5, 1.4, 0.2], [np.nan, -0.0, np.inf, 5e-324]])
 
@@ -76,7 +77,7 @@ def test_message_protocol(redis_server, client):
         "body_encoding": "base64",
         "delivery_tag": job.id,
     }
-    [model, request], options, embed = codec.decode_body(base64.b64decode(envelope["body"]))
+    [model, request], options, embed = binary_codec.decode_body(base64.b64decode(envelope["body"]))
     assert (model, options) == ("iris", {})
     assert embed == {}
     assert request.parameters == {"n": 1, "binary_data_output": True}
@@ -94,7 +95,7 @@ def test_stock_kombu_consumes_it(redis_server, client):
             while not got:
                 connection.drain_events(timeout=10)
         (message,) = got
-        [_model, request], _options, _embed = codec.decode_body(message.body)
+        [_model, request], _options, _embed = binary_codec.decode_body(message.body)
         assert isinstance(request, PredictRequest)
         (array,) = (np.frombuffer(tensor.data).reshape(tensor.shape) for tensor in request.inputs)
         assert array.tobytes() == X.tobytes()
@@ -154,11 +155,11 @@ answer = conf["accept_content"], conf["result_accept_content"], conf["task_seria
 
 def test_names_are_spelled_once():
     """The names of the contract are those of `queues`; priorities are kombu's steps."""
-    assert (queues.TASK, queues.queue("iris"), queues.record_key("x")) == (
+    assert (keyspace.TASK, keyspace.queue("iris"), keyspace.record_key("x")) == (
         "mutirao.predict",
         "mutirao.iris",
         "celery-task-meta-x",
     )
-    assert queues.STEPS == {"high": 0, "normal": 3, "low": 6}
-    assert (queues.MODELS, queues.WORKERS) == ("mutirao:models", "mutirao:workers")
+    assert keyspace.STEPS == {"high": 0, "normal": 3, "low": 6}
+    assert (keyspace.MODELS, keyspace.WORKERS) == ("mutirao:models", "mutirao:workers")
     assert signature.MATRIX == "X"

@@ -12,9 +12,9 @@ from tcp_proxy import TcpProxy
 from waiting import until
 
 from mutirao import BrokerUnavailable, ResultTimeout, settings
-from mutirao.broker.redis import options
-from mutirao.broker.server import connect_async
 from mutirao.gateway import server
+from mutirao.redisdb.connection import connect_async
+from mutirao.redisdb.drivers import options
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 LOST = [("requests", "replies"), ("replies",)]

@@ -12,8 +12,8 @@ from tcp_proxy import TcpProxy
 from waiting import until
 
 from mutirao import BrokerUnavailable, Client
-from mutirao.broker import failure
-from mutirao.cli.output import Exit
+from mutirao.cli.console import Exit
+from mutirao.redisdb import failure
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 

@@ -13,7 +13,7 @@ from servers import RedisServer
 from tcp_proxy import TcpProxy
 from workers import BIN, WorkerProcess
 
-from mutirao import Client, queues
+from mutirao import Client, keyspace
 
 ROW = [[0.0, 1.0, 2.0]]
 MANY = ROW * 4000  # four seconds of work
@@ -44,7 +44,7 @@ def test_connections_that_fall_silent(redis_server, root):
             _answered(client, "own0")
         proxy.blackhole()
         admin = redis_server.client()
-        waiting.until(lambda: not admin.zcount(queues.LEASES, admin.time()[0], "+inf"), what=lambda: worker.log)
+        waiting.until(lambda: not admin.zcount(keyspace.LEASES, admin.time()[0], "+inf"), what=lambda: worker.log)
         proxy.heal()
         _answered(client, "own0")
         assert worker.process.poll() is None

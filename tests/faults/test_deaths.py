@@ -13,7 +13,7 @@ import waiting
 from servers import RedisServer
 from workers import WorkerProcess
 
-from mutirao import Client, WorkerLost, queues, timeline
+from mutirao import Client, WorkerLost, job_history, keyspace
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -45,7 +45,7 @@ def test_child_killed_while_it_predicts(fleet):
             WorkerLost, match=r"the process that ran the model died: .*SIGKILL.* gave up after 3 attempts"
         ):
             job.result(20)
-        told = [(step.what, step.says) for step in timeline.moments(job.record())]
+        told = [(step.what, step.says) for step in job_history.steps(job.record())]
         name = fleet.worker.name
         assert [step for step in told if step[0] == "tried"] == [
             ("tried", f"on {name}: its process died; it runs again")
@@ -71,7 +71,7 @@ def test_whole_worker_killed(redis_server, root):
         waiting.until(lambda: jobs[0].status == "running")
         worker.kill()
         redis = redis_server.client()
-        assert sum(map(redis.hlen, redis.keys(queues.reserved_key("*")))) >= 1
+        assert sum(map(redis.hlen, redis.keys(keyspace.reserved_key("*")))) >= 1
         with WorkerProcess(redis_server.url, root, concurrency=2):
             for job in jobs[1:]:
                 assert job.result(30)["predict"].tolist() == [1.0]
@@ -84,16 +84,16 @@ def test_second_delivery_is_not_run(redis_server, root):
     redis = redis_server.client()
     with Client(redis_server.url, check=False) as client:
         job = client.submit("tellsprocess", [[0.0, 0, 0]])
-        envelope = redis.lindex(queues.queue_key("tellsprocess", 3), 0)
+        envelope = redis.lindex(keyspace.queue_key("tellsprocess", 3), 0)
         with WorkerProcess(redis_server.url, root) as worker:
             job.result(20)
-            record = redis.get(queues.record_key(job.id))
-            redis.lpush(queues.queue_key("tellsprocess", 3), envelope)
+            record = redis.get(keyspace.record_key(job.id))
+            redis.lpush(keyspace.queue_key("tellsprocess", 3), envelope)
             client.predict("iris", [ROW], timeout=20)
-            waiting.until(lambda: not redis.exists(queues.queue_key("tellsprocess", 3)))
-            waiting.until(lambda: not redis.keys(queues.reserved_key("*")))
+            waiting.until(lambda: not redis.exists(keyspace.queue_key("tellsprocess", 3)))
+            waiting.until(lambda: not redis.keys(keyspace.reserved_key("*")))
             assert worker.log.count(f"{job.id} first") == 1
-        assert redis.get(queues.record_key(job.id)) == record
+        assert redis.get(keyspace.record_key(job.id)) == record
         assert worker.name == job.record().job.worker
 
 

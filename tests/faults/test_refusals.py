@@ -18,7 +18,7 @@ from redis import ResponseError
 from servers import RedisServer
 from workers import WorkerProcess
 
-from mutirao import Client, queues
+from mutirao import Client, keyspace
 from mutirao.embedded.redis_server import free_port
 
 ROW = [[0.0, 1.0, 2.0]]
@@ -140,7 +140,7 @@ def test_refused(system, name):
         assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]
         said = len(worker.log)
         running = client.submit("dear", [[0.0, number, 1.0] for number in range(50)])  # for a second
-        waiting.until(lambda: admin.exists(queues.reserved_key(_identity(admin))))
+        waiting.until(lambda: admin.exists(keyspace.reserved_key(_identity(admin))))
         with FAULTS[name](server, admin):
             time.sleep(FAULT_S)  # the fault itself
         assert running.result(AGAIN_S)["predict"].tolist() == [3.0 * number + 1 for number in range(50)]
@@ -175,8 +175,8 @@ def test_giving_up_is_no_success(system, tmp_path):
     server, _ = system
     root = ledger.repository(tmp_path / "models", {"quick": 0.001})
     program = (
-        "from mutirao_worker import app, strategy; from mutirao_worker.cli import worker;"
-        "strategy.Engine.start = lambda *_: 1 / 0; worker.run(app.app, ['--quiet', 'worker', '--pool=solo'])"
+        "from mutirao_worker import app; from mutirao_worker.celery_adapter import consumer; from mutirao_worker.cli import worker;"
+        "consumer.EngineStep.start = lambda *_: 1 / 0; worker.run(app.app, ['--quiet', 'worker', '--pool=solo'])"
     )
     own = {"MUTIRAO_BROKER_URL": server.url, "MUTIRAO_MODELS": str(root), "PYTHONPATH": samples.PYTHONPATH}
     done = subprocess.run(
@@ -187,7 +187,7 @@ def test_giving_up_is_no_success(system, tmp_path):
 
 
 def _identity(admin):
-    (identity,) = (name.decode() for name in admin.zrange(queues.LEASES, 0, -1))
+    (identity,) = (name.decode() for name in admin.zrange(keyspace.LEASES, 0, -1))
     return identity
 
 

@@ -20,9 +20,9 @@ from ledger import Ledger
 from servers import RedisServer
 from workers import WorkerProcess
 
-from mutirao import Client, queues
+from mutirao import Client, keyspace
 
-QUEUE = queues.queue_key("slow", 3)
+QUEUE = keyspace.queue_key("slow", 3)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def client(redis_server):
 
 
 def _held(redis):
-    return sum(map(redis.hlen, redis.keys(queues.reserved_key("*"))))
+    return sum(map(redis.hlen, redis.keys(keyspace.reserved_key("*"))))
 
 
 def _computed(worker):
@@ -72,7 +72,7 @@ def _halfway(client, redis, worker):
     """Halt the worker where Redis has just reserved one more request for it, and it has not read of it yet."""
     os.kill(worker.pid, signal.SIGSTOP)
     job = client.submit("slow", [[3.0, 0, 0]])
-    (key,) = redis.keys(queues.reserved_key("*"))
+    (key,) = redis.keys(keyspace.reserved_key("*"))
     redis.hset(key, f"999999999 {QUEUE}", redis.rpop(QUEUE))
     yield job
     os.kill(worker.pid, signal.SIGCONT)
@@ -94,7 +94,7 @@ def test_sigterm(redis_server, root, client):
         assert worker.wait_ended(10) == 0
         assert running.record().job.attempts == 1
         assert _held(redis) == 0
-        assert not redis.zcard(queues.LEASES)
+        assert not redis.zcard(keyspace.LEASES)
         with WorkerProcess(redis_server.url, root):
             for place, job in enumerate(waits):
                 assert job.result(20)["predict"].tolist() == [place]
@@ -242,12 +242,12 @@ def test_stopped_for_longer_than_its_lease(redis_server, tmp_path, client):
             for place, job in enumerate(jobs):
                 assert job.result(30)["predict"].tolist() == [3.0 * (counted_models.FIRST + place) + 1.0]
             assert {job.record().job.worker for job in jobs[-1:]} == {other.name}
-            records = [redis_server.client().get(queues.record_key(job.id)) for job in jobs]
+            records = [redis_server.client().get(keyspace.record_key(job.id)) for job in jobs]
             os.kill(worker.pid, signal.SIGCONT)
             worker.wait_logged("lease had lapsed")
             assert client.predict("dear", [[0.0, 1.0, 2.0]], timeout=20)["predict"].tolist() == [5.0]
             waiting.until(lambda: _held(redis_server.client()) == 0)
-            assert [redis_server.client().get(queues.record_key(job.id)) for job in jobs] == records
+            assert [redis_server.client().get(keyspace.record_key(job.id)) for job in jobs] == records
             commits.settle()
             assert not commits.doubles()
 
@@ -264,7 +264,7 @@ def test_stopped_for_longer_than_its_lease_while_nobody_looks(redis_server, tmp_
         jobs = client.submit_many("dear", np.array([[0.0, counted_models.FIRST + place, 1.0] for place in range(4)]))
         waiting.until(lambda: len(book.executions()) >= 1 and _held(redis) >= 2)
         os.kill(worker.pid, signal.SIGSTOP)
-        (lease,) = redis.zrange(queues.LEASES, 0, -1, withscores=True)
+        (lease,) = redis.zrange(keyspace.LEASES, 0, -1, withscores=True)
         waiting.until(lambda: redis.time()[0] > lease[1] + 1)
         os.kill(worker.pid, signal.SIGCONT)
         for place, job in enumerate(jobs):

@@ -23,12 +23,12 @@ from ledger import Ledger
 from servers import RedisServer
 from workers import WorkerProcess
 
-from mutirao import BrokerUnavailable, Client, TimeLimitExceeded, WorkerLost, queues
+from mutirao import BrokerUnavailable, Client, TimeLimitExceeded, WorkerLost, keyspace
 
 SECRET = "payload-of-7391"  # nothing that is shown of a message may have it
 SECRETS = (SECRET, base64.b64encode(SECRET.encode()).decode().rstrip("="))
 ROW = [[0.0, 1.0, 2.0]]
-QUEUE = queues.queue("quick")
+QUEUE = keyspace.queue("quick")
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +83,17 @@ def test_reserved_unheard(redis_server, root):
     with Client(redis_server.url) as client, WorkerProcess(redis_server.url, root) as worker:
         assert client.predict("quick", ROW, timeout=20)["predict"].tolist() == [5.0]
         admin = redis_server.client()
-        (identity,) = (name.decode() for name in admin.zrange(queues.LEASES, 0, -1))
+        (identity,) = (name.decode() for name in admin.zrange(keyspace.LEASES, 0, -1))
         os.kill(worker.pid, signal.SIGSTOP)
         job = client.submit("quick", ROW)
         # As a call does that Redis runs for a connection which is broken, when nobody has told Redis yet.
-        taken = admin.rpop(queues.queue_key("quick", queues.STEPS["normal"]))
-        admin.hset(queues.reserved_key(identity), f"77 {queues.queue_key('quick', queues.STEPS['normal'])}", taken)
+        taken = admin.rpop(keyspace.queue_key("quick", keyspace.STEPS["normal"]))
+        admin.hset(
+            keyspace.reserved_key(identity), f"77 {keyspace.queue_key('quick', keyspace.STEPS['normal'])}", taken
+        )
         os.kill(worker.pid, signal.SIGCONT)
         assert job.result(20)["predict"].tolist() == [5.0]
-        assert admin.keys(queues.reserved_key("*")) == []
+        assert admin.keys(keyspace.reserved_key("*")) == []
 
 
 def test_time_limit_that_passes_while_the_worker_stands_still(redis_server, root):
@@ -250,11 +252,11 @@ def _is_put_aside(server, worker, message, reasons):
     told = worker.log + letter["message"]
     assert not [secret for secret in SECRETS if secret in told]
     assert _peak(worker.pid) - memory < 100 * 2**20  # nothing was unpacked
-    assert not admin.exists(*admin.keys(queues.reserved_key("*")), "unacked", "unacked_index")
+    assert not admin.exists(*admin.keys(keyspace.reserved_key("*")), "unacked", "unacked_index")
 
 
 def _letters(admin: redis.Redis):
-    return {id: json.loads(letter) for id, letter in admin.hgetall(queues.DEAD).items()}
+    return {id: json.loads(letter) for id, letter in admin.hgetall(keyspace.DEAD).items()}
 
 
 def _peak(pid):

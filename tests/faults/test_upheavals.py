@@ -11,13 +11,13 @@ from celery import Celery
 from servers import RedisServer
 from workers import WorkerProcess
 
-from mutirao import Client, MutiraoError, queues
+from mutirao import Client, MutiraoError, keyspace
 
 pytestmark = brokers.redis_only
 
 ROW = [[0.0, 1.0, 2.0]]
 AGAIN_S = 15
-QUICK, DEAR = queues.queue("quick"), queues.queue("dear")
+QUICK, DEAR = keyspace.queue("quick"), keyspace.queue("dear")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def _running(client, admin):
 
 
 def _reserved(admin):
-    return [queues.reserved_key(name.decode()) for name in admin.zrange(queues.LEASES, 0, -1)]
+    return [keyspace.reserved_key(name.decode()) for name in admin.zrange(keyspace.LEASES, 0, -1)]
 
 
 def _again(fault, job):
@@ -126,7 +126,7 @@ def test_redis(system, name):
         job = _running(client, admin)
         UPHEAVALS[name](server, admin, job)
         waiting.until(
-            lambda: admin.exists(queues.record_key(job.id)) and job.done(), timeout_s=AGAIN_S, what=lambda: worker.log
+            lambda: admin.exists(keyspace.record_key(job.id)) and job.done(), timeout_s=AGAIN_S, what=lambda: worker.log
         )
         assert job.result(1)["predict"].tolist() == [3.0 * number + 1 for number in range(50)]
         _served(client)
@@ -135,8 +135,8 @@ def test_redis(system, name):
 
 
 KEYS = [
-    QUICK, queues.bell_key(QUICK), f"mutirao:poller:{QUICK}", queues.tenants_key(QUICK), queues.consumers_key(QUICK),
-    queues.LEASES, queues.SLOTS, queues.LINES, queues.WORKERS, queues.MODELS, queues.DEAD, queues.DEAD_INDEX,
+    QUICK, keyspace.bell_key(QUICK), f"mutirao:poller:{QUICK}", keyspace.tenants_key(QUICK), keyspace.consumers_key(QUICK),
+    keyspace.LEASES, keyspace.SLOTS, keyspace.LINES, keyspace.WORKERS, keyspace.MODELS, keyspace.DEAD, keyspace.DEAD_INDEX,
 ]  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_a_key_of_another_type(system, key):
         _served(client)
         with admin.pipeline() as at_once:
             at_once.delete(key)
-            at_once.hset(key, "x", "x") if key != queues.LINES else at_once.set(key, "x")
+            at_once.hset(key, "x", "x") if key != keyspace.LINES else at_once.set(key, "x")
             at_once.execute()
         for model in ("quick", "dear"):
             with contextlib.suppress(MutiraoError):
@@ -167,13 +167,13 @@ def test_a_key_of_another_type(system, key):
 def test_a_hundred_queues(system):
     """A worker that is told to consume a hundred queues, of which it serves few, answers these as before, and forgets the others."""
     server, worker = system
-    admin, others = server.client(), [queues.queue(f"other{number}") for number in range(100)]
+    admin, others = server.client(), [keyspace.queue(f"other{number}") for number in range(100)]
     with Celery(broker=server.url) as app, Client(server.url, timeout_s=2) as client:
         _served(client)
         before = len(_consumed(app, worker))
         for name in others:
             app.control.add_consumer(name, destination=[worker.name])
-        waiting.until(lambda: admin.exists(*map(queues.consumers_key, others)) == len(others))
+        waiting.until(lambda: admin.exists(*map(keyspace.consumers_key, others)) == len(others))
         _served(client)
         for name in others:
             app.control.cancel_consumer(name, destination=[worker.name])

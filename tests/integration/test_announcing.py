@@ -18,13 +18,13 @@ from gateways import GatewayProcess
 from servers import RedisServer
 from workers import BIN, Fleet, WorkerProcess
 
-from mutirao import Client, ModelUnavailable, SignatureMismatch, catalog, plain, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.checkup.fleet import deaf, failures, versions
-from mutirao.checkup.snapshot import Snapshot
-from mutirao.core import Core
+from mutirao import Client, ModelUnavailable, SignatureMismatch, keyspace, printable, registry, settings
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.doctor.fleet_checks import deaf, failures, versions
+from mutirao.doctor.snapshot import Snapshot
+from mutirao.redisdb.drivers import RedisDriver
 from mutirao_worker.cli.worker import free_name
-from mutirao_worker.repository import Repository
+from mutirao_worker.models.repository import Repository
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 LEASE_S = 2.0
@@ -47,7 +47,7 @@ def announced(tmp_path_factory):
 def look(announced):
     """Read the catalogue."""
     given = settings.load({}, **brokers.broker_of(announced.url))
-    driver, core = Redis(given), Core(given, check=False)
+    driver, core = RedisDriver(given), RedisBackend(given, check=False)
     yield lambda: driver.run(core.catalog())
     driver.close()
 
@@ -113,7 +113,7 @@ def test_how_quick_it_is(announced, look, timed):
     assert look().speed("iris") >= worker.speeds["iris"]
     assert look().models["iris"].speed > 100
     if not (brokers.AMQP or brokers.STOCK):
-        assert announced.server.client().zscore(queues.LEASES, worker.identity)
+        assert announced.server.client().zscore(keyspace.LEASES, worker.identity)
 
 
 def test_a_queue_that_is_consumed_no_more(announced, look):
@@ -136,9 +136,9 @@ def test_gone_within_its_lease(announced, look):
         assert len(look().serving("slow")) == 2
         other.kill()
         began = time.monotonic()
-        waiting.until(lambda: len(look().serving("slow")) == 1, timeout_s=catalog.FRESH_S)
+        waiting.until(lambda: len(look().serving("slow")) == 1, timeout_s=registry.FRESH_S)
         assert time.monotonic() - began < LEASE_S + 2
-        waiting.until(lambda: look().gone == (other.name,), timeout_s=catalog.FRESH_S)
+        waiting.until(lambda: look().gone == (other.name,), timeout_s=registry.FRESH_S)
         found = deaf(Snapshot(given=settings.load({}), catalog=look()))
         assert (found.level, f"gone: {other.name}" in found.found) == ("warning", True)
     waiting.until(lambda: len(look().serving("iris")) == 1)  # one of another test may be on its way out
@@ -161,7 +161,7 @@ def test_the_last_known_speed(announced, look):
     assert "slow" not in own().speeds
     redis, before = announced.server.client(), own().seen_at
     info = msgspec.structs.replace(look().models["slow"], speed=123.0, workers=0)
-    redis.hset(queues.MODELS, "slow", msgspec.json.encode(info))
+    redis.hset(keyspace.MODELS, "slow", msgspec.json.encode(info))
     waiting.until(lambda: own().seen_at > before, timeout_s=15)
     assert look().models["slow"].speed == 123.0
 
@@ -185,7 +185,7 @@ def test_workers_of_one_name_speak_each_for_itself(redis_server, announced):
                 one.pid: {"iris"},
             }
             assert (known.models["iris"].workers, known.models["slow"].workers) == (2, 1)
-        shown = plain.escaped(name)
+        shown = printable.escaped(name)
         node, _, host = shown.partition("@")
         assert {worker.name for worker in known.workers} == {f"{node}#{pid}@{host}" for pid in (both.pid, one.pid)}
         assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
@@ -194,7 +194,7 @@ def test_workers_of_one_name_speak_each_for_itself(redis_server, announced):
         assert (left.name, left.pid, set(left.models)) == (shown, both.pid, {"iris", "slow"})
         job = client.submit("iris", [ROW])
         job.result(20)
-        assert plain.escaped(job.record().job.worker) == shown
+        assert printable.escaped(job.record().job.worker) == shown
 
 
 def test_differing_copies_of_one_version(redis_server, tmp_path):
@@ -243,7 +243,7 @@ def _all_are_answered(client, url, *data):
     assert {len(job.result(30)["predict"]) for job in jobs} == {1}
     assert {entry.how for job in jobs for entry in job.record().job.history} <= {"handed over"}
     with Celery(broker=url, backend=url) as app:
-        nobodys = app.send_task(queues.TASK, ("twin", [[1.0, 2.0]]), queue=queues.queue("twin"))
+        nobodys = app.send_task(keyspace.TASK, ("twin", [[1.0, 2.0]]), queue=keyspace.queue("twin"))
         nobodys.get(timeout=30, propagate=False)
     with pytest.raises(SignatureMismatch):
         client.job(nobodys.id).result(30)
@@ -278,8 +278,8 @@ def test_a_second_worker_of_a_machine_takes_a_name_of_its_own(redis_server):
     )
 
     def announce(name, pid):
-        info = catalog.WorkerInfo(name=name, pid=pid, processes=1, models={}, seen_at=time.time())
-        redis.hset(queues.WORKERS, name, msgspec.json.encode(info))
+        info = registry.WorkerInfo(name=name, pid=pid, processes=1, models={}, seen_at=time.time())
+        redis.hset(keyspace.WORKERS, name, msgspec.json.encode(info))
 
     dead = subprocess.Popen(["true"])
     dead.wait()

@@ -13,7 +13,7 @@ from bodies import binary, body, raw_tensor
 from kombu import Connection
 from stock import Raised
 
-from mutirao import codec
+from mutirao.wire import binary_codec
 
 pytestmark = pytest.mark.usefixtures("serves_the_next")
 
@@ -114,7 +114,7 @@ def _peak_bytes(pid):
 )  # fmt: skip
 def test_binary_bodies_that_lie(publish, body, says):
     """A binary body whose lengths, shapes or bytes do not agree is refused with what disagrees."""
-    raised = publish(body, codec.BINARY)
+    raised = publish(body, binary_codec.BINARY)
     assert raised.name in ("InvalidRequest", "InvalidTensor")
     assert says in raised.text
 
@@ -126,7 +126,7 @@ def test_binary_bodies_that_lie(publish, body, says):
 )  # fmt: skip
 def test_json_bodies_that_are_none(publish, body):
     """A JSON body that is not Celery's triple, or is not JSON, is refused."""
-    assert publish(body, codec.JSON).name == "InvalidRequest"
+    assert publish(body, binary_codec.JSON).name == "InvalidRequest"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_json_bodies_that_are_none(publish, body):
 )
 def test_odd_headers(fleet, publish, headers):
     """Headers that Celery cannot use end the request with a reason, or are passed over, and do not end the worker."""
-    assert publish(binary(body(raw_tensor(31)), bytes(32)), codec.BINARY, **headers).name in (
+    assert publish(binary(body(raw_tensor(31)), bytes(32)), binary_codec.BINARY, **headers).name in (
         "InvalidRequest",
         "InvalidTensor",
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mutirao import JobError, ModelFailed, TimeLimitExceeded, WorkerLost, queues
+from mutirao import JobError, ModelFailed, TimeLimitExceeded, WorkerLost, keyspace
 
 pytestmark = pytest.mark.usefixtures("serves_the_next")
 
@@ -59,4 +59,4 @@ def test_failure_is_terminal(own):
     assert not job.cancel()
     record = job.record()
     assert (record.state, record.job.model, record.job.version) == ("failed", "raises", "1")
-    assert queues.made_at(job.id) == pytest.approx(record.job.queued_at, abs=5)
+    assert keyspace.made_at(job.id) == pytest.approx(record.job.queued_at, abs=5)

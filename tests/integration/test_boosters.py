@@ -9,8 +9,8 @@ from servers import RedisServer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from workers import Fleet, WorkerProcess
 
-from mutirao_worker import threads
-from mutirao_worker.repository import Repository
+from mutirao_worker.inference import native_threads
+from mutirao_worker.models.repository import Repository
 
 lightgbm = pytest.importorskip("lightgbm", exc_type=ImportError)
 xgboost = pytest.importorskip("xgboost", exc_type=ImportError)
@@ -66,8 +66,8 @@ def test_a_users_own_number_of_threads_is_kept(boosted):
 @pytest.mark.parametrize(
     ("processes", "asked", "expected"),
     [
-        (1, {}, threads.cores()),
-        (threads.cores(), {}, 1),
+        (1, {}, native_threads.cores()),
+        (native_threads.cores(), {}, 1),
         (100, {}, 1),
         (1, {"OMP_NUM_THREADS": "5"}, 5),
         (100, {"OMP_NUM_THREADS": "5,2"}, 5),
@@ -77,4 +77,4 @@ def test_a_users_own_number_of_threads_is_kept(boosted):
 )
 def test_cores_are_shared(processes, asked, expected):
     """Each process gets its share of the cores, one at least; what a user says in OMP_NUM_THREADS wins."""
-    assert threads.per_process(processes, asked) == expected
+    assert native_threads.per_process(processes, asked) == expected

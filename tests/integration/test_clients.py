@@ -25,10 +25,10 @@ from mutirao import (
     ModelFailed,
     ResultExpired,
     ResultTimeout,
-    queues,
+    keyspace,
 )
-from mutirao.catalog import ModelInfo
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao.registry import ModelInfo
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 IRIS = Signature(
@@ -77,7 +77,7 @@ def announced(redis_server):
     """The Redis, to which a worker that is no longer there has said which models it serves: a gateway queues no others."""
     for name in ("iris", "forest"):
         info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=IRIS))
-        redis_server.client().hset(queues.MODELS, name, info)
+        redis_server.client().hset(keyspace.MODELS, name, info)
     return redis_server
 
 
@@ -223,7 +223,7 @@ def test_cancel_queued(connect, announced):
                 wait.result(20)
         assert job.status == "cancelled"
         assert job.cancel()
-        assert announced.client().get(queues.payload_key(job.id, "in")) is None
+        assert announced.client().get(keyspace.payload_key(job.id, "in")) is None
 
 
 def test_cancelled_never_runs(client, fleet):
@@ -250,9 +250,9 @@ def test_expired_results(connect, fleet):
     with connect(fleet.url, result_ttl_s=0.5) as client:
         job = client.submit("iris", [ROW], expires_s=0.5)
         job.result(20)
-        fleet.server.client().pexpire(queues.record_key(job.id), 1)
-        waiting.until(lambda: not fleet.server.client().exists(queues.record_key(job.id)))
-        waiting.until(lambda: time.time() > cast("float", queues.made_at(job.id)) + 1.0)
+        fleet.server.client().pexpire(keyspace.record_key(job.id), 1)
+        waiting.until(lambda: not fleet.server.client().exists(keyspace.record_key(job.id)))
+        waiting.until(lambda: time.time() > cast("float", keyspace.made_at(job.id)) + 1.0)
         with pytest.raises(ResultExpired, match=r"has expired: results are kept for 0\.5 s"):
             job.record()
         with pytest.raises(ResultExpired):
@@ -276,7 +276,7 @@ def test_models(client, fleet):
 
 def test_same_id_same_content_runs_once(client):
     """The same id with the same content is the same job: one execution, one answer to both."""
-    id = f"mine-{queues.new_id()}"
+    id = f"mine-{keyspace.new_id()}"
     first = client.submit("tellsprocess", [[1.0, 2, 3]], id=id)
     second = client.submit("tellsprocess", [[1.0, 2, 3]], id=id)
     assert np.array_equal(first.result(20)["predict"], second.result(20)["predict"])
@@ -332,9 +332,9 @@ def test_large_payloads_go_beside(client, fleet, rows):
     assert np.array_equal(found, samples.get("iris").model.predict_proba(data))
     assert big.result(30)["predict"].shape == (10_000,)
     for job in [*jobs, big]:
-        assert redis.get(queues.payload_key(job.id, "in")) is None
-        assert redis.strlen(queues.payload_key(job.id, "out")) >= 10_000 * 8 // 3
-        assert redis.strlen(queues.record_key(job.id)) < 2000
+        assert redis.get(keyspace.payload_key(job.id, "in")) is None
+        assert redis.strlen(keyspace.payload_key(job.id, "out")) >= 10_000 * 8 // 3
+        assert redis.strlen(keyspace.record_key(job.id)) < 2000
 
 
 def test_nan_and_infinities_travel(client):
@@ -367,8 +367,8 @@ def test_split_results(connect, split):
         jobs = client.submit_many("iris", samples.get("iris").data[:9])
         assert {job.id for job in client.as_completed(jobs, timeout=20)} == {job.id for job in jobs}
         first, job = client.submit("slow", [[1.0, 0, 0]]), client.submit("slow", [[0.0, 0, 0]])
-        waiting.until(lambda: broker.client().keys(queues.reserved_key("*")))
-        assert results.client().keys(queues.reserved_key("*")) == []
+        waiting.until(lambda: broker.client().keys(keyspace.reserved_key("*")))
+        assert results.client().keys(keyspace.reserved_key("*")) == []
         assert job.cancel()
         assert first.result(20)
         assert job.status == "cancelled"

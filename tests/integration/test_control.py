@@ -12,7 +12,7 @@ from celery import Celery
 from servers import RedisServer
 from workers import Fleet, WorkerProcess
 
-from mutirao import JobCancelled, ModelNotFound, queues
+from mutirao import JobCancelled, ModelNotFound, keyspace
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -82,7 +82,7 @@ def test_inspect_active_and_reserved(client, inspect, busy):
     active, reserved = inspect("active"), inspect("reserved")
     assert _ids(active) == {job.id for job in running}
     assert {each["worker_pid"] for each in active} == {child.pid for child in busy.worker.children}
-    assert all(each["time_start"] and each["name"] == queues.TASK for each in active)
+    assert all(each["time_start"] and each["name"] == keyspace.TASK for each in active)
     assert _ids(reserved) == {job.id for job in waits}
     assert "7777" not in str(active) + str(reserved)
     found = inspect("query_task", running[0].id, waits[0].id)
@@ -94,11 +94,11 @@ def test_inspect_active_and_reserved(client, inspect, busy):
 
 def test_inspect_stats(client, inspect, busy):
     """The statistics count each request, and tell the fitted times of each model's batches."""
-    before = inspect("stats")["total"].get(queues.TASK, 0)
+    before = inspect("stats")["total"].get(keyspace.TASK, 0)
     for job in client.submit_many("iris", [ROW] * 50):
         job.result(20)
     # A client may hear of an end a moment before its worker hears that it is kept.
-    waiting.until(lambda: inspect("stats")["total"].get(queues.TASK) == before + 50)
+    waiting.until(lambda: inspect("stats")["total"].get(keyspace.TASK) == before + 50)
     stats = inspect("stats")
     assert stats["pool"]["max-concurrency"] == 2
     assert stats["batching"]["iris"]["answered"] >= 50
@@ -108,10 +108,10 @@ def test_inspect_stats(client, inspect, busy):
 def test_inspect_scheduled(client, stock, inspect, busy):
     """A request with a time to run at is scheduled until then, and runs then."""
     eta = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
-    id = str(stock.send_task(queues.TASK, ["iris", [ROW]], queue="mutirao.iris", eta=eta))
+    id = str(stock.send_task(keyspace.TASK, ["iris", [ROW]], queue="mutirao.iris", eta=eta))
     (found,) = waiting.until(lambda: inspect("scheduled"))
     assert found["request"]["id"] == id
-    waiting.until(lambda: busy.server.client().exists(queues.record_key(id)))
+    waiting.until(lambda: busy.server.client().exists(keyspace.record_key(id)))
     assert client.job(id).result(20)["predict"].tolist() == [0]
     assert datetime.datetime.now(datetime.UTC) >= eta
     assert inspect("scheduled") == []
@@ -123,7 +123,7 @@ def test_queues_come_and_go(client, control, inspect, busy):
     try:
         # Celery answers before it does it.
         waiting.until(lambda: "mutirao.iris" not in {queue["name"] for queue in inspect("active_queues")})
-        waiting.until(lambda: not busy.server.client().exists(queues.consumers_key("mutirao.iris")))
+        waiting.until(lambda: not busy.server.client().exists(keyspace.consumers_key("mutirao.iris")))
         job = client.submit("iris", [ROW])
         assert client.predict("slow", [[0.0, 1, 0]], timeout=20)["predict"].tolist() == [1.0]
         assert job.status == "queued"
@@ -160,13 +160,13 @@ def test_no_model_s_queue(busy, control, client):
 
 def test_rate_limit(client, control):
     """A rate limit set at run time holds requests back, and lets all of them go in the end; without it they go at once."""
-    assert "ok" in control("rate_limit", task_name=queues.TASK, rate_limit="10/s")
+    assert "ok" in control("rate_limit", task_name=keyspace.TASK, rate_limit="10/s")
     jobs = client.submit_many("iris", [ROW] * 15)
     for job in jobs:
         assert job.result(30)["predict"].tolist() == [0]
     finished = sorted(job.timings.finished_at for job in jobs)
     assert finished[-1] - finished[0] > 0.8
-    assert "ok" in control("rate_limit", task_name=queues.TASK, rate_limit=None)
+    assert "ok" in control("rate_limit", task_name=keyspace.TASK, rate_limit=None)
     for job in client.submit_many("iris", [ROW] * 100):
         assert job.result(5)["predict"].tolist() == [0]
 

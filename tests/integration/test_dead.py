@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from servers import RedisServer
 
-from mutirao import BrokerUnavailable, Client, JobNotFound, WorkerLost, errors, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.dead import Dead
+from mutirao import BrokerUnavailable, Client, JobNotFound, WorkerLost, errors, keyspace, settings
+from mutirao.dead_letters import DeadLetters
+from mutirao.redisdb.drivers import RedisDriver
 
 pytestmark = brokers.redis_only
 
-LIST = queues.queue_key("iris", 3)
+LIST = keyspace.queue_key("iris", 3)
 
 
 class Operator:
@@ -25,7 +25,7 @@ class Operator:
 
     def __init__(self, url, **given):
         self._given = settings.load({}, broker_url=url, **given)
-        self._dead, self._redis = Dead(self._given), Redis(self._given)
+        self._dead, self._redis = DeadLetters(self._given), RedisDriver(self._given)
 
     def __getattr__(self, name):
         return lambda *args: self._redis.run(getattr(self._dead, name)(*args))
@@ -72,8 +72,8 @@ def test_a_replayed_request_is_as_it_was_first_sent(redis_server, client, operat
     client.submit("iris", [[3.0, 4.0]])
     assert operator.replay_ids([id]) == {id: None}
     assert _envelopes(redis)[-1] == sent
-    assert redis.llen(queues.bell_key("mutirao.iris")) >= 1
-    raw, record = redis.get(queues.record_key(id)), client.job(id).record()
+    assert redis.llen(keyspace.bell_key("mutirao.iris")) >= 1
+    raw, record = redis.get(keyspace.record_key(id)), client.job(id).record()
     assert (raw.startswith(b'{"status":"QUEUED","task_id":'), raw.endswith(b"}}")) == (True, True)
     assert list(json.loads(raw))[-1] == "job"
     assert record.state == "queued"
@@ -82,7 +82,7 @@ def test_a_replayed_request_is_as_it_was_first_sent(redis_server, client, operat
     assert (record.job.digest, record.job.rows, record.job.priority) == (before.digest, 1, "normal")
     assert record.job.queued_at > letter.at > before.queued_at
     assert record.job.expires_at - record.job.queued_at == pytest.approx(86_400)
-    assert not redis.exists(queues.DEAD, queues.DEAD_INDEX)
+    assert not redis.exists(keyspace.DEAD, keyspace.DEAD_INDEX)
 
 
 def test_a_second_replay_tells_the_first(redis_server, client, operator):
@@ -91,7 +91,7 @@ def test_a_second_replay_tells_the_first(redis_server, client, operator):
     for _ in range(2):
         (id,) = lost.letters(redis_server.url, "iris", 1)
         operator.replay_ids([id])
-    raw = redis_server.client().get(queues.record_key(job.id)).decode()
+    raw = redis_server.client().get(keyspace.record_key(job.id)).decode()
     assert [entry.how for entry in job.record().job.history] == ["worker lost", "replayed"] * 2
     assert (raw.count('"expires_at"'), raw.count('"queued_at"'), raw.count('"history"')) == (1, 1, 1)
 
@@ -119,10 +119,10 @@ def test_a_stock_request_is_replayed_without_its_old_deadline(redis_server, oper
     message = {"body": "W1tdXQ==", "content-encoding": "utf-8", "headers": headers, "properties": {"priority": 0}}
     redis.lpush("mutirao.iris", json.dumps(message))
     assert lost.letters(redis_server.url, "iris", 1) == ["stock-1"]
-    redis.delete(queues.record_key("stock-1"))
+    redis.delete(keyspace.record_key("stock-1"))
     assert operator.replay_ids(["stock-1"]) == {"stock-1": None}
     assert _envelopes(redis, "mutirao.iris") == [{**message, "headers": {**headers, "expires": None}}]
-    job = json.loads(redis.get(queues.record_key("stock-1")))["job"]
+    job = json.loads(redis.get(keyspace.record_key("stock-1")))["job"]
     assert (job["model"], job["priority"]) == ("iris", "high")
 
 
@@ -131,8 +131,8 @@ def test_tensors_beside_a_letter(redis_server, client, operator):
     redis = redis_server.client()
     jobs = client.submit_many("iris", [np.ones((4000, 4))] * 3)
     ids = lost.letters(redis_server.url, "iris", 3)
-    keys = {id: queues.payload_key(id, "in") for id in ids}
-    assert all(redis.ttl(key) == pytest.approx(queues.DEAD_PAYLOAD_S, abs=60) for key in keys.values())
+    keys = {id: keyspace.payload_key(id, "in") for id in ids}
+    assert all(redis.ttl(key) == pytest.approx(keyspace.DEAD_PAYLOAD_S, abs=60) for key in keys.values())
     sent, purged, gone = (job.id for job in jobs)
     letters = operator.letters([sent, gone])
     assert letters[0].inputs(operator.tensors(letters[0]))[""].shape == (4000, 4)
@@ -153,11 +153,13 @@ def test_a_job_that_lives_again_is_left_alone(redis_server, client, operator):
     jobs = client.submit_many("iris", np.ones((2, 4)))
     ids = lost.letters(redis_server.url, "iris", 2)
     for job, status in zip(jobs, ("QUEUED", "SUCCESS"), strict=True):
-        redis.set(queues.record_key(job.id), redis.get(queues.record_key(job.id)).replace(b"FAILURE", status.encode()))
-    before = redis.mget([queues.record_key(id) for id in ids])
+        redis.set(
+            keyspace.record_key(job.id), redis.get(keyspace.record_key(job.id)).replace(b"FAILURE", status.encode())
+        )
+    before = redis.mget([keyspace.record_key(id) for id in ids])
     said = [str(operator.replay_ids([job.id])[job.id]) for job in jobs]
     assert ["its job is queued again" in said[0], "its job has succeeded since" in said[1]] == [True, True]
-    assert redis.mget([queues.record_key(id) for id in ids]) == before
+    assert redis.mget([keyspace.record_key(id) for id in ids]) == before
     assert (operator.ids(), redis.llen(LIST)) == (ids, 0)
 
 
@@ -166,13 +168,13 @@ def test_the_oldest_letters_make_room(redis_server, client, operator):
     redis = redis_server.client()
     fill = """for i = 1, tonumber(ARGV[1]) do
       redis.call('HSET', KEYS[1], 'old-' .. i, '{}') redis.call('ZADD', KEYS[2], i, 'old-' .. i) end"""
-    redis.eval(fill, 2, queues.DEAD, queues.DEAD_INDEX, queues.DEAD_MAX - 1)
-    redis.set(queues.payload_key("old-1", "in"), "x")
+    redis.eval(fill, 2, keyspace.DEAD, keyspace.DEAD_INDEX, keyspace.DEAD_MAX - 1)
+    redis.set(keyspace.payload_key("old-1", "in"), "x")
     client.submit_many("iris", np.ones((2, 4)))
     ids = lost.letters(redis_server.url, "iris", 2)
-    assert (redis.hlen(queues.DEAD), redis.zcard(queues.DEAD_INDEX)) == (queues.DEAD_MAX, queues.DEAD_MAX)
+    assert (redis.hlen(keyspace.DEAD), redis.zcard(keyspace.DEAD_INDEX)) == (keyspace.DEAD_MAX, keyspace.DEAD_MAX)
     assert (operator.ids()[0], operator.ids()[-2:]) == ("old-2", ids)
-    assert not redis.exists(queues.payload_key("old-1", "in"))
+    assert not redis.exists(keyspace.payload_key("old-1", "in"))
 
 
 def test_results_elsewhere():
@@ -185,29 +187,29 @@ def test_results_elsewhere():
             kept: Any = results.client()
             broker.client().delete(LIST)
             for job, raw in zip(jobs, envelopes, strict=True):
-                document = kept.get(queues.record_key(job.id))
-                kept.set(queues.record_key(job.id), document.replace(b"QUEUED", b"FAILURE"))
+                document = kept.get(keyspace.record_key(job.id))
+                kept.set(keyspace.record_key(job.id), document.replace(b"QUEUED", b"FAILURE"))
                 _write(kept, job.id, raw.decode())
             broker.stop()
-            before = kept.get(queues.record_key(jobs[0].id)), kept.hgetall(queues.DEAD)
+            before = kept.get(keyspace.record_key(jobs[0].id)), kept.hgetall(keyspace.DEAD)
             with pytest.raises(BrokerUnavailable):
                 operator.replay_ids([job.id for job in jobs])
-            assert (kept.get(queues.record_key(jobs[0].id)), kept.hgetall(queues.DEAD)) == before
-            assert kept.zrange(queues.DEAD_INDEX, 0, -1) == [job.id.encode() for job in jobs]
+            assert (kept.get(keyspace.record_key(jobs[0].id)), kept.hgetall(keyspace.DEAD)) == before
+            assert kept.zrange(keyspace.DEAD_INDEX, 0, -1) == [job.id.encode() for job in jobs]
             broker.start()
             assert operator.replay_ids([job.id for job in jobs]) == {job.id: None for job in jobs}
             assert broker.client().lrange(LIST, 0, -1)[::-1] == envelopes
-            assert broker.client().llen(queues.bell_key("mutirao.iris")) >= 1
+            assert broker.client().llen(keyspace.bell_key("mutirao.iris")) >= 1
             assert jobs[0].record().state == "queued"
-            assert not kept.exists(queues.DEAD, LIST)
+            assert not kept.exists(keyspace.DEAD, LIST)
         operator.close()
 
 
 def _write(redis, id, envelope):
     letter = {"id": id, "task_id": id, "model": "iris", "queue": LIST, "reason": "process died", "message": "gone",
               "at": time.time(), "worker": "w@host", "attempts": 3, "envelope": envelope}  # fmt: skip
-    redis.hset(queues.DEAD, id, json.dumps(letter))
-    redis.zadd(queues.DEAD_INDEX, {id: letter["at"]})
+    redis.hset(keyspace.DEAD, id, json.dumps(letter))
+    redis.zadd(keyspace.DEAD_INDEX, {id: letter["at"]})
 
 
 def test_what_is_no_request_is_not_replayed(redis_server, operator):
@@ -217,7 +219,7 @@ def test_what_is_no_request_is_not_replayed(redis_server, operator):
     for id, change in (("x-1", {"task_id": "", "reason": "no id"}), ("x-2", {"reason": "not decodable", "envelope_base64": True}),
                        ("x-3", {"queue": "celery", "model": ""})):  # fmt: skip
         _write(redis, id, "{}")
-        redis.hset(queues.DEAD, id, json.dumps(json.loads(redis.hget(queues.DEAD, id)) | change))
+        redis.hset(keyspace.DEAD, id, json.dumps(json.loads(redis.hget(keyspace.DEAD, id)) | change))
     said = operator.replay_ids(["x-1", "x-2", "x-3", "good"])
     assert said["good"] is None
     assert all(isinstance(said[id], errors.NotReplayable) for id in ("x-1", "x-2", "x-3"))
@@ -228,7 +230,7 @@ def test_the_record_of_an_ignored_result_is_not_made(redis_server, operator):
     """A request whose client wants no result is sent again without a record."""
     _write(redis_server.client(), "mute", '{"headers":{"id":"mute","ignore_result":true}}')
     assert operator.replay_ids(["mute"]) == {"mute": None}
-    assert not redis_server.client().exists(queues.record_key("mute"))
+    assert not redis_server.client().exists(keyspace.record_key("mute"))
 
 
 def test_a_given_up_request_keeps_its_letter_only_once(redis_server, client, operator):

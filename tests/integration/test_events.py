@@ -1,7 +1,6 @@
 """Events: each request's own, in order, whatever became of it, and as many as there were requests."""
 
 import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from redis_monitor import Monitor
 from servers import RedisServer
 from workers import Fleet, WorkerProcess
 
-from mutirao import JobCancelled, JobExpired, ModelFailed, TimeLimitExceeded, WorkerLost, queues
+from mutirao import JobCancelled, JobExpired, ModelFailed, TimeLimitExceeded, WorkerLost, keyspace
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 RECEIVED, STARTED, SUCCEEDED = "task-received", "task-started", "task-succeeded"
@@ -148,16 +147,15 @@ def test_running_is_shown_to_those_who_poll(busy, client):
         assert client.predict("slow", [[0.05, 1, 0]], timeout=20)["predict"].tolist() == [1.05]
         assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
         time.sleep(0.4)  # what would be written would be written by now
-    digest = _digest("started")
+    digest = _digest("mark_started")
     assert sum(digest in command for _, command in monitor.commands) == 1
 
 
 def _digest(script):
     """The name by which Redis knows a script, as MONITOR shows it here: in capitals."""
-    from mutirao_worker.transport.scripts import Scripts
+    from mutirao.redisdb.scripts import DIGESTS
 
-    nowhere: Any = None
-    return Scripts(nowhere)._digests[script].upper()
+    return DIGESTS[script].upper()
 
 
 def test_no_queue_is_left(busy, client):
@@ -166,5 +164,5 @@ def test_no_queue_is_left(busy, client):
     for priority in ("high", "normal", "low"):
         jobs += client.submit_many("iris", [ROW] * 50, priority=priority)
     assert len(list(client.as_completed(jobs, timeout=30))) == 151
-    assert not [key for name in busy.repository.names() for key in redis.keys(queues.queue(name) + "*")]
-    assert not redis.keys(queues.reserved_key("*"))
+    assert not [key for name in busy.repository.names() for key in redis.keys(keyspace.queue(name) + "*")]
+    assert not redis.keys(keyspace.reserved_key("*"))

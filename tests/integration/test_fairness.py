@@ -11,9 +11,9 @@ from servers import RedisServer
 from workers import WorkerProcess
 
 from mutirao import Client, settings
-from mutirao.broker.redis import Redis
-from mutirao.core import Core
-from mutirao.submission import Ask
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.redisdb.drivers import RedisDriver
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def test_a_flood_keeps_nobody_out(client):
 def test_a_crowded_tenant_keeps_no_other_out(client):
     """Under one tenant's backlog of many seconds the first request of another, to the same model, is answered within two batches."""
     given = settings.load({}, broker_url=client.settings.broker_url)
-    driver, core = Redis(given), Core(given, check=False)
+    driver, core = RedisDriver(given), RedisBackend(given, check=False)
     rows = np.array([[0.0, number, 4.0] for number in range(800)])
-    crowd = driver.run(core.submit(Ask(model="flood", tenant="crowd"), rows, rows=True)).ids
+    crowd = driver.run(core.submit(SubmitOptions(model="flood", tenant="crowd"), rows, rows=True)).ids
     time.sleep(1)  # so that every slot is taken, and so is what is held ahead
     began = time.monotonic()
-    (own,) = driver.run(core.submit(Ask(model="flood", tenant="single"), rows[:1], rows=True)).ids
+    (own,) = driver.run(core.submit(SubmitOptions(model="flood", tenant="single"), rows[:1], rows=True)).ids
     waiting.until(lambda: driver.run(core.record(own)).done, timeout_s=30)
     assert time.monotonic() - began < 4.5
     assert driver.run(core.record(crowd[-1])).state == "queued"

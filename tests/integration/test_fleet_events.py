@@ -9,9 +9,9 @@ from key_ring import Ring
 from servers import RedisServer
 
 from mutirao import errors, settings
-from mutirao.gateway import feed
-from mutirao.gateway.feed import Following
-from mutirao.gateway.front import Front
+from mutirao.gateway.state import Gateway
+from mutirao.gateway.streams import fleet_stream
+from mutirao.gateway.streams.fleet_stream import FleetStream
 
 LOCAL = {"host": "127.0.0.1"}
 
@@ -28,7 +28,7 @@ def run(server):
 
     def in_front(work, **given):
         async def whole():
-            front = Front(settings.load(broker_url=server.url, **given))
+            front = Gateway(settings.load(broker_url=server.url, **given))
             async with front.running(), asyncio.timeout(30):
                 return await work(front)
 
@@ -42,7 +42,7 @@ def run(server):
 async def following(front, headers=LOCAL):
     """A stream, which is closed as when its client goes."""
     caller = await front.doorkeeper.caller(headers)
-    one = Following(front, caller)
+    one = FleetStream(front, caller)
     with front.holding(one, caller):
         async with contextlib.aclosing(one.pieces()) as pieces:
             yield one, pieces
@@ -95,7 +95,7 @@ def test_nothing_is_read_while_nobody_follows(run):
 
 def test_a_slow_reader_gets_the_latest(run, monkeypatch):
     """Of what comes while its client reads nothing, a stream keeps the last snapshot alone."""
-    monkeypatch.setattr(feed, "EVERY_S", 0.01)
+    monkeypatch.setattr(fleet_stream, "EVERY_S", 0.01)
 
     async def work(front):
         async with following(front) as (_, slow), following(front) as (_, quick):
@@ -108,8 +108,8 @@ def test_a_slow_reader_gets_the_latest(run, monkeypatch):
 
 def test_a_quiet_stream_says_that_it_lives(run, monkeypatch):
     """Where there is nothing new for long, a comment keeps the connection open."""
-    monkeypatch.setattr(feed, "EVERY_S", 60.0)
-    monkeypatch.setattr(feed, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(fleet_stream, "EVERY_S", 60.0)
+    monkeypatch.setattr(fleet_stream, "KEEP_ALIVE_S", 0.05)
 
     async def work(front):
         async with following(front) as (_, pieces):

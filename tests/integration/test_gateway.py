@@ -10,9 +10,9 @@ from gateways import GatewayProcess
 from servers import RedisServer
 from waiting import until
 
-from mutirao import queues
-from mutirao.catalog import ModelInfo, WorkerInfo
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao import keyspace
+from mutirao.registry import ModelInfo, WorkerInfo
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 IRIS = samples.get("iris")
 ROW = {"rows": IRIS.data[:1].tolist()}
@@ -37,7 +37,7 @@ TAKES = Signature(inputs=(InputSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec
 def announce(server, name="iris"):
     """Say what a worker that is no longer there has said: which model it serves."""
     info = ModelInfo(name=name, version="1", versions=("1",), runtime="sklearn", signature=TAKES)
-    server.client().hset(queues.MODELS, name, msgspec.json.encode(info))
+    server.client().hset(keyspace.MODELS, name, msgspec.json.encode(info))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_what_would_come_too_late_is_refused_early():
     )
     with RedisServer() as server:
         announce(server)
-        server.client().hset(queues.WORKERS, "w", msgspec.json.encode(worker))
+        server.client().hset(keyspace.WORKERS, "w", msgspec.json.encode(worker))
         with GatewayProcess(server.url) as gateway, gateway.client() as client:
             body = {"rows": (IRIS.data[:3]).tolist()}
             assert client.post("/v1/models/iris/jobs:batch", json=body).status_code == 202

@@ -16,9 +16,9 @@ from waiting import until
 
 from mutirao import settings
 from mutirao.errors import GatewayBusy
-from mutirao.gateway import events as steps
-from mutirao.gateway.access import ANYBODY
-from mutirao.gateway.front import Front
+from mutirao.gateway.auth.authenticator import ANYBODY
+from mutirao.gateway.state import Gateway
+from mutirao.gateway.streams import job_stream as steps
 
 IRIS = samples.get("iris")
 ROWS = IRIS.data[:3].tolist()
@@ -324,7 +324,7 @@ def test_a_stream_has_its_place_before_its_headers(fleet, http):
         return sent[0]
 
     async def both():
-        front = Front(settings.load({}, **brokers.broker_of(fleet.url), gateway_waits=1))
+        front = Gateway(settings.load({}, **brokers.broker_of(fleet.url), gateway_waits=1))
         async with front.running():
             record = await front.record(id, "")
             return await asyncio.gather(*(follow(steps.answer(front, ANYBODY, record, "")) for _ in range(2)))

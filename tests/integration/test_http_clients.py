@@ -35,15 +35,15 @@ from mutirao import (
     JobExpired,
     JobNotFound,
     ResultTimeout,
-    codec,
     errors,
-    queues,
+    keyspace,
 )
-from mutirao.catalog import ModelInfo
+from mutirao.client.http_backend import long_poll, transport
+from mutirao.client.http_backend.exchange import refused
 from mutirao.embedded.redis_server import free_port
-from mutirao.http import driver, rounds
-from mutirao.http.exchange import refused
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao.registry import ModelInfo
+from mutirao.wire import binary_codec
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 IRIS = Signature(
@@ -64,7 +64,7 @@ def idle():
     """A Redis that knows a model which nobody serves, and a gateway of it."""
     with RedisServer() as server:
         server.client().hset(
-            queues.MODELS, "iris", msgspec.json.encode(ModelInfo(name="iris", version="1", signature=IRIS))
+            keyspace.MODELS, "iris", msgspec.json.encode(ModelInfo(name="iris", version="1", signature=IRIS))
         )
         with GatewayProcess(server.url) as process:
             yield server, process
@@ -144,14 +144,14 @@ def test_a_crowd_on_few_connections(gateway):
         with Client(gateway.url) as client, concurrent.futures.ThreadPoolExecutor(300) as pool:
             list(pool.map(lambda _: client.predict("iris", [ROW], timeout=60), range(300)))
 
-    most = driver.AT_ONCE + rounds.ROUNDS_MAX + 8  # rounds that are dropped end while others begin
+    most = transport.AT_ONCE + long_poll.ROUNDS_MAX + 8  # rounds that are dropped end while others begin
     assert peak(lambda: asyncio.run(tasks())) <= most
     assert peak(threads) <= most
 
 
 def test_calls_behind_long_ones(connect, gateway, monkeypatch):
     """While as many calls wait in a gateway for others' ends as may be under way, other calls have their turns."""
-    monkeypatch.setattr(driver, "AT_ONCE", 1)
+    monkeypatch.setattr(transport, "AT_ONCE", 1)
     with connect(gateway.url) as client:
         slow = client.submit("slow", [[2.0, 0, 0]])
         waited = threading.Thread(target=slow.result, args=[30])
@@ -259,7 +259,7 @@ def test_a_call_that_redis_is_not_done_with_in_time(connect):
     says = "10,000 requests in one call were not queued within 2 s: submit fewer at once, or raise MUTIRAO_TIMEOUT_S"
     iris = ModelInfo(name="iris", version="1", signature=IRIS)
     with RedisServer() as server, server.client() as redis:
-        redis.hset(queues.MODELS, "iris", msgspec.json.encode(iris))
+        redis.hset(keyspace.MODELS, "iris", msgspec.json.encode(iris))
         with GatewayProcess(server.url, timeout_s=2) as gateway, gateway.client() as plain:
             redis.client_pause(60_000, all=False)  # reads go on
             answer = plain.post("/v1/models/iris/jobs:batch", json={"rows": rows.tolist(), "ids": ids})
@@ -281,9 +281,9 @@ def test_parameters_are_handed_on(connect, idle):
     server, process = idle
     with connect(process.url) as client:
         client.submit("iris", [ROW], parameters={"note": "kept"}, priority="low")
-    raw = server.client().lindex(queues.queue_key("iris", queues.STEPS["low"]), 0)
+    raw = server.client().lindex(keyspace.queue_key("iris", keyspace.STEPS["low"]), 0)
     body = base64.b64decode(msgspec.json.decode(raw)["body"])
-    assert codec.decode_body(body)[0][1].parameters == {"note": "kept", "binary_data_output": True}
+    assert binary_codec.decode_body(body)[0][1].parameters == {"note": "kept", "binary_data_output": True}
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def guarded():
     with RedisServer() as server, Ring(server.url) as ring:
         for name in ("iris", "forest"):
             info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=IRIS))
-            server.client().hset(queues.MODELS, name, info)
+            server.client().hset(keyspace.MODELS, name, info)
         scopes = {"crm": ("*:*",), "shop": ("*:*",), "crm's reader": ("read:iris",)}
         tokens = [ring.add(who.partition("'")[0], scopes=scopes[who]).token for who in scopes]
         with GatewayProcess(server.url) as process:
@@ -339,7 +339,7 @@ def test_one_job_that_a_key_may_not_read_spoils_no_other(connect, guarded):
 
 def test_who_waits_for_a_place_takes_that_of_few(idle, monkeypatch):
     """Where as many long polls are open as may be, small ones are merged, so that nobody waits for one of them to end."""
-    monkeypatch.setattr(rounds, "ROUNDS_MAX", 2)
+    monkeypatch.setattr(long_poll, "ROUNDS_MAX", 2)
     _, process = idle
 
     async def main():
@@ -358,7 +358,7 @@ def test_who_waits_for_a_place_takes_that_of_few(idle, monkeypatch):
 
     kind, took_s = asyncio.run(main())
     assert kind is JobCancelled
-    assert took_s < rounds.CROWDED_S + 3
+    assert took_s < long_poll.CROWDED_S + 3
 
 
 def test_a_crowd_of_threads(idle):
@@ -377,7 +377,7 @@ def test_a_crowd_of_threads(idle):
         threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
         for thread in threads:
             thread.start()
-        assert connections(process.port) <= rounds.ROUNDS_MAX + 2
+        assert connections(process.port) <= long_poll.ROUNDS_MAX + 2
         for thread in threads:
             thread.join()
     assert sorted(ended) == sorted((job.id, job.id) for job in jobs)

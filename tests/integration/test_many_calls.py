@@ -7,7 +7,8 @@ import threading
 import pytest
 from redis_monitor import Monitor
 
-from mutirao import AsyncClient, BrokerUnavailable, Client, operations
+from mutirao import AsyncClient, BrokerUnavailable, Client
+from mutirao.client import backend
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 COUNT = 300
@@ -67,7 +68,7 @@ def test_threads_that_call_at_once(fleet):
 @pytest.mark.parametrize("how", ["tasks", "threads"])
 def test_one_reads_the_catalogue_for_all(fleet, monkeypatch, how):
     """Where the copy of the catalogue is old, hundreds who come at once have it read once, or twice for who came in between."""
-    monkeypatch.setattr(operations, "CATALOG_AGE_S", 0.5)
+    monkeypatch.setattr(backend, "CATALOG_AGE_S", 0.5)
 
     async def main():
         async with AsyncClient(fleet.url) as client:

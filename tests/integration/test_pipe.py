@@ -9,9 +9,9 @@ import redis
 from event_loop import EventLoop
 
 from mutirao import settings
-from mutirao.broker.pipe import Pipe
-from mutirao.broker.redis import options
-from mutirao.broker.server import connect_async
+from mutirao.redisdb.connection import connect_async
+from mutirao.redisdb.drivers import options
+from mutirao.redisdb.multiplexed import MultiplexedConnection
 
 COUNT = 300
 
@@ -31,7 +31,7 @@ def piped(loop, redis_server):
     async def opened(timeout_s):
         given = settings.load(broker_url=redis_server.url)
         client = connect_async(redis_server.url, given, **options(given, asyncio=True))
-        pipe = Pipe(client.connection_pool, options(given, asyncio=True)["retry"], timeout_s)
+        pipe = MultiplexedConnection(client.connection_pool, options(given, asyncio=True)["retry"], timeout_s)
         try:
             yield pipe
         finally:

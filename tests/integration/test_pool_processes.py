@@ -8,7 +8,7 @@ from celery.concurrency.prefork import TaskPool
 from kombu.asynchronous import Hub
 
 from mutirao.settings import Settings
-from mutirao_worker.pool import Slots
+from mutirao_worker.celery_adapter.pool import WorkerPool
 
 
 def test_the_loop_begins_anew_while_a_process_ends():
@@ -17,7 +17,7 @@ def test_the_loop_begins_anew_while_a_process_ends():
     pool = TaskPool(1, app=celery, threads=False, initargs=(celery, "w1@here"))
     pool.start()
     try:
-        Slots(pool, hub, Settings(), dispatcher=pytest.fail)
+        WorkerPool(pool, hub, Settings(), dispatcher=pytest.fail)
         pool.register_with_event_loop(hub)
         (process,) = pool._pool._pool
         pool._pool._untrack_child_process(process, hub)

@@ -11,7 +11,7 @@ from listener import Listener
 from servers import RedisServer
 from workers import Fleet, WorkerProcess
 
-from mutirao import Client, ModelFailed, TimeLimitExceeded, queues
+from mutirao import Client, ModelFailed, TimeLimitExceeded, keyspace
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 RECEIVED, STARTED, SUCCEEDED = "task-received", "task-started", "task-succeeded"
@@ -66,11 +66,11 @@ def test_time_limit_of_threads(threads):
             late.result(20)
         assert time.monotonic() - began < 5
         assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
-        record = threads.server.client().get(queues.record_key(late.id))
+        record = threads.server.client().get(keyspace.record_key(late.id))
         heard.wait_ended([late.id])
         time.sleep(max(0.0, 4.5 - (time.monotonic() - began)))  # the thread's own end
         assert client.predict("slow", [[0.0, 1, 0]], timeout=20)["predict"].tolist() == [1.0]
-        assert threads.server.client().get(queues.record_key(late.id)) == record
+        assert threads.server.client().get(keyspace.record_key(late.id)) == record
         assert heard.types(late.id) == [RECEIVED, STARTED, "task-failed"]
 
 
@@ -94,7 +94,7 @@ def test_lease_lasts_while_it_predicts(redis_server, tmp_path, name):
         worker = stack.enter_context(WorkerProcess(redis_server.url, root, args=["--pool", name], env=env))
         client = stack.enter_context(Client(redis_server.url))
         job = client.submit("slow", [[7.0, 0, 0]])
-        waiting.until(lambda: redis_server.client().keys(queues.reserved_key("*")))
+        waiting.until(lambda: redis_server.client().keys(keyspace.reserved_key("*")))
         other = stack.enter_context(WorkerProcess(redis_server.url, root, env=env))
         assert job.result(30)["predict"].tolist() == [7.0]
         record = job.record().job

@@ -9,7 +9,7 @@ import samples
 import waiting
 from servers import RedisServer
 
-from mutirao import Client, JobCancelled, JobExpired, queues
+from mutirao import Client, JobCancelled, JobExpired, keyspace
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -26,7 +26,7 @@ def queued(tmp_path_factory):
         jobs["expired"] = client.submit("iris", [[1.0] * 4] * 4096, expires_s=0.1)
         jobs["cancelled"] = client.submit("iris", [ROW])
         jobs["cancelled"].cancel()
-        waiting.until(lambda: time.time() > cast("float", queues.made_at(jobs["expired"].id)) + 0.3)
+        waiting.until(lambda: time.time() > cast("float", keyspace.made_at(jobs["expired"].id)) + 0.3)
         with WorkerProcess(server.url, root, concurrency=1):
             yield server, client, jobs
 
@@ -52,7 +52,7 @@ def test_worker_drops_expired(queued):
     with pytest.raises(JobExpired, match=f"job {job.id} expired before it ran"):
         job.result(5)
     assert job.timings.started_at is None
-    waiting.until(lambda: not server.client().exists(queues.payload_key(job.id, "in")))
+    waiting.until(lambda: not server.client().exists(keyspace.payload_key(job.id, "in")))
 
 
 def test_worker_drops_cancelled(queued):

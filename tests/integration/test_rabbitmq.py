@@ -10,9 +10,9 @@ import samples
 import waiting
 from workers import WorkerProcess
 
-from mutirao import BrokerUnavailable, Client, JobNotFound, QueueFull, WorkerLost, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.dead import Dead
+from mutirao import BrokerUnavailable, Client, JobNotFound, QueueFull, WorkerLost, keyspace, settings
+from mutirao.dead_letters import DeadLetters
+from mutirao.redisdb.drivers import RedisDriver
 
 pytestmark = pytest.mark.skipif(bool(rabbitmq.MISSING), reason=rabbitmq.MISSING)
 
@@ -37,7 +37,7 @@ def results(redis_server, server):
     yield redis_server
     with server.connect() as connection:
         for model in ("iris", "slow", "aborts"):
-            connection.default_channel.queue_delete(queues.queue(model))
+            connection.default_channel.queue_delete(keyspace.queue(model))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_dead_letter_is_sent_again(server, results, root):
         with pytest.raises(WorkerLost):
             job.result(30)
     given = settings.load(broker_url=server.url, result_url=results.url)
-    store, dead = Redis(given), Dead(given)
+    store, dead = RedisDriver(given), DeadLetters(given)
     letter = store.run(dead.find(job.id))
     assert (letter.reason, letter.model) == ("process died", "aborts")
     assert store.run(dead.replay([letter])) == {job.id: None}
@@ -124,7 +124,7 @@ def test_a_full_queue(connect, server, results):
         with pytest.raises(QueueFull, match="2 of 3 requests wait, 2 more do not fit"):
             client.submit_many("iris", ROW * 2, ids=["a", "b"])
         assert server.depth("mutirao.iris") == 2
-        assert not results.client().exists(queues.record_key("a"))
+        assert not results.client().exists(keyspace.record_key("a"))
 
 
 def test_the_same_id_twice(connect, server, results):

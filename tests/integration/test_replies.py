@@ -11,7 +11,9 @@ import pytest
 import waiting
 from redis_monitor import Monitor
 
-from mutirao import Client, JobExpired, MutiraoError, codec, messages, queues, replies, tensors
+from mutirao import Client, JobExpired, MutiraoError, keyspace
+from mutirao.client import result_listener
+from mutirao.wire import binary_codec, messages, tensors
 
 COUNT = 1200  # more than one read takes
 
@@ -30,22 +32,22 @@ def _documents(server, count):
     for headers in brokers.take(server, "iris", count):
         id = headers["id"]
         output = tensors.encode("predict", np.array([len(found)]), binary=True)
-        result, _ = codec.pack_result(messages.PredictResult("iris", "1", (output,)), 65_536)
-        record = json.loads(redis.get(queues.record_key(id)))
+        result, _ = binary_codec.pack_result(messages.PredictResult("iris", "1", (output,)), 65_536)
+        record = json.loads(redis.get(keyspace.record_key(id)))
         record |= {"status": "SUCCESS", "result": msgspec.to_builtins(result)}
         document = json.dumps(record, separators=(",", ":")).encode()
-        redis.set(queues.record_key(id), document, ex=100)
+        redis.set(keyspace.record_key(id), document, ex=100)
         found.append((headers["mutirao"]["reply"], document))
     return found
 
 
 def _announce(redis, documents):
     (client,) = {client for client, _ in documents}
-    return redis.publish(queues.reply_channel(client), b"[" + b",".join(raw for _, raw in documents) + b"]")
+    return redis.publish(keyspace.reply_channel(client), b"[" + b",".join(raw for _, raw in documents) + b"]")
 
 
 def _subscribed(redis):
-    return len(redis.pubsub_channels(queues.reply_channel("*")))
+    return len(redis.pubsub_channels(keyspace.reply_channel("*")))
 
 
 def _opened(client, server):
@@ -89,7 +91,7 @@ def test_results_before_anybody_waits(unserved, redis_server):
 
 def test_a_bound_on_what_nobody_waits_for(unserved, redis_server, monkeypatch):
     """Of results that nobody waits for, so many bytes are kept and no more; those waited for later are found all the same."""
-    monkeypatch.setattr(replies, "EARLY_BYTES_MAX", 1000)
+    monkeypatch.setattr(result_listener, "EARLY_BYTES_MAX", 1000)
     redis = redis_server.client()
     _opened(unserved, redis_server)
     jobs = unserved.submit_many("iris", np.ones((20, 4)))
@@ -108,9 +110,9 @@ def test_what_was_not_announced_is_found(unserved, redis_server, lost):
     documents = _documents(redis_server, COUNT)
     if lost == "on the record's channel":
         for _, raw in documents:
-            redis.publish(queues.record_key(msgspec.json.decode(raw)["task_id"]), raw)
+            redis.publish(keyspace.record_key(msgspec.json.decode(raw)["task_id"]), raw)
     elif lost == "not records":
-        redis.publish(queues.reply_channel(documents[0][0]), b'{"not": "records"}')
+        redis.publish(keyspace.reply_channel(documents[0][0]), b'{"not": "records"}')
     began = time.monotonic()
     done = list(unserved.as_completed(jobs, timeout=20))
     assert {job.id for job in done} == {job.id for job in jobs}
@@ -191,7 +193,7 @@ def test_closing_tells_who_waits(redis_server):
 
 def test_a_bug_leaves_nobody_waiting(redis_server, monkeypatch):
     """Whatever fails on the side that listens is told to those who wait."""
-    monkeypatch.setattr(replies.Replies, "_take", lambda *_: 1 / 0)
+    monkeypatch.setattr(result_listener.ResultListener, "_take", lambda *_: 1 / 0)
     with Client(redis_server.url, check=False) as client:
         job = client.submit("iris", [[1.0]])
         with pytest.raises(ZeroDivisionError):

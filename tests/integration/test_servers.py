@@ -13,10 +13,11 @@ from servers import RedisServer
 from shell import Shell
 from workers import WorkerProcess
 
-from mutirao import BrokerUnavailable, address, settings
-from mutirao.broker.redis import options
-from mutirao.broker.server import connect as connect_redis
-from mutirao_worker.transport import channel, scripts
+from mutirao import BrokerUnavailable, settings, urls
+from mutirao.redisdb.connection import connect as connect_redis
+from mutirao.redisdb.drivers import options
+from mutirao_worker.celery_adapter import transport
+from mutirao_worker.engine import script_client
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 
@@ -85,10 +86,10 @@ def test_a_socket_of_this_machine(repository, tmp_path, capsys, monkeypatch):
 
 def _sockets(url, given):
     """Open every kind of connection that a worker has: kombu's two pools, the engine's scripts, and the result backend's."""
-    channel.install(engine=True)
-    with kombu.Connection(address.read(url).url, transport_options=channel.options(given)) as connection:
+    transport.install(engine=True)
+    with kombu.Connection(urls.parse(url).url, transport_options=transport.options(given)) as connection:
         made = connection.default_channel
-        clients = (scripts.connect(url, given), connect_redis(url, given, **options(given)))
+        clients = (script_client.connect(url, given), connect_redis(url, given, **options(given)))
         pools = [made.pool, made.async_pool, *(client.connection_pool for client in clients)]
         for pool in pools:
             opened = pool.get_connection()

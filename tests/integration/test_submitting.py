@@ -14,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis_monitor import Monitor
 
-from mutirao import IdTaken, InvalidRequest, QueueFull, SignatureMismatch, core, errors, messages, queues, settings
-from mutirao.catalog import ModelInfo, WorkerInfo
-from mutirao.signature import InputSpec, Signature
-from mutirao.submission import Ask, Maker, bind, runs
+from mutirao import IdTaken, InvalidRequest, QueueFull, SignatureMismatch, errors, keyspace, settings
+from mutirao.client import redis_backend
+from mutirao.client.encoding import RequestEncoder, SubmitOptions, bind, runs
+from mutirao.registry import ModelInfo, WorkerInfo
+from mutirao.wire import messages
+from mutirao.wire.signature import InputSpec, Signature
 
 ROW = [5.1, 3.5, 1.4, 0.2]
-QUEUE = queues.queue_key("iris", 3)
+QUEUE = keyspace.queue_key("iris", 3)
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_ten_thousand_in_one_call(unserved, redis_server):
     assert [envelope["headers"]["id"] for envelope in envelopes] == [job.id for job in jobs]
     values = b"".join(base64.b64decode(envelope["body"])[-32:] for envelope in envelopes)
     assert values == rows.tobytes()
-    records = [json.loads(raw) for raw in redis.mget([queues.record_key(job.id) for job in jobs])]
+    records = [json.loads(raw) for raw in redis.mget([keyspace.record_key(job.id) for job in jobs])]
     assert [record["task_id"] for record in records] == [job.id for job in jobs]
     assert len({record["job"]["digest"] for record in records}) == 10_000
 
@@ -82,7 +84,7 @@ def test_a_full_queue_tells_when_to_try_again(connect, redis_server):
     redis, now = redis_server.client(), time.time()
     for name, rate, seen_at in (("a", 1.0, now), ("b", 1.5, now), ("dead", 100.0, now - 60)):
         info = WorkerInfo(name=name, pid=1, processes=1, models={"iris": "1"}, rates={"iris": rate}, seen_at=seen_at)
-        redis.hset(queues.WORKERS, name, msgspec.json.encode(info))
+        redis.hset(keyspace.WORKERS, name, msgspec.json.encode(info))
     with connect(redis_server.url, check=False, queue_limit=20) as client:
         client.submit_many("iris", np.ones((20, 4)))
         with pytest.raises(QueueFull, match="20 of 20 requests wait; try again in about 4 s") as caught:
@@ -109,10 +111,10 @@ def test_the_bell(unserved, redis_server):
     redis = redis_server.client()
     for count in (1, 2):
         unserved.submit_many("iris", np.ones((50, 4)))
-        assert redis.lrange(queues.bell_key("mutirao.iris"), 0, -1) == [b"1"] * count
+        assert redis.lrange(keyspace.bell_key("mutirao.iris"), 0, -1) == [b"1"] * count
     for _ in range(9):
         unserved.submit("iris", [ROW], priority="high")
-    assert redis.llen(queues.bell_key("mutirao.iris")) == 8
+    assert redis.llen(keyspace.bell_key("mutirao.iris")) == 8
 
 
 @pytest.mark.parametrize("many", [[ROW, ROW, [1.0, "a", 3.0, 4.0]], [ROW, ROW, [1.0]], np.array([ROW, ROW, ["x"] * 4])])
@@ -141,7 +143,7 @@ COLUMNS = Signature(inputs=(InputSpec("a", "FP64", (-1,)), InputSpec("b", "INT64
 
 def written(takes, many, *, alone):
     """What would be sent of each request: all at once, or each read by itself; or the error's kind."""
-    maker, ask = Maker("me", settings.load({}, broker_url="redis://127.0.0.1")), Ask(model="m")
+    maker, ask = RequestEncoder("me", settings.load({}, broker_url="redis://127.0.0.1")), SubmitOptions(model="m")
     ids = [f"id-{at}" for at in range(len(many))]
     try:
         found = (
@@ -168,9 +170,9 @@ def test_rows_at_once_are_rows_one_by_one(many, takes):
 def test_settle_keeps_the_layout(unserved, redis_server):
     """A cancelled record begins with its status and ends with its job, whose later part says that it never started."""
     job = unserved.submit("iris", [ROW])
-    before = redis_server.client().get(queues.record_key(job.id))
+    before = redis_server.client().get(keyspace.record_key(job.id))
     assert job.cancel()
-    raw = redis_server.client().get(queues.record_key(job.id))
+    raw = redis_server.client().get(keyspace.record_key(job.id))
     assert raw.startswith(b'{"status":"REVOKED","task_id":')
     kept = before[before.index(b',"job":') : -2]
     assert re.fullmatch(re.escape(kept) + rb',"started_at":null,"finished_at":[\d.]+\}\}', raw[raw.index(b',"job":') :])
@@ -180,7 +182,7 @@ def test_settle_keeps_the_layout(unserved, redis_server):
 def test_settle_changes_nothing_else(unserved, redis_server):
     """Only a queued record can be cancelled: one that runs or has ended is handed back byte for byte."""
     job = unserved.submit("iris", [ROW])
-    redis, key = redis_server.client(), queues.record_key(job.id)
+    redis, key = redis_server.client(), keyspace.record_key(job.id)
     for status in (b"STARTED", b"SUCCESS"):
         raw = redis.get(key).replace(b"QUEUED", status).replace(b"STARTED", status)
         redis.set(key, raw)
@@ -190,7 +192,7 @@ def test_settle_changes_nothing_else(unserved, redis_server):
 
 def test_a_fork_has_its_own_name(monkeypatch):
     """A client that finds itself in another process takes another name."""
-    made = core.Core(settings.load({}, broker_url="redis://127.0.0.1"), check=False)
+    made = redis_backend.RedisBackend(settings.load({}, broker_url="redis://127.0.0.1"), check=False)
     name = made.client
     assert made.client == name
     monkeypatch.setattr("os.getpid", lambda: -1)

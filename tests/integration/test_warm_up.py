@@ -11,8 +11,8 @@ from servers import RedisServer
 from workers import Fleet, WorkerProcess
 
 from mutirao import Client, ModelUnavailable, settings
-from mutirao.broker.redis import Redis
-from mutirao.core import Core
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.redisdb.drivers import RedisDriver
 
 REASONS = {
     "deadly": "its warm-up ended its process, 2 times",
@@ -36,9 +36,9 @@ def hurt(tmp_path_factory):
 
 def _catalog(hurt):
     given = settings.load({}, **brokers.broker_of(hurt.url))
-    driver = Redis(given)
+    driver = RedisDriver(given)
     try:
-        return driver.run(Core(given, check=False).catalog())
+        return driver.run(RedisBackend(given, check=False).catalog())
     finally:
         driver.close()
 

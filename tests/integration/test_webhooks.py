@@ -14,12 +14,12 @@ from couriers import SECRET, CourierProcess, Jobs, hosts
 from receivers import Receiver, Silent
 from servers import RedisServer
 
-from mutirao import errors, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.checkup import snapshot
-from mutirao.dead import Dead
+from mutirao import errors, keyspace, settings
+from mutirao.dead_letters import DeadLetters
+from mutirao.doctor import snapshot
 from mutirao.embedded import Embedded
 from mutirao.embedded.redis_server import free_port
+from mutirao.redisdb.drivers import RedisDriver
 from mutirao_worker.webhooks.outbox import Outbox
 
 pytestmark = brokers.redis_only
@@ -57,7 +57,7 @@ def receive(ports, courier):
 def redis(server):
     """A client of the Redis; whatever another test left is gone."""
     client = server.client()
-    client.delete(queues.DEAD, queues.DEAD_INDEX, queues.WEBHOOKS, queues.WEBHOOKS_HELD)
+    client.delete(keyspace.DEAD, keyspace.DEAD_INDEX, keyspace.WEBHOOKS, keyspace.WEBHOOKS_HELD)
     return client
 
 
@@ -76,7 +76,7 @@ def own_jobs(redis_server):
 
 def letters(server):
     given = settings.load({}, broker_url=server.url)
-    dead, client = Dead(given), Redis(given)
+    dead, client = DeadLetters(given), RedisDriver(given)
     try:
         return client.run(dead.letters(client.run(dead.ids())))
     finally:
@@ -84,7 +84,7 @@ def letters(server):
 
 
 def empty(redis):
-    return not redis.exists(queues.WEBHOOKS, queues.WEBHOOKS_HELD)
+    return not redis.exists(keyspace.WEBHOOKS, keyspace.WEBHOOKS_HELD)
 
 
 def test_a_receiver_is_told_and_can_tell_that_it_is_us(receive, courier, redis, jobs):
@@ -143,8 +143,8 @@ def test_what_can_never_be_delivered_is_kept_for_an_operator(receive, server, re
     assert letter.replayable
     waiting.until(lambda: empty(redis))
     given = settings.load({}, broker_url=server.url)
-    with contextlib.closing(Redis(given)) as client:
-        assert client.run(Dead(given).replay([letter])) == {f"webhook-{id}": None}
+    with contextlib.closing(RedisDriver(given)) as client:
+        assert client.run(DeadLetters(given).replay([letter])) == {f"webhook-{id}": None}
     assert len(receiver.wait(2)) == 2
     waiting.until(lambda: empty(redis))
     assert elsewhere.connections == 0
@@ -163,7 +163,7 @@ def test_after_the_last_try_it_is_given_up(receive, server, redis, jobs):
 
 def test_a_job_without_a_record_any_more_is_a_dead_letter(courier, server, redis):
     """Where the record has expired before a receiver could be told, an operator sees that."""
-    redis.lpush(queues.WEBHOOKS, couriers.message("gone"))
+    redis.lpush(keyspace.WEBHOOKS, couriers.message("gone"))
     (letter,) = waiting.until(lambda: letters(server))
     assert (letter.id, letter.reason) == ("webhook-gone", "webhook undelivered")
     assert "record has expired" in letter.message
@@ -172,7 +172,7 @@ def test_a_job_without_a_record_any_more_is_a_dead_letter(courier, server, redis
 def test_a_message_that_is_none_is_dropped(receive, courier, redis, jobs):
     """Whatever else lies in the list is dropped with a line in the log, and the next delivery is made."""
     other = couriers.message("x").replace("mutirao.webhook", "os.system")
-    redis.lpush(queues.WEBHOOKS, b"\xff\x00", b"[]", b'{"headers": {}}', b"null", other)
+    redis.lpush(keyspace.WEBHOOKS, b"\xff\x00", b"[]", b'{"headers": {}}', b"null", other)
     receiver = receive()
     jobs.end(receiver.url)
     receiver.wait()
@@ -185,19 +185,19 @@ def test_a_delivery_that_is_revoked_is_not_made(receive, server, courier, redis)
     with Celery(broker=server.url) as celery:
         celery.control.revoke("webhook-unwanted")
     courier.wait_logged("webhook-unwanted")
-    redis.lpush(queues.WEBHOOKS, couriers.message("unwanted"))
+    redis.lpush(keyspace.WEBHOOKS, couriers.message("unwanted"))
     waiting.until(lambda: empty(redis))
-    assert not redis.exists(queues.DEAD)
+    assert not redis.exists(keyspace.DEAD)
     assert receiver.connections == 0
 
 
 def test_a_record_that_cannot_be_read_is_a_dead_letter(courier, server, redis):
     """A record that is no record does not keep a thread busy for ever."""
-    redis.set(queues.record_key("torn"), b'{"status":')
-    redis.lpush(queues.WEBHOOKS, couriers.message("torn"))
+    redis.set(keyspace.record_key("torn"), b'{"status":')
+    redis.lpush(keyspace.WEBHOOKS, couriers.message("torn"))
     (letter,) = waiting.until(lambda: letters(server))
     assert "cannot be read" in letter.message
-    redis.delete(queues.record_key("torn"))
+    redis.delete(keyspace.record_key("torn"))
 
 
 def test_doctor_sees_what_nobody_tells(redis_server, own_jobs):
@@ -220,7 +220,7 @@ def test_a_delivery_outlives_kill_9(redis_server, own_jobs):
             receiver.wait(1)
             courier.kill()
         hung.set()
-        assert (redis.llen(queues.WEBHOOKS), redis.zcard(queues.WEBHOOKS_HELD)) == (0, 1)
+        assert (redis.llen(keyspace.WEBHOOKS), redis.zcard(keyspace.WEBHOOKS_HELD)) == (0, 1)
         with CourierProcess(redis_server.url, hosts(receiver), env=LEASE):
             calls = receiver.wait(2)
             assert [call.event["data"]["id"] for call in calls] == [id, id]
@@ -251,7 +251,7 @@ def test_fifty_dead_receivers_do_not_delay_a_healthy_one(redis_server, own_jobs)
         stack.enter_context(CourierProcess(redis_server.url, hosts(healthy, *silent), threads=128))
         for each in silent:
             own_jobs.end(each.url, 20)
-        waiting.until(lambda: not redis.llen(queues.WEBHOOKS))
+        waiting.until(lambda: not redis.llen(keyspace.WEBHOOKS))
         late = []
         for count in range(1, 11):
             began = time.monotonic()
@@ -260,7 +260,7 @@ def test_fifty_dead_receivers_do_not_delay_a_healthy_one(redis_server, own_jobs)
             late.append(time.monotonic() - began)
         assert sorted(late)[5] < 1, late
         assert max(late) < 5, late
-        assert redis.zcard(queues.WEBHOOKS_HELD) >= 1000
+        assert redis.zcard(keyspace.WEBHOOKS_HELD) >= 1000
 
 
 def test_redis_away_and_back(redis_server):
@@ -308,10 +308,10 @@ def test_results_on_a_server_of_their_own():
         with (
             CourierProcess(queue.url, hosts(receiver), env=env),
             Jobs(queue.url, result_url=results.url) as jobs,
-            contextlib.closing(Redis(jobs.settings)) as client,
+            contextlib.closing(RedisDriver(jobs.settings)) as client,
         ):
             jobs.end(receiver.url)
-            dead = Dead(jobs.settings)
+            dead = DeadLetters(jobs.settings)
             (id,) = waiting.until(lambda: client.run(dead.ids()))
             assert client.run(dead.replay([client.run(dead.find(id))])) == {id: None}
             receiver.wait(2)

@@ -12,10 +12,10 @@ from gateways import GatewayProcess
 from servers import RedisServer
 from workers import BIN, Fleet, WorkerProcess
 
-from mutirao import ModelNotFound, queues, settings
-from mutirao.catalog import ModelInfo
-from mutirao.checkup import fleet as checks
-from mutirao.checkup.snapshot import Snapshot
+from mutirao import ModelNotFound, keyspace, settings
+from mutirao.doctor import fleet_checks as checks
+from mutirao.doctor.snapshot import Snapshot
+from mutirao.registry import ModelInfo
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 DAYS_AGO = time.time() - 2 * 86_400
@@ -62,8 +62,8 @@ def test_a_model_leaves_when_it_is_removed_and_stays_when_its_workers_stop(two):
         said = run(fleet, "models", "remove", "forest", "--yes")
         assert (said.returncode, said.stdout, said.stderr) == (0, "removed model forest with all its versions\n", "")
         assert client.catalog().models.keys() == {"houses", "iris"}
-        seen = fleet.server.client().hgetall(queues.WORKERS)
-        waiting.until(lambda: not seen.items() & fleet.server.client().hgetall(queues.WORKERS).items(), timeout_s=15)
+        seen = fleet.server.client().hgetall(keyspace.WORKERS)
+        waiting.until(lambda: not seen.items() & fleet.server.client().hgetall(keyspace.WORKERS).items(), timeout_s=15)
         assert client.catalog().models.keys() == {"houses", "iris"}  # all have announced themselves once more
         waiting.until(lambda: http.get("/v2/models/forest").status_code == 404)
         assert (ready(), doctor(client).level) == (200, "ok")
@@ -90,18 +90,18 @@ def test_what_nobody_has_announced_for_a_day_is_forgotten_unless_something_waits
     fleet, _, _ = two
     redis = fleet.server.client()
     for name, seen_at in (("gone", DAYS_AGO), ("wanted", DAYS_AGO), ("lately", time.time())):
-        redis.hset(queues.MODELS, name, msgspec.json.encode(ModelInfo(name=name, version="1", seen_at=seen_at)))
-    redis.hset(queues.MODELS, "early", '{"name":"early","version":"1"}')
-    redis.lpush(queues.queue_key("wanted", 3), "x")
-    waiting.until(lambda: not redis.hexists(queues.MODELS, "gone"), timeout_s=15)
+        redis.hset(keyspace.MODELS, name, msgspec.json.encode(ModelInfo(name=name, version="1", seen_at=seen_at)))
+    redis.hset(keyspace.MODELS, "early", '{"name":"early","version":"1"}')
+    redis.lpush(keyspace.queue_key("wanted", 3), "x")
+    waiting.until(lambda: not redis.hexists(keyspace.MODELS, "gone"), timeout_s=15)
     with fleet.client() as client:
         known = client.catalog().models
         assert known.keys() >= {"wanted", "lately", "early"}
         assert known["early"].seen_at == pytest.approx(time.time(), abs=60)
-        redis.delete(queues.queue_key("wanted", 3))
-        waiting.until(lambda: not redis.hexists(queues.MODELS, "wanted"), timeout_s=15)
+        redis.delete(keyspace.queue_key("wanted", 3))
+        waiting.until(lambda: not redis.hexists(keyspace.MODELS, "wanted"), timeout_s=15)
         assert client.catalog().models.keys() >= {"lately", "early"}
-    redis.hdel(queues.MODELS, "lately", "early")
+    redis.hdel(keyspace.MODELS, "lately", "early")
 
 
 def test_a_removal_without_redis_says_what_is_left_to_do(tmp_path):

@@ -17,7 +17,7 @@ from servers import RedisServer
 from stock import Raised
 from workers import Fleet, WorkerProcess
 
-from mutirao import Client, ModelFailed, ModelUnavailable, TimeLimitExceeded, queues, settings
+from mutirao import Client, ModelFailed, ModelUnavailable, TimeLimitExceeded, keyspace, settings
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 CORES = len(os.sched_getaffinity(0))
@@ -194,7 +194,7 @@ def test_other_pools(redis_server, tmp_path, pool):
 
 
 def _health(url):
-    command = [sys.executable, "-m", "mutirao_worker.health"]
+    command = [sys.executable, "-m", "mutirao_worker.healthcheck"]
     env = {**os.environ, "MUTIRAO_BROKER_URL": url}
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
 
@@ -214,7 +214,7 @@ def test_health_of_a_worker_that_hears_nothing(special):
     process.suspend()
     try:
         redis = special.server.client()
-        redis.zadd(queues.LEASES, dict.fromkeys(redis.zrange(queues.LEASES, 0, -1), 1.0))
+        redis.zadd(keyspace.LEASES, dict.fromkeys(redis.zrange(keyspace.LEASES, 0, -1), 1.0))
         ill = _health(special.url)
         assert (ill.returncode, "does not hear Redis" in ill.stdout) == (1, True)
         with Client(special.url) as client:
@@ -231,9 +231,9 @@ def test_health_of_a_hanging_worker(special):
     process.suspend()
     try:
         redis = special.server.client()
-        ((own, raw),) = redis.hgetall(queues.WORKERS).items()
+        ((own, raw),) = redis.hgetall(keyspace.WORKERS).items()
         long_ago = raw.partition(b',"seen_at":')[0] + b',"seen_at":1.0}'
-        redis.hset(queues.WORKERS, own, long_ago)  # as if 15 s had passed
+        redis.hset(keyspace.WORKERS, own, long_ago)  # as if 15 s had passed
         assert _health(special.url).returncode == 1
     finally:
         process.resume()

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from mutirao import Client, errors
-from mutirao.catalog import ModelInfo
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao.registry import ModelInfo
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 TAKES = Signature(
     inputs=(InputSpec("X", "FP64", (-1, 2)),), outputs=(OutputSpec("predict", "FP64", (-1,), default=True),)

@@ -9,8 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "architecture.md"
 DRAWN = (
-    "answered", "asked", "batching", "client", "commit", "dispatch", "events", "execution", "hold", "pool", "replies", "request",
-    "reservations", "submission",
+    "celery_adapter/pool", "celery_adapter/task_events", "celery_adapter/transport", "client/encoding", "client/result_listener",
+    "engine/batch_policy", "engine/commit", "engine/dispatcher", "engine/leases", "engine/request", "engine/sources",
+    "inference/execution", "inference/inputs", "inference/outputs",
 )  # fmt: skip
 SOURCES = {"producer": "mutirao", "worker": "mutirao_worker"}
 
@@ -37,7 +38,7 @@ def test_every_module_is_in_the_picture_with_its_own_words():
 def test_the_flow_names_modules_that_exist(name):
     """The modules in the drawing of a request's way are modules."""
     assert re.search(rf"[│·] {name}\b", PICTURE.read_text(encoding="utf-8").split("```")[1])
-    assert re.search(rf"`(\w+/)*{name}`", table())
+    assert f"`{name}`" in table()
 
 
 def test_the_failure_matrix_names_tests_that_exist():

@@ -11,7 +11,7 @@ from longest_callback import Peak, WatchedGateway
 from waiting import until
 
 from mutirao import errors
-from mutirao.gateway import counting
+from mutirao.gateway.requests import body_limits
 
 MB = 1_000_000
 SIZE = 60 * MB  # of a body; the limit is 64 MiB
@@ -114,13 +114,13 @@ def test_readers_end_with_their_gateway(fleet):
 def test_signs_within_text_are_not_counted():
     """A text model's commas and brackets are text; those of the structure count, also behind quotes within text."""
     text = json.dumps({"rows": [[', [ { \\" ' * 1_000_000]]}).encode()
-    counting.check_json(text)
+    body_limits.check_json(text)
     with pytest.raises(errors.PayloadTooLarge, match="2,000,000 values"):
-        counting.check_json(text + b"," * 2_000_001)
+        body_limits.check_json(text + b"," * 2_000_001)
 
 
 @pytest.mark.parametrize("end", [b"", b"\\", b'\\"'])
 def test_text_without_an_end_is_counted_in_one_pass(end):
     """Quotes within text that never ends do not have it looked at again for each of them."""
     with pytest.raises(errors.PayloadTooLarge):
-        counting.check_json(b"[" * 1_000_001 + b'"' + b'\\"' * 1_000_000 + end)
+        body_limits.check_json(b"[" * 1_000_001 + b'"' + b'\\"' * 1_000_000 + end)

@@ -18,9 +18,9 @@ from servers import RedisServer
 from stock import StockClient
 from workers import WorkerProcess
 
-from mutirao import Client, errors, keys, queues
+from mutirao import Client, api_keys, errors, keyspace
+from mutirao.api_keys import KeyLimits
 from mutirao.gateway import app
-from mutirao.keys import Limits
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 V2 = {"inputs": [{"name": "X", "datatype": "FP64", "shape": [1, 4], "data": ROW}]}
@@ -39,7 +39,7 @@ class System:
         self.secrets = []
         self._clients = {}
 
-    def caller(self, tenant="crm", scopes=keys.SCOPES, limits=None, *, fresh=False):
+    def caller(self, tenant="crm", scopes=api_keys.SCOPES, limits=None, *, fresh=False):
         """An HTTP client with a key; where it has no limits, tests share it."""
         name = (tenant, tuple(scopes))
         if limits is None and not fresh and name in self._clients:
@@ -147,7 +147,7 @@ def test_no_spelling_of_a_path_gets_around_the_door(system, path):
         (["read:*"], "GET", "/v1/fleet", 200),
         (["operate:*"], "GET", "/metrics", 200),
         (["operate:*"], "POST", "/v2/repository/models/iris/load", 501),
-        (keys.SCOPES, "POST", "/v2/repository/models/iris/load", 403),
+        (api_keys.SCOPES, "POST", "/v2/repository/models/iris/load", 403),
         (["*:*"], "GET", "/metrics", 200),
     ],
 )
@@ -226,7 +226,7 @@ def test_the_same_idempotency_key_of_two_tenants_is_two_jobs(caller):
 
 def test_no_tenant_takes_or_probes_anothers_id(caller):
     """What one tenant names its job, also as another's Idempotency-Key would be named, is free for every other, and is not found."""
-    crm, web, free = caller("crm"), caller("web"), queues.new_id()
+    crm, web, free = caller("crm"), caller("web"), keyspace.new_id()
     squatted = "key-" + hashlib.sha256(b"crm\0order-17").hexdigest()[:40]
     other = {"json": {"rows": [[6.7, 3.0, 5.2, 2.3]]}}
     assert web.post(f"/v1/models/iris/jobs?id={squatted}", **other).status_code == 202
@@ -254,7 +254,7 @@ def test_a_tenant_sees_its_ids_as_it_wrote_them(system, caller):
     assert (made.json()["id"], made.headers["location"]) == ("as-i-wrote-it", "/v1/jobs/as-i-wrote-it")
     assert made.json()["links"]["events"] == "/v1/jobs/as-i-wrote-it/events"
     anonymous = ask("POST", "/v1/models/iris/jobs", json={"rows": ROW}).json()["id"]
-    assert queues.made_at(anonymous)
+    assert keyspace.made_at(anonymous)
     batch = ask("POST", "/v1/models/iris/jobs:batch", json={"requests": [{"rows": ROW}], "ids": ["two"]}).json()["ids"]
     assert batch == ["two"]
     ids = ["as-i-wrote-it", anonymous, *batch]
@@ -296,9 +296,9 @@ def test_no_caller_names_a_tenant_in_an_id(system, caller):
     )
     with StockClient(system.server.url) as stock:
         stock.run(sent)
-    letters = waiting.until(lambda: redis.hgetall(queues.DEAD))
+    letters = waiting.until(lambda: redis.hgetall(keyspace.DEAD))
     assert [json.loads(letter)["reason"] for letter in letters.values()] == ["id not allowed"]
-    redis.delete(queues.DEAD, queues.DEAD_INDEX)
+    redis.delete(keyspace.DEAD, keyspace.DEAD_INDEX)
     crm = caller("crm")
     assert crm.get("/v1/jobs/x").status_code == 404
     assert crm.post("/v1/models/iris/jobs?id=x", json={"rows": ROW}).status_code == 202
@@ -349,7 +349,7 @@ def test_what_a_revoked_key_has_open_ends_with_it(system, caller):
 
 def test_the_rate_of_a_key_holds_on_every_way_in(caller):
     """infer, one job and a batch draw on the same burst; the next is told when to come again; another key is not touched."""
-    crm, other = caller(limits=Limits(rate_per_s=SLOW, burst=4)), caller("crm")
+    crm, other = caller(limits=KeyLimits(rate_per_s=SLOW, burst=4)), caller("crm")
     assert crm.post("/v2/models/iris/infer", json=V2).status_code == 200
     assert crm.post("/v1/models/iris/jobs", json={"rows": ROW}).status_code == 202
     assert crm.post("/v1/models/iris/jobs:batch", json={"requests": [{"rows": ROW}] * 2}).status_code == 202
@@ -364,7 +364,7 @@ def test_the_rate_of_a_key_holds_on_every_way_in(caller):
 
 def test_jobs_in_flight_are_counted_until_they_end(system, caller):
     """Two slow jobs fill a limit of two over two gateways; when one has ended, one more is taken."""
-    crm = caller(limits=Limits(in_flight=2))
+    crm = caller(limits=KeyLimits(in_flight=2))
     slow = {"rows": [[3.0, 0.0, 0.0]]}
     with GatewayProcess(system.server.url) as another, another.client(headers=crm.headers) as elsewhere:
         first = crm.post("/v1/models/slow/jobs", json=slow)
@@ -378,13 +378,13 @@ def test_jobs_in_flight_are_counted_until_they_end(system, caller):
 
 def test_a_key_with_one_job_at_a_time_gets_one_after_another(caller):
     """An answer makes room for the next request at once."""
-    crm = caller(limits=Limits(in_flight=1))
+    crm = caller(limits=KeyLimits(in_flight=1))
     assert [crm.post("/v2/models/iris/infer", json=V2).status_code for _ in range(20)] == [200] * 20
 
 
 def test_what_is_refused_takes_nothing_of_the_limits(caller):
     """A request whose id is taken leaves the burst and the jobs in flight as they were."""
-    crm = caller(limits=Limits(rate_per_s=SLOW, burst=2, in_flight=2))
+    crm = caller(limits=KeyLimits(rate_per_s=SLOW, burst=2, in_flight=2))
     named = {"headers": {"idempotency-key": "taken"}}
     assert crm.post("/v1/models/iris/jobs", json={"rows": ROW}, **named).status_code == 202
     for _ in range(3):
@@ -396,12 +396,12 @@ def test_what_is_refused_takes_nothing_of_the_limits(caller):
 @pytest.mark.parametrize("path", ["/v2/models/iris/infer", "/v1/models/iris/jobs", "/v1/models/iris/jobs:batch"])
 def test_a_body_is_charged_before_it_is_read(caller, path):
     """Bodies that cannot be read count against the rate, so nobody has them read without end; they take no place in flight."""
-    crm = caller(limits=Limits(rate_per_s=SLOW, burst=2, in_flight=1))
+    crm = caller(limits=KeyLimits(rate_per_s=SLOW, burst=2, in_flight=1))
     for content in (b'{"rows": [[1.0]]}', b"[[1,"):
         assert crm.post(path, content=content).status_code == 400
     said = crm.post(path, content=b"[[1,")
     assert (said.status_code, said.json()["data"]["limit"]) == (429, "rate")
-    other = caller(limits=Limits(in_flight=1))
+    other = caller(limits=KeyLimits(in_flight=1))
     for _ in range(3):
         assert other.post(path, content=b"[[1,").status_code == 400
     assert other.post(path, json={"rows": ROW}).is_success
@@ -409,7 +409,7 @@ def test_a_body_is_charged_before_it_is_read(caller, path):
 
 def test_no_secret_is_told_to_a_log_or_an_answer(system, caller):
     """Neither good, wrong, revoked nor misplaced keys stand in the gateway's log at debug, or in any answer."""
-    crm = caller(limits=Limits(rate_per_s=SLOW, burst=1))
+    crm = caller(limits=KeyLimits(rate_per_s=SLOW, burst=1))
     gone, secret = caller(fresh=True), "s" * 43
     said = [crm.post("/v2/models/iris/infer", json=V2), crm.post("/v2/models/iris/infer", json=V2)]
     system.ring.revoke(gone.key_id)

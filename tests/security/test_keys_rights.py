@@ -11,11 +11,11 @@ from gateways import GatewayProcess
 from key_ring import Ring
 from servers import RedisServer
 
-from mutirao import queues
-from mutirao.catalog import ModelInfo
-from mutirao.cli.output import Exit
-from mutirao.keys import Limits
-from mutirao.signature import InputSpec, Signature
+from mutirao import keyspace
+from mutirao.api_keys import KeyLimits
+from mutirao.cli.console import Exit
+from mutirao.registry import ModelInfo
+from mutirao.wire.signature import InputSpec, Signature
 
 ROLES = Path(__file__).parents[2] / "deploy/redis/acl"
 
@@ -38,14 +38,14 @@ def announce(server: RedisServer):
     """Have a model in the catalogue that no worker serves."""
     signature = Signature(inputs=(InputSpec("X", "FP64", (-1, 1)),), outputs=())
     info = ModelInfo(name="iris", version="1", versions=("1",), signature=signature)
-    server.client().hset(queues.MODELS, "iris", msgspec.json.encode(info))
+    server.client().hset(keyspace.MODELS, "iris", msgspec.json.encode(info))
 
 
 def test_the_gateway_needs_no_more_than_the_producers_rights(redis_server, as_role):
     """As the producer's user it lets keys in, counts their rate and their jobs, and finds that a job has ended."""
     announce(redis_server)
     with Ring(redis_server.url) as ring:
-        _, token = ring.add("crm", limits=Limits(rate_per_s=1000.0, burst=1000, in_flight=1))
+        _, token = ring.add("crm", limits=KeyLimits(rate_per_s=1000.0, burst=1000, in_flight=1))
     given = {"headers": {"authorization": f"Bearer {token}"}}
     with GatewayProcess(as_role("producer")) as gateway, gateway.client(**given) as client:
         first = client.post("/v1/models/iris/jobs", json={"rows": [[1.0]]})
@@ -62,7 +62,7 @@ def test_a_producer_makes_no_keys(redis_server, as_role):
     """It cannot write what a key is; `mutirao keys add` as its user fails with a named code, and the operator's works."""
     url = as_role("producer")
     with redis.Redis.from_url(url) as asking:
-        for command in (("HSET", queues.KEYS, "a", "b"), ("DEL", queues.KEYS), ("HDEL", queues.KEYS, "a")):
+        for command in (("HSET", keyspace.KEYS, "a", "b"), ("DEL", keyspace.KEYS), ("HDEL", keyspace.KEYS, "a")):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 asking.execute_command(*command)
     refused = added(url)
@@ -74,7 +74,7 @@ def test_a_producer_makes_no_keys(redis_server, as_role):
 def test_flower_sees_no_keys(redis_server, as_role):
     """Whoever watches the fleet reads neither keys nor limits."""
     with redis.Redis.from_url(as_role("flower")) as asking:
-        for command in (("HGETALL", queues.KEYS), ("GET", queues.limit_keys("a")[0])):
+        for command in (("HGETALL", keyspace.KEYS), ("GET", keyspace.limit_keys("a")[0])):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 asking.execute_command(*command)
 

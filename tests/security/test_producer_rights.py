@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import redis
 
-from mutirao import Client, JobCancelled, depths, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.core import Core
-from mutirao.depths import Place
-from mutirao.submission import Ask
+from mutirao import Client, JobCancelled, keyspace, queue_stats, settings
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.queue_stats import QueuePosition
+from mutirao.redisdb.drivers import RedisDriver
 
 RULES = Path(__file__).parents[2] / "deploy/redis/acl/producer"
 
@@ -27,29 +27,29 @@ def test_a_producer_may_do_what_a_client_does(redis_server):
         large = client.submit("iris", np.ones((4096, 4)))
         with pytest.raises(TimeoutError):
             large.result(0.3)
-        assert len(redis_server.client().pubsub_channels(queues.reply_channel("*"))) == 1
+        assert len(redis_server.client().pubsub_channels(keyspace.reply_channel("*"))) == 1
         assert all(job.cancel() for job in [*jobs, large])
         for job in client.as_completed([*jobs, large], timeout=10):
             with pytest.raises(JobCancelled):
                 job.result(0)
     given = settings.load({}, broker_url=url)
-    driver, core = Redis(given), Core(given, check=False)
-    ask = Ask(model="iris", tenant="crm", webhook="https://crm.example/hook")
+    driver, core = RedisDriver(given), RedisBackend(given, check=False)
+    ask = SubmitOptions(model="iris", tenant="crm", webhook="https://crm.example/hook")
     driver.run(core.submit(ask, [np.ones((2, 4))], ["a"]))
-    assert driver.run(depths.place(core, driver.run(core.record("a")))) == Place(0, 0, None)
-    assert [each.rows for each in driver.run(depths.depths(core, ["iris"])) if each.tenant] == [2]
+    assert driver.run(queue_stats.place(core, driver.run(core.record("a")))) == QueuePosition(0, 0, None)
+    assert [each.rows for each in driver.run(queue_stats.depths(core, ["iris"])) if each.tenant] == [2]
     assert driver.run(core.cancel("a"))
-    assert redis_server.client().llen(queues.WEBHOOKS) == 1
+    assert redis_server.client().llen(keyspace.WEBHOOKS) == 1
     driver.close()
     with redis.Redis.from_url(url) as asking:
         for command in (
-            ("RPOP", queues.queue_key("iris", 3)),
-            ("HGETALL", queues.reserved_key("worker")),
-            ("BRPOP", queues.bell_key("mutirao.iris"), 1),
+            ("RPOP", keyspace.queue_key("iris", 3)),
+            ("HGETALL", keyspace.reserved_key("worker")),
+            ("BRPOP", keyspace.bell_key("mutirao.iris"), 1),
             ("PUBLISH", "mutirao:other", "x"),
-            ("HGETALL", queues.DEAD),
-            ("LINDEX", queues.WEBHOOKS, 0),
-            ("ZADD", queues.LEASES, 9e9, "nobody"),
+            ("HGETALL", keyspace.DEAD),
+            ("LINDEX", keyspace.WEBHOOKS, 0),
+            ("ZADD", keyspace.LEASES, 9e9, "nobody"),
         ):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 asking.execute_command(*command)

@@ -16,14 +16,14 @@ from couriers import SECRET, CourierProcess, Jobs
 from receivers import Receiver, Silent
 from servers import RedisServer
 
-from mutirao import errors, queues, webhook
-from mutirao.broker.redis import Redis
-from mutirao.dead import Dead
-from mutirao.gateway import views
+from mutirao import errors, keyspace, webhook_policy
+from mutirao.dead_letters import DeadLetters
+from mutirao.gateway.responses import presenters
+from mutirao.redisdb.drivers import RedisDriver
 from mutirao.settings import load
-from mutirao_worker.webhooks import resolving, sending
-from mutirao_worker.webhooks.courier import Courier
-from mutirao_worker.webhooks.lanes import Lanes
+from mutirao_worker.webhooks import dns, http_post
+from mutirao_worker.webhooks.delivery import Deliverer
+from mutirao_worker.webhooks.host_limits import HostLimiter
 from mutirao_worker.webhooks.outbox import Delivery, Outbox
 
 pytestmark = brokers.redis_only
@@ -43,10 +43,10 @@ class Teller:
 
     def __init__(self, url, hosts, **given):
         self.settings = load({}, broker_url=url, webhook_hosts=hosts, webhook_secret=SECRET)
-        self._jobs, self._redis = Jobs(url), Redis(self.settings)
+        self._jobs, self._redis = Jobs(url), RedisDriver(self.settings)
         self._outbox = Outbox(self.settings)
-        self._courier = Courier(
-            self.settings, self._outbox, Lanes(8), worker="webhooks@test", describe=views.job, **given
+        self._courier = Deliverer(
+            self.settings, self._outbox, HostLimiter(8), worker="webhooks@test", describe=presenters.job, **given
         )
 
     def tell(self, webhook):
@@ -56,7 +56,7 @@ class Teller:
         return self._courier.deliver(Delivery(envelope, id))
 
     def letters(self):
-        dead = Dead(self.settings)
+        dead = DeadLetters(self.settings)
         return self._redis.run(dead.letters(self._redis.run(dead.ids())))
 
     def close(self):
@@ -113,12 +113,12 @@ def test_a_name_that_is_bound_anew_is_looked_up_once(teller):
 
 def test_public_first_then_inside_is_refused_at_the_second_look():
     """Each delivery looks its host up for itself, so what was public once is no pass for later."""
-    target = webhook.check("https://crm.example.com/", "crm.example.com")
+    target = webhook_policy.check("https://crm.example.com/", "crm.example.com")
     answers = iter([["8.8.8.8"], ["127.0.0.1"]])
     resolver = lambda *_: next(answers)  # noqa: E731
-    assert resolving.resolve(target, resolver) == "8.8.8.8"
+    assert dns.resolve(target, resolver) == "8.8.8.8"
     with pytest.raises(errors.WebhookRefused):
-        resolving.resolve(target, resolver)
+        dns.resolve(target, resolver)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -186,14 +186,16 @@ def dripping():
 
 @pytest.fixture
 def target():
-    return lambda receiver: webhook.check(receiver.url, f"http://127.0.0.1:{receiver.port}")
+    return lambda receiver: webhook_policy.check(receiver.url, f"http://127.0.0.1:{receiver.port}")
 
 
 def test_a_receiver_that_drips_is_cut_off(target):
     """A byte now and then outlives every socket's timeout, but not the delivery's own: nothing takes longer than all of it may."""
     with Receiver(200, body=dripping) as receiver:
         began = time.monotonic()
-        answer = sending.post(target(receiver), "127.0.0.1", {}, b"{}", trust=ssl.create_default_context(), whole_s=0.5)
+        answer = http_post.post(
+            target(receiver), "127.0.0.1", {}, b"{}", trust=ssl.create_default_context(), whole_s=0.5
+        )
         assert answer.status == 200
         assert 0.4 < time.monotonic() - began < 5
 
@@ -204,8 +206,8 @@ def test_a_head_that_drips_is_no_answer(target):
         before=lambda handler: [handler.wfile.write(part) for part in itertools.islice(dripping(), 120)]
     ) as receiver:
         began = time.monotonic()
-        with pytest.raises(sending.Unreached, match="timed out"):
-            sending.post(target(receiver), "127.0.0.1", {}, b"{}", trust=ssl.create_default_context(), whole_s=0.5)
+        with pytest.raises(http_post.DeliveryError, match="timed out"):
+            http_post.post(target(receiver), "127.0.0.1", {}, b"{}", trust=ssl.create_default_context(), whole_s=0.5)
         assert time.monotonic() - began < 5
 
 
@@ -215,9 +217,14 @@ def test_a_receiver_that_says_nothing_is_left(scheme, why):
     with Silent() as silent:
         address = f"{scheme}://127.0.0.1:{silent.port}"
         began = time.monotonic()
-        with pytest.raises(sending.Unreached, match=why):
-            sending.post(
-                webhook.check(address, address), "127.0.0.1", {}, b"{}", trust=ssl.create_default_context(), whole_s=0.5
+        with pytest.raises(http_post.DeliveryError, match=why):
+            http_post.post(
+                webhook_policy.check(address, address),
+                "127.0.0.1",
+                {},
+                b"{}",
+                trust=ssl.create_default_context(),
+                whole_s=0.5,
             )
         assert time.monotonic() - began < 5
 
@@ -263,7 +270,7 @@ def test_the_courier_needs_few_rights(redis_server):
         jobs.end(receiver.url)
         couriers.wait_tried(admin, 1)
         couriers.pass_time(admin)
-        waiting.until(lambda: admin.exists(queues.DEAD), timeout_s=5, what=lambda: courier.log)
+        waiting.until(lambda: admin.exists(keyspace.DEAD), timeout_s=5, what=lambda: courier.log)
         jobs.end(receiver.url)
         receiver.wait(3)
         assert courier.stop() == 0
@@ -272,11 +279,11 @@ def test_the_courier_needs_few_rights(redis_server):
         for command in (
             ("LRANGE", "mutirao.iris", 0, -1),
             ("RPOP", "mutirao.iris"),
-            ("GET", queues.payload_key("x", "in")),
-            ("SET", queues.record_key("x"), "x"),
-            ("HGETALL", queues.DEAD),
-            ("HGET", queues.DEAD, "x"),
-            ("HGETALL", queues.KEYS),
+            ("GET", keyspace.payload_key("x", "in")),
+            ("SET", keyspace.record_key("x"), "x"),
+            ("HGETALL", keyspace.DEAD),
+            ("HGET", keyspace.DEAD, "x"),
+            ("HGETALL", keyspace.KEYS),
             ("KEYS", "*"),
         ):
             with pytest.raises(redis.exceptions.NoPermissionError):

@@ -8,12 +8,12 @@ def host(tmp_path_factory):
     """All samples, as a worker holds them."""
     import samples
 
-    from mutirao_worker.hosting import Host
+    from mutirao_worker.models.host import ModelHost
 
     root = tmp_path_factory.mktemp("host") / "models"
     samples.repository(root)
     repository = samples.repository(root, *samples.BAD, time_limit_s=600.0)
-    made = Host()
+    made = ModelHost()
     made.load(repository, repository.names())
     return made
 
@@ -21,8 +21,8 @@ def host(tmp_path_factory):
 @pytest.fixture
 def ran(host):
     """Run a batch; return its answers."""
-    from mutirao_worker import execution
-    from mutirao_worker.execution import Bounds
+    from mutirao_worker.inference import execution
+    from mutirao_worker.inference.execution import Bounds
 
     def run(*asked, inline_bytes=65536, **bounds):
         return execution.run(host.find, asked, Bounds(inline_bytes, **bounds)).answers

@@ -5,38 +5,38 @@ import redis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mutirao import MutiraoError, address, settings
-from mutirao.broker import failure
-from mutirao.broker.redis import Redis
+from mutirao import MutiraoError, settings, urls
 from mutirao.errors import SettingsError
+from mutirao.redisdb import failure
+from mutirao.redisdb.drivers import RedisDriver
 
 THREE = "sentinel://u:p%40w@a:1;sentinel://b;sentinel://[::1]:3/4"
 
 
 def test_a_redis_url_names_one_server():
     """Host, port, user, password, database and options are read from a redis:// URL; what it leaves out has Redis's default."""
-    read = address.read("redis://u:p%2Fw@h/2?socket_timeout=3")
+    read = urls.parse("redis://u:p%2Fw@h/2?socket_timeout=3")
 
     assert (read.scheme, read.hosts, read.user, read.password, read.db) == ("redis", (("h", 6379),), "u", "p/w", 2)
     assert read.query == {"socket_timeout": "3"}
-    assert address.read("redis://h?db=5").db == 5
+    assert urls.parse("redis://h?db=5").db == 5
 
 
 def test_sentinels_share_what_one_of_them_says():
     """Every sentinel is read, with the login and the database that any of them names, and Celery is told them with each."""
-    read = address.read(THREE)
+    read = urls.parse(THREE)
 
     assert read.hosts == (("a", 1), ("b", 26379), ("::1", 3))
     assert (read.user, read.password, read.db) == ("u", "p@w", 4)
     assert read.url == "sentinel://u:p%40w@a:1/4;sentinel://u:p%40w@b:26379/4;sentinel://u:p%40w@[::1]:3/4"
-    assert address.read(read.url) == read
+    assert urls.parse(read.url) == read
 
 
 def test_celery_is_told_to_check_certificates():
     """A rediss:// URL that says nothing of certificates has them checked, and one that does is left as it is."""
-    assert address.read("rediss://h").url.endswith("?ssl_cert_reqs=required&ssl_check_hostname=true")
-    assert "ssl_cert_reqs=none" in address.read("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=%2Fca.pem").url
-    assert "ssl_ca_certs=%2Fca.pem" in address.read("rediss://h?ssl_ca_certs=/ca.pem").url
+    assert urls.parse("rediss://h").url.endswith("?ssl_cert_reqs=required&ssl_check_hostname=true")
+    assert "ssl_cert_reqs=none" in urls.parse("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=%2Fca.pem").url
+    assert "ssl_ca_certs=%2Fca.pem" in urls.parse("rediss://h?ssl_ca_certs=/ca.pem").url
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_celery_is_told_to_check_certificates():
 )
 def test_a_socket_is_named_as_redis_py_and_kombu_name_it(url):
     """Path, login and database of a Unix socket are read from either form, and Celery is told kombu's."""
-    read = address.read(url)
+    read = urls.parse(url)
 
     assert (read.path, read.hosts, read.user, read.password, read.db) == ("/run/redis.sock", (), "u", "p@w", 3)
     assert read.url == "redis+socket://u:p%40w@/run/redis.sock?virtual_host=3"
@@ -53,7 +53,7 @@ def test_a_socket_is_named_as_redis_py_and_kombu_name_it(url):
 
 def test_a_login_may_stand_in_the_query():
     """What redis-py takes from the query is the login, for Celery too."""
-    read = address.read("redis://h/1?username=u&password=p%2Fw")
+    read = urls.parse("redis://h/1?username=u&password=p%2Fw")
 
     assert (read.user, read.password, read.query) == ("u", "p/w", {})
     assert read.url == "redis://u:p%2Fw@h:6379/1"
@@ -104,7 +104,7 @@ def test_a_gateway_is_for_clients_alone():
 
     assert (given.remote, given.split) == (True, False)
     with pytest.raises(SettingsError, match="only clients go through a gateway"):
-        Redis(given)
+        RedisDriver(given)
 
 
 def test_an_api_key_is_not_shown():
@@ -133,7 +133,7 @@ def test_no_password_is_shown():
     """No password of any part is shown, neither by the URL nor by the settings, nor by what refuses them."""
     url = "sentinel://u:secret1@a:1;sentinel://u:secret2@b:2/0"
 
-    assert address.without_password(url) == "sentinel://u:***@a:1;sentinel://u:***@b:2/0"
+    assert urls.without_password(url) == "sentinel://u:***@a:1;sentinel://u:***@b:2/0"
     with pytest.raises(SettingsError) as caught:
         settings.load({}, broker_url=url)
     assert "secret" not in str(caught.value)
@@ -162,7 +162,7 @@ def test_no_password_is_shown():
 )
 def test_what_is_no_secret_is_shown(url, shown):
     """Where a server is can be read from what is shown of its URL."""
-    assert address.without_password(url) == shown
+    assert urls.without_password(url) == shown
 
 
 # Printable, and such as mean something in a URL; a shorter one stands in any text by chance.
@@ -204,7 +204,7 @@ def _pieces(secret):
 def test_no_secret_of_any_url_is_shown(form, secret):
     """Whatever the URL, and wherever a secret stands in it: no message, no repr and no data of an error has it, or a piece of it."""
     url = form.format(secret)
-    said = [address.without_password(url)]
+    said = [urls.without_password(url)]
     try:
         given = settings.load({}, broker_url=url, result_url="redis://h" if url.startswith("amqp") else None)
         said.append(repr(given))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao_worker.batching import AHEAD_S, JOIN_S, PATIENCE_S, Batcher, Limits, pieces
+from mutirao_worker.engine.batch_policy import AHEAD_S, JOIN_S, PATIENCE_S, Batcher, BatchLimits, isolation_groups
 
 NUMBERS = itertools.count()
 
@@ -30,7 +30,7 @@ class Asked:
 
 
 def batcher(**limits: Any) -> Batcher:
-    return Batcher(lambda _: Limits(**limits))
+    return Batcher(lambda _: BatchLimits(**limits))
 
 
 def timed(policy: Batcher, model: str = "iris", *, per_row_s: float = 0.001, per_batch_s: float = 0.001) -> Batcher:
@@ -356,7 +356,7 @@ def test_pieces_find_the_one_that_kills(count, runs, data):
         if run == runs:
             assert count == 1 or runs == 1 or group == [killer]
             return
-        groups = pieces(group, left)
+        groups = isolation_groups(group, left)
         assert [one for each in groups for one in each] == group
     pytest.fail("it ran more often than allowed")
 
@@ -364,4 +364,4 @@ def test_pieces_find_the_one_that_kills(count, runs, data):
 @pytest.mark.parametrize(("count", "runs_left", "groups"), [(256, 2, 16), (256, 1, 256), (1, 3, 1), (1000, 3, 10)])
 def test_pieces_are_few(count, runs_left, groups):
     """As few groups as find one killer in the runs that are left: 256 requests are 16 of 16, then 16 alone."""
-    assert len(pieces(list(range(count)), runs_left)) == pytest.approx(groups, abs=1)
+    assert len(isolation_groups(list(range(count)), runs_left)) == pytest.approx(groups, abs=1)

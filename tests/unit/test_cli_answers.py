@@ -6,16 +6,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from mutirao.cli import answers, output
+from mutirao.cli import console, render_outputs
 from mutirao.errors import InvalidTensor
-from mutirao.messages import JobInfo, JobRecord
+from mutirao.wire.messages import JobInfo, JobRecord
 
 RECORD = JobRecord(status="SUCCESS", task_id="i", job=JobInfo(model="m", version="2"))
 
 
 def document(**outputs):
     """The document of these outputs, as a script reads it."""
-    return json.loads(msgspec.json.encode(answers.document(RECORD, outputs)))
+    return json.loads(msgspec.json.encode(render_outputs.document(RECORD, outputs)))
 
 
 def test_a_result_document_is_flat_and_exact():
@@ -38,15 +38,16 @@ def test_bytes_that_are_no_text_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("terminal", "lines", "note"), [(True, answers.ROWS + 4, f"{answers.ROWS} of 50 rows"), (False, 50 + 1, "")]
+    ("terminal", "lines", "note"),
+    [(True, render_outputs.ROWS + 4, f"{render_outputs.ROWS} of 50 rows"), (False, 50 + 1, "")],
 )
 def test_a_terminal_gets_a_screenful(monkeypatch, capsys, terminal, lines, note):
     """A person sees the first rows, short numbers and few columns, and is told; a pipe gets everything, exact, and no frame."""
-    monkeypatch.setattr(output, "terminal", lambda: terminal)
-    output._console.cache_clear()
-    answers.show({"p": np.full((50, 30), 1 / 3)})
+    monkeypatch.setattr(console, "terminal", lambda: terminal)
+    console._console.cache_clear()
+    render_outputs.show({"p": np.full((50, 30), 1 / 3)})
     said = capsys.readouterr()
     assert said.out.count("\n") == lines
     assert (str(1 / 3) in said.out, "... (30 values)" in said.out) == (not terminal, terminal)
     assert note in said.err
-    output._console.cache_clear()
+    console._console.cache_clear()

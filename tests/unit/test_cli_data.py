@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from mutirao.cli import data
+from mutirao.cli import input_data
 from mutirao.errors import InvalidRequest
-from mutirao.signature import InputSpec, OutputSpec, Signature, bind
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature, validate
 
 OUTPUTS = (OutputSpec("predict", "INT64", (-1,), default=True),)
 MATRIX = Signature(inputs=(InputSpec("X", "FP64", (-1, 3)),), outputs=OUTPUTS)
@@ -28,7 +28,8 @@ def bound(given, takes):
     rows, _ = given.arrays(takes)
     arrays = rows if isinstance(rows, dict) else {"": np.asarray(rows)}
     return {
-        name: array.tolist() for name, array in bind("m", takes, {k: np.asarray(v) for k, v in arrays.items()}).items()
+        name: array.tolist()
+        for name, array in validate("m", takes, {k: np.asarray(v) for k, v in arrays.items()}).items()
     }
 
 
@@ -56,25 +57,25 @@ def npy(array):
 )
 def test_json_on_the_line(text, rows):
     """JSON is rows, columns, one record or many; a column may be called inputs."""
-    assert data.read(text).rows == rows
+    assert input_data.read(text).rows == rows
 
 
 def test_rows_keep_what_is_asked_for_beside_them():
     """As over HTTP, rows may have outputs, parameters and an id beside them; what is an option here is told so."""
     beside = {"outputs": V2["outputs"], "parameters": V2["parameters"], "id": "mine"}
-    given = data.read(json.dumps({"rows": [[1, 2, 3]], **beside}))
-    assert given == data.Given([[1, 2, 3]], ("predict",), {"depth": 2}, "mine")
+    given = input_data.read(json.dumps({"rows": [[1, 2, 3]], **beside}))
+    assert given == input_data.InputData([[1, 2, 3]], ("predict",), {"depth": 2}, "mine")
     with pytest.raises(InvalidRequest, match="DATA: 'priority' is for HTTP; here it is --priority"):
-        data.read('{"rows": [[1, 2, 3]], "priority": "high"}')
+        input_data.read('{"rows": [[1, 2, 3]], "priority": "high"}')
     with pytest.raises(InvalidRequest, match="DATA is no request: Expected"):
-        data.read('{"rows": [[1, 2, 3]], "outputs": "predict"}')
+        input_data.read('{"rows": [[1, 2, 3]], "outputs": "predict"}')
     with pytest.raises(InvalidRequest, match="two inputs have the same name"):
-        data.read(json.dumps({"inputs": [*V2["inputs"], *V2["inputs"]]}))
+        input_data.read(json.dumps({"inputs": [*V2["inputs"], *V2["inputs"]]}))
 
 
 def test_a_v2_request_keeps_what_it_asks_for():
     """A V2 request's tensors, outputs, parameters and id all come through."""
-    given = data.read(json.dumps(V2))
+    given = input_data.read(json.dumps(V2))
     assert given.rows["X"].tolist() == [[1, 2, 3]]
     assert (given.outputs, given.parameters, given.id) == (("predict",), {"depth": 2}, "mine")
 
@@ -94,15 +95,15 @@ def test_a_v2_request_keeps_what_it_asks_for():
 def test_files_are_read_by_suffix_or_first_bytes(tmp_path, monkeypatch, name, content):
     """A file is JSON, CSV or .npy by its suffix, or by how it begins; so is standard input."""
     (tmp_path / name).write_bytes(content)
-    assert bound(data.read(f"@{tmp_path / name}"), MATRIX) == {"X": [[1, 2, 3]]}
+    assert bound(input_data.read(f"@{tmp_path / name}"), MATRIX) == {"X": [[1, 2, 3]]}
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert bound(data.read("-"), MATRIX) == {"X": [[1, 2, 3]]}
+    assert bound(input_data.read("-"), MATRIX) == {"X": [[1, 2, 3]]}
 
 
 def test_a_structured_array_has_columns():
     """Fields of a structured .npy are named columns."""
     array = np.array([(1.5, "x")], dtype=[("area", "f8"), ("zip", "U1")])
-    given = data.parse(npy(array), "rows.npy")
+    given = input_data.parse(npy(array), "rows.npy")
     assert {name: column.tolist() for name, column in given.rows.items()} == {"area": [1.5], "zip": ["x"]}
 
 
@@ -118,7 +119,7 @@ def test_a_structured_array_has_columns():
 )  # fmt: skip
 def test_csv_columns_get_the_model_s_types(csv, takes, arrays):
     """Columns go by name where the model has names, else in order; text stays as written, 007 with its zeros."""
-    assert bound(data.parse(csv, "rows.csv"), takes) == arrays
+    assert bound(input_data.parse(csv, "rows.csv"), takes) == arrays
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_csv_columns_get_the_model_s_types(csv, takes, arrays):
 )
 def test_split_makes_a_request_of_each_row(rows, many):
     """Rows and columns alike fall apart into requests of one row."""
-    assert data.split(rows) == many
+    assert input_data.split(rows) == many
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_split_makes_a_request_of_each_row(rows, many):
 def test_split_refuses_what_has_no_rows(rows, says):
     """Nothing to split, or columns of different lengths: said with their lengths."""
     with pytest.raises(InvalidRequest, match=says):
-        data.split(rows)
+        input_data.split(rows)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_split_refuses_what_has_no_rows(rows, says):
 def test_what_is_no_data_is_told_how_to_write_it(text, says):
     """Each refusal names what came, and how rows are written where that helps."""
     with pytest.raises(InvalidRequest, match=says):
-        data.read(text)
+        input_data.read(text)
 
 
 def test_a_file_named_without_its_sign_is_recognized(tmp_path, monkeypatch):
@@ -173,7 +174,7 @@ def test_a_file_named_without_its_sign_is_recognized(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows").write_text("[[1]]")
     with pytest.raises(InvalidRequest, match="is a file: write @rows"):
-        data.read("rows")
+        input_data.read("rows")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_a_file_named_without_its_sign_is_recognized(tmp_path, monkeypatch):
 def test_damaged_files_are_named(raw, name, says):
     """A file that is not what it claims is refused with its name and the place."""
     with pytest.raises(InvalidRequest, match=says) as caught:
-        data.parse(raw, name, "." + name.partition(".")[2] if "." in name else "")
+        input_data.parse(raw, name, "." + name.partition(".")[2] if "." in name else "")
     assert name in str(caught.value)
 
 
@@ -197,4 +198,4 @@ def test_pickles_inside_npy_are_never_opened():
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InvalidRequest, match="it holds Python objects"):
-        data.parse(buffer.getvalue(), "x.npy")
+        input_data.parse(buffer.getvalue(), "x.npy")

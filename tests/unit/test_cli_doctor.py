@@ -7,10 +7,10 @@ import pytest
 from servers import RedisServer
 
 from mutirao import settings
-from mutirao.catalog import Catalog, ModelInfo, WorkerInfo, redelivered_after_s
-from mutirao.checkup import configuration, fleet, server, snapshot
-from mutirao.checkup.orphans import Orphans
-from mutirao.checkup.snapshot import Server, Snapshot
+from mutirao.doctor import fleet_checks, redis_checks, settings_checks, snapshot
+from mutirao.doctor.orphan_checks import Orphans
+from mutirao.doctor.snapshot import RedisServerInfo, Snapshot
+from mutirao.registry import ModelInfo, Registry, WorkerInfo, redelivered_after_s
 
 GIB = 2**30
 LOCAL = "redis://127.0.0.1:6379/0"
@@ -20,7 +20,7 @@ AWAY = "redis://10.0.0.5:6379/0"
 def redis(url=LOCAL, *, config=None, ahead_s=0.0, answered_ms=1.0, **info):
     healthy = {"redis_version": "7.2.1", "role": "master", "maxmemory_policy": "noeviction", "maxmemory": 0, "used_memory": 9, "aof_enabled": 1, "connected_clients": 3, "maxclients": 10_000}  # fmt: skip
     config = {"appendfsync": "everysec", "save": ""} | (config or {})
-    return Server(url=url, info=healthy | info, config=config, ahead_s=ahead_s, answered_ms=answered_ms)
+    return RedisServerInfo(url=url, info=healthy | info, config=config, ahead_s=ahead_s, answered_ms=answered_ms)
 
 
 def worker(name, processes=2, **models):
@@ -32,7 +32,7 @@ def seen(*workers, broken="", known=("iris",), given=None, reason="", deaf=(), g
         name: ModelInfo(name=name, version="1", state="unavailable" if name == broken else "ready", reason=reason)
         for name in known
     }
-    found = Catalog(models=models, workers=workers, deaf=deaf, gone=gone)
+    found = Registry(models=models, workers=workers, deaf=deaf, gone=gone)
     parts: dict[str, Any] = {
         "waiting": {},
         "reserved": 0,
@@ -52,40 +52,40 @@ STOCK = {"engine": False}
 @pytest.mark.parametrize(
     ("check", "given", "level", "says"),
     [
-        (server.reachable, redis(), "ok", "answers in 1.0 ms"),
-        (server.reachable, redis(answered_ms=80), "warning", "80.0 ms"),
-        (server.version, redis(), "ok", "Redis 7.2.1"),
-        (server.version, redis(redis_version="6.2.0"), "ok", "Redis 6.2.0"),
-        (server.version, redis(redis_version="6.0.16"), "problem", "6.0.16"),
-        (server.version, redis(redis_version="10.0.0"), "ok", "10.0.0"),
-        (server.version, redis(server_name="valkey", valkey_version="8.0.1"), "ok", "Valkey 8.0.1"),
-        (server.role, redis(role="slave", master_host="h", master_port=1), "problem", "replica of h:1"),
-        (server.role, redis(cluster_enabled=1), "problem", "cluster"),
-        (server.role, redis(), "ok", "primary"),
-        (server.eviction, redis(), "ok", "noeviction"),
-        (server.eviction, redis(maxmemory_policy="allkeys-lru", maxmemory=GIB), "problem", "deletes accepted requests"),
-        (server.eviction, redis(maxmemory_policy="allkeys-lru"), "warning", "without effect"),
-        (server.persistence, redis(config={"appendfsync": "always"}), "ok", "nothing accepted is lost"),
-        (server.persistence, redis(), "ok", "lose the last second"),
-        (server.persistence, redis(config={"appendfsync": "no"}), "warning", "30 s"),
-        (server.persistence, redis(aof_last_write_status="err"), "problem", "failed"),
-        (server.persistence, redis(aof_enabled=0, config={"save": "3600 1"}), "warning", "snapshots only"),
-        (server.persistence, redis(aof_enabled=0), "warning", "every request"),
-        (server.memory, redis(), "ok", "no limit"),
-        (server.memory, redis(maxmemory=GIB, used_memory=GIB // 2), "ok", "of 1.1 GB"),
-        (server.memory, redis(maxmemory=GIB, used_memory=GIB * 9 // 10), "warning", "of 1.1 GB"),
-        (server.memory, redis(maxmemory=GIB, used_memory=GIB * 99 // 100), "problem", "of 1.1 GB"),
-        (server.connections, redis(connected_clients=9000), "warning", "9000 open of at most 10000"),
-        (server.connections, redis(), "ok", "3 open"),
-        (server.clock, redis(ahead_s=1.9), "ok", "1.90 s apart"),
-        (server.clock, redis(ahead_s=5), "warning", "5.0 s ahead of this machine"),
-        (server.clock, redis(ahead_s=-5), "warning", "5.0 s behind this machine"),
-        (server.password, redis(), "ok", "loopback"),
-        (server.password, redis("redis://localhost:6379"), "ok", "loopback"),
-        (server.password, redis("redis://[::1]:6379"), "ok", "loopback"),
-        (server.password, redis(AWAY), "warning", "whoever reaches it"),
-        (server.password, redis("redis://:***@10.0.0.5:6379"), "ok", "in the clear"),
-        (server.password, redis("rediss://:***@10.0.0.5:6379"), "ok", "encrypted"),
+        (redis_checks.reachable, redis(), "ok", "answers in 1.0 ms"),
+        (redis_checks.reachable, redis(answered_ms=80), "warning", "80.0 ms"),
+        (redis_checks.version, redis(), "ok", "Redis 7.2.1"),
+        (redis_checks.version, redis(redis_version="6.2.0"), "ok", "Redis 6.2.0"),
+        (redis_checks.version, redis(redis_version="6.0.16"), "problem", "6.0.16"),
+        (redis_checks.version, redis(redis_version="10.0.0"), "ok", "10.0.0"),
+        (redis_checks.version, redis(server_name="valkey", valkey_version="8.0.1"), "ok", "Valkey 8.0.1"),
+        (redis_checks.role, redis(role="slave", master_host="h", master_port=1), "problem", "replica of h:1"),
+        (redis_checks.role, redis(cluster_enabled=1), "problem", "cluster"),
+        (redis_checks.role, redis(), "ok", "primary"),
+        (redis_checks.eviction, redis(), "ok", "noeviction"),
+        (redis_checks.eviction, redis(maxmemory_policy="allkeys-lru", maxmemory=GIB), "problem", "deletes accepted requests"),
+        (redis_checks.eviction, redis(maxmemory_policy="allkeys-lru"), "warning", "without effect"),
+        (redis_checks.persistence, redis(config={"appendfsync": "always"}), "ok", "nothing accepted is lost"),
+        (redis_checks.persistence, redis(), "ok", "lose the last second"),
+        (redis_checks.persistence, redis(config={"appendfsync": "no"}), "warning", "30 s"),
+        (redis_checks.persistence, redis(aof_last_write_status="err"), "problem", "failed"),
+        (redis_checks.persistence, redis(aof_enabled=0, config={"save": "3600 1"}), "warning", "snapshots only"),
+        (redis_checks.persistence, redis(aof_enabled=0), "warning", "every request"),
+        (redis_checks.memory, redis(), "ok", "no limit"),
+        (redis_checks.memory, redis(maxmemory=GIB, used_memory=GIB // 2), "ok", "of 1.1 GB"),
+        (redis_checks.memory, redis(maxmemory=GIB, used_memory=GIB * 9 // 10), "warning", "of 1.1 GB"),
+        (redis_checks.memory, redis(maxmemory=GIB, used_memory=GIB * 99 // 100), "problem", "of 1.1 GB"),
+        (redis_checks.connections, redis(connected_clients=9000), "warning", "9000 open of at most 10000"),
+        (redis_checks.connections, redis(), "ok", "3 open"),
+        (redis_checks.clock, redis(ahead_s=1.9), "ok", "1.90 s apart"),
+        (redis_checks.clock, redis(ahead_s=5), "warning", "5.0 s ahead of this machine"),
+        (redis_checks.clock, redis(ahead_s=-5), "warning", "5.0 s behind this machine"),
+        (redis_checks.password, redis(), "ok", "loopback"),
+        (redis_checks.password, redis("redis://localhost:6379"), "ok", "loopback"),
+        (redis_checks.password, redis("redis://[::1]:6379"), "ok", "loopback"),
+        (redis_checks.password, redis(AWAY), "warning", "whoever reaches it"),
+        (redis_checks.password, redis("redis://:***@10.0.0.5:6379"), "ok", "in the clear"),
+        (redis_checks.password, redis("rediss://:***@10.0.0.5:6379"), "ok", "encrypted"),
     ],
 )  # fmt: skip
 def test_a_server_is_judged(check, given, level, says):
@@ -98,52 +98,52 @@ def test_a_server_is_judged(check, given, level, says):
 @pytest.mark.parametrize(
     ("check", "given", "level", "says"),
     [
-        (fleet.workers, seen(IRIS), "ok", "1 alive, 2 predictions at once: a@x"),
-        (fleet.workers, seen(worker("a@x", 1)), "ok", "1 alive, 1 prediction at once: a@x"),
-        (fleet.workers, seen(), "problem", "last 15 s"),
-        (fleet.deaf, seen(IRIS), "ok", "every worker"),
-        (fleet.deaf, seen(IRIS, deaf=("b@x",)), "warning", "nothing is taken: b@x"),
-        (fleet.vanished, seen(IRIS), "ok", "waits in its queue"),
-        (fleet.vanished, seen(IRIS, orphans=Orphans(("a", "b"), 9, True)), "warning", "2 say queued, but are in no queue"),
-        (fleet.vanished, seen(IRIS, given=STOCK), "ok", "not looked for"),
-        (fleet.deaf, seen(IRIS, gone=("b@x",)), "warning", "gone: b@x"),
-        (fleet.models, seen(IRIS), "ok", "1 served: iris"),
-        (fleet.models, seen(IRIS, known=()), "warning", "none"),
-        (fleet.models, seen(IRIS, known=("iris", "bad"), broken="bad", reason="digest"), "problem", "bad (digest)"),
-        (fleet.models, seen(IRIS, known=("iris", "old")), "warning", "no live worker serves old"),
-        (fleet.models, seen(IRIS, reason="saved with 1.7"), "warning", "iris (saved with 1.7)"),
-        (fleet.versions, seen(IRIS, worker("b@x", iris="1")), "ok", "one version"),
-        (fleet.versions, seen(IRIS, worker("b@x", iris="2")), "warning", "iris (1, 2)"),
-        (fleet.waiting, seen(IRIS), "ok", "nothing waits"),
-        (fleet.waiting, seen(IRIS, waiting={"iris": 3}), "ok", "iris 3"),
-        (fleet.waiting, seen(IRIS, waiting={"iris": 3, "typo": 1}), "problem", "no live worker serves typo"),
-        (fleet.reserved, seen(IRIS, reserved=4), "ok", "4 taken"),
-        (fleet.reserved, seen(reserved=4), "warning", "no worker is alive"),
-        (fleet.dead, seen(IRIS), "ok", "none"),
-        (fleet.dead, seen(IRIS, dead=2), "warning", "2 requests were given up"),
-        (fleet.closed, seen(IRIS), "ok", "a good one, or none: a gateway is then open to its machine from its next start"),
-        (fleet.closed, seen(IRIS, closed="every key is revoked: do this"), "warning", "every key is revoked"),
-        (fleet.untold, seen(IRIS), "ok", "nothing waits to be told"),
-        (fleet.untold, seen(IRIS, untold=3), "warning", "3 ends of jobs wait to be told"),
-        (fleet.patience, seen(IRIS), "ok", "for as long as they live, 6 s longer at most"),
-        (fleet.patience, seen(IRIS, given=STOCK), "ok", "not checked"),
-        (fleet.patience, seen(IRIS, given=STOCK, limits={"iris": 60.0}), "ok", "60 s at most"),
-        (fleet.patience, seen(IRIS, given=STOCK, limits={"iris": 60.0, "slow": 600.0}), "warning", "a@x gives requests away after 150 s, but slow"),
-        (fleet.patience, seen(worker("a@x", iris="1", slow="1"), given=STOCK, limits={"iris": 60.0, "slow": 600.0}), "ok", "600 s"),
-        (fleet.foreign, seen(IRIS), "ok", "no other"),
-        (fleet.foreign, seen(IRIS, foreign=("celery",)), "warning", "queues celery"),
-        (configuration.variables, seen(environment=("MUTIRAO_BROKER_URL", "MUTIRAO_REDIS_PORT", "PATH")), "ok", "known"),
-        (configuration.variables, seen(environment=("MUTIRAO_BROKER_UL",)), "warning", "MUTIRAO_BROKER_UL"),
-        (configuration.variables, seen(environment=("MUTIRAO_QQQQ",)), "warning", "MUTIRAO_QQQQ"),
-        (configuration.address, seen(), "ok", LOCAL),
-        (configuration.address, seen(here="redis://:pw@127.0.0.1:7000/0"), "warning", "runs here at redis://:***@127.0.0.1:7000/0"),
-        (configuration.place, seen(), "ok", "with the requests"),
-        (configuration.place, seen(given={"result_url": "redis://:pw@10.0.0.6"}), "warning", ":***@10.0.0.6"),
-        (configuration.kept, seen(), "ok", "24 hours"),
-        (configuration.kept, seen(given={"result_ttl_s": 60}), "problem", "forgotten while it runs"),
-        (configuration.kept, seen(given={"result_ttl_s": 300}, limits={"slow": 600.0}), "problem", "600 s"),
-        (configuration.size, seen(), "ok", "64 MiB"),
-        (configuration.size, seen(broker=redis(maxmemory=2**27)), "warning", "maxmemory, 134217728"),
+        (fleet_checks.workers, seen(IRIS), "ok", "1 alive, 2 predictions at once: a@x"),
+        (fleet_checks.workers, seen(worker("a@x", 1)), "ok", "1 alive, 1 prediction at once: a@x"),
+        (fleet_checks.workers, seen(), "problem", "last 15 s"),
+        (fleet_checks.deaf, seen(IRIS), "ok", "every worker"),
+        (fleet_checks.deaf, seen(IRIS, deaf=("b@x",)), "warning", "nothing is taken: b@x"),
+        (fleet_checks.vanished, seen(IRIS), "ok", "waits in its queue"),
+        (fleet_checks.vanished, seen(IRIS, orphans=Orphans(("a", "b"), 9, True)), "warning", "2 say queued, but are in no queue"),
+        (fleet_checks.vanished, seen(IRIS, given=STOCK), "ok", "not looked for"),
+        (fleet_checks.deaf, seen(IRIS, gone=("b@x",)), "warning", "gone: b@x"),
+        (fleet_checks.models, seen(IRIS), "ok", "1 served: iris"),
+        (fleet_checks.models, seen(IRIS, known=()), "warning", "none"),
+        (fleet_checks.models, seen(IRIS, known=("iris", "bad"), broken="bad", reason="digest"), "problem", "bad (digest)"),
+        (fleet_checks.models, seen(IRIS, known=("iris", "old")), "warning", "no live worker serves old"),
+        (fleet_checks.models, seen(IRIS, reason="saved with 1.7"), "warning", "iris (saved with 1.7)"),
+        (fleet_checks.versions, seen(IRIS, worker("b@x", iris="1")), "ok", "one version"),
+        (fleet_checks.versions, seen(IRIS, worker("b@x", iris="2")), "warning", "iris (1, 2)"),
+        (fleet_checks.waiting, seen(IRIS), "ok", "nothing waits"),
+        (fleet_checks.waiting, seen(IRIS, waiting={"iris": 3}), "ok", "iris 3"),
+        (fleet_checks.waiting, seen(IRIS, waiting={"iris": 3, "typo": 1}), "problem", "no live worker serves typo"),
+        (fleet_checks.reserved, seen(IRIS, reserved=4), "ok", "4 taken"),
+        (fleet_checks.reserved, seen(reserved=4), "warning", "no worker is alive"),
+        (fleet_checks.dead, seen(IRIS), "ok", "none"),
+        (fleet_checks.dead, seen(IRIS, dead=2), "warning", "2 requests were given up"),
+        (fleet_checks.closed, seen(IRIS), "ok", "a good one, or none: a gateway is then open to its machine from its next start"),
+        (fleet_checks.closed, seen(IRIS, closed="every key is revoked: do this"), "warning", "every key is revoked"),
+        (fleet_checks.undelivered_webhooks, seen(IRIS), "ok", "nothing waits to be told"),
+        (fleet_checks.undelivered_webhooks, seen(IRIS, untold=3), "warning", "3 ends of jobs wait to be told"),
+        (fleet_checks.visibility_timeout, seen(IRIS), "ok", "for as long as they live, 6 s longer at most"),
+        (fleet_checks.visibility_timeout, seen(IRIS, given=STOCK), "ok", "not checked"),
+        (fleet_checks.visibility_timeout, seen(IRIS, given=STOCK, limits={"iris": 60.0}), "ok", "60 s at most"),
+        (fleet_checks.visibility_timeout, seen(IRIS, given=STOCK, limits={"iris": 60.0, "slow": 600.0}), "warning", "a@x gives requests away after 150 s, but slow"),
+        (fleet_checks.visibility_timeout, seen(worker("a@x", iris="1", slow="1"), given=STOCK, limits={"iris": 60.0, "slow": 600.0}), "ok", "600 s"),
+        (fleet_checks.foreign, seen(IRIS), "ok", "no other"),
+        (fleet_checks.foreign, seen(IRIS, foreign=("celery",)), "warning", "queues celery"),
+        (settings_checks.variables, seen(environment=("MUTIRAO_BROKER_URL", "MUTIRAO_REDIS_PORT", "PATH")), "ok", "known"),
+        (settings_checks.variables, seen(environment=("MUTIRAO_BROKER_UL",)), "warning", "MUTIRAO_BROKER_UL"),
+        (settings_checks.variables, seen(environment=("MUTIRAO_QQQQ",)), "warning", "MUTIRAO_QQQQ"),
+        (settings_checks.address, seen(), "ok", LOCAL),
+        (settings_checks.address, seen(here="redis://:pw@127.0.0.1:7000/0"), "warning", "runs here at redis://:***@127.0.0.1:7000/0"),
+        (settings_checks.place, seen(), "ok", "with the requests"),
+        (settings_checks.place, seen(given={"result_url": "redis://:pw@10.0.0.6"}), "warning", ":***@10.0.0.6"),
+        (settings_checks.kept, seen(), "ok", "24 hours"),
+        (settings_checks.kept, seen(given={"result_ttl_s": 60}), "problem", "forgotten while it runs"),
+        (settings_checks.kept, seen(given={"result_ttl_s": 300}, limits={"slow": 600.0}), "problem", "600 s"),
+        (settings_checks.size, seen(), "ok", "64 MiB"),
+        (settings_checks.size, seen(broker=redis(maxmemory=2**27)), "warning", "maxmemory, 134217728"),
     ],
 )  # fmt: skip
 def test_a_fleet_and_its_settings_are_judged(check, given, level, says):
@@ -154,26 +154,34 @@ def test_a_fleet_and_its_settings_are_judged(check, given, level, says):
 
 
 @pytest.mark.parametrize(
-    "check", [server.version, server.role, server.eviction, server.persistence, server.memory, server.connections]
+    "check",
+    [
+        redis_checks.version,
+        redis_checks.role,
+        redis_checks.eviction,
+        redis_checks.persistence,
+        redis_checks.memory,
+        redis_checks.connections,
+    ],
 )
 def test_a_server_that_tells_nothing_is_unknown(check):
     """Where INFO is forbidden, a check says so and does not guess."""
-    found = check(Server(url=LOCAL))
+    found = check(RedisServerInfo(url=LOCAL))
     assert (found.level, found.found) == ("unknown", "not allowed to look (INFO)")
 
 
 @pytest.mark.parametrize(
     "check",
     [
-        fleet.workers,
-        fleet.models,
-        fleet.versions,
-        fleet.waiting,
-        fleet.reserved,
-        fleet.dead,
-        fleet.closed,
-        fleet.untold,
-        fleet.foreign,
+        fleet_checks.workers,
+        fleet_checks.models,
+        fleet_checks.versions,
+        fleet_checks.waiting,
+        fleet_checks.reserved,
+        fleet_checks.dead,
+        fleet_checks.closed,
+        fleet_checks.undelivered_webhooks,
+        fleet_checks.foreign,
     ],
 )
 def test_a_fleet_that_may_not_be_seen_is_unknown(check):
@@ -183,7 +191,7 @@ def test_a_fleet_that_may_not_be_seen_is_unknown(check):
 
 def test_the_nearest_setting_is_named():
     """A variable that nobody reads is most often a slip of the finger: the remedy names what was meant."""
-    assert configuration.variables(seen(environment=("MUTIRAO_RESULT_TTL",))).remedy.endswith(
+    assert settings_checks.variables(seen(environment=("MUTIRAO_RESULT_TTL",))).remedy.endswith(
         "did you mean MUTIRAO_RESULT_TTL_S?"
     )
 

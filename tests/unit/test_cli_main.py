@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from mutirao import errors
-from mutirao.cli import output
+from mutirao.cli import console
 from mutirao.cli.main import SUMMARIES, root
 
 HEAVY = ("celery", "joblib", "kombu", "numpy", "pandas", "redis", "rich", "sklearn")
@@ -139,7 +139,7 @@ def test_bash_itself_completes():
 )
 def test_exit_codes_are_fixed(error, code):
     """Scripts rely on the codes: 1 failed, 2 usage, 3 not found, 4 unavailable, 5 timeout."""
-    assert output.exit_of(error("x")) == code
+    assert console.exit_of(error("x")) == code
 
 
 def test_a_full_disk_behind_stdout_is_said():

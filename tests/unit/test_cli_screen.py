@@ -7,7 +7,7 @@ import subprocess
 import sys
 import termios
 
-from mutirao.cli import output, records
+from mutirao.cli import console, render_jobs
 
 URL = "redis://127.0.0.1:1/0"
 
@@ -62,7 +62,7 @@ def test_an_id_can_be_copied_from_a_table():
         "worker1@a-long-name.example",
         "28 Nov 2026 20:35:07",
     )
-    code = f"from mutirao.cli import output; output.table(('id', 'model', 'reason', 'worker', 'when'), [{row!r}])"
+    code = f"from mutirao.cli import console; console.table(('id', 'model', 'reason', 'worker', 'when'), [{row!r}])"
     said = drawn([sys.executable, "-c", code])
     assert id in said
     assert max(map(len, said.splitlines())) <= 80
@@ -80,11 +80,11 @@ def test_an_error_into_a_pipe_is_one_line():
 
 def test_a_table_into_a_pipe_is_not_padded(capsys):
     """Each row is a line, its cells apart by tabs; what a cell has of either is a space."""
-    output.table(("model", "state"), [("iris", "ready"), ("a longer name", "failed:\n\tno file")])
+    console.table(("model", "state"), [("iris", "ready"), ("a longer name", "failed:\n\tno file")])
     assert capsys.readouterr().out == "model\tstate\niris\tready\na longer name\tfailed: no file\n"
 
 
 def test_a_time_is_written_as_people_read_it(monkeypatch):
     """A day with its month's name and a time to the second, in this machine's zone."""
     monkeypatch.setenv("TZ", "America/Sao_Paulo")
-    assert re.fullmatch(r"\d{1,2} Nov 2026 \d\d:\d\d:\d\d", records.moment(1795790000.123))
+    assert re.fullmatch(r"\d{1,2} Nov 2026 \d\d:\d\d:\d\d", render_jobs.moment(1795790000.123))

@@ -7,9 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mutirao import codec, errors, messages, signature, tensors
-from mutirao.messages import PredictRequest, PredictResult, Tensor
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao import errors
+from mutirao.wire import binary_codec, messages, signature, tensors
+from mutirao.wire.messages import PredictRequest, PredictResult, Tensor
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 ARRAYS = hnp.arrays(np.dtype("<f8"), hnp.array_shapes(max_dims=2, min_side=0, max_side=4)) | hnp.arrays(
     np.dtype("<i4"), 3
@@ -36,13 +37,13 @@ def decoded(holder):
 def test_a_request_survives_the_message_body(inputs, inline_bytes):
     """A request comes out of the body as it went in, whether its raw tensors travel inside or beside."""
     request = PredictRequest(inputs=inputs, parameters={"note": "ação"}, id="a")
-    body, beside = codec.encode_body("iris", request, {"expires": 5}, inline_bytes)
-    (model, back), options, embed = codec.decode_body(body)
+    body, beside = binary_codec.encode_body("iris", request, {"expires": 5}, inline_bytes)
+    (model, back), options, embed = binary_codec.decode_body(body)
     assert (model, options, embed) == ("iris", {"expires": 5}, {})
-    assert codec.is_beside(back) == (beside is not None)
+    assert binary_codec.is_beside(back) == (beside is not None)
     if beside is not None:
         assert len(beside) > inline_bytes
-        back = codec.request_with(back, beside)
+        back = binary_codec.request_with(back, beside)
     assert decoded(back.inputs) == decoded(inputs)
     assert (back.parameters["note"], back.id) == ("ação", "a")
 
@@ -51,9 +52,9 @@ def test_a_request_survives_the_message_body(inputs, inline_bytes):
 def test_a_result_survives_json(outputs, inline_bytes):
     """A result is JSON, raw tensors and all, and comes back as it was."""
     result = PredictResult("iris", "1", outputs, parameters={"took_ms": 3})
-    packed, beside = codec.pack_result(result, inline_bytes)
+    packed, beside = binary_codec.pack_result(result, inline_bytes)
     arrived = msgspec.json.decode(msgspec.json.encode(packed), type=PredictResult)
-    back = codec.unpack_result(arrived, beside)
+    back = binary_codec.unpack_result(arrived, beside)
     assert decoded(back.outputs) == decoded(outputs)
     assert back.parameters == {"took_ms": 3}
 
@@ -67,12 +68,12 @@ def whole_body():
     request = PredictRequest(
         inputs=(tensors.encode("X", array, binary=True), tensors.encode("t", np.array(["ã"]), binary=False))
     )
-    return codec.encode_body("iris", request, {}, 1 << 20)[0]
+    return binary_codec.encode_body("iris", request, {}, 1 << 20)[0]
 
 
 def read(body):
     """Everything that a worker does with a body before it predicts."""
-    (model, request), _, _ = codec.decode_body(body)
+    (model, request), _, _ = binary_codec.decode_body(body)
     return signature.read(model, TAKES, messages.read_request(request))
 
 
@@ -115,27 +116,27 @@ def test_anything_else_is_an_invalid_request_too(body):
 def test_raw_bytes_must_add_up(raw, says):
     """Too few or too many raw bytes behind the head are refused."""
     request = PredictRequest(inputs=(tensors.encode("X", np.array([[1.0, 2.0]]), binary=True),))
-    head = codec.encode_body("iris", request, {}, 1 << 20)[0][:-16]
+    head = binary_codec.encode_body("iris", request, {}, 1 << 20)[0][:-16]
     with pytest.raises(errors.InvalidTensor, match=says):
-        codec.decode_body(head + raw)
+        binary_codec.decode_body(head + raw)
 
 
 @pytest.mark.parametrize("inline", ["$$$", 5, "AAA="])
 def test_damaged_raw_bytes_of_a_result_are_refused(inline):
     """A result whose base64 is damaged, or holds other bytes than it names, is an InvalidTensor."""
-    output = Tensor("predict", "FP64", (1,), parameters={codec.SIZE: 8})
+    output = Tensor("predict", "FP64", (1,), parameters={binary_codec.SIZE: 8})
     with pytest.raises(errors.InvalidTensor):
-        codec.unpack_result(PredictResult("iris", "1", (output,), parameters={codec.INLINE: inline}))
+        binary_codec.unpack_result(PredictResult("iris", "1", (output,), parameters={binary_codec.INLINE: inline}))
 
 
 @given(encoded())
 def test_the_quick_way_to_outputs_is_the_long_one(outputs):
     """Where the inline outputs of a result are read at once, they are those that reading it tensor by tensor gives, and writable."""
-    packed, _ = codec.pack_result(PredictResult("iris", "1", outputs), 1 << 20)
+    packed, _ = binary_codec.pack_result(PredictResult("iris", "1", outputs), 1 << 20)
     document = msgspec.json.encode(packed)
-    quick = codec.inline_outputs(msgspec.Raw(document))
+    quick = binary_codec.inline_outputs(msgspec.Raw(document))
     if quick is not None:
-        back = codec.unpack_result(msgspec.json.decode(document, type=PredictResult))
+        back = binary_codec.unpack_result(msgspec.json.decode(document, type=PredictResult))
         long = {tensor.name: tensors.decode(tensor) for tensor in back.outputs}
         assert list(quick) == list(long)
         for name, array in long.items():
@@ -151,16 +152,16 @@ def test_the_quick_way_takes_what_models_answer():
         tensors.encode("predict", np.array([1]), binary=True),
         tensors.encode("p", np.array([[0.2, 0.8]]), binary=True),
     ]
-    document = msgspec.json.encode(codec.pack_result(PredictResult("iris", "1", tuple(made)), 1 << 20)[0])
-    found = codec.inline_outputs(msgspec.Raw(document))
+    document = msgspec.json.encode(binary_codec.pack_result(PredictResult("iris", "1", tuple(made)), 1 << 20)[0])
+    found = binary_codec.inline_outputs(msgspec.Raw(document))
     assert found is not None
     assert (found["predict"].tolist(), found["p"].tolist()) == ([1], [[0.2, 0.8]])
     for damaged in (
         document.replace(b"AAAA", b"A$AA", 1),
         document.replace(b'"binary_data_size":8', b'"binary_data_size":9'),
     ):
-        assert codec.inline_outputs(msgspec.Raw(damaged)) is None
+        assert binary_codec.inline_outputs(msgspec.Raw(damaged)) is None
     for odd in (np.array(["a"]), np.array([True])):
         output = tensors.encode("predict", odd, binary=True)
-        document = msgspec.json.encode(codec.pack_result(PredictResult("iris", "1", (output,)), 1 << 20)[0])
-        assert codec.inline_outputs(msgspec.Raw(document)) is None
+        document = msgspec.json.encode(binary_codec.pack_result(PredictResult("iris", "1", (output,)), 1 << 20)[0])
+        assert binary_codec.inline_outputs(msgspec.Raw(document)) is None

@@ -6,24 +6,24 @@ import sys
 # Two processes on one core: each waits while the other runs.
 TWO_ON_ONE = """
 import os, time
-from mutirao_worker import cores
+from mutirao_worker.inference import run_delay
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-before, own = cores.waited_s(), os.getpid()
+before, own = run_delay.waited_s(), os.getpid()
 other = os.fork()
 if not other:
-    early = cores.waited_s()
-    while os.getppid() == own and cores.waited_s() - early < 0.2:
+    early = run_delay.waited_s()
+    while os.getppid() == own and run_delay.waited_s() - early < 0.2:
         pass
     os._exit(0 if early < 0.1 else 1)
 deadline = time.monotonic() + 60
-while cores.waited_s() - before < 0.2 and time.monotonic() < deadline:
+while run_delay.waited_s() - before < 0.2 and time.monotonic() < deadline:
     pass
-assert cores.waited_s() - before >= 0.2
+assert run_delay.waited_s() - before >= 0.2
 assert os.waitpid(other, 0)[1] == 0
 third = os.fork()
 if not third:
-    os._exit(0 if cores.waited_s() < 0.1 else 1)
+    os._exit(0 if run_delay.waited_s() < 0.1 else 1)
 assert os.waitpid(third, 0)[1] == 0
 """
 

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao import csv_dialect, errors, signature
-from mutirao.csv_dialect import Dialect
-from mutirao.csv_table import CsvTable
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao import errors
+from mutirao.tables import csv_dialect
+from mutirao.tables.csv_dialect import Dialect
+from mutirao.tables.csv_table import CsvTable
+from mutirao.wire import signature
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 OUTPUTS = (OutputSpec("predict", "INT64", (-1,), default=True),)
 NAN = float("nan")
@@ -42,7 +44,7 @@ def read(text, takes, max_rows=None, **said):
 def bound(text, takes, **said):
     """What would be queued."""
     given = signature.arrays(read(text, takes, **said).data, frame=takes.frame)
-    return {name: array.tolist() for name, array in signature.bind("m", takes, given).items()}
+    return {name: array.tolist() for name, array in signature.validate("m", takes, given).items()}
 
 
 ONE = {"area": [1.5], "zip": ["007"], "new": [True], "rooms": [2]}

@@ -2,34 +2,52 @@
 
 import pytest
 
-from mutirao import depths
-from mutirao.depths import Depth, Line, Place
+from mutirao import queue_stats
+from mutirao.queue_stats import QueueCounts, QueueDepth, QueuePosition
 
 WAITING = [
-    Depth("iris", "", 5, 50, 1.0, (2, 10, 38, 0)),
-    Depth("iris", "crm", 2, 20, None),
-    Depth("iris", "web", 100, 1000, 3.0),
+    QueueDepth("iris", "", 5, 50, 1.0, (2, 10, 38, 0)),
+    QueueDepth("iris", "crm", 2, 20, None),
+    QueueDepth("iris", "web", 100, 1000, 3.0),
 ]
 
 
 @pytest.mark.parametrize(
     ("number", "line", "speed", "place"),
     [
-        pytest.param(7, Line(7, 3, 3, 0, 0), 10.0, Place(0, 0, 0.0), id="the next one"),
-        pytest.param(9, Line(7, 4, 8, 0, 0), 10.0, Place(2, 0, 0.4), id="two before it, of two rows each"),
-        pytest.param(9, Line(7, 4, 8, 0, 0), 0.0, Place(2, 0, None), id="nobody has said how quick it is"),
-        pytest.param(5, Line(7, 4, 4, 0, 0), 10.0, Place(0, 0, 0.0), id="given back to the head of the line"),
-        pytest.param(5, Line(7, 0, 0, 2, 2), 10.0, Place(0, 2, 0.2), id="taken meanwhile"),
-        pytest.param(99, Line(7, 4, 4, 0, 0), 10.0, Place(3, 0, 0.3), id="a stock program took what was not counted"),
-        pytest.param(9, Line(7, 4, 4, 3, 6), 10.0, Place(2, 3, 0.8), id="three more urgent, of two rows each"),
+        pytest.param(7, QueueCounts(7, 3, 3, 0, 0), 10.0, QueuePosition(0, 0, 0.0), id="the next one"),
         pytest.param(
-            9, Line(7, 4, 4, 0, 0, 2, (1, 500)), 1.0, Place(2, 0, 2 + 1 + 2 + 2 * 2), id="five lines take turns"
+            9, QueueCounts(7, 4, 8, 0, 0), 10.0, QueuePosition(2, 0, 0.4), id="two before it, of two rows each"
+        ),
+        pytest.param(
+            9, QueueCounts(7, 4, 8, 0, 0), 0.0, QueuePosition(2, 0, None), id="nobody has said how quick it is"
+        ),
+        pytest.param(
+            5, QueueCounts(7, 4, 4, 0, 0), 10.0, QueuePosition(0, 0, 0.0), id="given back to the head of the line"
+        ),
+        pytest.param(5, QueueCounts(7, 0, 0, 2, 2), 10.0, QueuePosition(0, 2, 0.2), id="taken meanwhile"),
+        pytest.param(
+            99,
+            QueueCounts(7, 4, 4, 0, 0),
+            10.0,
+            QueuePosition(3, 0, 0.3),
+            id="a stock program took what was not counted",
+        ),
+        pytest.param(
+            9, QueueCounts(7, 4, 4, 3, 6), 10.0, QueuePosition(2, 3, 0.8), id="three more urgent, of two rows each"
+        ),
+        pytest.param(
+            9,
+            QueueCounts(7, 4, 4, 0, 0, 2, (1, 500)),
+            1.0,
+            QueuePosition(2, 0, 2 + 1 + 2 + 2 * 2),
+            id="five lines take turns",
         ),
     ],
 )
 def test_place(number, line, speed, place):
     """A place is what was not taken before it; its wait is those rows and those of the lines that take turns with its own."""
-    assert depths.placed(number, line, speed) == place
+    assert queue_stats.placed(number, line, speed) == place
 
 
 @pytest.mark.parametrize(
@@ -45,13 +63,13 @@ def test_place(number, line, speed, place):
 )
 def test_wait_of_one_who_joins_now(tenant, priority, speed, wait_s):
     """Who joins waits for what is as urgent or more so in the tenant's own line, and for no more than that of each other tenant's."""
-    assert depths.wait_s(WAITING, tenant, priority, speed) == wait_s
+    assert queue_stats.wait_s(WAITING, tenant, priority, speed) == wait_s
 
 
 @pytest.mark.parametrize(("rows", "speed", "seconds"), [(0, 10.0, 0.0), (50, 10.0, 5.0), (50, 0.0, None)])
 def test_drain(rows, speed, seconds):
     """Rows over rows a second; nothing is foretold where the speed is not known."""
-    assert depths.drain_s(rows, speed) == seconds
+    assert queue_stats.drain_s(rows, speed) == seconds
 
 
 @pytest.mark.parametrize(
@@ -68,4 +86,4 @@ def test_drain(rows, speed, seconds):
 )
 def test_oldest(heads, oldest_s):
     """The oldest is the longest wait of those that records or ids tell."""
-    assert depths.oldest_s(heads, 1000.0) == oldest_s
+    assert queue_stats.oldest_s(heads, 1000.0) == oldest_s

@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from mutirao_worker import descriptors
+from mutirao_worker.celery_adapter import descriptors
 
 
 def test_a_descriptor_that_is_withheld_is_written_to_by_nobody():

@@ -17,9 +17,9 @@ import waiting
 from servers import RedisServer
 
 from mutirao import errors, settings
-from mutirao.embedded import Embedded, Incident, redis_server, watchdog
-from mutirao.embedded.home import Home
-from mutirao.embedded.processes import SCRIPT, Processes
+from mutirao.embedded import ChildExit, Embedded, redis_server, watchdog
+from mutirao.embedded.process_group import SCRIPT, ProcessGroup
+from mutirao.embedded.state_dir import StateDir
 from mutirao.embedded.supervisor import backoff_s, ending
 
 # Announces itself as a worker does, starts a child of its own, and at SIGTERM needs a moment, and Redis, to end.
@@ -223,7 +223,7 @@ def test_a_system_started_while_a_killed_one_ends_waits_for_it(parent, embedded)
 
 def test_a_dead_worker_is_started_again(embedded, mark):
     """A worker that was killed is reported, its own children are ended, and it runs again."""
-    incidents: list[Incident] = []
+    incidents: list[ChildExit] = []
     with embedded(report=incidents.append) as system:
         system.wait_ready()
         before = system.pids["worker1"]
@@ -334,7 +334,7 @@ def test_a_taken_port_is_refused(embedded):
 def test_a_hung_process_is_killed_after_its_grace(tmp_path, mark):
     """What ignores SIGTERM is killed, with its whole group, and the end stays within its bound."""
     ignoring = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(600)"
-    processes = Processes(tmp_path / "watchdog.log")
+    processes = ProcessGroup(tmp_path / "watchdog.log")
     hung = processes.start([sys.executable, "-c", ignoring], stage=0, grace_s=0.5, log=tmp_path / "hung.log")
     waiting.until(lambda: (tmp_path / "hung.log").read_text() == "on\n")
     before = time.monotonic()
@@ -371,7 +371,7 @@ def test_a_folder_that_others_could_read_is_closed(held, tmp_path):
         (home / name).mkdir()
     if ".gitignore" in held:
         (home / ".gitignore").rmdir()
-    Home(home).prepare()
+    StateDir(home).prepare()
     assert mode(home) == 0o700
 
 
@@ -381,11 +381,11 @@ def test_a_folder_of_somebody_s_own_is_not_closed_unasked(tmp_path):
     home.mkdir(mode=0o755)
     (home / "thesis.tex").touch()
     with pytest.raises(errors.EmbeddedError, match=r"mode 755.*'thesis\.tex'.*chmod 700 it, or choose another"):
-        Home(home).prepare()
+        StateDir(home).prepare()
     assert mode(home) == 0o755
     assert [entry.name for entry in home.iterdir()] == ["thesis.tex"]
     home.chmod(0o700)
-    Home(home).prepare()
+    StateDir(home).prepare()
 
 
 def test_a_file_system_that_keeps_no_modes_is_refused(tmp_path, monkeypatch):
@@ -393,12 +393,12 @@ def test_a_file_system_that_keeps_no_modes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.chmod", lambda *_: None)
     (tmp_path / "home").mkdir(mode=0o755)
     with pytest.raises(errors.EmbeddedError, match=r"mode 755\); its file system keeps no modes: choose another"):
-        Home(tmp_path / "home").prepare()
+        StateDir(tmp_path / "home").prepare()
 
 
 def test_a_file_of_ours_that_cannot_be_opened_is_named(tmp_path):
     """What keeps the lock or the secrets from being opened is said in one line, with the remedy."""
-    home = Home(tmp_path / "home")
+    home = StateDir(tmp_path / "home")
     home.prepare()
     (home.path / "lock").mkdir()
     with pytest.raises(errors.EmbeddedError, match=r"lock cannot be opened \(Is a directory\): choose another"):

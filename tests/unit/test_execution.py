@@ -13,11 +13,12 @@ from bodies import binary, body, raw_tensor
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mutirao import codec, errors
-from mutirao.messages import PredictResult
-from mutirao_worker import execution
-from mutirao_worker.asked import Asked, Reader, Refused, Stack
-from mutirao_worker.execution import Bounds
+from mutirao import errors
+from mutirao.wire import binary_codec
+from mutirao.wire.messages import PredictResult
+from mutirao_worker.inference import execution
+from mutirao_worker.inference.execution import Bounds
+from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, Stack
 
 
 def same(got, expected):
@@ -69,7 +70,9 @@ def test_each_answer_is_that_of_its_own_rows(host, requests, inline_bytes):
 def structure(answer):
     """All of a document but the values in it."""
     packed = msgspec.json.decode(answer.result, type=PredictResult)
-    parameters = {key: value if key != codec.INLINE else len(value) for key, value in (packed.parameters or {}).items()}
+    parameters = {
+        key: value if key != binary_codec.INLINE else len(value) for key, value in (packed.parameters or {}).items()
+    }
     heads = [msgspec.structs.replace(tensor, data=None) for tensor in packed.outputs]
     return packed.model_name, packed.model_version, heads, packed.id, parameters, len(answer.payload or b"")
 
@@ -151,7 +154,7 @@ def test_a_result_that_is_too_large_goes_beside(ran):
     assert [answer.payload for answer in inside] == [None, None]
     for one, other in zip(inside, beside, strict=True):
         assert len(other.payload) == 96
-        assert json.loads(other.result)["parameters"] == {codec.BESIDE: True}
+        assert json.loads(other.result)["parameters"] == {binary_codec.BESIDE: True}
         assert outputs_of(one)["predict_proba"].tolist() == outputs_of(other)["predict_proba"].tolist()
 
 
@@ -164,39 +167,39 @@ def test_a_callback_is_handed_back(ran):
 
 
 WRONG = [
-    (codec.BINARY, b"", "the body must be Celery's triple"),
-    (codec.BINARY, b"\x01\x02", "2 bytes long"),
-    (codec.BINARY, binary(body(raw_tensor(32)), bytes(32), length=2**31), "names a head of 2147483648 bytes"),
-    (codec.BINARY, binary(body(raw_tensor(32)), bytes(32), length=0), "names a head of 0 bytes"),
-    (codec.BINARY, binary(b"{not json"), "head is not a request"),
-    (codec.BINARY, binary(b"[" * 100_000), "head is not a request"),
-    (codec.BINARY, binary(body(raw_tensor(64)), bytes(32)), "names 64 raw bytes, but 32 are left"),
-    (codec.BINARY, binary(body(raw_tensor(-8)), bytes(32)), "names -8 raw bytes"),
-    (codec.BINARY, binary(body(raw_tensor(32)), bytes(40)), "8 raw bytes belong to no tensor"),
-    (codec.BINARY, binary(body(raw_tensor(32), raw_tensor(32)), bytes(64)), "two inputs have the same name"),
-    (codec.BINARY, binary(body(raw_tensor(32, (2, 4))), bytes(32)), "is 64 bytes, got 32"),
-    (codec.BINARY, binary(body(raw_tensor(32, (4,))), bytes(32)), "one row is written [[...]]"),
-    (codec.BINARY, binary(body(raw_tensor(0, (0, 4)))), "takes at least one row, got none"),
-    (codec.BINARY, binary(body(raw_tensor(32, (-1, -4))), bytes(32)), "negative size"),
-    (codec.BINARY, binary(body(raw_tensor(32, (1, 4), "BYTES")), b"\xfe\xff\xff\xff" + bytes(28)), "names 4294967294 bytes, but 28 are left"),
-    (codec.BINARY, binary(body(raw_tensor(4, (1, 4), "BOOL")), b"\x02\x00\x00\x00"), "a BOOL byte must be 0 or 1"),
-    (codec.BINARY, binary(body(raw_tensor(32), parameters={codec.BESIDE: True})), "its payload key does not exist"),
-    (codec.BINARY, binary(body(raw_tensor(32), model="../x"), bytes(32)), "model name '../x' is not allowed"),
-    (codec.BINARY, binary(body(raw_tensor(32), model="rose"), bytes(32)), "model 'rose' is not served"),
-    (codec.BINARY, binary(body(raw_tensor(32), outputs=[{"name": "fit"}]), bytes(32)), "output 'fit' is not one of"),
-    (codec.BINARY, binary(body(raw_tensor(32 * 10_001, (10_001, 4))), bytes(32 * 10_001)), "at most 10000 rows"),
-    (codec.BINARY, binary([["iris", {"inputs": []}], {"fast": True}, {}]), "options ['fast']"),
-    (codec.JSON, b"{not json", "the body (application/json) cannot be read: DecodeError; send application/json or"),
-    (codec.JSON, b"\xff\xfe", "cannot be read: DecodeError"),
-    (codec.JSON, b"[" * 100_000, "cannot be read: DecodeError"),
-    (codec.JSON, b"[1,2,3]", "the body must be Celery's triple"),
-    (codec.JSON, b'[["iris",[[1]]],{},"x"]', "the body must be Celery's triple"),
-    (codec.JSON, b'[["iris"],{},{}]', "takes (model, request), got 1 arguments"),
-    (codec.JSON, b'[["iris",[[1,2,3,NaN]]],{},{}]', "has NaN at [0, 3]: JSON cannot carry it"),
-    (codec.JSON, b'[["iris",7],{},{}]', "neither a V2 inference request nor a nested list"),
-    (codec.JSON, b'[["iris",{"inputs":3}],{},{}]', "$.inputs"),
-    (codec.JSON, b'[["iris",[[1,2,3]]],{},{}]', "model 'iris' takes X FP64[-1, 4], got shape [1, 3]"),
-    (codec.JSON, b'[["iris",{"inputs":[{"name":"\\ud800","datatype":"FP12","shape":[1],"data":[1]}]}],{},{}]', "'FP12' is not one of"),
+    (binary_codec.BINARY, b"", "the body must be Celery's triple"),
+    (binary_codec.BINARY, b"\x01\x02", "2 bytes long"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32)), bytes(32), length=2**31), "names a head of 2147483648 bytes"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32)), bytes(32), length=0), "names a head of 0 bytes"),
+    (binary_codec.BINARY, binary(b"{not json"), "head is not a request"),
+    (binary_codec.BINARY, binary(b"[" * 100_000), "head is not a request"),
+    (binary_codec.BINARY, binary(body(raw_tensor(64)), bytes(32)), "names 64 raw bytes, but 32 are left"),
+    (binary_codec.BINARY, binary(body(raw_tensor(-8)), bytes(32)), "names -8 raw bytes"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32)), bytes(40)), "8 raw bytes belong to no tensor"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32), raw_tensor(32)), bytes(64)), "two inputs have the same name"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32, (2, 4))), bytes(32)), "is 64 bytes, got 32"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32, (4,))), bytes(32)), "one row is written [[...]]"),
+    (binary_codec.BINARY, binary(body(raw_tensor(0, (0, 4)))), "takes at least one row, got none"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32, (-1, -4))), bytes(32)), "negative size"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32, (1, 4), "BYTES")), b"\xfe\xff\xff\xff" + bytes(28)), "names 4294967294 bytes, but 28 are left"),
+    (binary_codec.BINARY, binary(body(raw_tensor(4, (1, 4), "BOOL")), b"\x02\x00\x00\x00"), "a BOOL byte must be 0 or 1"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32), parameters={binary_codec.BESIDE: True})), "its payload key does not exist"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32), model="../x"), bytes(32)), "model name '../x' is not allowed"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32), model="rose"), bytes(32)), "model 'rose' is not served"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32), outputs=[{"name": "fit"}]), bytes(32)), "output 'fit' is not one of"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32 * 10_001, (10_001, 4))), bytes(32 * 10_001)), "at most 10000 rows"),
+    (binary_codec.BINARY, binary([["iris", {"inputs": []}], {"fast": True}, {}]), "options ['fast']"),
+    (binary_codec.JSON, b"{not json", "the body (application/json) cannot be read: DecodeError; send application/json or"),
+    (binary_codec.JSON, b"\xff\xfe", "cannot be read: DecodeError"),
+    (binary_codec.JSON, b"[" * 100_000, "cannot be read: DecodeError"),
+    (binary_codec.JSON, b"[1,2,3]", "the body must be Celery's triple"),
+    (binary_codec.JSON, b'[["iris",[[1]]],{},"x"]', "the body must be Celery's triple"),
+    (binary_codec.JSON, b'[["iris"],{},{}]', "takes (model, request), got 1 arguments"),
+    (binary_codec.JSON, b'[["iris",[[1,2,3,NaN]]],{},{}]', "has NaN at [0, 3]: JSON cannot carry it"),
+    (binary_codec.JSON, b'[["iris",7],{},{}]', "neither a V2 inference request nor a nested list"),
+    (binary_codec.JSON, b'[["iris",{"inputs":3}],{},{}]', "$.inputs"),
+    (binary_codec.JSON, b'[["iris",[[1,2,3]]],{},{}]', "model 'iris' takes X FP64[-1, 4], got shape [1, 3]"),
+    (binary_codec.JSON, b'[["iris",{"inputs":[{"name":"\\ud800","datatype":"FP12","shape":[1],"data":[1]}]}],{},{}]', "'FP12' is not one of"),
     ("application/x-yaml", b"a: 1", "application/x-yaml"),
 ]  # fmt: skip
 
@@ -205,8 +208,8 @@ WRONG = [
 def test_a_request_that_is_wrong_is_refused_alone(ran, content_type, wrong, says):
     """What cannot be read, or does not fit, is refused with its reason, twice in one batch too; its neighbours are answered."""
     iris = samples.get("iris").data
-    bad = Asked("bad", wrong, content_type, False, None)
-    encoded = Asked("bad", base64.b64encode(wrong).decode(), content_type, True, None)
+    bad = PackedRequest("bad", wrong, content_type, False, None)
+    encoded = PackedRequest("bad", base64.b64encode(wrong).decode(), content_type, True, None)
     answers = ran(ask("iris", iris[:1]), bad, ask_json("iris", iris[1:2]), encoded, ask("iris", iris[2:3]))
     assert [answer.kind for answer in answers] == ["ok", "failed", "ok", "failed", "ok"]
     assert answers[1].result == answers[3].result
@@ -218,7 +221,7 @@ def test_a_request_that_is_wrong_is_refused_alone(ran, content_type, wrong, says
 def test_like_requests_of_which_one_is_wrong(ran):
     """Of requests that are alike to the byte but in their values, only the one with a value that cannot be is refused."""
     heads = binary(body(raw_tensor(4, (1, 4), "BOOL")))
-    asked = [Asked(str(at), heads + bytes([0, 1, at, 0]), codec.BINARY, False, None) for at in range(4)]
+    asked = [PackedRequest(str(at), heads + bytes([0, 1, at, 0]), binary_codec.BINARY, False, None) for at in range(4)]
     answers = ran(*asked)
     assert [answer.kind for answer in answers] == ["ok", "ok", "failed", "failed"]
     assert "a BOOL byte must be 0 or 1" in str(error_of(answers[2]))
@@ -232,8 +235,8 @@ def test_like_texts_of_which_some_lie(host):
     long, two = b"\x18\0\0\0Ouro Preto", b"\0\0\0\0\x06\0\0\0 Preto"
     liars = [good._replace(body=good.body.replace(true, lie)) for lie in (long, two)]
     assert {len(liar.body) for liar in liars} == {len(good.body)}
-    found = list(Reader(host.find, [good, liars[0], good, liars[1], good]).read(range(5)))
-    assert [one.member for one in found if isinstance(one, Refused)] == [1, 3]
+    found = list(InputReader(host.find, [good, liars[0], good, liars[1], good]).read(range(5)))
+    assert [one.member for one in found if isinstance(one, RejectedRequest)] == [1, 3]
     assert {city for one in found if isinstance(one, Stack) for city in one.inputs["city"]} == {"Ouro Preto"}
 
 

@@ -16,9 +16,9 @@ from batches import GOOD, MARKED, Spy, ask, ask_json, error_of, outputs_of
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from mutirao import errors
-from mutirao.messages import Failure
-from mutirao_worker import execution
-from mutirao_worker.execution import Bounds
+from mutirao.wire.messages import Failure
+from mutirao_worker.inference import execution
+from mutirao_worker.inference.execution import Bounds
 
 GUILTY = [
     ("raises", errors.ModelFailed, "model 'raises' version 1 raised ValueError: the sky is falling"),
@@ -121,10 +121,10 @@ def test_what_a_method_writes_the_next_does_not_see(ran):
 FORKING = """
 import sys
 import batches
-from mutirao_worker import execution
-from mutirao_worker.hosting import Host
-from mutirao_worker.repository import Repository
-host = Host()
+from mutirao_worker.inference import execution
+from mutirao_worker.models.host import ModelHost
+from mutirao_worker.models.repository import Repository
+host = ModelHost()
 host.load(Repository(sys.argv[1]), ["forks"])
 asked = [batches.ask("forks", [row]) for row in (batches.GOOD, batches.MARKED)]
 print([batches.outputs_of(answer)["predict"].tolist() for answer in execution.run(host.find, asked, execution.Bounds(9)).answers])

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mutirao.catalog import Catalog, ModelInfo, WorkerInfo
-from mutirao.depths import Depth
-from mutirao.gateway.access import ANYBODY, Caller
+from mutirao.gateway.auth.authenticator import ANYBODY, Caller
 from mutirao.gateway.fleet import fleet
+from mutirao.queue_stats import QueueDepth
+from mutirao.registry import ModelInfo, Registry, WorkerInfo
 
 NOW = 1_800_000_000.0
 WORKERS = (
@@ -23,13 +23,17 @@ MODELS = {
     "broken": ModelInfo(name="broken", version="1", state="unavailable", reason="its file is damaged"),
 }
 LINES = {
-    "iris": (Depth("iris", "", 10, 300, 1.0), Depth("iris", "crm", 2, 20, 5.0), Depth("iris", "shop", 0, 0, None)),
-    "away": (Depth("away", "crm", 3, 3, None),),
+    "iris": (
+        QueueDepth("iris", "", 10, 300, 1.0),
+        QueueDepth("iris", "crm", 2, 20, 5.0),
+        QueueDepth("iris", "shop", 0, 0, None),
+    ),
+    "away": (QueueDepth("away", "crm", 3, 3, None),),
 }
 
 
 def shown(caller=ANYBODY):
-    snapshot = fleet(Catalog(models=MODELS, workers=WORKERS), LINES, NOW, caller)
+    snapshot = fleet(Registry(models=MODELS, workers=WORKERS), LINES, NOW, caller)
     return snapshot, {row.name: row for row in snapshot.models}
 
 
@@ -96,5 +100,5 @@ def test_a_tenant_sees_its_own():
 
 def test_a_fleet_without_anything_is_empty():
     """No models and no workers make an empty snapshot."""
-    snapshot = fleet(Catalog(models={}, workers=()), {}, NOW, ANYBODY)
+    snapshot = fleet(Registry(models={}, workers=()), {}, NOW, ANYBODY)
     assert (snapshot.models, snapshot.workers, snapshot.at) == ((), (), NOW)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mutirao.gateway.prefer import Preference, read
+from mutirao.gateway.requests.prefer_header import Preference, read
 
 TABLE = [
     ([], Preference()),

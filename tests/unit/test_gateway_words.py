@@ -4,10 +4,12 @@ import msgspec
 import pytest
 
 from mutirao import errors
-from mutirao.gateway import answers, events, openapi, problems, results
-from mutirao.gateway.door import infer_path
-from mutirao.messages import History, JobInfo, JobRecord
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao.gateway import openapi
+from mutirao.gateway.middleware import infer_path
+from mutirao.gateway.responses import error_response, response, result_response
+from mutirao.gateway.streams import job_stream
+from mutirao.wire.messages import History, JobInfo, JobRecord
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 ACCEPT = [
     (None, "application/json"),
@@ -26,14 +28,14 @@ ACCEPT = [
 @pytest.mark.parametrize(("accept", "expected"), ACCEPT)
 def test_the_form_is_chosen_by_accept(accept, expected):
     """The one that weighs most; the default where the client does not care."""
-    assert results.accepted(accept) == expected
+    assert result_response.accepted(accept) == expected
 
 
 @pytest.mark.parametrize("accept", [b"text/html", b"application/json;q=0", b"", b";;,"])
 def test_no_form_at_all_is_refused(accept):
     """Weights of 0 and other types leave none."""
     with pytest.raises(errors.NotAcceptable):
-        results.accepted(accept)
+        result_response.accepted(accept)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_infer_is_found_by_its_path(path, expected):
 
 def test_nothing_ends_a_headers_line():
     """What is put into a header is printable ASCII."""
-    assert answers.plain("a\r\nb\x00cé") == b"a??b?c?"
+    assert response.plain("a\r\nb\x00cé") == b"a??b?c?"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_nothing_ends_a_headers_line():
 )
 def test_an_error_is_told_as_all_are(error, status, retry):
     """Status, sentence, class and data; Retry-After where trying again helps; nothing of the operator's machines."""
-    made = problems.answer(error)
+    made = error_response.answer(error)
     told = msgspec.json.decode(made.body)
     assert (made.status, told["type"]) == (status, type(error).__name__)
     assert dict(made.headers).get(b"retry-after") == retry
@@ -82,7 +84,7 @@ def test_an_error_is_told_as_all_are(error, status, retry):
 
 def test_what_nobody_foresaw_says_nothing_of_itself(caplog):
     """A bug is 500 without its text, to the client and in the log, which may quote a request."""
-    made = problems.answer(ZeroDivisionError("secret"))
+    made = error_response.answer(ZeroDivisionError("secret"))
     assert made.status == 500
     assert b"secret" not in made.body
     assert "ZeroDivisionError" in caplog.text
@@ -100,7 +102,7 @@ def test_a_step_keeps_its_number_whatever_is_known_later():
     again = {**ran, "started_at": 4.0, "reserved_at": 3.5, "finished_at": 5.0, "attempts": 2}
     seen: dict[tuple[int, int], str] = {}
     for one in (record(), record("STARTED", **ran), record(**lost), record("SUCCESS", **lost, **again)):
-        for mark, step in events.steps(one):
+        for mark, step in job_stream.steps(one):
             assert seen.setdefault(mark, step.step) == step.step
     assert [seen[mark] for mark in sorted(seen)] == [
         "submitted", "batched", "run", "lost", "reserved", "batched", "run", "committed",

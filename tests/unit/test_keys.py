@@ -8,8 +8,8 @@ import pytest
 from key_ring import Ring
 from servers import RedisServer
 
-from mutirao import errors, keys, queues
-from mutirao.keys import Key, Limits
+from mutirao import api_keys, errors, keyspace
+from mutirao.api_keys import ApiKey, KeyLimits
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def ring(server):
 @pytest.mark.parametrize(
     ("scopes", "verb", "model", "allowed"),
     [
-        (keys.SCOPES, "predict", "iris", True),
-        (keys.SCOPES, "read", "", True),
-        (keys.SCOPES, "cancel", "iris", True),
-        (keys.SCOPES, "operate", "", False),
+        (api_keys.SCOPES, "predict", "iris", True),
+        (api_keys.SCOPES, "read", "", True),
+        (api_keys.SCOPES, "cancel", "iris", True),
+        (api_keys.SCOPES, "operate", "", False),
         (["predict:iris"], "predict", "iris", True),
         (["predict:iris"], "predict", "houses", False),
         (["predict:iris"], "predict", "iris2", False),
@@ -49,13 +49,13 @@ def ring(server):
 )
 def test_scopes_allow_what_they_name_and_nothing_beside_it(scopes, verb, model, allowed):
     """A scope allows one verb on one model, or, by *, on all; the system as a whole is covered by * alone."""
-    assert keys.allows(scopes, verb, model) is allowed
+    assert api_keys.allows(scopes, verb, model) is allowed
 
 
 @pytest.mark.parametrize("text", ["*:*", "predict:iris", "read:*", "*:iris-2.1"])
 def test_scopes_are_verb_and_model(text):
     """verb:model, either of which may be *."""
-    assert keys.scope(text) == text
+    assert api_keys.scope(text) == text
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_scopes_are_verb_and_model(text):
 def test_a_scope_that_would_allow_nothing_is_refused(text, says):
     """A verb that is none, or a name that no model can have, is refused with what it must be."""
     with pytest.raises(errors.InvalidRequest, match=re.escape(says)):
-        keys.scope(text)
+        api_keys.scope(text)
 
 
 def test_a_key_is_found_by_its_token_alone(ring):
@@ -85,12 +85,12 @@ def test_a_key_is_found_by_its_token_alone(ring):
     assert re.fullmatch(rf"mutirao_{first.id}_[A-Za-z0-9_-]{{43}}", token)
     assert known == {first.id: first, second.id: second}
     assert (first.tenant, first.scopes, first.note, first.limits) == ("crm", ("predict:iris",), "the shop", None)
-    assert keys.find(known, token) == first
-    assert keys.find(known, other) == second
+    assert api_keys.find(known, token) == first
+    assert api_keys.find(known, other) == second
     swapped = f"mutirao_{first.id}_{other[-43:]}"
     unknown = f"mutirao_{'0' * 12}_{token[-43:]}"
     for wrong in (swapped, unknown, token[:-1], f"{token}x", token.upper(), token[8:], f"{token}\n", "", "é\udc80"):
-        assert keys.find(known, wrong) is None
+        assert api_keys.find(known, wrong) is None
 
 
 def test_whatever_is_wrong_with_a_token_the_same_is_done(ring):
@@ -102,7 +102,7 @@ def test_whatever_is_wrong_with_a_token_the_same_is_done(ring):
         called = []
         sys.setprofile(lambda _frame, event, function: called.append(function.__name__) if event == "c_call" else None)
         try:
-            keys.find(known, token)
+            api_keys.find(known, token)
         finally:
             sys.setprofile(None)
         return [name for name in called if "sha256" in name or "digest" in name]
@@ -136,7 +136,7 @@ def test_revoked_keys_stay_listed(ring):
     revoked = ring.revoke(key.id)
     assert revoked.revoked_at >= key.created_at > 1.7e9
     assert ring.revoke(token) == revoked  # whoever finds a token may revoke it as it is
-    assert keys.find(ring.all(), token) == revoked
+    assert api_keys.find(ring.all(), token) == revoked
 
 
 def test_no_key_of_this_id(ring):
@@ -152,10 +152,10 @@ def test_no_key_of_this_id(ring):
 def test_a_record_that_cannot_be_read_is_a_key_that_is_refused(ring, server):
     """Damage in one record neither opens the gateway nor closes it to the others."""
     _, token = ring.add("crm")
-    server.client().hset(queues.KEYS, "bad", "{")
+    server.client().hset(keyspace.KEYS, "bad", "{")
     known = ring.all()
     assert known["bad"].revoked_at is not None
-    assert (found := keys.find(known, token)) is not None
+    assert (found := api_keys.find(known, token)) is not None
     assert found.tenant == "crm"
 
 
@@ -164,10 +164,10 @@ def test_a_record_that_cannot_be_read_is_a_key_that_is_refused(ring, server):
     [
         ({"tenant": "CRM"}, "tenant 'CRM' is not allowed"),
         ({"scopes": ["fly:iris"]}, "scope 'fly:iris' is not allowed"),
-        ({"limits": Limits(rate_per_s=0)}, "rate_per_s 0 is not allowed: it must be more than 0"),
-        ({"limits": Limits(rate_per_s=float("nan"))}, "rate_per_s nan is not allowed"),
-        ({"limits": Limits(rate_per_s=1, burst=0)}, "burst 0 is not allowed: it must be 1 or more"),
-        ({"limits": Limits(in_flight=10_001)}, "in_flight 10001 is not allowed: it must be 1 to 10,000"),
+        ({"limits": KeyLimits(rate_per_s=0)}, "rate_per_s 0 is not allowed: it must be more than 0"),
+        ({"limits": KeyLimits(rate_per_s=float("nan"))}, "rate_per_s nan is not allowed"),
+        ({"limits": KeyLimits(rate_per_s=1, burst=0)}, "burst 0 is not allowed: it must be 1 or more"),
+        ({"limits": KeyLimits(in_flight=10_001)}, "in_flight 10001 is not allowed: it must be 1 to 10,000"),
         ({"note": "two\nlines"}, "it must be one line"),
     ],
 )
@@ -180,6 +180,6 @@ def test_what_cannot_be_a_key(ring, given, says):
 
 def test_a_key_without_limits_says_so():
     """None, so that nobody asks Redis on its account; otherwise the limits with their burst."""
-    assert Key(id="a", digest="", tenant="crm").limits is None
-    assert Key(id="a", digest="", tenant="crm", in_flight=3).limits == Limits(in_flight=3)
-    assert Key(id="a", digest="", tenant="crm", rate_per_s=2.0, burst=5).limits == Limits(rate_per_s=2.0, burst=5)
+    assert ApiKey(id="a", digest="", tenant="crm").limits is None
+    assert ApiKey(id="a", digest="", tenant="crm", in_flight=3).limits == KeyLimits(in_flight=3)
+    assert ApiKey(id="a", digest="", tenant="crm", rate_per_s=2.0, burst=5).limits == KeyLimits(rate_per_s=2.0, burst=5)

@@ -10,11 +10,11 @@ import pytest
 from key_ring import Ring
 from servers import RedisServer
 
-from mutirao import errors, queues, settings
-from mutirao.broker.redis import AsyncRedis
-from mutirao.gateway import access
-from mutirao.gateway.access import ANYBODY, Caller, Doorkeeper
-from mutirao.keys import Limits
+from mutirao import errors, keyspace, settings
+from mutirao.api_keys import KeyLimits
+from mutirao.gateway.auth import authenticator
+from mutirao.gateway.auth.authenticator import ANYBODY, Authenticator, Caller
+from mutirao.redisdb.drivers import AsyncRedisDriver
 
 BEYOND = "0.0.0.0"
 
@@ -35,8 +35,8 @@ def ring(server):
 
 @contextlib.asynccontextmanager
 async def keeper(url, host="127.0.0.1", **given):
-    redis = AsyncRedis(settings.load(broker_url=url, **given))
-    made = Doorkeeper(settings.load(broker_url=url), redis, host)
+    redis = AsyncRedisDriver(settings.load(broker_url=url, **given))
+    made = Authenticator(settings.load(broker_url=url), redis, host)
     try:
         yield made
     finally:
@@ -67,7 +67,7 @@ async def refused(door, headers):
 
 def test_a_caller_is_whom_its_key_names(server, ring):
     """Tenant, scopes and limits of a call are those of its key; the scheme's case does not matter."""
-    key, token = ring.add("crm", scopes=["predict:iris"], limits=Limits(rate_per_s=5.0, burst=2, in_flight=3))
+    key, token = ring.add("crm", scopes=["predict:iris"], limits=KeyLimits(rate_per_s=5.0, burst=2, in_flight=3))
 
     async def scenario():
         async with keeper(server.url) as door:
@@ -115,7 +115,7 @@ def test_a_revoked_key_is_refused_within_about_a_second(server, ring):
                 await door.caller(bearer(f"mutirao_{key.id}_{'x' * 43}"))
             return took_s
 
-    assert asyncio.run(scenario()) < access.AGE_S + 1.0
+    assert asyncio.run(scenario()) < authenticator.AGE_S + 1.0
 
 
 def test_whoever_was_let_in_is_let_in_no_more_once_the_key_is_not_good(server, ring):
@@ -124,18 +124,18 @@ def test_whoever_was_let_in_is_let_in_no_more_once_the_key_is_not_good(server, r
     redis = server.client()
 
     def rescope(key, *scopes):
-        redis.hset(queues.KEYS, key.id, msgspec.json.encode(msgspec.structs.replace(key, scopes=scopes)))
+        redis.hset(keyspace.KEYS, key.id, msgspec.json.encode(msgspec.structs.replace(key, scopes=scopes)))
 
     async def scenario():
         async with keeper(server.url) as door:
             await door.refresh()
-            callers = {key: access._caller(key) for key in (revoked, gone, less, more)}
+            callers = {key: authenticator._caller(key) for key in (revoked, gone, less, more)}
             for caller in callers.values():
                 door.recheck(caller)
             changed, said = asyncio.Event(), {}
             door.changed = changed.set
             ring.revoke(revoked.id)
-            redis.hdel(queues.KEYS, gone.id)
+            redis.hdel(keyspace.KEYS, gone.id)
             rescope(less, "read:*")
             rescope(more, *more.scopes, "operate:*")
             async with asyncio.timeout(5):
@@ -169,7 +169,7 @@ def test_without_keys_this_machine_alone_needs_none(server, ring):
             ring.revoke(key.id)
             await soon(lambda: refused(door, {}))
             assert not await door.is_open()
-            server.client().delete(queues.KEYS)
+            server.client().delete(keyspace.KEYS)
             door._read_at = float("-inf")  # the copy is old
             assert await refused(door, {})
             assert await refused(door, bearer(token))
@@ -222,7 +222,7 @@ def test_many_calls_share_one_reading(server, ring):
             await asyncio.gather(*(door.caller(bearer(token)) for _ in range(1000)))
             assert readings() - before == 1
             await asyncio.gather(*(refused(door, bearer(f"mutirao_{at:012x}_{'x' * 43}")) for at in range(1000)))
-            assert readings() - before <= 2 + (time.monotonic() - began) / access.READ_S
+            assert readings() - before <= 2 + (time.monotonic() - began) / authenticator.READ_S
 
     asyncio.run(scenario())
 
@@ -267,12 +267,12 @@ def test_what_a_key_does_not_allow_is_refused_with_the_scope_it_takes():
 )  # fmt: skip
 def test_a_gateway_without_keys_does_not_start_beyond_loopback(host, loopback):
     """`refuse_open` lets it listen to loopback alone until there are keys, and names the command that makes one."""
-    access.refuse_open(host, has_keys=True)
-    assert access.is_loopback(host) is loopback
+    authenticator.refuse_open(host, has_keys=True)
+    assert authenticator.is_loopback(host) is loopback
     if loopback:
-        access.refuse_open(host, has_keys=False)
+        authenticator.refuse_open(host, has_keys=False)
         return
     with pytest.raises(errors.SettingsError, match=re.escape(f"HOST is {host!r}: ")) as raised:
-        access.refuse_open(host, has_keys=False)
+        authenticator.refuse_open(host, has_keys=False)
     assert raised.value.value == host
     assert "mutirao keys add" in str(raised.value)

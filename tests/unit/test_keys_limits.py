@@ -9,10 +9,10 @@ import redis
 from limiting import caller, calls, fits, ids, in_flight, keep, limiter, run, until
 from servers import RedisServer
 
-from mutirao import Client, errors, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.gateway.access import Caller
-from mutirao.keys import Keys, Limits
+from mutirao import Client, errors, keyspace, settings
+from mutirao.api_keys import ApiKeys, KeyLimits
+from mutirao.gateway.auth.authenticator import Caller
+from mutirao.redisdb.drivers import RedisDriver
 
 SLOW = 0.001  # requests a second: none comes back while a test runs
 
@@ -146,7 +146,7 @@ def test_what_has_ended(server, status, job, ended):
 def test_a_job_without_a_record_counts_while_it_may_still_be_on_its_way(server):
     """Between admission and submission there is no record: it counts; a minute later it was never submitted."""
     who = caller(in_flight=1)
-    _, jobs, looked = queues.limit_keys(who.key_id)
+    _, jobs, looked = keyspace.limit_keys(who.key_id)
 
     async def scenario(counting):
         await counting.admit(who, ["lost"])
@@ -267,16 +267,16 @@ def test_no_look_is_long_and_all_are_looked_at_in_the_end(server):
     """Behind more live jobs than one look takes, those that have ended are found within a few tries."""
     who = caller(in_flight=2500)
     live, done = ids(2400), ids(100)
-    _, _, looked = queues.limit_keys(who.key_id)
+    _, _, looked = keyspace.limit_keys(who.key_id)
 
     async def scenario(counting):
         await counting.admit(who, live)
         await counting.admit(who, done)
         with server.client().pipeline() as pipe:
             for id in live:
-                pipe.set(queues.record_key(id), '{"status":"STARTED"}')
+                pipe.set(keyspace.record_key(id), '{"status":"STARTED"}')
             for id in done:
-                pipe.set(queues.record_key(id), '{"status":"SUCCESS"}')
+                pipe.set(keyspace.record_key(id), '{"status":"SUCCESS"}')
             pipe.execute()
         before = calls(server, "cmdstat_getrange")
         assert not await fits(counting, who, *ids(50))
@@ -341,19 +341,19 @@ def test_keys_and_limits_are_where_results_are(server):
     """Where queues are on another server than records, keys, rates and jobs in flight are counted beside the records."""
     results = f"{server.url.rpartition('/')[0]}/1"
     given = settings.load(broker_url=server.url, result_url=results)
-    driver = Redis(given)
+    driver = RedisDriver(given)
     try:
-        key, _ = driver.run(Keys(given).add("crm", limits=Limits(rate_per_s=5.0, burst=5, in_flight=1)))
+        key, _ = driver.run(ApiKeys(given).add("crm", limits=KeyLimits(rate_per_s=5.0, burst=5, in_flight=1)))
     finally:
         driver.close()
     who = Caller(tenant="crm", key_id=key.id, limits=key.limits)
 
     async def scenario(counting):
         assert await fits(counting, who, "here")
-        there.set(queues.record_key("here"), '{"status":"SUCCESS"}')
+        there.set(keyspace.record_key("here"), '{"status":"SUCCESS"}')
         await until(lambda: fits(counting, who, "next"))
 
-    names = (queues.KEYS, *queues.limit_keys(key.id)[:2])
+    names = (keyspace.KEYS, *keyspace.limit_keys(key.id)[:2])
     with redis.Redis.from_url(results) as there:
         run(server.url, scenario, result_url=results)
         assert there.exists(*names) == 3

@@ -7,7 +7,7 @@ import pytest
 import samples
 
 from mutirao import errors
-from mutirao_worker import manifest
+from mutirao_worker.models import manifest
 
 PATH = PurePath("models/iris") / manifest.FILE
 

@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelEncoder, StandardScaler
 
 from mutirao import errors
-from mutirao_worker.repository import Repository
+from mutirao_worker.models.repository import Repository
 
 OLD = Path(make.__file__).parent
 LABELS, DICTS = LabelEncoder().fit(["a", "b"]), DictVectorizer().fit([{"a": 1}])
@@ -204,7 +204,7 @@ def test_trees_of_another_version_are_refused(repository, name):
 
 def test_a_worker_refuses_them_too(repository, tmp_path):
     """A version that was added before is unavailable, with the same words, and verify says so."""
-    import mutirao_worker.runtimes.sklearn_checks as checks
+    import mutirao_worker.models.runtimes.sklearn_checks as checks
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("refuse_old_trees", "check_answers"):

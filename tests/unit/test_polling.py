@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mutirao_worker.polling import pause
+from mutirao_worker.engine.queue_polling import pause
 
 
 def looks(since_s=0.0):

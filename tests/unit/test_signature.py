@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao import errors, signature, submission, tensors
-from mutirao.messages import PredictRequest, RequestedOutput, Tensor
-from mutirao.signature import InputSpec, OutputSpec, Signature
+from mutirao import errors
+from mutirao.client import encoding
+from mutirao.wire import signature, tensors
+from mutirao.wire.messages import PredictRequest, RequestedOutput, Tensor
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 OUTPUTS = (OutputSpec("predict", "INT64", (-1,), default=True), OutputSpec("predict_proba", "FP64", (-1, 3)))
 MATRIX = Signature(inputs=(InputSpec("X", "FP64", (-1, 4), nullable=False),), outputs=OUTPUTS, max_rows=5)
@@ -24,7 +26,7 @@ HOUSES = pd.DataFrame({"area": [40.5, 90.0], "city": ["Ouro Preto", "São João"
 
 
 def bound(takes, data):
-    return signature.bind("m", takes, signature.arrays(data, frame=takes.frame))
+    return signature.validate("m", takes, signature.arrays(data, frame=takes.frame))
 
 
 def through_json(takes, *inputs):
@@ -188,7 +190,7 @@ def test_what_was_guessed_says_so(datatype, data, kind):
     with pytest.raises(
         errors.SignatureMismatch, match=f"That it takes {kind} was guessed .* in the line of 'a' .* m/model.toml"
     ):
-        signature.bind("m", takes, signature.arrays({"a": data}, frame=True))
+        signature.validate("m", takes, signature.arrays({"a": data}, frame=True))
 
 
 TEXTS = ["good day", "", "x"]
@@ -199,7 +201,7 @@ TEXTS = ["good day", "", "x"]
 )
 def test_each_of_many_texts_is_a_row(many):
     """A model of texts takes a request for each text, as a model of numbers does for each row."""
-    found = submission.bind(submission.Ask(model="m"), TEXT, many, rows=True)
+    found = encoding.bind(encoding.SubmitOptions(model="m"), TEXT, many, rows=True)
     assert isinstance(found, list)
     assert [each["X"].tolist() for each in found] == [[each] for each in TEXTS]
 
@@ -264,6 +266,6 @@ def test_outputs_are_chosen_by_name():
 def test_binding_what_is_bound_changes_nothing(rows, dtype):
     """A second check, in the worker, gives the array that the first one gave in the client."""
     once = bound(MATRIX, np.ones((rows, 4), dtype=dtype))
-    twice = signature.bind("m", MATRIX, once)
+    twice = signature.validate("m", MATRIX, once)
     assert signature.rows(twice) == rows
     assert np.array_equal(once["X"], twice["X"])

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mutirao import errors, tensors, untyped
-from mutirao.messages import Tensor
+from mutirao import errors
+from mutirao.wire import tensors, untyped
+from mutirao.wire.messages import Tensor
 
 NUMBERS = [name for name in tensors.DTYPES if name != "BYTES"]
 FLOATS = [name for name in NUMBERS if name.startswith("FP")]

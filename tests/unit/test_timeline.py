@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from mutirao import timeline
-from mutirao.messages import History, JobInfo, JobRecord
+from mutirao import job_history
+from mutirao.wire.messages import History, JobInfo, JobRecord
 
 FAILED = b'{"exc_type":"WorkerLostError","exc_message":["gave up after 3 attempts"],"exc_module":"billiard.exceptions"}'
 REVOKED = b'{"exc_type":"TaskRevokedError","exc_message":["%b"],"exc_module":"celery.exceptions"}'
@@ -73,12 +73,12 @@ def record(status, result=b"null", id="mine", **job):
 )  # fmt: skip
 def test_steps(job, steps):
     """Each kind of job tells its steps in order, in words that say who, how long and with whom."""
-    assert [(pytest.approx(step.at), step.what, step.says) for step in timeline.moments(job)] == steps
+    assert [(pytest.approx(step.at), step.what, step.says) for step in job_history.steps(job)] == steps
 
 
 def test_clocks_that_differ_do_not_turn_steps_round():
     """A worker whose idea of Redis's clock is off by a millisecond does not run a request before it has reserved it."""
-    steps = timeline.moments(record("SUCCESS", **ASKED, **RAN | {"reserved_at": 102.001}))
+    steps = job_history.steps(record("SUCCESS", **ASKED, **RAN | {"reserved_at": 102.001}))
     assert [step.what for step in steps] == ["submitted", "reserved", "batched", "run", "committed"]
     assert [step.at for step in steps] == sorted(step.at for step in steps)
 
@@ -86,4 +86,4 @@ def test_clocks_that_differ_do_not_turn_steps_round():
 @pytest.mark.parametrize(("number", "written"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (13, "13th"), (21, "21st"), (112, "112th")])  # fmt: skip
 def test_ordinals(number, written):
     """Places are written as people say them."""
-    assert timeline.ordinal(number) == written
+    assert job_history.ordinal(number) == written

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from mutirao.broker.turns import Turns
-from mutirao.sharing import Lock
+from mutirao.redisdb.turns import Turns
+from mutirao.single_flight import Lock
 
 
 class Stuck(Exception):

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from mutirao_worker import wear
-from mutirao_worker.isolation import Left
-from mutirao_worker.wear import Wear
+from mutirao_worker.engine import process_recycling
+from mutirao_worker.engine.process_recycling import Wear
+from mutirao_worker.inference.isolation import Left
 
-SMALL, LARGE = Left("1 thread", 1), Left("9 descriptors", wear.LEFT_MOST + 1)
+SMALL, LARGE = Left("1 thread", 1), Left("9 descriptors", process_recycling.LEFT_MOST + 1)
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ SMALL, LARGE = Left("1 thread", 1), Left("9 descriptors", wear.LEFT_MOST + 1)
         ((0, 1), [None] * 2, [True, True]),
         ((0, 2**50), [None] * 2, [False, False]),
         ((0, 0), [None, SMALL], [False, True]),
-        ((0, 0), [SMALL] * 5, [True] * wear.REPLACED_MOST + [False] * 2),
-        ((0, 0), [*[SMALL] * 4, LARGE], [True] * wear.REPLACED_MOST + [False, True]),
+        ((0, 0), [SMALL] * 5, [True] * process_recycling.REPLACED_MOST + [False] * 2),
+        ((0, 0), [*[SMALL] * 4, LARGE], [True] * process_recycling.REPLACED_MOST + [False, True]),
     ],
 )
 def test_when_a_process_is_replaced(limits, lefts, expected):

@@ -12,16 +12,19 @@ from celery import Celery, concurrency, signals
 from kombu import Exchange, Queue, compression
 from kombu.serialization import register
 
-from mutirao import address, codec, errors, plain, queues, settings
-from mutirao.catalog import redelivered_after_s
+from mutirao import errors, keyspace, printable, settings, urls
+from mutirao.registry import redelivered_after_s
 from mutirao.settings import PREFIX, Settings, without_password
-from mutirao_worker import banner, cores, descriptors, strategy, tasks, threads, transport
-from mutirao_worker.health import Presence
-from mutirao_worker.hosting import Host
-from mutirao_worker.isolation import Leftovers
-from mutirao_worker.repository import Repository
+from mutirao.wire import binary_codec
+from mutirao_worker import banner, tasks
+from mutirao_worker.celery_adapter import consumer, descriptors, transport
+from mutirao_worker.heartbeat import Heartbeat
+from mutirao_worker.inference import native_threads, run_delay
+from mutirao_worker.inference.isolation import Leftovers
+from mutirao_worker.models.host import ModelHost
+from mutirao_worker.models.repository import Repository
 
-RESULTS = "mutirao_worker.backend:ResultBackend"
+RESULTS = "mutirao_worker.celery_adapter.result_backend:ResultBackend"
 
 
 def _encode(_: Any) -> bytes:
@@ -30,9 +33,9 @@ def _encode(_: Any) -> bytes:
 
 def make(given: Settings) -> Celery:
     """Build the app; nothing is loaded and nothing connects."""
-    transport.channel.install(engine=given.direct().engine)
+    transport.install(engine=given.direct().engine)
     app = Celery("mutirao", broker=_broker(given), backend=f"{RESULTS}+{without_password(given.result_url)}")
-    app.host = Host()
+    app.host = ModelHost()
     app.conf.mutirao = given
     app.conf.update(
         accept_content=["json", "mutirao"],
@@ -46,19 +49,19 @@ def make(given: Settings) -> Celery:
         task_acks_late=True,
         task_queues=[_queue(name) for name in Repository(given.models).names()],
         task_serializer="json",
-        worker_consumer=strategy.CONSUMER,
+        worker_consumer=consumer.CONSUMER,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         # Where kombu delivers, the engine sets the prefetch count by what the models take; this is what it begins with.
         worker_prefetch_multiplier=2,
         worker_send_task_events=True,
     )
-    app.steps["consumer"].update({Presence, strategy.Engine})
+    app.steps["consumer"].update({Heartbeat, consumer.EngineStep})
     app.task(**tasks.OPTIONS)(tasks.predict)
     return app
 
 
 def _broker(given: Settings) -> str:
-    return given.broker_url if given.foreign else address.read(given.broker_url).url
+    return given.broker_url if given.foreign else urls.parse(given.broker_url).url
 
 
 def _rabbitmq() -> dict[str, Any]:
@@ -68,9 +71,9 @@ def _rabbitmq() -> dict[str, Any]:
 
 def _redis(given: Settings) -> dict[str, Any]:
     return {
-        **transport.channel.options(given),
-        "priority_steps": list(queues.KOMBU_STEPS),
-        "sep": queues.KOMBU_SEPARATOR,
+        **transport.options(given),
+        "priority_steps": list(keyspace.KOMBU_STEPS),
+        "sep": keyspace.KOMBU_SEPARATOR,
         "queue_order_strategy": "round_robin",
         # Kombu gives a dead worker's requests to others after this long, and looks every 10 s. Running twice does no harm: the
         # first result wins. `_load` sets it anew once the models' time limits are known.
@@ -81,13 +84,13 @@ def _redis(given: Settings) -> dict[str, Any]:
 
 
 def _queue(model: str) -> Queue:
-    name = queues.queue(model)
+    name = keyspace.queue(model)
     return Queue(name, exchange=Exchange("", type="direct"), routing_key=name)
 
 
 def _name(instance: Any, **_: Any) -> None:
     """Escape what cannot be shown in a worker's name, before Celery, a log or a record has it."""
-    instance.hostname = plain.escaped(instance.hostname)
+    instance.hostname = printable.escaped(instance.hostname)
 
 
 def _start(sender: Any, **_: Any) -> None:
@@ -115,10 +118,10 @@ def _load(worker: Any) -> None:
         )
     kind = concurrency.get_implementation(worker.pool_cls).__module__.rpartition(".")[2]
     _check_replacing(app.conf.mutirao, kind)
-    app.host.threads = threads.per_process(worker.concurrency, os.environ)
+    app.host.threads = native_threads.per_process(worker.concurrency, os.environ)
     app.host.warm_up_s = app.conf.mutirao.warm_up_s
     before = descriptors.opened()
-    with threads.one(then=app.host.threads):
+    with native_threads.one(then=app.host.threads):
         app.host.load(repository, names)
     app.host.opened = descriptors.opened() - before
     # A child is alive once it has warmed its models up; each has a time of its own for that.
@@ -145,9 +148,11 @@ def _check_replacing(given: Settings, pool: str) -> None:
 
 
 def _model(queue: str) -> str:
-    name = queues.model_of(queue)
+    name = keyspace.model_of(queue)
     if name is None:
-        raise errors.InvalidRequest(f"queue {queue!r} is not allowed: a model's queue is called {queues.PREFIX}<model>")
+        raise errors.InvalidRequest(
+            f"queue {queue!r} is not allowed: a model's queue is called {keyspace.PREFIX}<model>"
+        )
     return name
 
 
@@ -164,11 +169,11 @@ def _prepare(**_: Any) -> None:
         app.host.cap_threads()
         with descriptors.withheld(worker.outq._writer.fileno()) if worker is not None else contextlib.nullcontext():  # noqa: SLF001
             app.host.warm_up()  # who warms up has nothing to say to the parent yet, and a model is not to
-        cores.waited_s()  # it keeps a file open
+        run_delay.waited_s()  # it keeps a file open
         app.host.leftovers = Leftovers()
 
 
-register("mutirao", _encode, codec.decode_body, content_type=codec.BINARY, content_encoding="binary")
+register("mutirao", _encode, binary_codec.decode_body, content_type=binary_codec.BINARY, content_encoding="binary")
 app = make(settings.load())
 signals.celeryd_init.connect(_name, weak=False)
 signals.worker_init.connect(_start, weak=False)

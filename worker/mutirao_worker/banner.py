@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mutirao import queues
-from mutirao.catalog import ModelInfo
+from mutirao import keyspace
+from mutirao.registry import ModelInfo
 from mutirao.settings import without_password
 
 _WITHOUT_ENGINE = (
@@ -39,7 +39,7 @@ def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
         )
     table = Table("model", "version", "queue", "state", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for info in infos:
-        table.add_row(escape(info.name), escape(info.version), queues.queue(info.name), escape(_state(info)))
+        table.add_row(escape(info.name), escape(info.version), keyspace.queue(info.name), escape(_state(info)))
     console.print(table)
 
 

@@ -21,8 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from mutirao import Client, Job, errors
-from mutirao.job import timings
-from mutirao_worker.repository import Repository
+from mutirao.client.job import timings
+from mutirao_worker.models.repository import Repository
 
 
 class Sample(msgspec.Struct, frozen=True):

@@ -9,11 +9,12 @@ from celery import Task
 from celery.worker import control
 from celery.worker import state as worker_state
 
-from mutirao import codec, errors, queues
-from mutirao_worker import pool, strategy
+from mutirao import errors, keyspace
+from mutirao.wire import binary_codec
+from mutirao_worker.celery_adapter import consumer, pool
 
 OPTIONS: dict[str, Any] = {
-    "name": queues.TASK,
+    "name": keyspace.TASK,
     "bind": True,
     # A request is acknowledged once its result is kept.
     "acks_late": True,
@@ -21,7 +22,7 @@ OPTIONS: dict[str, Any] = {
     "throws": (errors.MutiraoError,),
     # Arguments are checked where the answer can say what is wrong with them.
     "typing": False,
-    "Strategy": strategy.NAME,
+    "Strategy": consumer.NAME,
 }
 
 
@@ -38,7 +39,7 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
     """
     body = msgspec.json.encode([args, options, None])
     given = self.app.conf.mutirao
-    computed = pool.compute([("", body, codec.JSON, False, None)], (given.inline_bytes, given.max_result_bytes))
+    computed = pool.compute([("", body, binary_codec.JSON, False, None)], (given.inline_bytes, given.max_result_bytes))
     (answered,) = pool.read(computed, 1).answers
     found = msgspec.json.decode(answered.result)
     if answered.kind != "ok":

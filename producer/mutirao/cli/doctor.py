@@ -10,12 +10,12 @@ import msgspec
 import redis
 
 from mutirao import errors, settings
-from mutirao.broker.failure import denied
-from mutirao.checkup import configuration, fleet, gateway, server, snapshot
-from mutirao.checkup.finding import Finding
-from mutirao.checkup.snapshot import Snapshot
-from mutirao.cli import output
+from mutirao.cli import console
 from mutirao.cli.options import as_json, broker
+from mutirao.doctor import fleet_checks, gateway_checks, redis_checks, settings_checks, snapshot
+from mutirao.doctor.finding import Finding
+from mutirao.doctor.snapshot import Snapshot
+from mutirao.redisdb.failure import denied
 from mutirao.settings import Settings
 
 COLOURS = {"ok": "green", "unknown": "blue", "warning": "yellow", "problem": "red"}
@@ -34,33 +34,33 @@ def doctor(broker_url: str | None, *, as_json: bool) -> int:
     given = settings.load(broker_url=broker_url)
     found, code = _examined(given)
     if as_json:
-        output.emit_json({"broker": settings.without_password(given.broker_url), "exit": int(code), "findings": found})
+        console.emit_json({"broker": settings.without_password(given.broker_url), "exit": int(code), "findings": found})
     else:
         _show(found)
     return code
 
 
-def _examined(given: Settings) -> tuple[list[Finding], output.Exit]:
+def _examined(given: Settings) -> tuple[list[Finding], console.Exit]:
     try:
         seen = snapshot.read(given, os.environ)
     except errors.BrokerUnavailable as exc:
         seen = snapshot.local(given, os.environ)
-        return [_silent(exc) if given.remote else _away(exc), *configuration.findings(seen)], output.Exit.UNAVAILABLE
+        return [_silent(exc) if given.remote else _away(exc), *settings_checks.findings(seen)], console.Exit.UNAVAILABLE
     found = list(_findings(seen))
     failed = any(finding.level == "problem" for finding in found)
-    return found, output.Exit.FAILED if failed else output.Exit.OK
+    return found, console.Exit.FAILED if failed else console.Exit.OK
 
 
 def _findings(seen: Snapshot) -> Iterator[Finding]:
     if seen.gateway is not None:
-        yield from gateway.findings(seen.gateway)
-        yield from configuration.findings(seen)
+        yield from gateway_checks.findings(seen.gateway)
+        yield from settings_checks.findings(seen)
         return
     for at, each in enumerate(seen.servers):
-        for finding in server.findings(each):
+        for finding in redis_checks.findings(each):
             yield msgspec.structs.replace(finding, check=f"results: {finding.check}") if at else finding
-    yield from fleet.findings(seen)
-    yield from configuration.findings(seen)
+    yield from fleet_checks.findings(seen)
+    yield from settings_checks.findings(seen)
 
 
 def _silent(exc: errors.BrokerUnavailable) -> Finding:
@@ -89,11 +89,11 @@ def _show(found: Sequence[Finding]) -> None:
     for finding in found:
         level = f"{finding.level:<7}"
         indent = " " * (width + 11)
-        said = output.wrapped(finding.found, f"{level}  {finding.check:<{width}}  ", indent)
+        said = console.wrapped(finding.found, f"{level}  {finding.check:<{width}}  ", indent)
         styled = click.style(level, fg=COLOURS[finding.level], bold=finding.level == "problem")
         click.echo(styled + said.removeprefix(level))
         if finding.remedy:
-            click.echo(output.wrapped(finding.remedy, f"{indent}-> ", f"{indent}   "))
+            click.echo(console.wrapped(finding.remedy, f"{indent}-> ", f"{indent}   "))
     click.echo(f"\n{_counted(found, 'problem')}, {_counted(found, 'warning')}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mutirao import errors, settings
-from mutirao.cli import output
+from mutirao.cli import console
 from mutirao.cli.options import as_json
 
 
@@ -32,7 +32,7 @@ def env(home: str | None, *, as_json: bool) -> None:
         )
     found = {"MUTIRAO_BROKER_URL": url}
     if as_json:
-        output.emit_json(found)
+        console.emit_json(found)
         return
     for name, value in found.items():
         click.echo(f"export {name}={shlex.quote(value)}")

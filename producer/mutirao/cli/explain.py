@@ -9,13 +9,13 @@ from typing import Any
 import click
 import msgspec
 
-from mutirao import settings, timeline
-from mutirao.broker.redis import Redis
-from mutirao.cli import output, records
+from mutirao import job_history, settings
+from mutirao.cli import console, render_jobs
 from mutirao.cli.jobs import each
 from mutirao.cli.options import as_json, broker
-from mutirao.core import Core
-from mutirao.timeline import Moment, Story
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.job_history import JobHistory, JobStep
+from mutirao.redisdb.drivers import RedisDriver
 
 
 @click.command(epilog="Example: mutirao explain 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11")
@@ -29,12 +29,12 @@ def explain(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> i
     before it; one that a worker holds, which; one that was given up, where its dead letter is.
     """
     given = settings.load(broker_url=broker_url)
-    core, redis = Core(given, check=False), Redis(given)
+    core, redis = RedisBackend(given, check=False), RedisDriver(given)
 
     def tell(id: str) -> None:
-        story = redis.run(timeline.tell(core, id))
+        story = redis.run(job_history.read_history(core, id))
         if as_json:
-            output.emit_json(_document(story))
+            console.emit_json(_document(story))
         else:
             if id != ids[0]:
                 click.echo()
@@ -46,22 +46,22 @@ def explain(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> i
         redis.close()
 
 
-def _show(story: Story) -> None:
-    record, steps = story.record, timeline.moments(story.record)
+def _show(story: JobHistory) -> None:
+    record, steps = story.record, job_history.steps(story.record)
     click.echo(f"job {record.task_id}, {record.state}")
     for step in steps:
         click.echo(_line(step, steps[0].at))
     for text in _now(story):
-        click.echo(output.wrapped(text, "  ", "    "))
+        click.echo(console.wrapped(text, "  ", "    "))
 
 
-def _line(step: Moment, first: float) -> str:
+def _line(step: JobStep, first: float) -> str:
     clock = datetime.datetime.fromtimestamp(step.at).astimezone().time().isoformat("milliseconds")
     before = f"  {clock}  {f'+{step.at - first:.3f} s':>11}  {step.what:<10} "
-    return output.wrapped(step.says, before, " " * len(before)).rstrip()
+    return console.wrapped(step.says, before, " " * len(before)).rstrip()
 
 
-def _now(story: Story) -> Iterator[str]:
+def _now(story: JobHistory) -> Iterator[str]:
     """Say where a job is that has not ended, or where it can be found since it failed."""
     if (letter := story.letter) is not None:
         yield f"now a dead letter, {letter.reason}: mutirao dead show {letter.id}"
@@ -92,13 +92,13 @@ def _now(story: Story) -> Iterator[str]:
     if not story.served:
         yield f"no live worker serves {story.record.job.model!r}: start one with mutirao worker"
     if story.record.job.expires_at and story.record.status == "QUEUED":
-        yield f"it expires at {records.moment(story.record.job.expires_at)}"
+        yield f"it expires at {render_jobs.moment(story.record.job.expires_at)}"
 
 
-def _document(story: Story) -> dict[str, Any]:
-    steps = timeline.moments(story.record)
+def _document(story: JobHistory) -> dict[str, Any]:
+    steps = job_history.steps(story.record)
     letter = story.letter
-    return records.facts(story.record) | {
+    return render_jobs.facts(story.record) | {
         "steps": [
             {"at": step.at, "after_s": round(step.at - steps[0].at, 6), "what": step.what, "says": step.says}
             for step in steps

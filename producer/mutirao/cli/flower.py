@@ -13,10 +13,10 @@ import redis
 from rich.markup import escape
 
 from mutirao import errors, settings
-from mutirao.broker.server import connect
-from mutirao.cli import output
+from mutirao.cli import console
 from mutirao.embedded.redis_server import chosen_port
 from mutirao.embedded.system import FLOWER_PORT
+from mutirao.redisdb.connection import connect
 
 USER = "mutirao"
 # Not `exception`, where a model's own words may stand: Flower 2.2 puts that column into the page as HTML. The task's page escapes it.
@@ -52,7 +52,7 @@ def flower(port: int | None, address: str, password: str | None, *, control: boo
     _tell(address, port, auth if given is None else "")
     url = now.result_url if now.foreign else now.broker_url
     if not answers(url, now):
-        output.note(f"Redis does not answer at {settings.without_password(url)} yet: Flower keeps trying")
+        console.note(f"Redis does not answer at {settings.without_password(url)} yet: Flower keeps trying")
     env = os.environ | {
         "MUTIRAO_BROKER_URL": now.broker_url,
         "MUTIRAO_RESULT_URL": now.result_url,
@@ -100,7 +100,7 @@ def _tell(address: str, port: int, made: str) -> None:
     host = f"[{address}]" if ":" in address else address or "0.0.0.0"  # noqa: S104 - said, not bound
     user, _, password = made.partition(":")
     secret = f"  user [bold]{user}[/]  password [bold]{password}[/]" if made else ""
-    output.console.print(f"Flower: [bold]http://{escape(host)}:{port}[/]{secret}")
+    console.console.print(f"Flower: [bold]http://{escape(host)}:{port}[/]{secret}")
 
 
 def answers(url: str, given: settings.Settings) -> bool:

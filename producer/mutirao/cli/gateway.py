@@ -9,9 +9,9 @@ import time
 import click
 
 from mutirao import errors, settings
-from mutirao.broker.redis import Redis
-from mutirao.cli import options, output
-from mutirao.keys import Keys
+from mutirao.api_keys import ApiKeys
+from mutirao.cli import console, options
+from mutirao.redisdb.drivers import RedisDriver
 
 # How often it looks for a first key.
 LOOK_S = 1.0
@@ -50,7 +50,7 @@ def gateway(*, host: str | None, port: int | None, log_level: str, await_key: bo
     front, built = app.build(now)
     address, bound = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    output.note(
+    console.note(
         f"gateway: http://{shown}:{bound} (console), /docs (API), /metrics; Redis at {settings.without_password(now.broker_url)}"
     )
     server.serve(now, front, built, listening)
@@ -64,12 +64,12 @@ def _log(level: str) -> None:
 
 def _await_key(now: settings.Settings) -> None:
     """Return once there is a key; say once that it is waited for."""
-    with contextlib.closing(Redis(now)) as redis:
-        if not redis.run(Keys(now).any()):
-            output.note(
+    with contextlib.closing(RedisDriver(now)) as redis:
+        if not redis.run(ApiKeys(now).any()):
+            console.note(
                 "gateway: waits for the first API key: mutirao keys add TENANT, in containers docker compose run --rm operator keys add TENANT"
             )
-        while not redis.run(Keys(now).any()):
+        while not redis.run(ApiKeys(now).any()):
             time.sleep(LOOK_S)
 
 

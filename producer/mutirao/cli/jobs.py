@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from mutirao import errors, queues
-from mutirao.cli import answers, data, output, records
+from mutirao import errors, keyspace
+from mutirao.cli import console, input_data, render_jobs, render_outputs
 from mutirao.cli.options import SECONDS, as_json, broker, request
-from mutirao.client import Client
-from mutirao.csv_dialect import Dialect
-from mutirao.job import Job
-from mutirao.messages import JobRecord
+from mutirao.client.client import Client
+from mutirao.client.job import Job
+from mutirao.tables.csv_dialect import Dialect
+from mutirao.wire.messages import JobRecord
 
 
 @click.command(epilog="Example: mutirao submit iris '[[5.1, 3.5, 1.4, 0.2]]'")
@@ -30,7 +30,7 @@ def submit(model: str, text: str, broker_url: str | None, *, rows: bool, as_json
     with Client(broker_url) as client:
         for job in _submitted(client, model, text, rows=rows, **asked):
             if as_json:
-                output.emit_json({"id": job.id, "model": model})
+                console.emit_json({"id": job.id, "model": model})
             else:
                 click.echo(job.id)
 
@@ -51,7 +51,7 @@ def predict(
         try:
             record = client.finished(job, timeout)
         except KeyboardInterrupt:
-            output.note(f"job {job.id} goes on; for its answer: mutirao result {job.id} --wait")
+            console.note(f"job {job.id} goes on; for its answer: mutirao result {job.id} --wait")
             raise
         return _answer(client, record, as_json=as_json)
 
@@ -67,12 +67,12 @@ def status(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> in
         code = each(ids, lambda name: found.append(client.record(name)))
     if as_json:
         for record in found:
-            output.emit_json(records.facts(record))
+            console.emit_json(render_jobs.facts(record))
     elif len(ids) == 1:
         for record in found:
-            records.describe(record)
+            render_jobs.describe(record)
     elif found:
-        records.table(found)
+        render_jobs.table(found)
     return code
 
 
@@ -89,7 +89,7 @@ def result(ids: tuple[str, ...], broker_url: str | None, *, wait: bool, timeout:
     """
     with Client(broker_url) as client:
 
-        def answer(id: str) -> output.Exit:
+        def answer(id: str) -> console.Exit:
             waits = wait or timeout is not None
             record = client.finished(client.job(id), timeout) if waits else _ended(client.record(id))
             if len(ids) > 1 and not as_json and record.status == "SUCCESS":
@@ -109,10 +109,10 @@ def cancel(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> in
         return each(ids, lambda name: _cancelled(client, name, as_json=as_json))
 
 
-def each(ids: Iterable[str], act: Callable[[str], output.Exit | None]) -> output.Exit:
+def each(ids: Iterable[str], act: Callable[[str], console.Exit | None]) -> console.Exit:
     """Do it for each id; one that goes wrong does not keep the others from it. The first code that is not 0 counts."""
     codes = [_tried(id, act) for id in ids]
-    return next(filter(None, codes), output.Exit.OK)
+    return next(filter(None, codes), console.Exit.OK)
 
 
 def _submitted(
@@ -128,11 +128,11 @@ def _submitted(
     **csv: str | None,
 ) -> list[Job]:
     """Read DATA, submit it, and say so where nobody will answer soon."""
-    given = data.read(text, Dialect.said(**csv))
+    given = input_data.read(text, Dialect.said(**csv))
     known = client.catalog()
     taken, notes = given.arrays(known.find(model).signature)
     for each in notes:
-        output.note(f"note: {each}")
+        console.note(f"note: {each}")
     asked: dict[str, Any] = {
         "outputs": outputs or given.outputs,
         "parameters": given.parameters,
@@ -140,41 +140,41 @@ def _submitted(
         "priority": priority,
     }
     if rows:
-        jobs = _queued(client, model, data.split(taken), asked)
+        jobs = _queued(client, model, input_data.split(taken), asked)
     else:
         jobs = [client.submit(model, taken, id=id or given.id, **asked)]
     if not known.served(model):
-        output.note(f"queued; no live worker serves {model!r} now: start one with mutirao worker")
+        console.note(f"queued; no live worker serves {model!r} now: start one with mutirao worker")
     return jobs
 
 
 def _queued(client: Client, model: str, rows: list[Any], asked: dict[str, Any]) -> list[Job]:
     """Queue a request for each row; whoever interrupts it is told what is queued, which is all of it or nothing."""
-    ids = queues.new_ids(len(rows))
+    ids = keyspace.new_ids(len(rows))
     try:
         return client.submit_many(model, rows, ids=ids, **asked)
     except KeyboardInterrupt:
         try:
             client.record(ids[0])
         except errors.JobNotFound:
-            output.note("nothing is queued")
+            console.note("nothing is queued")
         else:
-            output.note(f"all {len(ids)} requests are queued, and run: their ids follow")
+            console.note(f"all {len(ids)} requests are queued, and run: their ids follow")
             click.echo("\n".join(ids))
         raise
 
 
-def _answer(client: Client, record: JobRecord, *, as_json: bool) -> output.Exit:
+def _answer(client: Client, record: JobRecord, *, as_json: bool) -> console.Exit:
     """Print the outputs of an ended job, or on stderr why there are none: whatever the reason, the job failed."""
     if record.status != "SUCCESS":
-        output.fail(record.error())
-        return output.Exit.FAILED
+        console.fail(record.error())
+        return console.Exit.FAILED
     outputs = client.outputs(record)
     if as_json:
-        output.emit_json(answers.document(record, outputs))
+        console.emit_json(render_outputs.document(record, outputs))
     else:
-        answers.show(outputs)
-    return output.Exit.OK
+        render_outputs.show(outputs)
+    return console.Exit.OK
 
 
 def _ended(record: JobRecord) -> JobRecord:
@@ -184,23 +184,23 @@ def _ended(record: JobRecord) -> JobRecord:
     return record
 
 
-def _cancelled(client: Client, id: str, *, as_json: bool) -> output.Exit:
+def _cancelled(client: Client, id: str, *, as_json: bool) -> console.Exit:
     done = client.cancel(id)
     state = "cancelled" if done else client.record(id).state
     if as_json:
-        output.emit_json({"id": id, "state": state})
+        console.emit_json({"id": id, "state": state})
     elif done:
         click.echo(f"cancelled {id}")
     if not done:
         says = "is running" if state == "running" else f"has already {state}"
-        output.complain(f"job {id} {says}; only a job that waits can be cancelled")
-    return output.Exit.OK if done else output.Exit.FAILED
+        console.complain(f"job {id} {says}; only a job that waits can be cancelled")
+    return console.Exit.OK if done else console.Exit.FAILED
 
 
-def _tried(id: str, act: Callable[[str], output.Exit | None]) -> output.Exit:
+def _tried(id: str, act: Callable[[str], console.Exit | None]) -> console.Exit:
     try:
-        return act(id) or output.Exit.OK
+        return act(id) or console.Exit.OK
     except errors.BrokerUnavailable:
         raise
     except errors.MutiraoError as exc:
-        return output.fail(exc)
+        return console.fail(exc)

@@ -13,18 +13,18 @@ import click
 from click.shell_completion import CompletionItem
 
 from mutirao import errors
-from mutirao.cli import output
+from mutirao.cli import console
 
 # The light commands, and where they are.
 LIGHT = {
     "cancel": "mutirao.cli.jobs:cancel",
-    "dead": "mutirao.cli.dead:dead",
+    "dead": "mutirao.cli.dead_letters:dead",
     "doctor": "mutirao.cli.doctor:doctor",
     "env": "mutirao.cli.env:env",
     "explain": "mutirao.cli.explain:explain",
     "flower": "mutirao.cli.flower:flower",
     "gateway": "mutirao.cli.gateway:gateway",
-    "keys": "mutirao.cli.keys:keys",
+    "keys": "mutirao.cli.api_keys:keys",
     "openapi": "mutirao.cli.openapi:openapi",
     "predict": "mutirao.cli.jobs:predict",
     "result": "mutirao.cli.jobs:result",
@@ -155,16 +155,16 @@ def _run() -> int:
     except click.ClickException as exc:
         return _misused(exc)
     except (click.Abort, KeyboardInterrupt):
-        return output.Exit.INTERRUPTED
+        return console.Exit.INTERRUPTED
     except errors.MutiraoError as exc:
-        return output.fail(exc)
+        return console.fail(exc)
     except ModuleNotFoundError as exc:
         return _missing(exc)
     except OSError as exc:
         if exc.errno != errno.ENOSPC:
             raise
         return _unwritable(exc)
-    return result if isinstance(result, int) else output.Exit.OK
+    return result if isinstance(result, int) else console.Exit.OK
 
 
 def _misused(exc: click.ClickException) -> int:
@@ -172,7 +172,7 @@ def _misused(exc: click.ClickException) -> int:
         exc.show()
         return exc.exit_code
     command = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else ""
-    output.complain(_plainly(exc) + (f" See: {command} --help" if command else ""))
+    console.complain(_plainly(exc) + (f" See: {command} --help" if command else ""))
     return exc.exit_code
 
 
@@ -192,7 +192,7 @@ def _missing(exc: ModuleNotFoundError) -> int:
     extra = EXTRAS.get((exc.name or "").partition(".")[0])
     if extra is None:
         raise exc
-    return output.fail(
+    return console.fail(
         errors.MutiraoError(
             f"this command needs {exc.name}, which is not installed: pip install '.[{extra}]' in the folder of mutirão's source"
         )
@@ -211,5 +211,5 @@ def _flushed(code: int) -> int:
 def _unwritable(exc: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not isinstance(exc, BrokenPipeError):
-        output.complain(f"cannot write the output: {exc.strerror}")
-    return output.Exit.FAILED
+        console.complain(f"cannot write the output: {exc.strerror}")
+    return console.Exit.FAILED

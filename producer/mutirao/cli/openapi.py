@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from mutirao import errors, settings
-from mutirao.catalog import ModelInfo
-from mutirao.cli import options, output
+from mutirao.cli import console, options
+from mutirao.registry import ModelInfo
 
 
 @click.command(epilog="Example: mutirao openapi > openapi.json")
@@ -27,12 +27,12 @@ def openapi(broker_url: str | None) -> None:
 
 
 def _models(broker_url: str | None) -> list[ModelInfo]:
-    from mutirao.client import Client  # noqa: PLC0415 - the document itself needs none
+    from mutirao.client.client import Client  # noqa: PLC0415 - the document itself needs none
 
     given = settings.load(broker_url=broker_url)
     try:
         with Client(given.broker_url, timeout_s=min(2.0, given.timeout_s)) as client:
             return client.models()
     except errors.BrokerUnavailable:
-        output.note("Redis does not answer: the document has no examples")
+        console.note("Redis does not answer: the document has no examples")
         return []

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import click
 from click.shell_completion import CompletionItem
 
-from mutirao import errors, queues
-from mutirao.csv_dialect import HEADERS
+from mutirao import errors, keyspace
+from mutirao.tables.csv_dialect import HEADERS
 
 Command = Callable[..., Any]
 
@@ -81,7 +81,7 @@ def request(command: Command) -> Command:
         ),
         click.option(
             "--priority",
-            type=click.Choice(get_args(queues.Priority)),
+            type=click.Choice(get_args(keyspace.Priority)),
             default="normal",
             show_default=True,
             help="What is served first.",
@@ -108,7 +108,7 @@ def request(command: Command) -> Command:
 
 
 def _served(broker_url: str | None) -> list[str]:
-    from mutirao.client import Client  # noqa: PLC0415 - only completion of a model needs it
+    from mutirao.client.client import Client  # noqa: PLC0415 - only completion of a model needs it
 
     with Client(broker_url, timeout_s=COMPLETION_S) as client:
         return [info.name for info in client.models()]

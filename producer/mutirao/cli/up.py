@@ -15,9 +15,9 @@ import click
 from rich.markup import escape
 
 from mutirao import errors, settings
-from mutirao.catalog import Catalog
-from mutirao.cli import output
-from mutirao.embedded import Embedded, Incident
+from mutirao.cli import console
+from mutirao.embedded import ChildExit, Embedded
+from mutirao.registry import Registry
 
 READY_S = 120.0
 
@@ -87,16 +87,16 @@ def up(
         report=_tell,
     )
     with _until_interrupted(system):
-        with output.stderr.status("starting Redis and the workers ..."):
+        with console.stderr.status("starting Redis and the workers ..."):
             system.start()
             system.wait_ready(READY_S)
         _banner(system, time.monotonic() - started)
         if flower and not system.flower_url:
-            output.note(
+            console.note(
                 "Flower is not installed, so it does not run: pip install '.[flower]' in the folder of mutirão's source"
             )
         if gateway and not system.gateway_url:
-            output.note(
+            console.note(
                 "the HTTP gateway is not installed, so it does not run: pip install '.[gateway]' in the folder of mutirão's source"
             )
         while True:
@@ -144,28 +144,28 @@ def _until_interrupted(system: Embedded) -> Iterator[None]:
 
 def _end(system: Embedded) -> None:
     if system.started:
-        output.note("ending: workers finish what they compute (at most 20 s; Ctrl-C again does not wait) ...")
+        console.note("ending: workers finish what they compute (at most 20 s; Ctrl-C again does not wait) ...")
     system.close()
     if system.started:
-        output.note("ended. What is queued stays; `mutirao up` goes on with it.")
+        console.note("ended. What is queued stays; `mutirao up` goes on with it.")
 
 
-def _tell(incident: Incident) -> None:
-    output.stderr.print(f"[yellow]{time.strftime('%H:%M:%S')}[/] {escape(str(incident))}")
+def _tell(incident: ChildExit) -> None:
+    console.stderr.print(f"[yellow]{time.strftime('%H:%M:%S')}[/] {escape(str(incident))}")
 
 
 def _banner(system: Embedded, took_s: float) -> None:
-    output.console.print(
+    console.console.print(
         f"[bold green]mutirão is up[/] after {took_s:.1f} s, in {escape(str(system.home.path))} (process {os.getpid()})\n"
     )
     for what, text in _parts(system):
-        output.console.print(f"  [bold]{what:<8}[/] {escape(text)}")
-    output.console.print(f"\nIn another terminal{_where(system)}:")
+        console.console.print(f"  [bold]{what:<8}[/] {escape(text)}")
+    console.console.print(f"\nIn another terminal{_where(system)}:")
     for command in _hints(system):
-        output.console.print(f"  [cyan]{escape(command)}[/]")
-    output.console.print("\nCtrl-C ends it; what is queued stays.")
+        console.console.print(f"  [cyan]{escape(command)}[/]")
+    console.console.print("\nCtrl-C ends it; what is queued stays.")
     if url := os.environ.get("MUTIRAO_BROKER_URL"):
-        output.note(
+        console.note(
             f"MUTIRAO_BROKER_URL is set here, to {settings.without_password(url)}: commands use that Redis, not this one, until it is unset"
         )
 
@@ -187,7 +187,7 @@ def _parts(system: Embedded) -> Iterator[tuple[str, str]]:
     yield "Logs", f"{system.home.logs}: {', '.join(f'{name}.log' for name in system.pids)}"
 
 
-def _models(fleet: Catalog) -> str:
+def _models(fleet: Registry) -> str:
     known = fleet.expected()
     ready = [name for name, info in known.items() if info.state == "ready"]
     rest = f" and {len(known) - len(ready)} unavailable" if len(ready) < len(known) else ""

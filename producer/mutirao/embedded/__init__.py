@@ -1,6 +1,6 @@
 """A whole system on one machine, without Docker or root: `with Embedded(home=..., workers=2) as system: ...`."""
 
-from mutirao.embedded.supervisor import Incident
+from mutirao.embedded.supervisor import ChildExit
 from mutirao.embedded.system import Embedded
 
-__all__ = ["Embedded", "Incident"]
+__all__ = ["ChildExit", "Embedded"]

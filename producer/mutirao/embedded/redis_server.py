@@ -13,7 +13,7 @@ import msgspec
 import redis
 
 from mutirao import errors
-from mutirao.embedded.binary import Binary, Release
+from mutirao.embedded.redis_binary import Binary, Release
 
 HOST = "127.0.0.1"
 NOTE = "written-by.json"
@@ -31,7 +31,7 @@ BASE = {
 }
 
 
-class Server(msgspec.Struct, frozen=True):
+class RedisEndpoint(msgspec.Struct, frozen=True):
     """A server's place: the folder that holds its data, the port and the password."""
 
     folder: Path
@@ -48,7 +48,7 @@ class Server(msgspec.Struct, frozen=True):
         return self.folder / "redis.conf"
 
 
-def command(binary: Binary, server: Server, options: Mapping[str, str] | None = None) -> list[str]:
+def command(binary: Binary, server: RedisEndpoint, options: Mapping[str, str] | None = None) -> list[str]:
     """Write the configuration and return the command that runs it.
 
     The password stands in the file, never on the command line, where every user of the machine could read it.
@@ -70,7 +70,7 @@ def written_by(folder: Path) -> Release | None:
     return Release("Redis", (7, 0, 0)) if (folder / "appendonlydir").exists() else None
 
 
-def configuration(server: Server, options: Mapping[str, str]) -> str:
+def configuration(server: RedisEndpoint, options: Mapping[str, str]) -> str:
     """Write redis.conf: one option per line, each value quoted."""
     given = (
         BASE
@@ -118,7 +118,7 @@ def chosen_port(asked: int | None, usual: int, option: str, host: str = HOST) ->
     return port
 
 
-def wait_ready(server: Server, *, ended: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+def wait_ready(server: RedisEndpoint, *, ended: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     """Wait until the server answers with its data loaded; False when it ended or did not answer in time."""
     deadline = time.monotonic() + timeout_s
     while not ended() and time.monotonic() < deadline:
@@ -128,7 +128,7 @@ def wait_ready(server: Server, *, ended: Callable[[], bool], timeout_s: float = 
     return False
 
 
-def answers(server: Server) -> bool:
+def answers(server: RedisEndpoint) -> bool:
     """Whether a server with this password answers at this port, and has loaded its data."""
     try:
         with redis.Redis.from_url(server.url, socket_timeout=2, retry=None) as client:
@@ -137,7 +137,7 @@ def answers(server: Server) -> bool:
         return False
 
 
-def stop_leftover(server: Server) -> bool:
+def stop_leftover(server: RedisEndpoint) -> bool:
     """Stop a server of ours that a crash left behind: two servers on one data folder would ruin it. Say whether there was one."""
     if not answers(server):
         return False

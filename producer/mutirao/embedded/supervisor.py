@@ -11,13 +11,13 @@ from subprocess import Popen
 
 import msgspec
 
-from mutirao.embedded.processes import Processes
+from mutirao.embedded.process_group import ProcessGroup
 
 STEADY_S = 30.0
 LONGEST_S = 30.0
 
 
-class Role(msgspec.Struct, frozen=True, kw_only=True):
+class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One child that is to run.
 
     Attributes:
@@ -37,7 +37,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     again: Callable[[], tuple[Sequence[str], str]] | None = None
 
 
-class Incident(msgspec.Struct, frozen=True):
+class ChildExit(msgspec.Struct, frozen=True):
     """A child died, and what follows: it starts again after again_s seconds, or, None, the system gives up; elsewhere perhaps."""
 
     name: str
@@ -60,7 +60,7 @@ class Supervisor:
         report: called with each incident, from the thread.
     """
 
-    def __init__(self, processes: Processes, report: Callable[[Incident], None]) -> None:
+    def __init__(self, processes: ProcessGroup, report: Callable[[ChildExit], None]) -> None:
         self._processes = processes
         self._report = report
         self._children: dict[str, _Child] = {}
@@ -68,7 +68,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="mutirao-supervisor", daemon=True)
         self.failure = ""
 
-    def start(self, role: Role) -> None:
+    def start(self, role: ChildSpec) -> None:
         """Start a child and keep it running."""
         self._children[role.name] = _Child(role, self._launched(role))
 
@@ -111,7 +111,7 @@ class Supervisor:
         elif child.due is None and child.process.poll() is not None:
             self._mourn(child, now)
 
-    def _launched(self, role: Role) -> Popen[bytes]:
+    def _launched(self, role: ChildSpec) -> Popen[bytes]:
         return self._processes.start(role.command, stage=role.stage, grace_s=role.grace_s, log=role.log, env=role.env)
 
     def _mourn(self, child: _Child, now: float) -> None:
@@ -124,7 +124,7 @@ class Supervisor:
         if child.role.again and not given_up:
             command, moved = child.role.again()
             child.role = msgspec.structs.replace(child.role, command=command)
-        incident = Incident(child.role.name, child.process.pid, cause, again_s, child.role.log, moved)
+        incident = ChildExit(child.role.name, child.process.pid, cause, again_s, child.role.log, moved)
         if given_up:
             self.failure = f"{child.role.name} died {child.deaths} times in a row, the last time it {incident.cause}"
         self._report(incident)
@@ -133,7 +133,7 @@ class Supervisor:
 class _Child:
     """A role and its process of the moment; `due` is when it starts again, None while it runs."""
 
-    def __init__(self, role: Role, process: Popen[bytes]) -> None:
+    def __init__(self, role: ChildSpec, process: Popen[bytes]) -> None:
         self.role = role
         self.deaths = 0
         self.started(process)

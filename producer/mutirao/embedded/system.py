@@ -15,15 +15,15 @@ from typing import Any, Self
 import msgspec
 import redis
 
-from mutirao import errors, queues, settings, webhook
-from mutirao.broker import failure
-from mutirao.broker.redis import options
-from mutirao.broker.server import connect
-from mutirao.catalog import Catalog, decode
-from mutirao.embedded import binary, redis_server
-from mutirao.embedded.home import Home, write_private
-from mutirao.embedded.processes import Processes
-from mutirao.embedded.supervisor import Incident, Role, Supervisor
+from mutirao import errors, keyspace, settings, webhook_policy
+from mutirao.embedded import redis_binary, redis_server
+from mutirao.embedded.process_group import ProcessGroup
+from mutirao.embedded.state_dir import StateDir, write_private
+from mutirao.embedded.supervisor import ChildExit, ChildSpec, Supervisor
+from mutirao.redisdb import failure
+from mutirao.redisdb.connection import connect
+from mutirao.redisdb.drivers import options
+from mutirao.registry import Registry, decode
 
 WORKERS, FLOWER, REDIS = range(3)
 GATEWAY_PORT, FLOWER_PORT = 8000, 5555
@@ -71,7 +71,7 @@ class Embedded:
         gateway: bool = False,
         gateway_port: int | None = None,
         worker_command: Sequence[str] = (sys.executable, "-m", "mutirao", "worker"),
-        report: Callable[[Incident], None] = lambda _: None,
+        report: Callable[[ChildExit], None] = lambda _: None,
     ) -> None:
         self._given: dict[str, Any] = {"home": str(home) if home else None, "models": str(models) if models else None}
         self._names = [f"worker{number}" for number in range(1, workers + 1)]
@@ -137,15 +137,15 @@ class Embedded:
     def start(self) -> None:
         """Start all of it; returns when Redis answers, workers and Flower may take longer: see `wait_ready`."""
         local = settings.load(**self._given, broker_url="redis://127.0.0.1")
-        if webhook.allowed(local.webhook_hosts):
-            webhook.keys(local.webhook_secret)
-        self.home = Home(Path(local.home))
-        self.binary = binary.find(written_by=redis_server.written_by(self.home.redis))
+        if webhook_policy.allowed(local.webhook_hosts):
+            webhook_policy.keys(local.webhook_secret)
+        self.home = StateDir(Path(local.home))
+        self.binary = redis_binary.find(written_by=redis_server.written_by(self.home.redis))
         self.home.prepare()
         self._lock = self.home.lock()
         self._secrets = self.home.secrets()
         self._choose_ports()
-        self._processes = Processes(self.home.log("watchdog"), state=str(self.home.state), keep=[self._lock])
+        self._processes = ProcessGroup(self.home.log("watchdog"), state=str(self.home.state), keep=[self._lock])
         self._supervisor = Supervisor(self._processes, self._report)
         self.started = True
         self._start_redis()
@@ -181,7 +181,7 @@ class Embedded:
                 raise self._not_ready("gateway", timeout_s, died=died)
             time.sleep(0.05)
 
-    def fleet(self) -> Catalog:
+    def fleet(self) -> Registry:
         """Tell which workers live and which models they have announced.
 
         Raises:
@@ -231,10 +231,10 @@ class Embedded:
     def _start_redis(self) -> None:
         # Both the last parent and its watchdog were killed: their Redis is still there, on the same data.
         redis_server.stop_leftover(
-            redis_server.Server(self.home.redis, self._secrets.redis_port, self._secrets.redis_password)
+            redis_server.RedisEndpoint(self.home.redis, self._secrets.redis_port, self._secrets.redis_password)
         )
         port = redis_server.chosen_port(self._port, self._secrets.redis_port, "--port")
-        self.server = redis_server.Server(self.home.redis, port, self._secrets.redis_password)
+        self.server = redis_server.RedisEndpoint(self.home.redis, port, self._secrets.redis_password)
         command = redis_server.command(self.binary, self.server)
         self._supervisor.start(self._role("redis", command, REDIS, dict(os.environ), deaths=5))
         if not redis_server.wait_ready(self.server, ended=lambda: self._supervisor.ended("redis")):
@@ -247,7 +247,7 @@ class Embedded:
         """Let the workers take at once what a crash cut off: no worker of the last run lives, so its lease may as well lapse now."""
         # A Redis that refuses it, being full perhaps, is still one from which requests are served: leases lapse by themselves.
         with contextlib.suppress(errors.BrokerUnavailable), self._connected() as client:
-            client.zunionstore(queues.LEASES, {queues.LEASES: 0})
+            client.zunionstore(keyspace.LEASES, {keyspace.LEASES: 0})
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[redis.Redis]:
@@ -309,8 +309,8 @@ class Embedded:
             return port, ""
         return free, f"at http://{redis_server.HOST}:{free}, since another program has port {port} now"
 
-    def _role(self, name: str, command: Sequence[str], stage: int, env: dict[str, str], **given: Any) -> Role:
-        return Role(
+    def _role(self, name: str, command: Sequence[str], stage: int, env: dict[str, str], **given: Any) -> ChildSpec:
+        return ChildSpec(
             name=name,
             command=command,
             stage=stage,
@@ -342,7 +342,7 @@ class Embedded:
     def _unannounced(self, client: redis.Redis) -> list[str]:
         """Name the workers that have not been seen since they were started; entries of an earlier run are older."""
         try:
-            announced: Any = client.hgetall(queues.WORKERS)
+            announced: Any = client.hgetall(keyspace.WORKERS)
         except redis.RedisError:
             return self._names
         seen: dict[str, float] = {}
@@ -351,11 +351,11 @@ class Embedded:
             seen[name] = max(info["seen_at"], seen.get(name, 0.0))
         return [name for name in self._names if seen.get(name, 0.0) < self._supervisor.started_at(name)]
 
-    def _fleet(self, client: redis.Redis) -> Catalog:
-        models: Any = client.hgetall(queues.MODELS)
-        workers: Any = client.hgetall(queues.WORKERS)
+    def _fleet(self, client: redis.Redis) -> Registry:
+        models: Any = client.hgetall(keyspace.MODELS)
+        workers: Any = client.hgetall(keyspace.WORKERS)
         now = time.time()
-        leases: Any = client.zrangebyscore(queues.LEASES, now, "+inf")
+        leases: Any = client.zrangebyscore(keyspace.LEASES, now, "+inf")
         return decode(models, workers, now, leases)
 
     def _not_ready(self, name: str, timeout_s: float, *, died: bool) -> errors.EmbeddedError:

@@ -9,25 +9,27 @@ from typing import Any
 from litestar import Litestar
 from litestar.types import ASGIApp
 
-from mutirao.broker.redis import Redis
-from mutirao.gateway import access, answers, console, jobs, pages, problems, protocol, scrape
-from mutirao.gateway.answers import Answer
-from mutirao.gateway.call import Call
-from mutirao.gateway.door import Door
-from mutirao.gateway.front import Front
-from mutirao.gateway.routes import endpoint
-from mutirao.keys import Keys
+from mutirao.api_keys import ApiKeys
+from mutirao.gateway.auth import authenticator
+from mutirao.gateway.middleware import Middleware
+from mutirao.gateway.requests.request import Request
+from mutirao.gateway.responses import error_response, response
+from mutirao.gateway.responses.response import Response
+from mutirao.gateway.routes import console, docs, jobs, metrics, v2
+from mutirao.gateway.routing import endpoint
+from mutirao.gateway.state import Gateway
+from mutirao.redisdb.drivers import RedisDriver
 from mutirao.settings import Settings
 
 
-def build(settings: Settings) -> tuple[Front, ASGIApp]:
+def build(settings: Settings) -> tuple[Gateway, ASGIApp]:
     """Build a gateway.
 
     Returns:
         What its handlers share, and the ASGI application; nothing connects before that starts.
     """
-    front = Front(settings)
-    return front, Door(front, _routed(front))
+    front = Gateway(settings)
+    return front, Middleware(front, _routed(front))
 
 
 def refuse_open(settings: Settings) -> None:
@@ -36,16 +38,16 @@ def refuse_open(settings: Settings) -> None:
     Raises:
         SettingsError: it has none.
     """
-    if access.is_loopback(settings.gateway_host):
+    if authenticator.is_loopback(settings.gateway_host):
         return
-    redis = Redis(settings)
+    redis = RedisDriver(settings)
     try:
-        access.refuse_open(settings.gateway_host, has_keys=redis.run(Keys(settings).any()))
+        authenticator.refuse_open(settings.gateway_host, has_keys=redis.run(ApiKeys(settings).any()))
     finally:
         redis.close()
 
 
-def _routed(front: Front) -> Litestar:
+def _routed(front: Gateway) -> Litestar:
     @contextlib.asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
         app.state.front = front
@@ -54,7 +56,7 @@ def _routed(front: Front) -> Litestar:
 
     return Litestar(
         [*_options(handlers()), *handlers()],
-        exception_handlers={Exception: problems.handler},
+        exception_handlers={Exception: error_response.handler},
         lifespan=[running],
         logging_config=None,
         openapi_config=None,
@@ -64,7 +66,7 @@ def _routed(front: Front) -> Litestar:
 
 def handlers() -> list[Any]:
     """List every route of the gateway."""
-    return [*protocol.routes, *jobs.routes, *console.routes, *scrape.routes, *_PAGES]
+    return [*v2.routes, *jobs.routes, *console.routes, *metrics.routes, *_PAGES]
 
 
 def _options(routes: Iterable[Any]) -> list[Any]:
@@ -80,11 +82,11 @@ def _options(routes: Iterable[Any]) -> list[Any]:
 
 def _option(path: str, allowed: str) -> Any:
     @endpoint("OPTIONS", path)
-    async def options(front: Front, call: Call, **_: str) -> Answer:  # noqa: ARG001 - a handler's signature
+    async def options(front: Gateway, call: Request, **_: str) -> Response:  # noqa: ARG001 - a handler's signature
         """Name the methods of an address."""
-        return answers.nothing().with_header(b"allow", allowed)
+        return response.nothing().with_header(b"allow", allowed)
 
     return options
 
 
-_PAGES = pages.routes(handlers)
+_PAGES = docs.routes(handlers)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from mutirao.catalog import Catalog, ModelInfo, WorkerInfo
-from mutirao.depths import Depth, drain_s
-from mutirao.gateway.access import Caller
+from mutirao.gateway.auth.authenticator import Caller
+from mutirao.queue_stats import QueueDepth, drain_s
+from mutirao.registry import ModelInfo, Registry, WorkerInfo
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,19 +83,19 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerRow, ...] | None
 
 
-class Seen(msgspec.Struct, frozen=True):
+class FleetSnapshot(msgspec.Struct, frozen=True):
     """What was read of the fleet at one moment, before it is known who looks."""
 
     at: float
-    catalog: Catalog
-    lines: Mapping[str, Sequence[Depth]]
+    catalog: Registry
+    lines: Mapping[str, Sequence[QueueDepth]]
 
     def by(self, caller: Caller) -> Fleet:
         """Show it to a caller: an operator sees everything; others see the models that they may read, and what they queued."""
         return fleet(self.catalog, self.lines, self.at, caller)
 
 
-def fleet(catalog: Catalog, lines: Mapping[str, Sequence[Depth]], at: float, caller: Caller) -> Fleet:
+def fleet(catalog: Registry, lines: Mapping[str, Sequence[QueueDepth]], at: float, caller: Caller) -> Fleet:
     """Make the snapshot that a caller may see.
 
     Args:
@@ -115,7 +115,7 @@ def fleet(catalog: Catalog, lines: Mapping[str, Sequence[Depth]], at: float, cal
     return Fleet(at=at, models=models, workers=tuple(map(_worker, catalog.workers)) if operator else None)
 
 
-def _model(info: ModelInfo, catalog: Catalog, lines: Sequence[Depth] | None, tenant: str | None) -> ModelRow:
+def _model(info: ModelInfo, catalog: Registry, lines: Sequence[QueueDepth] | None, tenant: str | None) -> ModelRow:
     shown = [line for line in lines or () if tenant is None or line.tenant == tenant]
     serving = catalog.serving(info.name)
     ready = info.state == "ready" and bool(serving)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 
-from mutirao.messages import JobRecord
+from mutirao.wire.messages import JobRecord
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -26,7 +26,7 @@ class Histogram:
         self.sum += seconds
 
 
-class Meters:
+class Metrics:
     """Plain counters: adding to one costs a fraction of a microsecond; they become Prometheus's own records when it asks."""
 
     def __init__(self) -> None:

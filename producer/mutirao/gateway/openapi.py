@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from mutirao.catalog import ModelInfo
-from mutirao.gateway.answers import JSON
-from mutirao.gateway.routes import Doc, Param
-from mutirao.gateway.views import Problem
-from mutirao.signature import Signature, TensorSpec
+from mutirao.gateway.responses.presenters import Problem
+from mutirao.gateway.responses.response import JSON
+from mutirao.gateway.routing import Param, RouteDoc
+from mutirao.registry import ModelInfo
+from mutirao.wire.signature import Signature, TensorSpec
 
 _REF = "#/components/schemas/{name}"
 _PATTERNS = {
@@ -91,7 +91,7 @@ def row(takes: Signature) -> list[Any]:
 class _Schemas:
     """The JSON schemas of every type that a route names."""
 
-    def __init__(self, docs: Iterable[Doc]) -> None:
+    def __init__(self, docs: Iterable[RouteDoc]) -> None:
         kinds = {
             id(kind): kind for doc in docs for kind in (doc.body, doc.answer, *doc.others.values()) if kind is not None
         }
@@ -124,7 +124,7 @@ def _say_items(schema: dict[str, Any]) -> None:
 
 
 def _operation(
-    route: Any, doc: Doc, path: str, method: str, schemas: _Schemas, models: list[ModelInfo]
+    route: Any, doc: RouteDoc, path: str, method: str, schemas: _Schemas, models: list[ModelInfo]
 ) -> dict[str, Any]:
     text = inspect.getdoc(route.opt["run"]) or ""
     summary, _, more = text.partition("\n\n")
@@ -164,7 +164,7 @@ def _parameter(name: str, one: Param) -> dict[str, Any]:
     }
 
 
-def _body(doc: Doc, schemas: _Schemas, models: list[ModelInfo]) -> dict[str, Any]:
+def _body(doc: RouteDoc, schemas: _Schemas, models: list[ModelInfo]) -> dict[str, Any]:
     examples = {}
     if "inputs" in str(getattr(doc.body, "__struct_fields__", ())):
         for info in models:
@@ -176,7 +176,7 @@ def _body(doc: Doc, schemas: _Schemas, models: list[ModelInfo]) -> dict[str, Any
     return {"required": True, "content": content}
 
 
-def _responses(doc: Doc, schemas: _Schemas) -> dict[str, Any]:
+def _responses(doc: RouteDoc, schemas: _Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {} if doc.answer is None else {JSON: {"schema": schemas.of(doc.answer)}}
     content |= {media: {"schema": _MEDIAS[media]} for media in doc.forms}
     told: dict[str, Any] = {}

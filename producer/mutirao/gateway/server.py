@@ -17,9 +17,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mutirao import errors
-from mutirao.gateway.front import Front
+from mutirao.gateway.state import Gateway
 from mutirao.settings import Settings
-from mutirao.sockets import options
+from mutirao.socket_options import options
 
 # From the first byte of a request, or from the connection, to the end of its headers.
 HEADERS_S = 10.0
@@ -39,7 +39,7 @@ AHEAD_MAX = 4096
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
 # What is left of the grace when waits are ended, so that their answers still go out.
-FAREWELL_S = 1.0
+DRAIN_S = 1.0
 # So many more objects than were freed have the garbage collector look at the young ones.
 GARBAGE = 10_000
 
@@ -55,7 +55,7 @@ HEADERS = [
 ]
 
 
-class Cycle(RequestResponseCycle):
+class FastCycle(RequestResponseCycle):
     """A request and its answer; an answer of one piece is put together and written at once.
 
     uvicorn looks through every header of every answer, its own too, which takes a tenth of all that `infer` costs.
@@ -110,10 +110,10 @@ class Cycle(RequestResponseCycle):
 
     def _always(self) -> bytes:
         """What stands in every answer: it changes with the date, once a second."""
-        headers, head = Cycle.joined
+        headers, head = FastCycle.joined
         if headers is not self.default_headers:
             head = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
-            Cycle.joined = self.default_headers, head
+            FastCycle.joined = self.default_headers, head
         return head
 
 
@@ -131,7 +131,7 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class Connection(HttpToolsProtocol):
+class TimedConnection(HttpToolsProtocol):
     """A connection that is ended when its client speaks or listens too slowly, or says too much that is no body.
 
     Attributes:
@@ -183,7 +183,7 @@ class Connection(HttpToolsProtocol):
         self.since, self._loose_bytes = None, 0
         self.body_since, self._body_bytes = self.loop.time(), 0
         super().on_headers_complete()
-        self.cycle.__class__ = Cycle  # it has not begun; uvicorn has no place to name the class
+        self.cycle.__class__ = FastCycle  # it has not begun; uvicorn has no place to name the class
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body: it buys time."""
@@ -197,7 +197,7 @@ class Connection(HttpToolsProtocol):
         """Stop awaiting a body."""
         self.body_since = self.answered_at = None
         super().on_message_complete()
-        if isinstance(self.cycle, Cycle) and self.cycle.lingers:
+        if isinstance(self.cycle, FastCycle) and self.cycle.lingers:
             self.transport.close()
 
     def on_response_complete(self) -> None:
@@ -206,7 +206,7 @@ class Connection(HttpToolsProtocol):
         if self.body_since is None or self.transport.is_closing():
             return
         self.answered_at, self._body_max = self.loop.time(), self._body_bytes + LINGER_BYTES
-        if isinstance(self.cycle, Cycle) and self.cycle.lingers and self.transport.can_write_eof():
+        if isinstance(self.cycle, FastCycle) and self.cycle.lingers and self.transport.can_write_eof():
             self.transport.write_eof()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
@@ -272,10 +272,10 @@ def _size(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
     return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
-class Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """Watches its connections, and ends what waits before its grace does."""
 
-    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+    def __init__(self, config: uvicorn.Config, front: Gateway) -> None:
         """Take uvicorn's settings, and the gateway that is served."""
         super().__init__(config)
         self._front = front
@@ -293,7 +293,7 @@ class Server(uvicorn.Server):
         """Stop: long polls and streams are answered now, `infer` when its job ends or the grace does."""
         self._front.stop()
         loop, grace_s = asyncio.get_running_loop(), self._front.settings.grace_s
-        farewell = loop.call_later(max(0.0, grace_s - FAREWELL_S), self._front.give_up)
+        farewell = loop.call_later(max(0.0, grace_s - DRAIN_S), self._front.give_up)
         await super().shutdown(sockets)
         farewell.cancel()
         self._watching.cancel()
@@ -313,7 +313,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(1)
             now = loop.time()
             for connection in tuple(self.server_state.connections):
-                if isinstance(connection, Connection):
+                if isinstance(connection, TimedConnection):
                     connection.look(now)
 
 
@@ -338,7 +338,7 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-def serve(settings: Settings, front: Front, app: ASGIApp, listening: socket.socket) -> None:
+def serve(settings: Settings, front: Gateway, app: ASGIApp, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT."""
     _raise_limit()
     whole: dict[str, Any] = {
@@ -346,7 +346,7 @@ def serve(settings: Settings, front: Front, app: ASGIApp, listening: socket.sock
         "backlog": BACKLOG,
         "date_header": True,
         "headers": HEADERS,
-        "http": Connection,
+        "http": TimedConnection,
         # The waits that are open are bounded by `gateway_waits`, and each key by its own limits.
         "limit_concurrency": None,
         "limit_max_requests": None,
@@ -359,7 +359,7 @@ def serve(settings: Settings, front: Front, app: ASGIApp, listening: socket.sock
         "timeout_keep_alive": KEEP_ALIVE_S,
         "ws": "none",
     }
-    Server(uvicorn.Config(app, **whole), front).run([listening])
+    GatewayServer(uvicorn.Config(app, **whole), front).run([listening])
 
 
 def _raise_limit() -> None:

@@ -6,7 +6,7 @@ from hands import QUEUE
 from servers import RedisServer
 
 from mutirao import Client, settings
-from mutirao_worker.transport.reservations import Reservations
+from mutirao_worker.engine.leases import Leases
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def worker(server, redis):
     made = []
 
     def make(name, *names, **given):
-        found = Reservations(settings.load({}, broker_url=server.url, **given), f"{name}@host")
+        found = Leases(settings.load({}, broker_url=server.url, **given), f"{name}@host")
         made.append(found)
         make.first = found.tend(names or [QUEUE])  # type: ignore[attr-defined]
         return found

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hands import QUEUE, age, requests, reserve
 
-from mutirao import depths, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.catalog import ModelInfo, WorkerInfo
-from mutirao.core import Core
-from mutirao.dead import Dead
-from mutirao.depths import Depth
-from mutirao.submission import Ask
+from mutirao import keyspace, queue_stats, settings
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.dead_letters import DeadLetters
+from mutirao.queue_stats import QueueDepth
+from mutirao.redisdb.drivers import RedisDriver
+from mutirao.registry import ModelInfo, WorkerInfo
 
 pytestmark = brokers.redis_only
 
@@ -23,25 +23,25 @@ pytestmark = brokers.redis_only
 def ask(server, redis):
     """Run operations of a client's core: ask.submit("a", "b", tenant="crm", rows=3), ask.depths("iris"), ask.place("a")."""
     given = settings.load({}, broker_url=server.url)
-    driver, core = Redis(given), Core(given, check=False)
+    driver, core = RedisDriver(given), RedisBackend(given, check=False)
 
     class Asking:
         run = driver.run
 
         def submit(self, *names, rows=1, model="iris", **asked):
-            driver.run(core.submit(Ask(model=model, **asked), [np.ones((rows, 4))] * len(names), list(names)))
+            driver.run(core.submit(SubmitOptions(model=model, **asked), [np.ones((rows, 4))] * len(names), list(names)))
 
         def look(self):
             driver.run(core.catalog())
 
         def depths(self, *models):
-            return driver.run(depths.depths(core, models))
+            return driver.run(queue_stats.depths(core, models))
 
         def counted(self, *models):
             return {(each.model, each.tenant): (each.requests, each.rows) for each in self.depths(*models)}
 
         def place(self, id):
-            return driver.run(depths.place(core, driver.run(core.record(id))))
+            return driver.run(queue_stats.place(core, driver.run(core.record(id))))
 
         def before(self, *names):
             return [self.place(id).before for id in names]
@@ -56,9 +56,9 @@ def announce(redis, worker, **speeds):
         name="w@host", pid=1, processes=1, models=dict.fromkeys(speeds, "1"), identity=worker.identity, speeds=speeds,
         seen_at=float(redis.time()[0]),
     )  # fmt: skip
-    redis.hset(queues.WORKERS, "w@host", msgspec.json.encode(info))
+    redis.hset(keyspace.WORKERS, "w@host", msgspec.json.encode(info))
     for name in speeds:
-        redis.hset(queues.MODELS, name, msgspec.json.encode(ModelInfo(name=name, version="1")))
+        redis.hset(keyspace.MODELS, name, msgspec.json.encode(ModelInfo(name=name, version="1")))
 
 
 def test_places(worker, ask):
@@ -92,7 +92,7 @@ def test_places_after_a_loss(worker, ask, redis, server):
     reserve(last, 1)
     age(redis, last)
     worker("w4", max_deliveries=2)
-    dead = Dead(settings.load({}, broker_url=server.url))
+    dead = DeadLetters(settings.load({}, broker_url=server.url))
     assert ask.run(dead.replay([ask.run(dead.find("a"))])) == {"a": None}
     assert ask.before("b", "c", "a") == [0, 1, 2]
 
@@ -112,12 +112,12 @@ def test_many_wait(worker, ask, redis):
 def test_a_place_behind_a_stock_consumer(ask, redis):
     """Where another program has taken or purged requests, a place is at worst the last in the line; the next line counts right."""
     ask.submit("a", "b", "c")
-    redis.rpop(queues.queue_key("iris", 3), 2)
+    redis.rpop(keyspace.queue_key("iris", 3), 2)
     assert ask.before("c") == [0]
-    redis.delete(queues.queue_key("iris", 3))
+    redis.delete(keyspace.queue_key("iris", 3))
     ask.submit("d", "e", rows=2)
     assert ask.before("d", "e") == [0, 1]
-    redis.delete(queues.queue_key("iris", 3))
+    redis.delete(keyspace.queue_key("iris", 3))
     ask.submit("f", rows=3)
     assert ask.counted("iris") == {("iris", ""): (1, 3)}
 
@@ -125,14 +125,14 @@ def test_a_place_behind_a_stock_consumer(ask, redis):
 def test_no_place(worker, ask, redis, server):
     """Nobody can tell the place of a job that does not wait, or that a stock client sent, or that kombu's transport takes."""
     ask.submit("a")
-    record = ask.run(Core(settings.load({}, broker_url=server.url), check=False).record("a"))
+    record = ask.run(RedisBackend(settings.load({}, broker_url=server.url), check=False).record("a"))
     plain = msgspec.structs.replace(record, job=msgspec.structs.replace(record.job, line=None))
-    stock = Core(settings.load({}, broker_url=server.url, engine=False), check=False)
-    core = Core(settings.load({}, broker_url=server.url), check=False)
-    assert ask.run(depths.place(core, record)) is not None
-    assert ask.run(depths.place(core, plain)) is None
-    assert ask.run(depths.place(stock, record)) is None
-    assert ask.run(depths.place(core, msgspec.structs.replace(record, status="STARTED"))) is None
+    stock = RedisBackend(settings.load({}, broker_url=server.url, engine=False), check=False)
+    core = RedisBackend(settings.load({}, broker_url=server.url), check=False)
+    assert ask.run(queue_stats.place(core, record)) is not None
+    assert ask.run(queue_stats.place(core, plain)) is None
+    assert ask.run(queue_stats.place(stock, record)) is None
+    assert ask.run(queue_stats.place(core, msgspec.structs.replace(record, status="STARTED"))) is None
 
 
 def test_how_long_it_takes(worker, ask, redis):
@@ -175,7 +175,7 @@ def test_depths(worker, ask, redis):
     age(redis, held)
     worker("w2")
     assert ask.counted("iris", "forest", "dear") == whole
-    assert redis.hgetall(queues.LINES)
+    assert redis.hgetall(keyspace.LINES)
     for _ in range(6):
         reserve(worker("w3"), 1)
     assert ask.counted("iris", "dear") == {("iris", ""): (0, 0), ("dear", ""): (0, 0)}
@@ -183,12 +183,12 @@ def test_depths(worker, ask, redis):
 
 def test_stock_producers_are_counted(ask, redis):
     """Requests of a stock producer count as one row each; how long the oldest waits its id tells, where it is one that can."""
-    headers = {"lang": "py", "task": queues.TASK, "id": "stock"}
+    headers = {"lang": "py", "task": keyspace.TASK, "id": "stock"}
     envelope = {"body": "W10=", "content-type": "application/json", "headers": headers, "properties": {}}
     redis.lpush(QUEUE, json.dumps(envelope))
-    assert ask.depths("iris") == (Depth("iris", "", 1, 1, None, (1, 0, 0, 0)),)
-    headers["id"] = queues.new_id()
-    redis.lpush(queues.queue_key("iris", 3), json.dumps(envelope))
+    assert ask.depths("iris") == (QueueDepth("iris", "", 1, 1, None, (1, 0, 0, 0)),)
+    headers["id"] = keyspace.new_id()
+    redis.lpush(keyspace.queue_key("iris", 3), json.dumps(envelope))
     (found,) = ask.depths("iris")
     assert (found.requests, found.rows) == (2, 2)
     assert found.oldest_s == pytest.approx(0, abs=5)
@@ -198,9 +198,9 @@ def test_the_oldest(worker, ask, redis):
     """The age of what waits is that of the oldest at the head of any of a tenant's lists, by its record."""
     ask.submit("young", tenant="crm", priority="high")
     ask.submit("old", "other", tenant="crm")
-    document = redis.get(queues.record_key("old")).decode()
+    document = redis.get(keyspace.record_key("old")).decode()
     at = float(json.loads(document)["job"]["queued_at"])
-    redis.set(queues.record_key("old"), document.replace(f'"queued_at":{at:.4f}', f'"queued_at":{at - 500:.4f}'))
+    redis.set(keyspace.record_key("old"), document.replace(f'"queued_at":{at:.4f}', f'"queued_at":{at - 500:.4f}'))
     stock, crm = ask.depths("iris")
     assert stock.oldest_s is None
     assert crm.oldest_s == pytest.approx(500, abs=5)
@@ -212,4 +212,4 @@ def test_the_oldest(worker, ask, redis):
 def test_nothing_is_asked_of_another_broker(ask):
     """Where the broker is no Redis, nobody can look into its queues, and nobody tries."""
     given = settings.load({}, broker_url="amqp://nobody@127.0.0.1:1//", result_url="redis://127.0.0.1:1/0")
-    assert list(depths.depths(Core(given, check=False), ["iris"])) == []
+    assert list(queue_stats.depths(RedisBackend(given, check=False), ["iris"])) == []

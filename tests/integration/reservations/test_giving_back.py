@@ -13,9 +13,9 @@ import pytest
 import waiting
 from hands import QUEUE, age, end, ids, queued, record, requests, reserve
 
-from mutirao import queues, settings
-from mutirao.dead import Letter
-from mutirao_worker.commit import Commit, Run
+from mutirao import keyspace, settings
+from mutirao.dead_letters import DeadLetter
+from mutirao_worker.engine.commit import BatchRun, Commit
 
 pytestmark = brokers.redis_only
 
@@ -37,11 +37,11 @@ def overtaken(worker, submit, redis):
 def test_leases(worker, submit, redis):
     """A lease is renewed by reserving and by tending; once it has lapsed and was taken, its holder hears of it, either way."""
     held, other = worker("w", lease_s=1), worker("other")
-    before = redis.zscore(queues.LEASES, held.identity)
+    before = redis.zscore(keyspace.LEASES, held.identity)
     reserve(held)
-    assert redis.zscore(queues.LEASES, held.identity) > before
+    assert redis.zscore(keyspace.LEASES, held.identity) > before
     assert not held.tend([QUEUE]).lapsed
-    waiting.until(lambda: redis.zscore(queues.LEASES, held.identity) < redis.time()[0])
+    waiting.until(lambda: redis.zscore(keyspace.LEASES, held.identity) < redis.time()[0])
     other.tend([QUEUE])
     assert held.tend([QUEUE]).lapsed
     assert not held.tend([QUEUE]).lapsed
@@ -80,12 +80,12 @@ def test_adopted(worker, submit, redis):
     assert document["status"] == "QUEUED"
     assert [(each["worker"], each["how"]) for each in document["job"]["history"]] == [("w1@host", "worker lost")]
     assert not redis.exists(lost.key)
-    assert redis.zscore(queues.LEASES, lost.identity) is None
+    assert redis.zscore(keyspace.LEASES, lost.identity) is None
 
 
 def test_stock_envelope_is_adopted(worker, redis):
     """An envelope of a stock producer, with spaces and its own order of keys, has its attempts counted too."""
-    headers = {"lang": "py", "task": queues.TASK, "id": "stock", "root_id": "stock"}
+    headers = {"lang": "py", "task": keyspace.TASK, "id": "stock", "root_id": "stock"}
     redis.lpush(
         QUEUE, json.dumps({"body": "W10=", "content-type": "application/json", "headers": headers, "properties": {}})
     )
@@ -111,7 +111,7 @@ def test_given_up(worker, submit, redis):
     assert document["status"] == "FAILURE"
     assert document["result"]["exc_type"] == "WorkerLostError"
     assert len(document["job"]["history"]) == 2
-    letter = msgspec.json.decode(redis.hget(queues.DEAD, "a"), type=Letter)
+    letter = msgspec.json.decode(redis.hget(keyspace.DEAD, "a"), type=DeadLetter)
     assert (letter.id, letter.task_id, letter.model, letter.reason, letter.attempts) == (
         "a",
         "a",
@@ -120,7 +120,7 @@ def test_given_up(worker, submit, redis):
         3,
     )
     assert json.loads(letter.envelope)["headers"]["id"] == "a"
-    assert redis.zscore(queues.DEAD_INDEX, "a") == pytest.approx(letter.at, abs=1)
+    assert redis.zscore(keyspace.DEAD_INDEX, "a") == pytest.approx(letter.at, abs=1)
 
 
 def test_the_first_end_wins(overtaken, redis, server):
@@ -128,9 +128,9 @@ def test_the_first_end_wins(overtaken, redis, server):
     slow, first, quick = overtaken
     second = requests(reserve(quick))
     assert end(quick, server, second) == ["1"]
-    kept = redis.get(queues.record_key("a"))
+    kept = redis.get(keyspace.record_key("a"))
     assert end(slow, server, first) == ["SUCCESS"]
-    assert redis.get(queues.record_key("a")) == kept
+    assert redis.get(keyspace.record_key("a")) == kept
     assert not redis.exists(slow.key, quick.key)
     document = record(redis, "a")
     assert (document["status"], document["job"]["attempts"], document["job"]["batch"]) == ("SUCCESS", 2, 1)
@@ -150,7 +150,7 @@ def test_adopted_but_answered_all_the_same(overtaken, redis, server):
 def test_one_batch_with_the_same_request_twice(worker, submit, redis, server):
     """A request that stands in one batch twice, as after a duplicate delivery, is ended once."""
     submit("a")
-    redis.lpush(queues.queue_key("iris", 3), redis.lindex(queues.queue_key("iris", 3), 0))
+    redis.lpush(keyspace.queue_key("iris", 3), redis.lindex(keyspace.queue_key("iris", 3), 0))
     held = worker("w")
     found = requests(reserve(held))
     assert len(found) == 2
@@ -164,7 +164,9 @@ def test_given_back(worker, submit, redis, server):
     held = worker("w")
     taken = reserve(held, 4)
     submit("e")
-    Commit(settings.load({}, broker_url=server.url), held).started(Run("iris", "1", "w", 1.0, 0.0, 2), requests(taken))
+    Commit(settings.load({}, broker_url=server.url), held).started(
+        BatchRun("iris", "1", "w", 1.0, 0.0, 2), requests(taken)
+    )
     assert record(redis, "b")["status"] == "STARTED"
     assert held.give_back([taken.requests[2][0], taken.requests[1][0]]) == 2
     assert queued(redis) == ["b", "c", "e"]
@@ -174,8 +176,8 @@ def test_given_back(worker, submit, redis, server):
     document = record(redis, "b")
     assert (document["status"], document["job"]["history"][0]["how"]) == ("QUEUED", "given back")
     assert "started_at" not in document["job"]
-    assert b'"attempts"' not in b"".join(redis.lrange(queues.queue_key("iris", 3), 0, -1))
-    assert redis.ttl(queues.record_key("b")) > 0
+    assert b'"attempts"' not in b"".join(redis.lrange(keyspace.queue_key("iris", 3), 0, -1))
+    assert redis.ttl(keyspace.record_key("b")) > 0
 
 
 def test_layout_survives_every_script(worker, submit, redis, server):
@@ -185,7 +187,7 @@ def test_layout_survives_every_script(worker, submit, redis, server):
     for place in range(3):
         held = worker(f"w{place}")
         found = requests(reserve(held))
-        Commit(settings.load({}, broker_url=server.url), held).started(Run("iris", "1", "w", 1.0, 0.0, 1), found)
+        Commit(settings.load({}, broker_url=server.url), held).started(BatchRun("iris", "1", "w", 1.0, 0.0, 1), found)
         assert base.items() <= record(redis, "a")["job"].items()
         if place == 1:
             held.give_back([found[0].tag])
@@ -217,7 +219,7 @@ def test_a_workers_name_breaks_no_record(worker, submit, redis):
         assert [(each["worker"], each["how"]) for each in history] == [(f"{name}@host", each) for each in hows][
             : len(history)
         ]
-    document, letter = record(redis, "a"), msgspec.json.decode(redis.hget(queues.DEAD, "a"), type=Letter)
+    document, letter = record(redis, "a"), msgspec.json.decode(redis.hget(keyspace.DEAD, "a"), type=DeadLetter)
     assert (document["status"], document["job"]["worker"], letter.worker) == ("FAILURE", *[f"{name}@host"] * 2)
 
 
@@ -248,8 +250,8 @@ def test_unreadable_bytes_are_given_up(worker, redis):
         reserve(held)
         age(redis, held)
         worker(f"o{place}", max_deliveries=2)
-    (raw,) = redis.hvals(queues.DEAD)
-    letter = msgspec.json.decode(raw, type=Letter)
+    (raw,) = redis.hvals(keyspace.DEAD)
+    letter = msgspec.json.decode(raw, type=DeadLetter)
     assert (letter.id, letter.reason, letter.envelope_base64) == ("odd", "worker lost", True)
     assert base64.b64decode(letter.envelope).endswith(b'"body":"\x00\xff\xfe"}')
 
@@ -261,8 +263,8 @@ def test_leaving(worker, submit, redis):
     reserve(full)
     empty.leave()
     full.leave()
-    assert redis.zrange(queues.LEASES, 0, -1) == [full.identity.encode()]
-    assert not redis.exists(queues.SLOTS, queues.consumers_key(QUEUE))
+    assert redis.zrange(keyspace.LEASES, 0, -1) == [full.identity.encode()]
+    assert not redis.exists(keyspace.SLOTS, keyspace.consumers_key(QUEUE))
     worker("w3")
     assert worker.first.adopted == 1
 

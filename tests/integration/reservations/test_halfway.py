@@ -5,12 +5,12 @@ import pytest
 from hands import OTHER, QUEUE, age, end, ids, queued, requests, reserve
 from redis import ResponseError
 
-from mutirao import queues
+from mutirao import keyspace
 
 pytestmark = brokers.redis_only
 
 # Keys that are written after something has been taken: counters, who consumes the second queue, its bell, its own list.
-LATER = [queues.LINES, queues.SLOTS, queues.consumers_key(OTHER), queues.bell_key(OTHER), OTHER]
+LATER = [keyspace.LINES, keyspace.SLOTS, keyspace.consumers_key(OTHER), keyspace.bell_key(OTHER), OTHER]
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def spoil(redis):
     def spoiled(key):
         before = redis.dump(key)
         redis.delete(key)
-        redis.rpush(key, "x") if key == queues.SLOTS else redis.setrange(key, 0, "x")
+        redis.rpush(key, "x") if key == keyspace.SLOTS else redis.setrange(key, 0, "x")
 
         def mend():
             redis.delete(key)
@@ -52,7 +52,7 @@ def test_what_ended_stays_reserved(server, worker, submit, redis, spoil):
     submit("a", "b")
     held = worker("w")
     taken = requests(reserve(held))
-    mend = spoil(queues.SLOTS)
+    mend = spoil(keyspace.SLOTS)
     with pytest.raises(ResponseError):
         end(held, server, taken)
     assert redis.hlen(held.key) == 2
@@ -67,7 +67,7 @@ def test_what_a_lost_worker_held_is_there_once(worker, submit, redis, spoil):
     lost, other = worker("w1"), worker("w2")
     assert ids(reserve(lost)) == ["a", "b"]
     age(redis, lost)
-    mend = spoil(queues.LINES)
+    mend = spoil(keyspace.LINES)
     for _ in range(3):
         with pytest.raises(ResponseError):
             other.tend([QUEUE])

@@ -11,13 +11,13 @@ import pytest
 import waiting
 from hands import age, end, ids, record, requests, reserve
 
-from mutirao import Client, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.core import Core
-from mutirao.dead import Dead
-from mutirao.submission import Ask
-from mutirao_worker.commit import Commit
-from mutirao_worker.ending import Ending, Run
+from mutirao import Client, keyspace, settings
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.dead_letters import DeadLetters
+from mutirao.redisdb.drivers import RedisDriver
+from mutirao_worker.engine.commit import Commit
+from mutirao_worker.engine.outcome import BatchRun, Outcome
 
 pytestmark = brokers.redis_only
 
@@ -46,14 +46,14 @@ app.worker_main(["worker", "--pool=solo", "--queues=mutirao:webhooks", "--loglev
 def core(server, redis):
     """Run operations of a client's core, and submit jobs that have a webhook."""
     given = settings.load({}, broker_url=server.url)
-    driver, core = Redis(given), Core(given, check=False)
+    driver, core = RedisDriver(given), RedisBackend(given, check=False)
 
     class Running:
         def run(self, operation):
             return driver.run(operation)
 
         def submit(self, *names, **asked):
-            ask = Ask(model="iris", webhook=URL, **asked)
+            ask = SubmitOptions(model="iris", webhook=URL, **asked)
             return driver.run(core.submit(ask, [np.ones((1, 4))] * len(names), list(names)))
 
         def cancel(self, id):
@@ -68,8 +68,8 @@ def core(server, redis):
 
 def told(redis):
     """The jobs of which somebody is to be told, in order."""
-    messages = [json.loads(raw) for raw in reversed(redis.lrange(queues.WEBHOOKS, 0, -1))]
-    assert all(message["headers"]["task"] == queues.WEBHOOK_TASK for message in messages)
+    messages = [json.loads(raw) for raw in reversed(redis.lrange(keyspace.WEBHOOKS, 0, -1))]
+    assert all(message["headers"]["task"] == keyspace.WEBHOOK_TASK for message in messages)
     found = [json.loads(message["body"])[0][0] for message in messages]
     assert [message["headers"]["id"] for message in messages] == [f"webhook-{id}" for id in found]
     return found
@@ -82,14 +82,14 @@ def test_succeeded_and_failed(worker, server, redis, core, submit):
     held = worker("w")
     found = requests(reserve(held))
     assert told(redis) == []
-    run = Run("iris", "1", "w@host", 1.0, 2.0, 3)
+    run = BatchRun("iris", "1", "w@host", 1.0, 2.0, 3)
     results = (
         b'{"id":"x"}',
         b'{"exc_type":"E","exc_message":["x"]}',
         b'{"parameters":{"webhook":"https://crm.example"}}',
     )
     endings = [
-        Ending(each, "FAILURE" if each.id == "b" else "SUCCESS", result)
+        Outcome(each, "FAILURE" if each.id == "b" else "SUCCESS", result)
         for each, result in zip(found, results, strict=True)
     ]
     commit = Commit(settings.load({}, broker_url=server.url), held)
@@ -117,8 +117,8 @@ def test_cancelled_and_expired(worker, redis, core, submit, server):
     taken = reserve(held)
     assert ids(taken) == ["seen"]
     assert told(redis) == ["cancelled", "asked", "taken"]
-    document = redis.get(queues.record_key("seen")).decode()
-    redis.set(queues.record_key("seen"), document.replace('"expires_at":', '"expires_at":1.0,"was":'))
+    document = redis.get(keyspace.record_key("seen")).decode()
+    redis.set(keyspace.record_key("seen"), document.replace('"expires_at":', '"expires_at":1.0,"was":'))
     commit = Commit(settings.load({}, broker_url=server.url), held)
     assert commit.vet(requests(taken)) == ["expired"]
     assert told(redis) == ["cancelled", "asked", "taken", "seen"]
@@ -132,7 +132,7 @@ def test_given_up_and_replayed(worker, redis, core, server):
     age(redis, lost)
     worker("w2", max_deliveries=1)
     assert told(redis) == ["a"]
-    dead = Dead(settings.load({}, broker_url=server.url))
+    dead = DeadLetters(settings.load({}, broker_url=server.url))
     letter = core.run(dead.find("a"))
     assert core.run(dead.replay([letter])) == {"a": None}
     assert record(redis, "a")["job"]["webhook"] == URL

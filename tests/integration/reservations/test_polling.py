@@ -5,18 +5,18 @@ import pytest
 import waiting
 from hands import QUEUE
 
-from mutirao import queues
+from mutirao import keyspace
 
 pytestmark = brokers.redis_only
 
-BELL = queues.bell_key(QUEUE)
+BELL = keyspace.bell_key(QUEUE)
 
 
 def poll(worker, *names, hold_ms=60_000):
-    return worker.scripts.call("poll", (), (worker.identity, hold_ms, queues.KOMBU_SEPARATOR, *names))
+    return worker.scripts.call("poll_queues", (), (worker.identity, hold_ms, keyspace.KOMBU_SEPARATOR, *names))
 
 
-@pytest.mark.parametrize("key", queues.stock_lists(QUEUE))
+@pytest.mark.parametrize("key", keyspace.stock_lists(QUEUE))
 def test_rings_once(redis, worker, key):
     """What waits in any of kombu's lists has the bell rung; while that is not heard, it is not rung again."""
     redis.lpush(key, b"{}")
@@ -29,7 +29,7 @@ def test_rings_for_nothing_else(redis, worker):
     redis.lpush(BELL, "1")
     redis.lpush(QUEUE, b"{}")
     assert poll(worker("w1"), QUEUE, "mutirao.forest") == [1, 1]
-    assert [redis.llen(BELL), redis.exists(queues.bell_key("mutirao.forest"))] == [1, 0]
+    assert [redis.llen(BELL), redis.exists(keyspace.bell_key("mutirao.forest"))] == [1, 0]
 
 
 def test_one_worker_polls(redis, worker):

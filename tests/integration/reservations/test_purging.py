@@ -9,13 +9,13 @@ import samples
 from hands import age, end, ids, queued, record, requests, reserve
 from workers import COMMANDS
 
-from mutirao import queues, settings
-from mutirao.checkup import orphans, snapshot
-from mutirao.checkup.orphans import Orphans
-from mutirao.messages import JobRecord
-from mutirao.submission import Ask
+from mutirao import keyspace, settings
+from mutirao.client.encoding import SubmitOptions
+from mutirao.doctor import orphan_checks, snapshot
+from mutirao.doctor.orphan_checks import Orphans
+from mutirao.wire.messages import JobRecord
 
-NORMAL = queues.queue_key("iris", 3)
+NORMAL = keyspace.queue_key("iris", 3)
 
 
 def status(redis, *names):
@@ -53,10 +53,10 @@ def test_doctor_finds_what_has_vanished(worker, submit, redis, server):
     hold = worker("w")
     found = requests(reserve(hold, 2))
     assert end(hold, server, found[1:]) == ["1"]
-    assert orphans.find(redis, given) == Orphans((), 4, True)
+    assert orphan_checks.find(redis, given) == Orphans((), 4, True)
     redis.delete(NORMAL)
     submit("waits")
-    assert sorted(orphans.find(redis, given).ids) == ["again", "lost"]
+    assert sorted(orphan_checks.find(redis, given).ids) == ["again", "lost"]
     submit("again")
     assert snapshot.read(given, {}).orphans == Orphans(("lost",), 5, True)
 
@@ -83,15 +83,15 @@ def test_what_was_given_back_or_adopted_is_still_there(worker, submit, redis):
 @pytest.mark.skipif(brokers.AMQP or brokers.STOCK, reason="is about the engine's transport")
 def test_purged_jobs_end_as_cancelled(submit, redis, server, tmp_path):
     """`celery purge` ends what waited in a model's queue, a tenant's too, as cancelled, and tells who waits; what came after is served."""
-    from mutirao.broker.redis import Redis
-    from mutirao.core import Core
+    from mutirao.client.redis_backend import RedisBackend
+    from mutirao.redisdb.drivers import RedisDriver
 
     repository = samples.repository(tmp_path / "models", "iris")
     submit("a", "b")
     submit("c", priority="low")
     given = settings.load({}, broker_url=server.url)
-    driver, core = Redis(given), Core(given, check=False)
-    driver.run(core.submit(Ask(model="iris", tenant="crm"), [[[1.0] * 4]], ["d"]))
+    driver, core = RedisDriver(given), RedisBackend(given, check=False)
+    driver.run(core.submit(SubmitOptions(model="iris", tenant="crm"), [[[1.0] * 4]], ["d"]))
     env = {**os.environ, "MUTIRAO_BROKER_URL": server.url, "MUTIRAO_MODELS": str(repository.root)}
     command = [*COMMANDS["celery"][:4], "purge", "-f"]
     said = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)

@@ -8,30 +8,30 @@ import numpy as np
 import pytest
 from hands import OTHER, QUEUE, age, end, ids, record, requests, reserve
 
-from mutirao import Client, errors, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.core import Core
-from mutirao.dead import Dead, Letter
-from mutirao.submission import Ask
+from mutirao import Client, errors, keyspace, settings
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.dead_letters import DeadLetter, DeadLetters
+from mutirao.redisdb.drivers import RedisDriver
 
 pytestmark = brokers.redis_only
 
-RING = queues.tenants_key(QUEUE)
+RING = keyspace.tenants_key(QUEUE)
 ENVELOPE = b'{"headers":{"id":"a%d","task":"mutirao.predict"},"properties":{},"body":"W10="}'
 
 
 @pytest.fixture
 def send(server, redis):
     """Submit as a gateway does: send("a", 3) queues three of tenant a's, a0 to a2; of "" as a client without a tenant does."""
-    driver = Redis(settings.load({}, broker_url=server.url))
+    driver = RedisDriver(settings.load({}, broker_url=server.url))
     counts: dict[str, int] = {}
 
     def submit(tenant, count=1, *, rows=1, model="iris", limit=1_000_000, **asked):
         first = counts.get(tenant, 0)
         counts[tenant] = first + count
         names = [f"{tenant or 'stock'}{number}" for number in range(first, first + count)]
-        core = Core(settings.load({}, broker_url=server.url, queue_limit=limit), check=False)
-        driver.run(core.submit(Ask(model=model, tenant=tenant, **asked), [np.ones((rows, 4))] * count, names))
+        core = RedisBackend(settings.load({}, broker_url=server.url, queue_limit=limit), check=False)
+        driver.run(core.submit(SubmitOptions(model=model, tenant=tenant, **asked), [np.ones((rows, 4))] * count, names))
         return names
 
     yield submit
@@ -59,7 +59,7 @@ def ring(redis):
 def test_a_tenant_s_first_is_next(worker, send, redis):
     """Of 100,000 requests of one tenant and one of another, the other's one is in the very next reserve, and at its head."""
     send("a")
-    redis.lpush(queues.queue_key("iris", 3, "a"), *(ENVELOPE % number for number in range(100_000)))
+    redis.lpush(keyspace.queue_key("iris", 3, "a"), *(ENVELOPE % number for number in range(100_000)))
     held = worker("w")
     assert whose(reserve(held, 100)) == {"a": 100}
     send("b")
@@ -130,7 +130,7 @@ def test_the_ring_holds_who_waits(worker, send, redis):
     assert not redis.exists(RING)
     assert whose(reserve(held, 100)) == {}
     send("c")
-    redis.delete(queues.queue_key("iris", 3, "c"))  # purged by hand
+    redis.delete(keyspace.queue_key("iris", 3, "c"))  # purged by hand
     assert whose(reserve(held, 100)) == {}
     assert not redis.exists(RING)
 
@@ -152,7 +152,7 @@ def test_work_is_found_among_tenants_alone(worker, send, redis):
     reserve(other, 0, free=1)
     assert held.idle([QUEUE]) == [1]
     send("a")
-    redis.delete(queues.bell_key(QUEUE))
+    redis.delete(keyspace.bell_key(QUEUE))
     assert held.waiting([QUEUE])
     assert held.idle([QUEUE]) == [0]
     assert reserve(held, 1, free=1).left == set()
@@ -185,18 +185,18 @@ def test_a_dead_letter_s_way_back(worker, send, redis, server, forgotten):
         reserve(held)
         age(redis, held)
         worker(f"o{place}", max_deliveries=2)
-    letter = msgspec.json.decode(redis.hget(queues.DEAD, "a0"), type=Letter)
-    assert (letter.queue, letter.model) == (queues.queue_key("iris", 6, "a"), "iris")
+    letter = msgspec.json.decode(redis.hget(keyspace.DEAD, "a0"), type=DeadLetter)
+    assert (letter.queue, letter.model) == (keyspace.queue_key("iris", 6, "a"), "iris")
     assert not redis.exists(RING)
     if forgotten:
-        redis.delete(queues.record_key("a0"))
-    driver = Redis(settings.load({}, broker_url=server.url))
-    assert driver.run(Dead(settings.load({}, broker_url=server.url)).replay([letter])) == {"a0": None}
+        redis.delete(keyspace.record_key("a0"))
+    driver = RedisDriver(settings.load({}, broker_url=server.url))
+    assert driver.run(DeadLetters(settings.load({}, broker_url=server.url)).replay([letter])) == {"a0": None}
     driver.close()
     assert set(ring(redis)) == {"a"}
     job = record(redis, "a0")["job"]
     assert (job["owner"], job["priority"], job["line"]) == ("a", "low", 1)
-    assert redis.get(queues.record_key("a0")).count(b'"line":') == 1
+    assert redis.get(keyspace.record_key("a0")).count(b'"line":') == 1
     held = worker("w9")
     assert end(held, server, requests(reserve(held))) == ["1"]
     assert record(redis, "a0")["job"]["owner"] == "a"
@@ -217,23 +217,25 @@ def test_each_has_a_limit_of_its_own(send, server, submit):
 
 def test_an_id_is_one_tenant_s(server, redis):
     """An id that one tenant has used is taken for another, whatever content comes with it; for itself it is the same job."""
-    driver = Redis(settings.load({}, broker_url=server.url))
-    core = Core(settings.load({}, broker_url=server.url), check=False)
+    driver = RedisDriver(settings.load({}, broker_url=server.url))
+    core = RedisBackend(settings.load({}, broker_url=server.url), check=False)
     for _ in range(2):
-        driver.run(core.submit(Ask(model="iris", tenant="a"), [np.ones((1, 4))], ["same"]))
+        driver.run(core.submit(SubmitOptions(model="iris", tenant="a"), [np.ones((1, 4))], ["same"]))
     for tenant in ("b", ""):
         with pytest.raises(errors.IdTaken):
-            driver.run(core.submit(Ask(model="iris", tenant=tenant), [np.ones((1, 4))], ["same"]))
+            driver.run(core.submit(SubmitOptions(model="iris", tenant=tenant), [np.ones((1, 4))], ["same"]))
     driver.close()
 
 
 def test_without_the_engine_there_is_one_line(server, redis):
     """Where kombu's own transport takes requests, a tenant's wait in the stock lists; the record still says whose they are."""
     given = settings.load({}, broker_url=server.url, engine=False)
-    driver = Redis(given)
-    driver.run(Core(given, check=False).submit(Ask(model="iris", tenant="a"), [np.ones((1, 4))], ["x"]))
+    driver = RedisDriver(given)
+    driver.run(
+        RedisBackend(given, check=False).submit(SubmitOptions(model="iris", tenant="a"), [np.ones((1, 4))], ["x"])
+    )
     driver.close()
-    assert redis.llen(queues.queue_key("iris", 3)) == 1
+    assert redis.llen(keyspace.queue_key("iris", 3)) == 1
     assert not redis.exists(RING)
     assert record(redis, "x")["job"]["owner"] == "a"
 
@@ -242,7 +244,7 @@ def test_stock_tools_see_the_stock_lists(send, redis, server):
     """LLEN of the stock lists counts those without a tenant alone, and a client without a tenant reads a tenant's job as ever."""
     send("a", 3)
     send("", 2)
-    assert redis.llen(queues.queue_key("iris", 3)) == 2
-    assert json.loads(redis.lindex(queues.queue_key("iris", 3, "a"), -1))["headers"]["id"] == "a0"
+    assert redis.llen(keyspace.queue_key("iris", 3)) == 2
+    assert json.loads(redis.lindex(keyspace.queue_key("iris", 3, "a"), -1))["headers"]["id"] == "a0"
     with Client(server.url, check=False) as client:
         assert client.job("a0").status == "queued"

@@ -8,9 +8,10 @@ import waiting
 from hands import OTHER, QUEUE, age, ids, queued, record, requests, reserve
 from redis import exceptions
 
-from mutirao import Client, queues, settings
-from mutirao_worker.commit import Commit, Run
-from mutirao_worker.transport.reservations import Room
+from mutirao import Client, keyspace, settings
+from mutirao.redisdb.scripts import SCRIPTS
+from mutirao_worker.engine.commit import BatchRun, Commit
+from mutirao_worker.engine.leases import Demand
 
 pytestmark = brokers.redis_only
 
@@ -95,7 +96,7 @@ def test_vet_and_started(worker, submit, redis, server):
         assert client.cancel("a")
     waiting.until(lambda: commit.vet(found) == ["REVOKED", "", "expired"])
     before = record(redis, "b")
-    commit.started(Run("iris", "1", "w@host", 5.0, 0.0, 2), found)
+    commit.started(BatchRun("iris", "1", "w@host", 5.0, 0.0, 2), found)
     document = record(redis, "b")
     assert document["status"] == "STARTED"
     assert before["job"].items() <= document["job"].items()
@@ -111,10 +112,10 @@ def test_bells_are_bounded(worker, submit, redis):
         reserve(held, 1)
         submit(f"b{place}")
         held.give_back([], all_but=True)
-        assert redis.llen(queues.bell_key(QUEUE)) <= 8
+        assert redis.llen(keyspace.bell_key(QUEUE)) <= 8
     while reserve(held).left:
         pass
-    assert not redis.exists(queues.bell_key(QUEUE))
+    assert not redis.exists(keyspace.bell_key(QUEUE))
 
 
 def test_a_million_is_as_quick_as_a_hundred(worker, redis):
@@ -133,11 +134,11 @@ def test_posted_calls_are_heard_in_order_and_run_once(worker, submit, redis):
     held = worker("w")
     heard: list[Any] = []
     redis.script_flush()
-    held.scripts.call("idle", (queues.LEASES, queues.SLOTS), (held.identity, queues.KOMBU_SEPARATOR))
+    held.scripts.call("idle_slots", (keyspace.LEASES, keyspace.SLOTS), (held.identity, keyspace.KOMBU_SEPARATOR))
     redis.script_flush()
-    held.scripts.client.script_load(held.scripts._texts["reserve"])
-    leave = ("leave", (queues.LEASES, queues.SLOTS, "nobody"), ("nobody",))
-    call = held.reserving({QUEUE: Room(5, 0)}, 1)
+    held.scripts.client.script_load(SCRIPTS["reserve"])
+    leave = ("deregister", (keyspace.LEASES, keyspace.SLOTS, "nobody"), ("nobody",))
+    call = held.reserving({QUEUE: Demand(5, 0)}, 1)
     held.scripts.post([leave, call], heard.append)
     held.scripts.post([leave], heard.append)
     held.scripts.hear(wait=True)
@@ -151,7 +152,7 @@ def test_a_posted_call_that_is_never_answered(worker, server):
     """Once it is overdue, who posted it is told so, and not before; the next call goes over another connection."""
     held = worker("w")
     heard: list[Any] = []
-    leave = ("leave", (queues.LEASES, queues.SLOTS, "nobody"), ("nobody",))
+    leave = ("deregister", (keyspace.LEASES, keyspace.SLOTS, "nobody"), ("nobody",))
     held.scripts.post([leave], heard.append)
     held.scripts.hear(wait=True)
     server.pause()
@@ -175,12 +176,12 @@ def test_a_posted_call_that_is_never_answered(worker, server):
 def test_a_call_that_was_sent_early(worker, submit, redis):
     """A call that follows a bell takes nothing where nothing waits or where its worker has left, and else what any other takes."""
     held = worker("w")
-    early = held.reserving({QUEUE: Room(5, 0)}, 1, late=True)
+    early = held.reserving({QUEUE: Demand(5, 0)}, 1, late=True)
     assert held.scripts.call(*early) is None
     submit("a", "b")
     assert ids(held.taken(early, held.scripts.call(*early))) == ["a", "b"]
     held.give_back([], all_but=True)
     held.leave()
-    assert held.scripts.call(*held.reserving({QUEUE: Room(5, 0)}, 1, late=True)) is None
-    assert redis.zscore(queues.LEASES, held.identity) is None
+    assert held.scripts.call(*held.reserving({QUEUE: Demand(5, 0)}, 1, late=True)) is None
+    assert redis.zscore(keyspace.LEASES, held.identity) is None
     assert queued(redis) == ["a", "b"]

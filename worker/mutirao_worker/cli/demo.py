@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from mutirao import Client, errors, settings
-from mutirao.cli import output
+from mutirao.cli import console
 from mutirao.embedded import Embedded
-from mutirao.embedded.home import Home
+from mutirao.embedded.state_dir import StateDir
 
 if TYPE_CHECKING:
     from mutirao_worker.demo import Outcome
@@ -38,10 +38,10 @@ def demo(home: Path | None) -> None:
     from mutirao_worker import demo as samples  # noqa: PLC0415 - scikit-learn, which `mutirao --help` does without
 
     if home is None:
-        Home(Path(settings.load().home)).prepare()
+        StateDir(Path(settings.load().home)).prepare()
         home = Path(settings.load().home) / "demo"
     home = home.absolute()
-    Home(home).prepare()
+    StateDir(home).prepare()
     models = home / "models"
     with _step("fit four models on data that scikit-learn ships, and add them to a repository"):
         fitted = samples.fit()
@@ -71,9 +71,9 @@ def _ask(system: Embedded, run: Callable[[Client], list[Outcome]]) -> list[Outco
 @contextlib.contextmanager
 def _step(what: str) -> Iterator[None]:
     started = time.monotonic()
-    with output.stderr.status(f"{what} ..."):
+    with console.stderr.status(f"{what} ..."):
         yield
-    output.console.print(f"[green]done[/] in {time.monotonic() - started:4.1f} s  {what}")
+    console.console.print(f"[green]done[/] in {time.monotonic() - started:4.1f} s  {what}")
 
 
 def _show(outcomes: Iterable[Outcome]) -> None:
@@ -88,22 +88,22 @@ def _show(outcomes: Iterable[Outcome]) -> None:
         )
         for one in outcomes
     ]
-    output.console.print()
-    output.table(("model", "rows", "answered by", "queued", "computed", "accuracy on held-out rows"), rows)
+    console.console.print()
+    console.table(("model", "rows", "answered by", "queued", "computed", "accuracy on held-out rows"), rows)
     total = sum(one.rows for one in outcomes)
-    output.console.print(f"{total} answers, every one equal to the model's own. Times are medians of one row.\n")
+    console.console.print(f"{total} answers, every one equal to the model's own. Times are medians of one row.\n")
 
 
 def _next(models: Path) -> None:
     place = models.relative_to(Path.cwd()) if models.is_relative_to(Path.cwd()) else models
-    output.console.print(f"Try next{output.escape(_path_hint())}:")
+    console.console.print(f"Try next{console.escape(_path_hint())}:")
     for command in (
         f"mutirao up --models {shlex.quote(str(place))}",
         "mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]'                  (in another terminal, while that runs)",
         "mutirao submit iris '[[6.7, 3.0, 5.2, 2.3]]' --id first",
         "mutirao result first --wait",
     ):
-        output.console.print(f"  [cyan]{output.escape(command)}[/]")
+        console.console.print(f"  [cyan]{console.escape(command)}[/]")
 
 
 def _path_hint() -> str:

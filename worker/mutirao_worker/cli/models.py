@@ -12,16 +12,16 @@ import click
 import msgspec
 from rich.markup import escape
 
-from mutirao import errors, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.catalog import ModelInfo
-from mutirao.cli import output
+from mutirao import errors, keyspace, settings
+from mutirao.cli import console
 from mutirao.cli.options import broker
-from mutirao.core import Core
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.redisdb.drivers import RedisDriver
+from mutirao.registry import ModelInfo
 from mutirao.settings import Settings
-from mutirao.signature import InputSpec, OutputSpec, Signature, TensorSpec
-from mutirao_worker.manifest import Manifest
-from mutirao_worker.repository import Finding, Repository
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature, TensorSpec
+from mutirao_worker.models.manifest import Manifest
+from mutirao_worker.models.repository import Finding, Repository
 
 _SHOWN = 4
 # A worker of the same repository sees within so long that a model was removed.
@@ -109,13 +109,13 @@ def add(
     given |= {"time_limit_s": time_limit, "max_wait_ms": max_wait, "latency_target_ms": latency_target}
     info = repository.add(name, file, **given)
     if as_json:
-        output.emit_json(_document(info))
+        console.emit_json(_document(info))
         return
-    output.console.print(f"added [bold]{info.name}[/] version {escape(info.version)}, now the active one{_of(info)}")
+    console.console.print(f"added [bold]{info.name}[/] version {escape(info.version)}, now the active one{_of(info)}")
     _print_signature(info.signature)
     if info.reason:
-        output.note(f"note: {info.reason}")
-    output.console.print("Running workers load it at their next start.", style="dim")
+        console.note(f"note: {info.reason}")
+    console.console.print("Running workers load it at their next start.", style="dim")
 
 
 @models.command("list", short_help="List the models and their states.", epilog="Example: mutirao models list --json")
@@ -124,14 +124,14 @@ def list_(repository: Repository, *, as_json: bool) -> None:
     """List the models: active version, what they take, and whether they can be served."""
     infos = [repository.info(name) for name in repository.names()]
     if as_json:
-        output.emit_json([_document(info) for info in infos])
+        console.emit_json([_document(info) for info in infos])
     elif not infos:
-        output.note(f"no models in {repository.root}: add one with mutirao models add NAME FILE")
+        console.note(f"no models in {repository.root}: add one with mutirao models add NAME FILE")
     else:
-        output.table(("model", "version", "takes", "gives", "state"), [_row(info) for info in infos])
+        console.table(("model", "version", "takes", "gives", "state"), [_row(info) for info in infos])
         for info in infos:
             if info.reason:
-                output.console.print(f"{info.name}: {info.reason}", markup=False)
+                console.console.print(f"{info.name}: {info.reason}", markup=False)
 
 
 @models.command(epilog="Example: mutirao models show iris")
@@ -141,9 +141,9 @@ def show(name: str, repository: Repository, *, as_json: bool) -> None:
     """Show one model: its versions, limits, inputs and outputs."""
     info = repository.info(name)
     if as_json:
-        output.emit_json(_document(info))
+        console.emit_json(_document(info))
         return
-    output.console.print(f"[bold]{info.name}[/]  {escape(_state(info))}")
+    console.console.print(f"[bold]{info.name}[/]  {escape(_state(info))}")
     if info.version:
         _print_settings(repository, info)
         _print_signature(info.signature)
@@ -163,13 +163,13 @@ def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_j
     """
     found = {each: repository.verify(each) for each in ([name] if name else repository.names())}
     if as_json:
-        output.emit_json(
+        console.emit_json(
             {each: [msgspec.structs.asdict(finding) for finding in findings] for each, findings in found.items()}
         )
     else:
         _print_findings(found, repository)
     failed = any(not finding.note for findings in found.values() for finding in findings)
-    ctx.exit(output.Exit.FAILED if failed else output.Exit.OK)
+    ctx.exit(console.Exit.FAILED if failed else console.Exit.OK)
 
 
 @models.command(short_help="Choose the version that is served.", epilog="Example: mutirao models activate iris 1")
@@ -180,10 +180,10 @@ def activate(name: str, version: str, repository: Repository, *, as_json: bool) 
     """Make VERSION the one that is served, for example to go back to an earlier one."""
     info = repository.activate(name, version)
     if as_json:
-        output.emit_json(_document(info))
+        console.emit_json(_document(info))
         return
-    output.console.print(f"version {info.version} of [bold]{info.name}[/] is now the active one")
-    output.console.print("Running workers load it at their next start.", style="dim")
+    console.console.print(f"version {info.version} of [bold]{info.name}[/] is now the active one")
+    console.console.print("Running workers load it at their next start.", style="dim")
 
 
 @models.command(epilog="Example: mutirao models remove iris --version 1 --yes")
@@ -200,11 +200,11 @@ def remove(name: str, version: str | None, repository: Repository, *, yes: bool,
     repository.remove(name, version)
     said = "" if name in repository.names() else _withdrawn(name)
     if as_json:
-        output.emit_json({"removed": name, "version": version})
+        console.emit_json({"removed": name, "version": version})
     else:
-        output.console.print(f"removed {what}", markup=False)
+        console.console.print(f"removed {what}", markup=False)
     if said:
-        output.note(f"note: {said}")
+        console.note(f"note: {said}")
 
 
 def _check_there(repository: Repository, name: str, version: str | None) -> None:
@@ -225,13 +225,13 @@ def forget(name: str, broker_url: str | None) -> None:
 
     `remove` does it by itself where it reaches Redis. Workers forget a model that nobody has announced for a day.
     """
-    queues.model_name(name)
+    keyspace.model_name(name)
     how, *workers = _withdraw(settings.load(broker_url=broker_url), name)
     if how == "unknown":
         raise errors.ModelNotFound(f"model {name!r} is not in the catalogue: mutirao doctor names those that are")
     if how == "kept":
         raise errors.ModelExists(f"model {name!r} is still in the repository of {', '.join(workers)}: remove it there")
-    output.console.print(f"{name} is in the catalogue no more", markup=False)
+    console.console.print(f"{name} is in the catalogue no more", markup=False)
 
 
 def _withdrawn(name: str) -> str:
@@ -253,8 +253,8 @@ def _withdraw(given: Settings, name: str) -> tuple[str, ...]:
     if given.remote:
         text = f"{settings.without_password(given.broker_url)} is a gateway: set MUTIRAO_BROKER_URL to its Redis"
         raise errors.InvalidRequest(text, reason="a gateway's URL")
-    with contextlib.closing(Redis(given)) as redis:
-        return redis.run(Core(given, check=False).withdraw([name]))[0]
+    with contextlib.closing(RedisDriver(given)) as redis:
+        return redis.run(RedisBackend(given, check=False).withdraw([name]))[0]
 
 
 def _row(info: ModelInfo) -> tuple[str, ...]:
@@ -292,7 +292,7 @@ def _print_settings(repository: Repository, info: ModelInfo) -> None:
         "folder": str(repository.root / info.name),
     }
     for key, value in lines.items():
-        output.console.print(f"{key:<8} {value}", markup=False)
+        console.console.print(f"{key:<8} {value}", markup=False)
 
 
 def _batches(found: Manifest) -> str:
@@ -302,12 +302,12 @@ def _batches(found: Manifest) -> str:
 
 
 def _print_signature(signature: Signature) -> None:
-    output.table(("input", "datatype", "shape", "may be missing"), [_input(spec) for spec in signature.inputs])
+    console.table(("input", "datatype", "shape", "may be missing"), [_input(spec) for spec in signature.inputs])
     rows = [
         (*_spec(spec), "yes" if isinstance(spec, OutputSpec) and spec.default else "on request")
         for spec in signature.outputs
     ]
-    output.table(("output", "datatype", "shape", "default"), rows)
+    console.table(("output", "datatype", "shape", "default"), rows)
 
 
 def _input(spec: InputSpec) -> tuple[str, ...]:
@@ -330,10 +330,10 @@ def _document(info: ModelInfo) -> dict[str, Any]:
 
 def _print_findings(found: dict[str, list[Finding]], repository: Repository) -> None:
     if not found:
-        output.note(f"no models in {repository.root}: add one with mutirao models add NAME FILE")
+        console.note(f"no models in {repository.root}: add one with mutirao models add NAME FILE")
     for name, findings in found.items():
         failed = any(not finding.note for finding in findings)
-        output.console.print(f"[bold]{name}[/]  " + ("[red]unavailable[/]" if failed else "[green]ok[/]"))
+        console.console.print(f"[bold]{name}[/]  " + ("[red]unavailable[/]" if failed else "[green]ok[/]"))
         for finding in findings:
             version = f"version {finding.version}: " if finding.version else ""
-            output.console.print(f"  {'note: ' if finding.note else ''}{version}{finding.text}", markup=False)
+            console.console.print(f"  {'note: ' if finding.note else ''}{version}{finding.text}", markup=False)

@@ -16,11 +16,11 @@ import click
 import msgspec
 import psutil
 
-from mutirao import errors, queues, settings
-from mutirao.broker.redis import Redis
-from mutirao.cli import output
+from mutirao import errors, keyspace, settings
+from mutirao.cli import console
 from mutirao.cli.options import broker
-from mutirao.core import Core
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.redisdb.drivers import RedisDriver
 from mutirao.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def free_name(given: Settings) -> str:
     host = socket.gethostname()
     try:
         with contextlib.closing(
-            Redis(msgspec.structs.replace(given, timeout_s=min(given.timeout_s, NAMING_S)))
+            RedisDriver(msgspec.structs.replace(given, timeout_s=min(given.timeout_s, NAMING_S)))
         ) as redis:
-            workers = redis.run(Core(given, check=False).catalog()).workers
+            workers = redis.run(RedisBackend(given, check=False).catalog()).workers
     except errors.MutiraoError:
         return ""
     # The identity begins with the name in Celery; a worker that was killed lives on paper until its lease lapses.
@@ -109,9 +109,9 @@ def worker(
     if pool == "prefork":
         _share_memory()
     if repository is not None:
-        output.note("--repository is called --models now")
+        console.note("--repository is called --models now")
     if only is None and models is not None and _names(models, settings.load(models=repository).models):
-        output.note(f"--models is the repository's folder now: for models by name, write --only {models}")
+        console.note(f"--models is the repository's folder now: for models by name, write --only {models}")
         models, only = None, models
     given = settings.load(
         broker_url=broker_url,
@@ -127,7 +127,7 @@ def worker(
     app.conf.worker_send_task_events = events
     argv = ["--quiet", "worker", f"--loglevel={loglevel}", f"--pool={pool}"]
     argv += [f"--concurrency={concurrency}"] if concurrency else []
-    argv += [f"--queues={','.join(queues.queue(model.strip()) for model in only.split(','))}"] if only else []
+    argv += [f"--queues={','.join(keyspace.queue(model.strip()) for model in only.split(','))}"] if only else []
     argv += [f"--hostname={name}"] if name else []
     run(app, argv)
 

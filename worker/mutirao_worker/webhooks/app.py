@@ -8,14 +8,14 @@ from typing import Any
 from celery import Celery, Task, signals
 from kombu import Exchange, Queue
 
-from mutirao import address, queues
-from mutirao.gateway import views
+from mutirao import keyspace, urls
+from mutirao.gateway.responses import presenters
 from mutirao.settings import Settings
-from mutirao_worker import reconnection, transport
-from mutirao_worker.webhooks.courier import Courier
-from mutirao_worker.webhooks.lanes import Lanes
+from mutirao_worker.celery_adapter import reconnection, transport
+from mutirao_worker.webhooks.consumer import HEADER, WebhookConsumer
+from mutirao_worker.webhooks.delivery import Deliverer
+from mutirao_worker.webhooks.host_limits import HostLimiter
 from mutirao_worker.webhooks.outbox import Delivery, Outbox
-from mutirao_worker.webhooks.taking import HEADER, Taker
 
 CONSUMER = f"{reconnection.__name__}:Consumer"
 
@@ -31,25 +31,25 @@ def make(given: Settings, threads: int, name: str) -> Celery:
     Raises:
         SettingsError: the hosts or the secret cannot be used.
     """
-    transport.channel.install(engine=True)
+    transport.install(engine=True)
     for name_of in ("celery.app.trace", "celery.worker.strategy"):  # the courier's line says it all
         logging.getLogger(name_of).setLevel(logging.WARNING)
-    app = Celery("mutirao-webhooks", broker=address.read(given.result_url).url, backend="disabled://")
+    app = Celery("mutirao-webhooks", broker=urls.parse(given.result_url).url, backend="disabled://")
     app.outbox = Outbox(given)
-    app.courier = Courier(given, app.outbox, Lanes(threads), worker=name, describe=views.job)
+    app.courier = Deliverer(given, app.outbox, HostLimiter(threads), worker=name, describe=presenters.job)
     app.conf.update(
         accept_content=["json"],
-        broker_transport_options={**transport.channel.options(given), "priority_steps": [0]},
+        broker_transport_options={**transport.options(given), "priority_steps": [0]},
         event_serializer="json",
         task_ignore_result=True,
         # What is taken is acknowledged by the script that ends it.
-        task_queues=[Queue(queues.WEBHOOKS, Exchange("", type="direct"), routing_key=queues.WEBHOOKS, no_ack=True)],
+        task_queues=[Queue(keyspace.WEBHOOKS, Exchange("", type="direct"), routing_key=keyspace.WEBHOOKS, no_ack=True)],
         task_serializer="json",
         worker_consumer=CONSUMER,
         worker_send_task_events=True,
     )
-    app.steps["consumer"].add(Taker)
-    app.task(name=queues.WEBHOOK_TASK, bind=True)(deliver)
+    app.steps["consumer"].add(WebhookConsumer)
+    app.task(name=keyspace.WEBHOOK_TASK, bind=True)(deliver)
     signals.task_revoked.connect(_revoked)
     return app
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import msgspec
 
-from mutirao import queues
-from mutirao.broker import redis as broker
-from mutirao.broker.server import connect
-from mutirao.messages import JobRecord
+from mutirao import keyspace
+from mutirao.redisdb import drivers as broker
+from mutirao.redisdb.connection import connect
+from mutirao.redisdb.scripts import SCRIPTS
 from mutirao.settings import Settings
-from mutirao_worker import commit
+from mutirao.wire.messages import JobRecord
+from mutirao_worker.engine import commit
 
 REASON = "webhook undelivered"
 
@@ -49,8 +49,7 @@ class Outbox:
         self._renewed_at = 0.0
         self._client = connect(settings.result_url, settings, **broker.options(settings))
         self._take, self._end = (
-            self._client.register_script(files(__package__).joinpath(f"{name}.lua").read_text())
-            for name in ("take", "end")
+            self._client.register_script(SCRIPTS[name]) for name in ("webhook_take", "webhook_settle")
         )
 
     def take(self, room: int) -> list[bytes]:
@@ -64,7 +63,7 @@ class Outbox:
             return []
         with self._lock:
             held = tuple(self.held) if due else ()
-        found: Any = self._take(keys=(queues.WEBHOOKS, queues.WEBHOOKS_HELD), args=(room, self._lease_s, *held))
+        found: Any = self._take(keys=(keyspace.WEBHOOKS, keyspace.WEBHOOKS_HELD), args=(room, self._lease_s, *held))
         if due:
             self._renewed_at = time.monotonic()
         with self._lock:
@@ -78,7 +77,7 @@ class Outbox:
         Raises:
             redis.RedisError: Redis did not answer.
         """
-        raw: Any = self._client.get(queues.record_key(job_id))
+        raw: Any = self._client.get(keyspace.record_key(job_id))
         return msgspec.json.decode(raw, type=JobRecord) if raw else None
 
     def done(self, envelope: bytes) -> None:
@@ -107,7 +106,7 @@ class Outbox:
         id = f"webhook-{delivery.job_id}"
         letter = commit.letter(
             id,
-            queues.WEBHOOKS,
+            keyspace.WEBHOOKS,
             tried(delivery.envelope, 0),
             reason=REASON,
             message=why,
@@ -129,8 +128,8 @@ class Outbox:
 
     def _ended(self, envelope: bytes, later: bytes, wait_s: float, letter_id: str, letter: bytes) -> None:
         self.forget(envelope)  # first, or the hold would be renewed on what waits for another time
-        keys: Sequence[str] = (queues.WEBHOOKS_HELD, queues.DEAD_INDEX)
-        self._end(keys=keys, args=(envelope, later, wait_s, letter_id, letter, queues.DEAD_MAX, queues.DEAD))
+        keys: Sequence[str] = (keyspace.WEBHOOKS_HELD, keyspace.DEAD_INDEX)
+        self._end(keys=keys, args=(envelope, later, wait_s, letter_id, letter, keyspace.DEAD_MAX, keyspace.DEAD))
 
 
 def tried(envelope: bytes, tries: int) -> bytes:

@@ -1,0 +1,213 @@
+"""RabbitMQ: messages are published through kombu, each confirmed by the broker.
+
+What a Redis does in one step takes three here: look how much waits, publish, hear what was accepted. So a call is not queued as
+a whole or not at all: what the broker has not confirmed counts as not queued, and who calls takes its records back.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import os
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mutirao import errors
+from mutirao.settings import Settings, without_password
+from mutirao.single_flight import Lock
+from mutirao.urls import scrubbed
+
+# Messages that are on their way at once, before the broker's word on the first of them is waited for.
+WINDOW = 500
+
+
+class Published(NamedTuple):
+    """What became of a call's messages.
+
+    Attributes:
+        depth: how many waited in the queue before, as far as the broker says: those that workers hold are not among them.
+        accepted: the places of those that the broker has confirmed.
+        error: why the others are not; None where there are none.
+    """
+
+    depth: int
+    accepted: frozenset[int]
+    error: errors.BrokerUnavailable | None = None
+
+
+class Publisher:
+    """One connection, opened when it is first needed; threads take turns at it, and a fork opens its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings.
+
+        Raises:
+            SettingsError: kombu is not installed.
+        """
+        self._settings = settings
+        self._kombu = _kombu(settings)
+        self._lock = Lock()
+        self._line: _ConfirmChannel | None = None
+
+    def publish(self, queue: str, limit: int, envelopes: Sequence[bytes]) -> Published:
+        """Publish messages to a queue, in order; none of them where more than `limit` would wait.
+
+        Raises:
+            BrokerUnavailable: the broker cannot be reached, or refuses the queue; nothing is published.
+        """
+        with self._lock:
+            depth = self._depth(queue)
+            if depth + len(envelopes) > limit:
+                return Published(depth, frozenset())
+            assert self._line is not None
+            try:
+                self._line.send(queue, envelopes)
+            except self._line.errors as exc:
+                accepted = self._line.accepted()
+                self._drop()
+                return Published(depth, accepted, self._unavailable(exc))
+            accepted = self._line.accepted()
+            refused = len(accepted) < len(envelopes)
+            return Published(depth, accepted, self._unavailable("it refused messages") if refused else None)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._drop()
+
+    def _depth(self, queue: str) -> int:
+        """Declare a queue as workers do; a connection that broke while nobody used it is opened again."""
+        if self._line is not None and self._line.pid != os.getpid():
+            self._line = None  # it is the parent's
+        kept = self._line is not None
+        while True:
+            try:
+                if self._line is None:
+                    self._line = _ConfirmChannel(self._kombu, self._settings)
+                    # A client that nobody closes ends with the process, or with its last reference, without a word.
+                    weakref.finalize(self, self._line.close)
+                return self._line.declare(queue)
+            except _errors(self._kombu) as exc:
+                self._drop()
+                if not kept:
+                    raise self._unavailable(exc) from exc
+                kept = False
+
+    def _drop(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+    def _unavailable(self, reason: Exception | str) -> errors.BrokerUnavailable:
+        url = without_password(self._settings.broker_url)
+        said = " ".join(scrubbed(str(reason), self._settings.broker_url).split()) or type(reason).__name__
+        return errors.BrokerUnavailable(f"the broker at {url} is unavailable: {said}; is it running?", url=url)
+
+
+class _ConfirmChannel:
+    """A connection and its one channel, on which the broker confirms what it has accepted."""
+
+    def __init__(self, kombu: Any, settings: Settings) -> None:
+        self.pid = os.getpid()
+        self.errors = _errors(kombu)
+        self._timeout_s = settings.timeout_s
+        self._connection = kombu.Connection(
+            settings.broker_url,
+            connect_timeout=settings.timeout_s,
+            transport_options={"read_timeout": settings.timeout_s, "write_timeout": settings.timeout_s},
+        )
+        self._exchange = kombu.Exchange("", type="direct")
+        self._queue = kombu.Queue
+        try:
+            self._channel = self._connection.channel()
+            self._channel.confirm_select()
+        except self.errors:
+            self.close()
+            raise
+        self._channel.events["basic_ack"].add(self._acked)
+        self._channel.events["basic_nack"].add(self._nacked)
+        self._sent = 0
+        self._first = 1
+        self._waiting: dict[int, None] = {}
+        self._refused: set[int] = set()
+
+    def declare(self, queue: str) -> int:
+        """Declare a queue; return how many messages wait in it."""
+        declared = self._queue(queue, exchange=self._exchange, routing_key=queue, channel=self._channel).queue_declare()
+        return int(declared.message_count)
+
+    def send(self, queue: str, envelopes: Sequence[bytes]) -> None:
+        """Publish messages, and wait for the broker's word on each."""
+        self._first = self._sent + 1
+        self._waiting, self._refused = dict.fromkeys(range(self._first, self._first + len(envelopes))), set()
+        for envelope in envelopes:
+            self._channel.basic_publish(self._message(envelope), exchange="", routing_key=queue)
+            self._sent += 1
+            if self._sent - next(iter(self._waiting), self._sent) >= WINDOW:
+                self._connection.drain_events(timeout=self._timeout_s)
+        while self._waiting:
+            self._connection.drain_events(timeout=self._timeout_s)
+
+    def accepted(self) -> frozenset[int]:
+        """Tell the places of the last call's messages that were confirmed."""
+        tags = range(self._first, self._sent + 1)
+        return frozenset(tag - self._first for tag in tags if tag not in self._waiting and tag not in self._refused)
+
+    def close(self) -> None:
+        """Close, whatever state it is in; a fork leaves it to its parent. May be called again."""
+        if self.pid != os.getpid():
+            return
+        try:
+            self._connection.close()
+        except self.errors:
+            self._connection.collect()
+
+    def _message(self, envelope: bytes) -> Any:
+        given = msgspec.json.decode(envelope)
+        properties = {"correlation_id": given["headers"]["id"], "delivery_mode": 2}
+        return self._channel.prepare_message(
+            base64.b64decode(given["body"]),
+            content_type=given["content-type"],
+            content_encoding=given["content-encoding"],
+            headers=given["headers"],
+            properties=properties,
+        )
+
+    def _acked(self, tag: int, multiple: bool) -> None:
+        for each in self._told(tag, multiple):
+            self._waiting.pop(each, None)
+
+    def _nacked(self, tag: int, multiple: bool) -> None:
+        for each in self._told(tag, multiple):
+            self._waiting.pop(each, None)
+            self._refused.add(each)
+
+    def _told(self, tag: int, multiple: bool) -> list[int]:
+        return list(itertools.takewhile(lambda each: each <= tag, self._waiting)) if multiple else [tag]
+
+
+def _errors(kombu: Any) -> tuple[type[Exception], ...]:
+    return (kombu.exceptions.KombuError, *_amqp_errors(), OSError)
+
+
+def _amqp_errors() -> tuple[type[Exception], ...]:
+    from amqp.exceptions import AMQPError  # noqa: PLC0415 - comes with kombu, which only some have
+
+    return (AMQPError,)
+
+
+def _kombu(settings: Settings) -> Any:
+    try:
+        import kombu  # noqa: PLC0415 - only some have it, and it takes a while
+        import kombu.exceptions  # noqa: PLC0415
+    except ImportError as exc:
+        shown = without_password(settings.broker_url)
+        raise errors.SettingsError(
+            f"MUTIRAO_BROKER_URL is {shown!r}: kombu, which speaks with it, is not installed: pip install '.[celery]' in the folder of mutirão's source",
+            key="MUTIRAO_BROKER_URL",
+            value=shown,
+        ) from exc
+    return kombu

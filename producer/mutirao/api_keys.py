@@ -1,0 +1,257 @@
+"""API keys: who may ask the gateway for what, and how much; Redis keeps of each only the hash of its secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import msgspec
+
+from mutirao import errors, keyspace
+from mutirao.redisdb.drivers import Command, Database, Operation
+from mutirao.settings import Settings
+
+Verb = Literal["predict", "read", "cancel", "operate"]
+
+# What a key may do that names no scopes.
+SCOPES = ("predict:*", "read:*", "cancel:*")
+# A full look at the jobs of a key reads so many records at once.
+IN_FLIGHT_MAX = 10_000
+RATE_MAX = 100_000.0
+NOTE_MAX = 200
+
+_TOKEN = re.compile(r"mutirao_([0-9a-f]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
+
+
+class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a key may ask for.
+
+    Attributes:
+        rate_per_s: requests a second in the long run; None for as many as come.
+        burst: how many of them at once.
+        in_flight: jobs that have not ended; None for any number.
+    """
+
+    rate_per_s: float | None = None
+    burst: int = 1
+    in_flight: int | None = None
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An API key as Redis keeps it. Times are seconds since the epoch by Redis's clock.
+
+    Attributes:
+        id: its public half: 12 hexadecimal digits.
+        digest: SHA-256 of its secret half. The secret is 32 random bytes, which no search finds, so no slow hash is called for.
+        tenant: whose key it is: jobs belong to tenants, not to keys.
+        scopes: what it allows, each verb:model, where either may be *.
+        rate_per_s: see `Limits`.
+        burst: see `Limits`.
+        in_flight: see `Limits`.
+        revoked_at: since when it is refused; None for a good one.
+        note: what a person wrote beside it.
+    """
+
+    id: str
+    digest: str
+    tenant: str
+    scopes: tuple[str, ...] = SCOPES
+    rate_per_s: float | None = None
+    burst: int = 1
+    in_flight: int | None = None
+    created_at: float = 0.0
+    revoked_at: float | None = None
+    note: str = ""
+
+    @property
+    def limits(self) -> KeyLimits | None:
+        """Its limits; None where it has none, so that nobody has to ask Redis about it."""
+        if self.rate_per_s is None and self.in_flight is None:
+            return None
+        return KeyLimits(rate_per_s=self.rate_per_s, burst=self.burst, in_flight=self.in_flight)
+
+    def __repr__(self) -> str:
+        """Show what a log may hold."""
+        return f"Key(id={self.id!r}, tenant={self.tenant!r})"
+
+
+class AddedKey(NamedTuple):
+    """A new key, and its token: nobody can show that again."""
+
+    key: ApiKey
+    token: str
+
+
+# Whom unknown ids are compared with; no secret is known to have this digest.
+_NOBODY = ApiKey(id="", digest=secrets.token_hex(32), tenant="", scopes=())
+
+
+class ApiKeys:
+    """Operations on the keys, which are kept where results are."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings."""
+        self._side: Database = "results" if settings.split else "broker"
+
+    def add(
+        self, tenant: str, *, scopes: Sequence[str] = SCOPES, limits: KeyLimits | None = None, note: str = ""
+    ) -> Operation[AddedKey]:
+        """Make a key.
+
+        Raises:
+            InvalidRequest: the tenant's name, a scope or a limit cannot be used.
+        """
+        id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        key = ApiKey(
+            id=id,
+            digest=_digest(secret),
+            tenant=keyspace.tenant_name(tenant),
+            scopes=tuple(dict.fromkeys(map(scope, scopes))),
+            **msgspec.structs.asdict(_checked(limits or KeyLimits())),
+            created_at=(yield from self._now()),
+            note=_note(note),
+        )
+        yield Command(self._side, "HSET", (keyspace.KEYS,), (id, msgspec.json.encode(key)))
+        return AddedKey(key, f"mutirao_{id}_{secret}")
+
+    def all(self) -> Operation[dict[str, ApiKey]]:
+        """Read every key by its id, revoked ones too."""
+        found = yield Command(self._side, "HGETALL", (keyspace.KEYS,))
+        return {id.decode(): read(id.decode(), raw) for id, raw in found.items()}
+
+    def any(self) -> Operation[bool]:
+        """Whether there is any key, a revoked one too."""
+        return bool((yield Command(self._side, "EXISTS", (keyspace.KEYS,))))
+
+    def find(self, id: str) -> Operation[ApiKey]:
+        """Read one key, by its id or by its token: who finds a token somewhere may revoke it as it is.
+
+        Raises:
+            KeyNotFound: there is none.
+        """
+        id = _public(id)
+        raw = yield Command(self._side, "HGET", (keyspace.KEYS,), (id,))
+        if raw is None:
+            text = f"there is no API key {id!r}: mutirao keys list shows all there are, also revoked ones"
+            raise errors.KeyNotFound(text, id=id)
+        return read(id, raw)
+
+    def revoke(self, id: str) -> Operation[ApiKey]:
+        """Have a key refused from now on; it stays listed, and a revoked one stays as it is.
+
+        Raises:
+            KeyNotFound: there is none.
+        """
+        try:
+            key = yield from self.find(id)
+        except errors.KeyNotFound as exc:
+            if own := [
+                key.id for key in (yield from self.all()).values() if key.tenant == id and key.revoked_at is None
+            ]:
+                text = (
+                    f"there is no API key {id!r}: a key goes by its id, and those of tenant {id!r} are {', '.join(own)}"
+                )
+                raise errors.KeyNotFound(text, id=id) from exc
+            raise
+        if key.revoked_at is None:
+            key = msgspec.structs.replace(key, revoked_at=(yield from self._now()))
+            yield Command(self._side, "HSET", (keyspace.KEYS,), (key.id, msgspec.json.encode(key)))
+        return key
+
+    def clear(self) -> Operation[int]:
+        """Remove every key, where all of them are revoked; return how many there were.
+
+        Raises:
+            InvalidRequest: one is good, so callers have it.
+        """
+        found = yield from self.all()
+        if good := sorted(id for id, key in found.items() if key.revoked_at is None):
+            text = f"API key {good[0]!r} is good: revoke every key first, with mutirao keys revoke {' '.join(good)}"
+            raise errors.InvalidRequest(text, reason="good keys")
+        if found:
+            yield Command(self._side, "HDEL", (keyspace.KEYS,), tuple(found))
+        return len(found)
+
+    def _now(self) -> Operation[float]:
+        seconds, micros = yield Command(self._side, "TIME")
+        return int(seconds) + int(micros) / 1e6
+
+
+def refuses_all(found: Sequence[ApiKey]) -> str:
+    """Say what to do where there are keys and every one is revoked, so that a gateway lets nobody in; "" where that is not so."""
+    if not found or any(key.revoked_at is None for key in found):
+        return ""
+    return "every key is revoked, so the gateway lets nobody in: make one with mutirao keys add TENANT, or open it to this machine again with mutirao keys clear and a restart of the gateway"
+
+
+def find(known: Mapping[str, ApiKey], token: str) -> ApiKey | None:
+    """Find the key that a token is of, revoked or not; None where it is of none.
+
+    Whatever is wrong with the token, the same is done: one hash, one comparison that takes as long for any two digests.
+    """
+    match = _TOKEN.fullmatch(token)
+    id, secret = match.groups() if match else ("", token)
+    key = known.get(id, _NOBODY)
+    same = hmac.compare_digest(_digest(secret).encode(), key.digest.encode())
+    return key if same and key is not _NOBODY else None
+
+
+def allows(scopes: Sequence[str], verb: str, model: str = "") -> bool:
+    """Whether scopes allow a verb on a model; "" stands for the system as a whole, which only * covers."""
+    return not {f"{verb}:{model}", f"{verb}:*", f"*:{model}", "*:*"}.isdisjoint(scopes)
+
+
+def scope(text: str) -> str:
+    """Return the scope unchanged, or raise InvalidRequest: a scope that is misspelt would allow nothing, silently."""
+    verb, colon, model = text.partition(":")
+    if not colon or verb not in {"*", *get_args(Verb)}:
+        verbs = ", ".join(get_args(Verb))
+        raise errors.InvalidRequest(
+            f"scope {text!r} is not allowed: write verb:model, such as predict:iris or read:*; verbs are {verbs} and *",
+            reason="scope not allowed",
+        )
+    if model != "*":
+        keyspace.model_name(model)
+    return text
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+
+
+def read(id: str, raw: bytes) -> ApiKey:
+    """Read a key; one that cannot be read is there nevertheless, and refused."""
+    try:
+        return msgspec.json.decode(raw, type=ApiKey)
+    except msgspec.DecodeError:
+        return ApiKey(id=id, digest="", tenant="", scopes=(), revoked_at=0.0, note="cannot be read")
+
+
+def _checked(limits: KeyLimits) -> KeyLimits:
+    rate, burst, most = limits.rate_per_s, limits.burst, limits.in_flight
+    if rate is not None and not 0 < rate <= RATE_MAX:
+        raise _refused("rate_per_s", rate, f"it must be more than 0, and {RATE_MAX:,.0f} at most")
+    if burst < 1:
+        raise _refused("burst", burst, "it must be 1 or more")
+    if most is not None and not 1 <= most <= IN_FLIGHT_MAX:
+        raise _refused("in_flight", most, f"it must be 1 to {IN_FLIGHT_MAX:,}")
+    return limits
+
+
+def _note(text: str) -> str:
+    if len(text) > NOTE_MAX or not text.isprintable():
+        raise _refused("note", text[:20], f"it must be one line of {NOTE_MAX} characters at most")
+    return text
+
+
+def _refused(name: str, value: Any, rule: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(f"{name} {value!r} is not allowed: {rule}", reason=f"{name} not allowed")
+
+
+def _public(text: str) -> str:
+    """Return the id in a token, or in a part of one; nothing behind it may be shown."""
+    return text.removeprefix("mutirao_").partition("_")[0]

@@ -1,1 +1,0 @@
-"""How requests reach a queue and records are read."""

@@ -1,0 +1,147 @@
+"""How commands speak: tables for people, `--json` for scripts, errors as one line on stderr, and a named exit code."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from mutirao import errors, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    console: Console
+    stderr: Console
+
+# Where nobody looks, nothing is cut to a screen's width.
+ENDLESS = 100_000
+
+
+class Exit(enum.IntEnum):
+    """What the exit code says."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNAVAILABLE = 4
+    TIMEOUT = 5
+    INTERRUPTED = 130
+
+
+CODES: dict[type[errors.MutiraoError], Exit] = {
+    errors.ResultTimeout: Exit.TIMEOUT,
+    errors.JobNotFound: Exit.NOT_FOUND,
+    errors.KeyNotFound: Exit.NOT_FOUND,
+    errors.ModelNotFound: Exit.NOT_FOUND,
+    errors.BrokerUnavailable: Exit.UNAVAILABLE,
+    errors.ModelUnavailable: Exit.UNAVAILABLE,
+    errors.SettingsError: Exit.USAGE,
+    errors.InvalidRequest: Exit.USAGE,
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Make `console` and `stderr` when they are first written to: rich takes a fifth of the start of a small command."""
+    if name not in {"console", "stderr"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _console(stderr=name == "stderr")
+
+
+def terminal() -> bool:
+    """Whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def escape(text: str) -> str:
+    """Take text as it is, where rich would read markup."""
+    from rich.markup import escape  # noqa: PLC0415 - see __getattr__
+
+    return escape(text)
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON document on one line."""
+    sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
+
+
+_ID_WIDTH = 40
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table; cells are text, never markup. Into a pipe: a line for each row, tabs between its cells, the names first."""
+    if not terminal():
+        for row in (columns, *rows):
+            click.echo("\t".join(map(_cell, row)))
+        return
+    import rich.box  # noqa: PLC0415 - see __getattr__
+    from rich.table import Table  # noqa: PLC0415
+
+    shown = Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    rows = list(rows)
+    for at, column in enumerate(columns):
+        # An id is there to be copied: other columns give way to it.
+        whole = column == "id" and all(len(str(row[at])) <= _ID_WIDTH for row in rows)
+        shown.add_column(column, overflow="fold", no_wrap=whole)
+    for row in rows:
+        shown.add_row(*(escape(_cell(cell)) for cell in row))
+    _console(stderr=False).print(shown)
+
+
+def _cell(value: object) -> str:
+    return printable.escaped(" ".join(str(value).split()))
+
+
+def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) -> str:
+    """Lay text out for the screen's width, no word broken; one line where nobody looks.
+
+    Args:
+        text: one paragraph.
+        first: what the first line begins with.
+        rest: what further lines begin with.
+        err: for stderr, not for stdout.
+    """
+    if not (sys.stderr if err else sys.stdout).isatty():
+        return first + text
+    # One column is left free: a terminal may wrap a line that ends in its last one.
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, **options)
+
+
+def note(text: str) -> None:
+    """Say something beside the result, on stderr, so that pipes get the result alone."""
+    click.echo(wrapped(text, err=True), err=True)
+
+
+def fail(error: errors.MutiraoError) -> Exit:
+    """Print an error as one line on stderr, and choose the exit code."""
+    complain(str(error))
+    return exit_of(error)
+
+
+def complain(text: str) -> None:
+    """Print one line on stderr that says what is wrong; on a screen, as many as it takes."""
+    said = wrapped(" ".join(text.split()), "error: ", err=True)
+    click.echo(click.style("error:", fg="red", bold=True) + said.removeprefix("error:"), err=True)
+
+
+def exit_of(error: errors.MutiraoError) -> Exit:
+    """Choose the exit code for an error, by the first class of the table that it belongs to."""
+    return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.FAILED)
+
+
+@functools.cache
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console  # noqa: PLC0415 - see __getattr__
+
+    watched = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(highlight=False, soft_wrap=True, stderr=stderr, width=None if watched else ENDLESS)

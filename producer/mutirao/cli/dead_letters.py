@@ -1,0 +1,305 @@
+"""`mutirao dead`: the requests that could not be served."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from mutirao import errors, keyspace, settings
+from mutirao.cli import console, render_jobs, render_outputs
+from mutirao.cli.options import COMPLETION_S, Command, ModelName, as_json, broker
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.dead_letters import REASONS, DeadLetter, DeadLetters, check_version, missing
+from mutirao.redisdb.drivers import Operation, RedisDriver
+from mutirao.settings import Settings
+
+SHOWN = 100
+COMPLETED = 50
+
+T = TypeVar("T")
+
+
+class LetterId(click.ParamType[str]):
+    """A dead letter's id; completed with the newest."""
+
+    name = "ID"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        """Take it as it is."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Ask Redis, for a second at most; whoever presses TAB does not want to read an error."""
+        with (
+            contextlib.suppress(errors.MutiraoError),
+            _opened(ctx.params.get("broker_url"), timeout_s=COMPLETION_S) as box,
+        ):
+            newest = box.run(box.dead.ids())[::-1]
+            return [CompletionItem(id) for id in newest if id.startswith(incomplete)][:COMPLETED]
+        return []
+
+
+class Box:
+    """The dead letters of one Redis."""
+
+    def __init__(self, given: Settings) -> None:
+        self.settings = given
+        self.dead = DeadLetters(given)
+        self._redis = RedisDriver(given)
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation."""
+        return self._redis.run(operation)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def chosen(self, ids: Sequence[str], model: str | None, reason: str | None) -> list[DeadLetter]:
+        """Read the letters that are named; or, where none is, those that match, the oldest first."""
+        if not ids:
+            return self.run(self.dead.matching(self.run(self.dead.ids()), model, reason))
+        found = self.run(self.dead.letters(tuple(dict.fromkeys(ids))))
+        return [letter for letter in found if letter is not None]
+
+
+def _filters(command: Command) -> Command:
+    model = click.option("--model", type=ModelName(), metavar="MODEL", help="Only those of this model.")
+    reason = click.option("--reason", type=click.Choice(REASONS), help="Only those given up for this reason.")
+    return model(reason(command))
+
+
+def _selection(verb: str) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        ids = click.argument("ids", type=LetterId(), metavar="[ID...]", nargs=-1)
+        everything = click.option("--all", "everything", is_flag=True, help=f"{verb} all; or all that match.")
+        return ids(everything(_filters(command)))
+
+    return add
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: mutirao dead list")
+def dead() -> None:
+    """List, show, replay and purge what could not be served.
+
+    A request whose worker or process died too often, or that ran past its time limit, is kept here after its job has failed; so is a
+    message that was no request at all. Nothing leaves by itself, except the oldest of more than 100,000.
+    """
+
+
+@dead.command("list", epilog="Example: mutirao dead list --model iris --reason 'process died'")
+@_filters
+@click.option(
+    "--limit", type=click.IntRange(1), default=SHOWN, show_default=True, metavar="N", help="The newest N of them."
+)
+@broker
+@as_json
+def list_(model: str | None, reason: str | None, limit: int, broker_url: str | None, *, as_json: bool) -> None:
+    """List dead letters, the newest first."""
+    with _opened(broker_url) as box:
+        ids = box.run(box.dead.ids())[::-1]
+        found = box.run(box.dead.matching(ids, model, reason, limit + 1))
+    letters = found[:limit]
+    if as_json:
+        for letter in letters:
+            console.emit_json(_facts(letter))
+    elif letters:
+        console.table(("id", "model", "reason", "attempts", "worker", "when"), map(_row, letters))
+    else:
+        console.note("no dead letters" + (" match" if ids else ""))
+    if len(found) > limit and not as_json:
+        of = f" of {len(ids):,}" if model is None and reason is None else ""
+        console.note(f"the newest {limit:,}{of}: --limit N shows more")
+
+
+@dead.command(
+    short_help="Show one dead letter: why, when and where.",
+    epilog="Example: mutirao dead show 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11",
+)
+@click.argument("id", type=LetterId(), metavar="ID")
+@click.option("--payload", is_flag=True, help="Print the request's values too, which may be nobody's business.")
+@broker
+@as_json
+def show(id: str, broker_url: str | None, *, payload: bool, as_json: bool) -> None:
+    """Show one dead letter: why, when, where, how often it was tried, and its shape."""
+    with _opened(broker_url) as box:
+        letter = box.run(box.dead.find(id))
+        raw = box.run(box.dead.tensors(letter)) if payload else None
+    if as_json:
+        console.emit_json(_facts(letter) | (_payload(letter, raw) if payload else {}))
+        return
+    for label, text in _lines(letter):
+        click.echo(console.wrapped(text, f"{label:<9} ", " " * 10))
+    if payload:
+        _show_payload(letter, raw)
+
+
+@dead.command(epilog="Example: mutirao dead replay --all --model iris --to-version 2")
+@_selection("Replay")
+@click.option(
+    "--to-version",
+    metavar="V",
+    help="Only if V is the version that workers serve now: the one that has the mistake fixed.",
+)
+@broker
+@as_json
+def replay(
+    ids: tuple[str, ...],
+    model: str | None,
+    reason: str | None,
+    broker_url: str | None,
+    *,
+    everything: bool,
+    to_version: str | None,
+    as_json: bool,
+) -> int:
+    """Send dead letters again, under their own ids.
+
+    Each goes to the end of its queue with a new deadline, its job is queued again, and no earlier attempt counts. A letter that
+    cannot be sent says why on stderr and stays, the others are sent, and the exit code is 1; one that is not there gives 3.
+    """
+    _check_selection(ids, model, reason, everything=everything)
+    if everything and to_version is not None and model is None:
+        raise click.UsageError("--to-version is a version of one model: name it with --model.")
+    with _opened(broker_url) as box:
+        letters = box.chosen(ids, model, reason)
+        if to_version is not None and letters:
+            known = box.run(RedisBackend(box.settings, check=False).catalog())
+            check_version(letters, known, keyspace.version_name(to_version))
+        said = box.run(box.dead.replay(letters))
+    if not ids and not said:
+        console.note("no dead letters to replay")
+    codes = []
+    for id in dict.fromkeys(ids) if ids else said:
+        why = said.get(id, missing(id))
+        codes.append(_told(id, "replayed", why, as_json=as_json))
+    return next(filter(None, codes), console.Exit.OK)
+
+
+@dead.command(epilog="Example: mutirao dead purge --all --model iris --yes")
+@_selection("Remove")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask; --all does otherwise.")
+@broker
+@as_json
+def purge(
+    ids: tuple[str, ...],
+    model: str | None,
+    reason: str | None,
+    broker_url: str | None,
+    *,
+    everything: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Remove dead letters for good; their jobs' records stay."""
+    _check_selection(ids, model, reason, everything=everything)
+    with _opened(broker_url) as box:
+        chosen = list(dict.fromkeys(ids)) if ids else [letter.id for letter in box.chosen(ids, model, reason)]
+        if not chosen:
+            console.note("no dead letters to remove")
+        elif everything and not yes:
+            click.confirm(f"Remove {_counted(len(chosen))} for good?", abort=True, err=True)
+        removed = set(box.run(box.dead.purge(chosen)))
+    gone = ids or removed  # of those that were not named, one that somebody else removed is none of our business
+    codes = [
+        _told(id, "purged", None if id in removed else missing(id), as_json=as_json) for id in chosen if id in gone
+    ]
+    return next(filter(None, codes), console.Exit.OK)
+
+
+def _check_selection(ids: Sequence[str], model: str | None, reason: str | None, *, everything: bool) -> None:
+    if bool(ids) == everything:
+        raise click.UsageError("Name dead letters by their ids, or take --all; mutirao dead list shows them.")
+    if ids and (model is not None or reason is not None):
+        raise click.UsageError("--model and --reason choose among all: take --all with them, and no ids.")
+
+
+def _told(id: str, done: str, why: errors.MutiraoError | None, *, as_json: bool) -> console.Exit:
+    if as_json:
+        console.emit_json({"id": id, done: why is None})
+    elif why is None:
+        click.echo(f"{done} {id}")
+    return console.Exit.OK if why is None else console.fail(why)
+
+
+def _facts(letter: DeadLetter) -> dict[str, Any]:
+    """Make the flat JSON document of a letter, without any value of its request."""
+    queue, _, step = letter.queue.partition(keyspace.KOMBU_SEPARATOR)
+    return {
+        "id": letter.id,
+        "task_id": letter.task_id or None,
+        "model": letter.model or None,
+        "queue": queue,
+        "priority": _priority(step),
+        "reason": letter.reason,
+        "message": letter.message,
+        "at": letter.at,
+        "worker": letter.worker,
+        "attempts": letter.attempts,
+        "shape": letter.summary,
+        "bytes": len(letter.envelope),
+        "replayable": letter.replayable,
+    }
+
+
+def _priority(step: str) -> str | None:
+    return {str(number or ""): name for name, number in keyspace.STEPS.items()}.get(step)
+
+
+def _row(letter: DeadLetter) -> tuple[str, ...]:
+    when = render_jobs.moment(letter.at)
+    return letter.id, letter.model or "?", letter.reason, str(letter.attempts), letter.worker, when
+
+
+def _lines(letter: DeadLetter) -> Iterator[tuple[str, str]]:
+    facts = _facts(letter)
+    yield "letter", letter.id
+    if not letter.task_id:
+        yield "job", "none: the message has no id"
+    yield "model", letter.model or f"none: it came from the queue {facts['queue']}"
+    yield "reason", letter.reason
+    yield "message", letter.message
+    yield "given up", f"{render_jobs.moment(letter.at)}, by {letter.worker}"
+    yield "attempts", str(letter.attempts)
+    yield "priority", facts["priority"] or "none of ours"
+    yield "shape", letter.summary or f"unknown, {facts['bytes']} bytes in all"
+    if letter.beside:
+        yield "tensors", "beside it, kept for a week"
+    yield "replay", f"mutirao dead replay {letter.id}" if letter.replayable else "not possible: it is no request"
+
+
+def _show_payload(letter: DeadLetter, raw: bytes | None) -> None:
+    if letter.beside and raw is None:
+        console.note("its tensors, which lay beside it, are gone")
+        return
+    try:
+        inputs = letter.inputs(raw)
+    except errors.InvalidRequest:
+        click.echo(f"{'envelope':<9} {letter.envelope}")
+        return
+    render_outputs.show({name or "values": array for name, array in inputs.items()})
+
+
+def _payload(letter: DeadLetter, raw: bytes | None) -> dict[str, Any]:
+    try:
+        inputs = render_outputs.plain(letter.inputs(raw)) if raw is not None or not letter.beside else None
+    except errors.InvalidRequest:
+        inputs = None
+    return {"inputs": inputs, "envelope": letter.envelope, "envelope_base64": letter.envelope_base64}
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} dead letter{'' if count == 1 else 's'}"
+
+
+@contextlib.contextmanager
+def _opened(broker_url: str | None, **given: Any) -> Iterator[Box]:
+    box = Box(settings.load(broker_url=broker_url, **given))
+    try:
+        yield box
+    finally:
+        box.close()

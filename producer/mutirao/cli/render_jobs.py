@@ -1,0 +1,109 @@
+"""A job's record, for people and for scripts."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import click
+
+from mutirao.cli import console
+from mutirao.client.job import timings
+from mutirao.wire.messages import JobRecord
+
+
+def facts(record: JobRecord) -> dict[str, Any]:
+    """Make the flat JSON document of a record; times are seconds since the epoch by Redis's clock, null for what has not been."""
+    job, times = record.job, timings(record)
+    return {
+        "id": record.task_id,
+        "model": job.model,
+        "version": job.version or None,
+        "state": record.state,
+        "reason": reason(record),
+        "rows": job.rows,
+        "priority": job.priority,
+        "attempts": job.attempts,
+        "worker": job.worker or None,
+        "queued_at": times.queued_at,
+        "started_at": times.started_at,
+        "finished_at": times.finished_at,
+        "expires_at": job.expires_at,
+        "queued_s": times.queued_s,
+        "computed_s": times.computed_s,
+    }
+
+
+def reason(record: JobRecord) -> str | None:
+    """Say why a job ended without an answer; None where it did not."""
+    return str(record.error()) if record.done and record.status != "SUCCESS" else None
+
+
+def describe(record: JobRecord) -> None:
+    """Print everything about one job, a line each."""
+    for label, text in _lines(record):
+        click.echo(console.wrapped(text, f"{label:<9} ", " " * 10))
+
+
+def table(found: Iterable[JobRecord]) -> None:
+    """Print jobs, a line each."""
+    console.table(("id", "model", "state", "rows", "waited", "computed", "worker"), map(_row, found))
+
+
+def moment(at: float | None) -> str:
+    """Write a time as a person here reads it, by this machine's zone."""
+    if at is None:
+        return "?"
+    return f"{datetime.datetime.fromtimestamp(at).astimezone():%-d %b %Y %H:%M:%S}"
+
+
+def span(seconds: float | None) -> str:
+    """Write a length of time in the unit that suits it."""
+    if seconds is None:
+        return ""
+    return (
+        f"{seconds * 1000:.3g} ms"
+        if seconds < 1
+        else f"{seconds:.1f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+    )
+
+
+def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
+    job, times = record.job, timings(record)
+    yield "job", record.task_id
+    yield "model", " ".join(filter(None, (job.model or "?", job.version and f"version {job.version}")))
+    yield "state", record.state
+    if why := reason(record):
+        yield "reason", why
+    if job.rows:
+        yield "rows", str(job.rows)
+    yield "queued", moment(times.queued_at) + _priority(record)
+    if times.started_at:
+        yield (
+            "started",
+            f"{moment(times.started_at)}, after {span(times.queued_s)}, by {job.worker}{_again(job.attempts)}",
+        )
+    if times.finished_at:
+        yield (
+            "finished",
+            moment(times.finished_at) + (f", after {span(times.computed_s)}" if times.started_at else ""),
+        )
+    if not record.done and job.expires_at and not times.started_at:
+        yield "expires", moment(job.expires_at)
+
+
+def _row(record: JobRecord) -> tuple[str, ...]:
+    job, times = record.job, timings(record)
+    spans = (span(times.queued_s), span(times.computed_s))
+    return record.task_id, job.model, record.state, str(job.rows or ""), *spans, job.worker
+
+
+def _priority(record: JobRecord) -> str:
+    return f", priority {record.job.priority}" if record.job.priority not in {"", "normal"} else ""
+
+
+def _again(attempts: int) -> str:
+    return f", attempt {attempts}" if attempts > 1 else ""

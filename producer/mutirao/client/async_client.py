@@ -1,0 +1,181 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from mutirao import errors, settings
+from mutirao.client.backend import NOT_PICKLED, seconds
+from mutirao.client.backends import backend_for
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.event_loops import LoopClients
+from mutirao.client.job import AsyncJob, Origin
+from mutirao.client.result_listener import Completions, Waiter
+from mutirao.registry import ModelInfo, Registry
+from mutirao.wire.messages import JobRecord
+from mutirao.wire.tensors import Array
+
+
+class AsyncClient:
+    """Submits requests and awaits their results; the verbs are those of `Client`, which documents them.
+
+    Event loops may share one, in turn or at the same time: each has connections of its own, which end with it.
+    """
+
+    def __init__(self, broker_url: str | None = None, *, check: bool = True, **given: Any) -> None:
+        """Take the broker's URL and any other setting by name; nothing connects yet."""
+        self.settings = settings.load(broker_url=broker_url, **given)
+        self._loops = LoopClients(backend_for(self.settings), self.settings, check=check)
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled or copied: it holds connections."""
+        raise TypeError(NOT_PICKLED.format(type(self).__name__))
+
+    async def submit(
+        self,
+        model: str,
+        data: Any,
+        *,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        expires_s: float | None = None,
+        priority: str = "normal",
+    ) -> AsyncJob:
+        """Queue one request."""
+        ask = SubmitOptions(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
+        return (await self._submitted(ask, [data], None if id is None else [id]))[0]
+
+    async def submit_many(
+        self,
+        model: str,
+        many: Iterable[Any],
+        *,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+        expires_s: float | None = None,
+        priority: str = "normal",
+    ) -> list[AsyncJob]:
+        """Queue many requests in one round trip."""
+        ask = SubmitOptions(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
+        return await self._submitted(ask, many, ids, rows=True)
+
+    async def predict(self, model: str, data: Any, *, timeout: float | None = None, **asked: Any) -> dict[str, Array]:  # noqa: ASYNC109
+        """Submit one request and wait for its outputs."""
+        if timeout is not None:
+            seconds("timeout", timeout)
+        return await (await self.submit(model, data, **asked)).result(timeout)
+
+    def job(self, id: str) -> AsyncJob:
+        """Return the handle of a job submitted anywhere; nothing is read yet."""
+        return AsyncJob(self, id)
+
+    async def record(self, id: str) -> JobRecord:
+        """Read a job's record."""
+        here = self._loops.here()
+        return await here.driver.run(here.core.record(id))
+
+    async def cancel(self, id: str) -> bool:
+        """Cancel a job if it still waits; False where it runs or has ended."""
+        here = self._loops.here()
+        return await here.driver.run(here.core.cancel(id))
+
+    async def models(self) -> list[ModelInfo]:
+        """List the models that workers have announced."""
+        here = self._loops.here()
+        return list((await here.driver.run(here.core.announced())).models.values())
+
+    async def catalog(self) -> Registry:
+        """Read the models and the live workers."""
+        here = self._loops.here()
+        return await here.driver.run(here.core.catalog())
+
+    async def wait(self, job: AsyncJob, timeout: float | None = None) -> dict[str, Array]:  # noqa: ASYNC109
+        """Wait for a job's outputs; see `Job.result`."""
+        here = self._loops.here()
+        return await here.driver.run(here.core.outputs(await self.finished(job, timeout)))
+
+    async def finished(self, job: AsyncJob, timeout: float | None = None) -> JobRecord:  # noqa: ASYNC109
+        """Wait for a job's finished record, however it ended.
+
+        Raises:
+            ResultTimeout: the time passed; the job goes on.
+        """
+        if job.finished is None:
+            with self._waiting([job]) as ended:
+                try:
+                    async with asyncio.timeout(timeout if timeout is None else seconds("timeout", timeout)):
+                        ((_, found),) = await ended.get()
+                except TimeoutError:
+                    found = await self.record(job.id)
+            if isinstance(found, Exception):
+                raise found
+            if not found.done:
+                here = self._loops.here()
+                raise await here.driver.run(here.core.late(found, timeout))
+            job.finished = found
+        return job.finished
+
+    async def as_completed(self, jobs: Iterable[AsyncJob], timeout: float | None = None) -> AsyncIterator[AsyncJob]:  # noqa: ASYNC109
+        """Yield jobs in the order in which they end.
+
+        Raises:
+            ResultTimeout: the time passed before all had ended.
+        """
+        pending: dict[str, list[AsyncJob]] = {}
+        for job in jobs:
+            if job.finished is not None:
+                yield job
+            else:
+                pending.setdefault(job.id, []).append(job)
+        count, until = (
+            len(pending),
+            None if timeout is None else asyncio.get_running_loop().time() + seconds("timeout", timeout),
+        )
+        with self._waiting([same[0] for same in pending.values()]) as ended:
+            while pending:
+                try:
+                    async with asyncio.timeout_at(until):
+                        group = await ended.get()
+                except TimeoutError:
+                    text = f"{len(pending)} of {count} jobs had not ended after {timeout:g} s; they go on"
+                    raise errors.ResultTimeout(text) from None
+                for id, found in group:
+                    for job in pending.pop(id):
+                        yield job.told(found)
+
+    async def close(self) -> None:
+        """Stop waiting, and close every connection, on whatever loop."""
+        await self._loops.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Close it."""
+        await self.close()
+
+    async def _submitted(
+        self, ask: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool = False
+    ) -> list[AsyncJob]:
+        here = self._loops.here()
+        heard = here.waits.heard
+        made = await here.driver.run(here.core.submit(ask, many, ids, rows=rows))
+        origin = Origin(here.core.client, heard, time.monotonic() + made.expires_s)
+        return [AsyncJob(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
+
+    @contextlib.contextmanager
+    def _waiting(self, jobs: Sequence[AsyncJob]) -> Iterator[asyncio.Queue[Completions]]:
+        ended: asyncio.Queue[Completions] = asyncio.Queue()
+        wait, waits = Waiter(jobs, ended.put_nowait), self._loops.here().waits
+        waits.watch(wait)
+        try:
+            yield ended
+        finally:
+            waits.leave(wait)

@@ -1,0 +1,222 @@
+"""What clients do whatever the way to the system: check requests against the catalogue's latest copy, before they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from mutirao import errors, keyspace
+from mutirao.client import encoding
+from mutirao.client.encoding import SubmitOptions, ValidatedRequests
+from mutirao.registry import Registry
+from mutirao.settings import Settings
+from mutirao.single_flight import SharedCall
+from mutirao.wire import elements
+from mutirao.wire.messages import JobRecord
+from mutirao.wire.signature import Signature
+from mutirao.wire.tensors import Array
+
+CATALOG_AGE_S = 5.0
+_SECONDS_MAX = 1e9
+NOT_PICKLED = "a {} cannot be pickled, since it holds connections: make one in each process; a job is found there by its id, client.job(id)"
+
+T = TypeVar("T")
+Operation = Generator[Any, Any, T]
+
+
+class Submitted(NamedTuple):
+    """What became of a call: the id of each request, and the places of those not queued, since they were known already."""
+
+    ids: list[str]
+    known: frozenset[int]
+    expires_s: float
+
+
+def seconds(name: str, value: Any) -> float:
+    """Take a number of seconds, 0 or more.
+
+    Raises:
+        InvalidRequest: it is none, or more than any clock waits for.
+    """
+    if isinstance(value, timedelta):
+        raise errors.InvalidRequest(f"{name} is {value!r}: it must be a number of seconds, {value.total_seconds():g}")
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise errors.InvalidRequest(f"{name} is {elements.show(value)}: it must be a number of seconds")
+    if not 0 <= value < _SECONDS_MAX:
+        raise errors.InvalidRequest(
+            f"{name} is {value!r}: it must be a number of seconds, 0 or more, below {_SECONDS_MAX:g}"
+        )
+    return float(value)
+
+
+class Backend(ABC):
+    """The operations of one way: generators of the calls that its drivers run. What all ways share is here."""
+
+    def __init__(self, settings: Settings, *, check: bool) -> None:
+        """Take the settings; `check` says whether requests are held against the served models' signatures before they leave."""
+        self.settings = settings
+        self._check = check
+        self._catalog: Registry | None = None
+        self._read_at = float("-inf")
+
+    @property
+    @abstractmethod
+    def client(self) -> str:
+        """The name by which this process hears of the ends of its jobs."""
+
+    @abstractmethod
+    def submit(
+        self, ask: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+    ) -> Operation[Submitted]:
+        """Check, encode and queue requests, in one round trip.
+
+        Args:
+            ask: what is the same for each.
+            many: the data of each request.
+            ids: an id for each; made here where not given.
+            rows: each item is a row, so a flat one stands for one row.
+
+        Raises:
+            IdTaken, QueueFull: nothing of the call is queued.
+        """
+
+    @abstractmethod
+    def record(self, id: str) -> Operation[JobRecord]:
+        """Read a job's record.
+
+        Raises:
+            JobNotFound: no such job; ResultExpired where it is past the time for which results are kept.
+        """
+
+    @abstractmethod
+    def cancel(self, id: str) -> Operation[bool]:
+        """Cancel a job if it still waits; False where it runs or has ended.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+
+    @abstractmethod
+    def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
+        """Read a finished job's outputs.
+
+        Raises:
+            JobError: the job ended without a result; the class says how.
+        """
+
+    @abstractmethod
+    def catalog(self) -> Operation[Registry]:
+        """Read which models are served and which workers live."""
+
+    def late(self, record: JobRecord, timeout: float | None) -> Operation[errors.ResultTimeout]:
+        """Build the error for a job that has not ended in time, with the reason where there is one to see."""
+        why, model = "", record.job.model
+        if record.state == "queued" and model and not (yield from self.announced()).served(model):
+            why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
+        text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
+        return errors.ResultTimeout(text, id=record.task_id)
+
+    def announced(self) -> Operation[Registry]:
+        """Read which models are served, and by how many; the workers need not be told."""
+        return self.catalog()
+
+    def known(self, since: float | None = None) -> Operation[Registry]:
+        """Return the latest copy of what is announced; all who need a new one share a reading.
+
+        Args:
+            since: a copy is good whose reading began then, by the monotonic clock, or later; 5 s ago by default.
+        """
+        since = time.monotonic() - CATALOG_AGE_S if since is None else since
+        known = self._catalog
+        while known is None or self._read_at < since:  # a reading that is under way may have begun before that
+            yield SharedCall("announced", self.announced)
+            known = self._catalog
+        return known
+
+    def _learned(self, known: Registry, asked_at: float) -> Registry:
+        """Keep a copy, the reading of which began then."""
+        if asked_at > self._read_at:
+            self._catalog, self._read_at = known, asked_at
+        return known
+
+    def _prepared(
+        self, ask: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool
+    ) -> Operation[tuple[list[str], ValidatedRequests, float]]:
+        """Check a call's requests, and give each its id; find its deadline in seconds."""
+        if not hasattr(many, "__len__") and not isinstance(many, Iterable):
+            raise errors.InvalidRequest(f"submit_many takes a list of requests, got {type(many).__name__}")
+        many = many if hasattr(many, "__len__") else list(many)
+        _check_asked(ask)
+        keyspace.step(ask.priority)
+        if ask.tenant:
+            keyspace.tenant_name(ask.tenant)
+        expires_s = self._deadline(ask)
+        count = encoding.count(many)
+        if isinstance(ids, str):
+            raise errors.InvalidRequest(f"ids is {elements.show(ids)}: it must be a list of ids")
+        made = [keyspace.job_id(id) for id in ids] if ids is not None else keyspace.new_ids(count)
+        if len(made) != count:
+            raise errors.InvalidRequest(f"{len(made)} ids were given for {count} requests")
+        return made, (yield from self._bound(ask, many, rows=rows)), expires_s
+
+    def _deadline(self, ask: SubmitOptions) -> float:
+        expires_s = self.settings.expires_s if ask.expires_s is None else seconds("expires_s", ask.expires_s)
+        if not 0 < expires_s < _SECONDS_MAX:
+            raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
+        return expires_s
+
+    def _bound(self, ask: SubmitOptions, many: Any, *, rows: bool) -> Operation[ValidatedRequests]:
+        keyspace.model_name(ask.model)
+        if not self._check:
+            return encoding.bind(ask, None, many, rows=rows)
+        asked_at = time.monotonic()
+        try:
+            return _checked((yield from self.known()), ask, many, rows=rows)
+        except errors.MutiraoError:
+            if self._read_at >= asked_at:
+                raise
+        # The model may have been added or replaced since the copy was read.
+        return _checked((yield from self.known(asked_at)), ask, many, rows=rows)
+
+
+def _check_asked(ask: SubmitOptions) -> None:
+    """Refuse outputs that are not a list of names, and parameters that have none."""
+    outputs, parameters = ask.outputs, ask.parameters
+    if outputs is not None and not (
+        isinstance(outputs, Sequence)
+        and not isinstance(outputs, str)
+        and all(isinstance(each, str) for each in outputs)
+    ):
+        hint = f", [{outputs!r}]" if isinstance(outputs, str) else ""
+        raise errors.InvalidRequest(f"outputs is {outputs!r}: it must be a list of names{hint}", reason="outputs")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise errors.InvalidRequest(
+            f"parameters is {elements.show(parameters)}: it must be a dict", reason="parameters"
+        )
+    try:
+        msgspec.json.encode(parameters)
+    except (TypeError, ValueError) as exc:
+        raise errors.InvalidRequest(f"parameters cannot be written as JSON: {exc}", reason="parameters") from exc
+
+
+def _checked(known: Registry, ask: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
+    info = known.find(ask.model)
+    try:
+        return _bound_to(info.signature, ask, many, rows=rows)
+    except errors.InvalidRequest:
+        for other in info.variants:
+            with contextlib.suppress(errors.InvalidRequest):
+                return _bound_to(other, ask, many, rows=rows)
+        raise
+
+
+def _bound_to(takes: Signature, ask: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
+    takes.chosen(ask.outputs)
+    return encoding.bind(ask, takes, many, rows=rows)

@@ -1,0 +1,274 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from mutirao import errors, settings
+from mutirao.client.backend import NOT_PICKLED, Backend, seconds
+from mutirao.client.backends import BackendFactory, backend_for
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.job import Job, Origin
+from mutirao.client.result_listener import Completions, Waiter, cancel_all, closed
+from mutirao.registry import ModelInfo, Registry
+from mutirao.single_flight import Lock
+from mutirao.wire.messages import JobRecord
+from mutirao.wire.tensors import Array
+
+
+class Client:
+    """Submits requests and waits for their results. Threads may share one; a fork gets its own connections.
+
+    Args:
+        broker_url: Redis's URL, or a gateway's: http://host:8000; by default MUTIRAO_BROKER_URL, then the embedded system that
+            runs in this folder, then redis://127.0.0.1:6379/0.
+        check: hold each request against the signature that workers announced before it is queued. False lets a producer queue
+            before the first worker ever started; the worker then refuses what does not fit. A gateway always checks.
+        given: any other setting, by its name in `settings.Settings`; `api_key` is what a gateway knows the caller by.
+    """
+
+    def __init__(self, broker_url: str | None = None, *, check: bool = True, **given: Any) -> None:
+        """Read the settings; nothing connects yet."""
+        self.settings = settings.load(broker_url=broker_url, **given)
+        self._way = backend_for(self.settings)
+        self._core = self._way.operations(self.settings, check=check)
+        self._driver = self._way.driver(self.settings)
+        self._waiter: _Waiter | None = None
+        self._lock = Lock()
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled or copied: it holds connections."""
+        raise TypeError(NOT_PICKLED.format(type(self).__name__))
+
+    def submit(
+        self,
+        model: str,
+        data: Any,
+        *,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        expires_s: float | None = None,
+        priority: str = "normal",
+    ) -> Job:
+        """Queue one request.
+
+        Args:
+            model: the model's name.
+            data: rows: an array or nested list of shape (rows, features), a DataFrame, or a mapping of named arrays.
+            outputs: names of the wanted outputs; None, or no name, for the model's default ones.
+            parameters: V2 request parameters, handed to the runtime.
+            id: an id of the caller's own. The same id with the same content is the same job, and is queued once.
+            expires_s: deadline in seconds from now; a request not started by then is dropped and its job is expired.
+            priority: high, normal or low.
+
+        Raises:
+            ModelNotFound, ModelUnavailable: nobody serves the model.
+            SignatureMismatch, InvalidTensor, PayloadTooLarge, InvalidRequest: the request does not fit; nothing was queued.
+            IdTaken: the id belongs to a job with other content.
+            BrokerUnavailable: Redis, or the gateway, did not answer in time.
+        """
+        ask = SubmitOptions(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
+        return self._submitted(ask, [data], None if id is None else [id])[0]
+
+    def submit_many(
+        self,
+        model: str,
+        many: Iterable[Any],
+        *,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+        expires_s: float | None = None,
+        priority: str = "normal",
+    ) -> list[Job]:
+        """Queue many requests in one round trip, all of them or none.
+
+        Args:
+            model: the model's name.
+            many: the data of each request. Each row of a 2-d array or DataFrame, and each flat list, is a request of one row.
+            outputs: as `submit`.
+            parameters: as `submit`.
+            ids: an id for each request.
+            expires_s: as `submit`.
+            priority: as `submit`.
+
+        Raises:
+            As `submit`.
+        """
+        ask = SubmitOptions(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
+        return self._submitted(ask, many, ids, rows=True)
+
+    def predict(self, model: str, data: Any, *, timeout: float | None = None, **asked: Any) -> dict[str, Array]:
+        """Submit one request and wait for its outputs: `submit` and `Job.result` in one."""
+        if timeout is not None:
+            seconds("timeout", timeout)
+        return self.submit(model, data, **asked).result(timeout)
+
+    def job(self, id: str) -> Job:
+        """Return the handle of a job submitted anywhere; nothing is read yet."""
+        return Job(self, id)
+
+    def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
+        """Yield jobs in the order in which they end, however they end.
+
+        Raises:
+            ResultTimeout: the time passed before all had ended.
+        """
+        pending: dict[str, list[Job]] = {}
+        for job in jobs:
+            if job.finished is not None:
+                yield job
+            else:
+                pending.setdefault(job.id, []).append(job)
+        count, until = len(pending), None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+        with self._waiting([same[0] for same in pending.values()]) as ended:
+            while pending:
+                try:
+                    group = ended.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+                except queue.Empty:
+                    text = f"{len(pending)} of {count} jobs had not ended after {timeout:g} s; they go on"
+                    raise errors.ResultTimeout(text) from None
+                for id, found in group:
+                    for job in pending.pop(id):
+                        yield job.told(found)
+
+    def record(self, id: str) -> JobRecord:
+        """Read a job's record."""
+        return self._driver.run(self._core.record(id))
+
+    def cancel(self, id: str) -> bool:
+        """Cancel a job if it still waits; False where it runs or has ended."""
+        return self._driver.run(self._core.cancel(id))
+
+    def models(self) -> list[ModelInfo]:
+        """List the models that workers have announced, each with how many live workers serve it now."""
+        return list(self._driver.run(self._core.announced()).models.values())
+
+    def catalog(self) -> Registry:
+        """Read the models and the live workers."""
+        return self._driver.run(self._core.catalog())
+
+    def wait(self, job: Job, timeout: float | None = None) -> dict[str, Array]:
+        """Wait for a job's outputs; see `Job.result`."""
+        return self.outputs(self.finished(job, timeout))
+
+    def finished(self, job: Job, timeout: float | None = None) -> JobRecord:
+        """Wait for a job's finished record, however it ended.
+
+        Raises:
+            ResultTimeout: the time passed; the job goes on.
+        """
+        if job.finished is None:
+            with self._waiting([job]) as ended:
+                try:
+                    ((_, found),) = ended.get(
+                        timeout=timeout if timeout is None else max(0.0, seconds("timeout", timeout))
+                    )
+                except queue.Empty:
+                    found = self.record(job.id)
+            if isinstance(found, Exception):
+                raise found
+            if not found.done:
+                raise self._driver.run(self._core.late(found, timeout))
+            job.finished = found
+        return job.finished
+
+    def outputs(self, record: JobRecord) -> dict[str, Array]:
+        """Read the outputs of a finished record.
+
+        Raises:
+            JobError: the job ended without a result; the class says how.
+        """
+        return self._driver.run(self._core.outputs(record))
+
+    def close(self) -> None:
+        """Stop waiting, and close every connection."""
+        with self._lock:
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.close()
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close it."""
+        self.close()
+
+    def _submitted(self, ask: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[Job]:
+        waiter = self._waiter
+        heard = waiter.heard if waiter is not None and waiter.pid == os.getpid() else None
+        made = self._driver.run(self._core.submit(ask, many, ids, rows=rows))
+        origin = Origin(self._core.client, heard, time.monotonic() + made.expires_s)
+        return [Job(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
+
+    @contextlib.contextmanager
+    def _waiting(self, jobs: Sequence[Job]) -> Iterator[queue.SimpleQueue[Completions]]:
+        ended: queue.SimpleQueue[Completions] = queue.SimpleQueue()
+        waiter, wait = self._waits(), Waiter(jobs, ended.put)
+        waiter.watch(wait)
+        try:
+            yield ended
+        finally:
+            if wait.left > 0:  # the replies' thread is not woken for nothing
+                waiter.leave(wait)
+
+    def _waits(self) -> _Waiter:
+        with self._lock:
+            if self._waiter is None or self._waiter.pid != os.getpid():
+                self._waiter = _Waiter(self._way, self._core)
+                # A client that nobody closes ends with the process, or with its last reference, without a word.
+                weakref.finalize(self, self._waiter.close)
+            return self._waiter
+
+
+class _Waiter:
+    """What waits on an event loop, on a thread of its own: there is one way to wait."""
+
+    def __init__(self, way: BackendFactory, core: Backend) -> None:
+        self.pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mutirao-replies", daemon=True)
+        self._thread.start()
+        self._driver = way.async_driver(core.settings)
+        self._waits = way.waits(core, self._driver)
+
+    @property
+    def heard(self) -> object | None:
+        return self._waits.heard
+
+    def watch(self, wait: Waiter) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._waits.watch, wait)
+        except RuntimeError:  # the loop is closed
+            raise closed() from None
+
+    def leave(self, wait: Waiter) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._waits.leave, wait)
+
+    def close(self) -> None:
+        # Its thread did not follow into a fork; and the last reference may go anywhere, on that thread too.
+        if self.pid != os.getpid() or self._loop.is_closed() or threading.current_thread() is self._thread:
+            return
+        asyncio.run_coroutine_threadsafe(self._ended(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(asyncio.sleep(0))  # whoever began to wait in between is told
+        self._loop.close()
+
+    async def _ended(self) -> None:
+        await self._waits.close()
+        await self._driver.close()
+        await cancel_all({task for task in asyncio.all_tasks() if task is not asyncio.current_task()})

@@ -1,0 +1,115 @@
+"""What an asyncio client has on each event loop that uses it: operations, connections and waits, which end with the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+from mutirao.client.backend import Backend
+from mutirao.client.backends import AsyncDriver, BackendFactory, Waiters
+from mutirao.settings import Settings
+from mutirao.single_flight import Lock
+
+# Of the processes that this one was forked from: closing them here would close them there.
+_OF_PARENTS: list[LoopClient] = []
+
+
+class LoopClient:
+    """What is used on one event loop.
+
+    Attributes:
+        core: the operations; by their name of the process workers answer this loop alone.
+        driver: runs them.
+        waits: tells how jobs ended.
+    """
+
+    def __init__(self, way: BackendFactory, settings: Settings, *, check: bool) -> None:
+        """Connect nothing yet; any event loop may be the first to use it."""
+        self.core: Backend = way.operations(settings, check=check)
+        self.driver: AsyncDriver = way.async_driver(settings)
+        self.waits: Waiters = way.waits(self.core, self.driver)
+        self.process = os.getpid()
+        self._keeper: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing has ended it."""
+        return self.process == os.getpid() and (self._keeper is None or not self._keeper.done())
+
+    def begin(self) -> None:
+        """Belong to the running event loop: when its tasks are cancelled at its end, the connections are closed."""
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="mutirao-connections")
+
+    async def close(self) -> None:
+        """End it, on its own loop."""
+        self._over.set()
+        if self._keeper is None:
+            await self._closed()
+        elif not self._keeper.done():
+            await asyncio.wait([self._keeper])
+
+    async def _keep(self) -> None:
+        try:
+            await self._over.wait()
+        finally:
+            await self._closed()
+
+    async def _closed(self) -> None:
+        await self.waits.close()
+        await self.driver.close()
+
+
+class LoopClients:
+    """The parts of one client, by event loop. Threads with a loop each may use it at the same time."""
+
+    def __init__(self, way: BackendFactory, settings: Settings, *, check: bool) -> None:
+        """Make the part of the first loop.
+
+        Raises:
+            SettingsError: a package that the broker needs is not installed.
+        """
+        self._make: Any = lambda: LoopClient(way, settings, check=check)
+        self._timeout_s = settings.timeout_s
+        self._first: LoopClient | None = self._make()
+        self._parts: dict[asyncio.AbstractEventLoop, LoopClient] = {}
+        self._lock = Lock()
+
+    def here(self) -> LoopClient:
+        """Find the running loop's part; made anew where it was closed."""
+        part = self._parts.get(asyncio.get_running_loop())
+        return part if part is not None and part.usable else self._begun()
+
+    async def close(self) -> None:
+        """Close all of them, each on its own loop; what calls later connects anew."""
+        with self._lock:
+            parts, self._parts = self._parts, {}
+            first, self._first = self._first, None
+        if first is not None:
+            await first.close()
+        here = asyncio.get_running_loop()
+        for loop, part in parts.items():
+            if part.process != os.getpid():
+                _OF_PARENTS.append(part)
+            elif loop is here:
+                await part.close()
+            elif loop.is_running():
+                closing = asyncio.run_coroutine_threadsafe(part.close(), loop)
+                with contextlib.suppress(TimeoutError):  # the loop may be ending too, and close it by itself
+                    await asyncio.wait_for(asyncio.wrap_future(closing), self._timeout_s)
+
+    def _begun(self) -> LoopClient:
+        with self._lock:
+            left = {loop: part for loop, part in self._parts.items() if part.process != os.getpid()}
+            _OF_PARENTS.extend(left.values())
+            self._parts = {
+                loop: part for loop, part in self._parts.items() if loop not in left and not loop.is_closed()
+            }
+            part, self._first = self._first, None
+            if part is None or not part.usable:
+                part = self._make()
+            part.begin()
+            self._parts[asyncio.get_running_loop()] = part
+            return part

@@ -1,0 +1,10 @@
+"""A gateway over HTTP: the second way to the system."""
+
+from mutirao.client.backends import BackendFactory
+from mutirao.client.http_backend.backend import HttpBackend
+from mutirao.client.http_backend.long_poll import LongPoller
+from mutirao.client.http_backend.transport import AsyncHttpTransport, HttpTransport
+
+__all__ = ["HTTP"]
+
+HTTP = BackendFactory(HttpBackend, HttpTransport, AsyncHttpTransport, LongPoller)

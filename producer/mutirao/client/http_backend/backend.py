@@ -1,0 +1,154 @@
+"""What clients do with a gateway, written once: operations that the blocking and the asyncio client both run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from mutirao import errors, keyspace
+from mutirao.client.backend import Backend, Submitted
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.http_backend import submit_body
+from mutirao.client.http_backend.exchange import BINARY, HEADER_LENGTH, JSON, HttpCall, Operation, T, unavailable
+from mutirao.client.http_backend.job_view import JobBody, JobEndings
+from mutirao.client.result_listener import Completions
+from mutirao.registry import ModelInfo, Registry, WorkerInfo
+from mutirao.wire import binary_codec, tensors
+from mutirao.wire.messages import JobRecord, PredictResult
+from mutirao.wire.tensors import Array
+
+
+class _Models(msgspec.Struct, frozen=True):
+    models: tuple[ModelInfo, ...]
+
+
+class _Worker(msgspec.Struct, frozen=True):
+    """A worker as a gateway shows it."""
+
+    name: str
+    processes: int
+    models: dict[str, str]
+    memory_bytes: int = 0
+    cores: int = 0
+    started_at: float = 0.0
+    failing: dict[str, str] = {}
+
+    def info(self) -> WorkerInfo:
+        return WorkerInfo(pid=0, **msgspec.structs.asdict(self))
+
+
+class _Fleet(msgspec.Struct, frozen=True):
+    workers: tuple[_Worker, ...] | None = None
+
+
+class HttpBackend(Backend):
+    """The operations on a gateway."""
+
+    client = ""
+
+    def submit(
+        self, ask: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+    ) -> Operation[Submitted]:
+        """Check, encode and send requests; see `Operations.submit`."""
+        made, bound, expires_s = yield from self._prepared(ask, many, ids, rows=rows)
+        if made:
+            body, head = submit_body.encode(ask, bound, made, self.settings.max_request_bytes)
+            yield HttpCall(
+                "POST",
+                f"/v1/models/{quote(ask.model, safe='')}/jobs:batch",
+                {"priority": ask.priority, "expires_s": repr(float(expires_s))},
+                body,
+                {"content-type": BINARY, HEADER_LENGTH: str(head)},
+                wait_s=len(made) * QUEUED_EACH_S,
+            )
+        return Submitted(made, frozenset(), expires_s)
+
+    def record(self, id: str) -> Operation[JobRecord]:
+        """Read a job's record; see `Operations.record`."""
+        reply = yield HttpCall("GET", _job(id))
+        return self._read(reply.body, JobBody).record()
+
+    def ends(self, ids: Sequence[str], wait_s: float) -> Operation[Completions]:
+        """Read how those of the jobs ended that have; wait until at least one has, or the time has passed.
+
+        Args:
+            ids: of the jobs.
+            wait_s: the longest wait, in seconds.
+        """
+        asked = msgspec.json.encode({"ids": ids, "wait": wait_s, "results": True})
+        reply = yield HttpCall("POST", "/v1/jobs:wait", body=asked, headers=_JSON, wait_s=wait_s, polls=True)
+        told = self._read(reply.body, JobEndings)
+        found: Completions = [(view.id, view.record()) for view in told.jobs]
+        for id in told.missing:
+            try:
+                record = yield from self.record(id)
+            except errors.JobNotFound as exc:  # says which of the reasons it is
+                found.append((id, exc))
+            else:
+                found += [(id, record)] if record.done else []
+        return found
+
+    def cancel(self, id: str) -> Operation[bool]:
+        """Cancel a job if it still waits; see `Operations.cancel`."""
+        try:
+            yield HttpCall("DELETE", _job(id))
+        except errors.NotCancellable:
+            return False
+        return True
+
+    def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
+        """Read a finished job's outputs; see `Operations.outputs`."""
+        if record.status != "SUCCESS":
+            raise record.error()
+        result = record.result
+        inline = binary_codec.inline_outputs(result)
+        if inline is not None:
+            return inline
+        if bytes(result) == b"null":
+            reply = yield HttpCall("GET", f"{_job(record.task_id)}/result", headers={"accept": BINARY})
+            head = int(reply.headers.get(HEADER_LENGTH.lower(), len(reply.body)))
+            return _decoded(self._read(reply.body[:head], PredictResult), reply.body[head:])
+        return _decoded(record.response(), None)
+
+    def catalog(self) -> Operation[Registry]:
+        """Read which models are served and which workers live; workers are shown to those keys alone that may see them."""
+        asked_at = time.monotonic()
+        known = yield from self.announced()
+        try:
+            reply = yield HttpCall("GET", "/v1/fleet")
+        except errors.Forbidden:
+            return known
+        workers = self._read(reply.body, _Fleet).workers or ()
+        whole = msgspec.structs.replace(known, workers=tuple(worker.info() for worker in workers))
+        return self._learned(whole, asked_at)
+
+    def announced(self) -> Operation[Registry]:
+        """Read which models are served, and by how many workers."""
+        asked_at = time.monotonic()
+        reply = yield HttpCall("GET", "/v1/models")
+        models = self._read(reply.body, _Models).models
+        return self._learned(Registry(models={info.name: info for info in models}, workers=()), asked_at)
+
+    def _read(self, body: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            reason = f"its answer is not one that this version reads ({exc})"
+            raise unavailable(self.settings.broker_url, reason, "does the URL name a gateway?") from exc
+
+
+# So long a gateway may take for each request of a call, beside the time that any answer may take.
+QUEUED_EACH_S = 0.0003
+_JSON = {"content-type": JSON}
+
+
+def _job(id: str) -> str:
+    return f"/v1/jobs/{quote(keyspace.job_id(id), safe='')}"
+
+
+def _decoded(result: PredictResult, raw: bytes | None) -> dict[str, Array]:
+    return {tensor.name: tensors.decode(tensor) for tensor in binary_codec.unpack_result(result, raw).outputs}

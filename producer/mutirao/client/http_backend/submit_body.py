@@ -1,0 +1,84 @@
+"""The body of a submit: JSON for the structure, and behind it the raw tensors of all its requests, one after another."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from mutirao import errors
+from mutirao.client.encoding import RowBatch, SubmitOptions, ValidatedRequests
+from mutirao.wire import binary_codec, tensors
+from mutirao.wire.messages import RequestedOutput, Tensor
+from mutirao.wire.tensors import Array
+
+
+class SubmitBody(msgspec.Struct, frozen=True):
+    """The inputs of one request."""
+
+    inputs: tuple[Tensor, ...]
+
+
+class SubmitManyBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Requests of one model.
+
+    Attributes:
+        ids: an id for each.
+        inputs: tensors of which each row is a request; or
+        requests: each request's own tensors.
+        outputs: names of the outputs that each wants; the model's default ones where it is left out.
+        parameters: V2 request parameters of each.
+    """
+
+    ids: tuple[str, ...] = ()
+    inputs: tuple[Tensor, ...] | None = None
+    requests: tuple[SubmitBody, ...] | None = None
+    outputs: tuple[RequestedOutput, ...] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+def encode(ask: SubmitOptions, bound: ValidatedRequests, ids: Sequence[str], limit: int) -> tuple[bytes, int]:
+    """Write the body, and say how long its JSON is.
+
+    Args:
+        ask: what is the same for each.
+        bound: the requests' arrays.
+        ids: an id for each.
+        limit: of the body, in bytes.
+
+    Raises:
+        PayloadTooLarge: it is longer.
+    """
+    raws: list[bytes] = []
+    if isinstance(bound, RowBatch):
+        inputs, requests = _sized(bound.arrays, raws), None
+    else:
+        inputs, requests = None, tuple(SubmitBody(_sized(arrays, raws) or ()) for arrays in bound)
+    batch = SubmitManyBody(
+        ids=tuple(ids),
+        inputs=inputs,
+        requests=requests,
+        outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs else None,
+        parameters=dict(ask.parameters) if ask.parameters else None,
+    )
+    head = msgspec.json.encode(batch)
+    size = len(head) + sum(map(len, raws))
+    if size > limit:
+        text = f"the call is {size} bytes, the limit is {limit}: split it, or raise MUTIRAO_MAX_REQUEST_BYTES"
+        raise errors.PayloadTooLarge(text, limit=limit, size=size)
+    return b"".join(itertools.chain((head,), raws)), len(head)
+
+
+def _sized(arrays: Mapping[str, Array], raws: list[bytes]) -> tuple[Tensor, ...] | None:
+    """Take the raw bytes of arrays out, in order."""
+    found: list[Tensor] = []
+    for tensor in _raw(arrays.items()):
+        raws.append(tensor.data)
+        found.append(msgspec.structs.replace(tensor, data=None, parameters={binary_codec.SIZE: len(tensor.data)}))
+    return tuple(found)
+
+
+def _raw(named: Iterable[tuple[str, Array]]) -> Iterable[Tensor]:
+    return (tensors.encode(name, array, binary=True, nullable=True) for name, array in named)

@@ -1,0 +1,311 @@
+"""What clients do with Redis, written once: operations that the blocking and the asyncio client both run."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import math
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import redis
+
+from mutirao import errors, keyspace, registry
+from mutirao.amqp import Published
+from mutirao.client import encoding
+from mutirao.client.backend import Backend, Submitted
+from mutirao.client.encoding import EncodedGroup, Prepared, RequestEncoder, SubmitOptions
+from mutirao.redisdb.drivers import Command, Database, Operation
+from mutirao.registry import Registry
+from mutirao.settings import Settings
+from mutirao.wire import binary_codec, tensors
+from mutirao.wire.messages import JobRecord
+from mutirao.wire.tensors import Array
+
+READ_MAX = 1_000  # keys in one command
+# Where Redis is in time with fewer requests than this, it may be late with a call of more.
+MANY = 10_000
+
+
+class RedisBackend(Backend):
+    """The operations on Redis."""
+
+    def __init__(self, settings: Settings, *, check: bool) -> None:
+        """Take the settings; `check` says whether requests are held against the served models' signatures before they queue."""
+        super().__init__(settings, check=check)
+        self._ahead_s = 0.0  # of Redis's clock before ours
+        self._maker, self._process = _maker(settings), os.getpid()
+        self._results: Database = "results" if settings.split else "broker"
+        self._side: Database = "results" if settings.foreign else "broker"
+
+    @property
+    def client(self) -> str:
+        """The name by which workers answer this process; a fork has its own."""
+        return self._named().reply
+
+    def submit(
+        self, ask: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+    ) -> Operation[Submitted]:
+        """Check, encode and queue requests, in one round trip.
+
+        Args:
+            ask: what is the same for each.
+            many: the data of each request.
+            ids: an id for each; made here where not given.
+            rows: each item is a row, so a flat one stands for one row.
+
+        Raises:
+            IdTaken, QueueFull: nothing of the call is queued.
+        """
+        made, bound, expires_s = yield from self._prepared(ask, many, ids, rows=rows)
+        if not made:
+            return Submitted(made, frozenset(), expires_s)
+        runs = encoding.runs(ask, bound, made, self._named())
+        known = yield from self._queue(ask, made, runs, expires_s)
+        return Submitted(made, known, expires_s)
+
+    def encoded(self, ask: SubmitOptions, bound: Prepared, ids: Sequence[str]) -> list[EncodedGroup]:
+        """Encode checked requests for `queue`.
+
+        Raises:
+            PayloadTooLarge: one of them is, or all of them together are.
+        """
+        return encoding.runs(ask, bound, ids, self._named())
+
+    def queue(self, ask: SubmitOptions, ids: Sequence[str], runs: Sequence[EncodedGroup]) -> Operation[Submitted]:
+        """Queue encoded requests of one model, priority, deadline and tenant, in one round trip.
+
+        Raises:
+            IdTaken, QueueFull: nothing of the call is queued.
+        """
+        expires_s = self._deadline(ask)
+        known = yield from self._queue(ask, ids, runs, expires_s)
+        return Submitted(list(ids), known, expires_s)
+
+    def record(self, id: str) -> Operation[JobRecord]:
+        """Read a job's record; a queued one whose deadline has passed is ended by whoever looks at it.
+
+        Raises:
+            JobNotFound: no such job; ResultExpired where its id tells that it is past the time for which results are kept.
+        """
+        (record,) = yield from self.records([keyspace.recorded_id(id)])
+        if record is None:
+            raise self.missing(id)
+        if record.status == "QUEUED" and record.job.expires_at is not None and record.job.expires_at < self.now():
+            record = (yield from self.settle([id], "expired"))[0] or record
+        return record
+
+    def records(self, ids: Sequence[str]) -> Operation[list[JobRecord | None]]:
+        """Read many records in one round trip; None for each that is not there."""
+        raws = yield Command(self._results, "MGET", tuple(keyspace.record_key(id) for id in ids))
+        return [msgspec.json.decode(raw, type=JobRecord) if raw else None for raw in raws]
+
+    def settle(self, ids: Sequence[str], how: str) -> Operation[list[JobRecord | None]]:
+        """End jobs that still wait: "revoked" cancels them, "expired" ends those only whose deadlines have passed.
+
+        Returns:
+            The records as they are afterwards, unchanged where a job was running or done; None for each that is not there.
+        """
+        keys = [
+            key for id in ids for key in (keyspace.record_key(keyspace.recorded_id(id)), keyspace.payload_key(id, "in"))
+        ]
+        done = datetime.datetime.now(datetime.UTC).isoformat()
+        args = (how, math.ceil(self.settings.result_ttl_s), done, keyspace.reply_channel(self.client))
+        raws = yield Command(self._results, "cancel_or_expire", tuple(keys), args)
+        return [msgspec.json.decode(raw, type=JobRecord) if raw else None for raw in raws]
+
+    def cancel(self, id: str) -> Operation[bool]:
+        """Cancel a job if it still waits; False where it runs or has ended.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        (record,) = yield from self.settle([id], "revoked")
+        if record is None:
+            raise self.missing(id)
+        return record.state == "cancelled"
+
+    def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
+        """Read a finished job's outputs.
+
+        Raises:
+            JobError: the job ended without a result; the class says how.
+        """
+        if record.status != "SUCCESS":
+            raise record.error()
+        inline = binary_codec.inline_outputs(record.result)
+        if inline is not None:
+            return inline
+        response, raw = record.response(), None
+        if binary_codec.is_beside(response):
+            raw = yield Command(self._results, "GET", (keyspace.payload_key(record.task_id, "out"),))
+            if raw is None:
+                raise _gone(record.task_id, self.settings)
+        return {tensor.name: tensors.decode(tensor) for tensor in binary_codec.unpack_result(response, raw).outputs}
+
+    def catalog(self) -> Operation[Registry]:
+        """Read which models are served and which workers live."""
+        asked_at, side = time.monotonic(), self._side
+        models = yield Command(side, "HGETALL", (keyspace.MODELS,))
+        workers = yield Command(side, "HGETALL", (keyspace.WORKERS,))
+        seconds, micros = yield Command(side, "TIME")
+        now = int(seconds) + int(micros) / 1e6
+        leases = yield Command(side, "ZRANGEBYSCORE", (keyspace.LEASES,), (now, "+inf"))
+        self._ahead_s = now - time.time()
+        return self._learned(registry.decode(models, workers, now, leases), asked_at)
+
+    def withdraw(self, names: Sequence[str], *, old: bool = False) -> Operation[list[tuple[str, ...]]]:
+        """Take models off the catalogue, those that no live worker has in its repository.
+
+        Args:
+            names: the models.
+            old: only where nobody has announced them for a day, and nothing waits for them.
+
+        Returns:
+            For each ("withdrawn",), ("unknown",), or ("kept",) and the names of the live workers that have it.
+        """
+        side: Database = "results" if self.settings.foreign else "broker"
+        keys = (keyspace.MODELS, keyspace.WORKERS, keyspace.LEASES)
+        args = ("old" if old else "now", keyspace.KOMBU_SEPARATOR, *map(keyspace.model_name, names))
+        replies = yield Command(side, "withdraw_model", keys, args)
+        return [tuple(part.decode() for part in reply) for reply in replies]
+
+    def line_of(self, tenant: str) -> str:
+        """Name the tenant in whose line a tenant's requests wait: without the engine all wait in one, that of ""."""
+        return tenant if self.settings.engine and not self.settings.foreign else ""
+
+    def now(self) -> float:
+        """Redis's clock, as far as this client has seen it: seconds since the epoch."""
+        return time.time() + self._ahead_s
+
+    def missing(self, id: str) -> errors.JobNotFound:
+        """Build the error for an id without a record."""
+        made = keyspace.made_at(id)
+        if made is not None and time.time() - made > self.settings.result_ttl_s:
+            return _gone(id, self.settings)
+        return errors.JobNotFound(f"job {id!r} is not known: no such id was submitted", id=id)
+
+    def _named(self) -> RequestEncoder:
+        if self._process != os.getpid():
+            self._maker, self._process = _maker(self.settings), os.getpid()
+        return self._maker
+
+    def _queue(
+        self, ask: SubmitOptions, ids: Sequence[str], runs: Sequence[EncodedGroup], expires_s: float
+    ) -> Operation[frozenset[int]]:
+        """Queue a call's requests; where the queue is on another server than the records, these are written first."""
+        split = self.settings.split
+        call = self._call("records" if split else "all", ask, runs, expires_s)
+        try:
+            reply = yield call
+        except errors.BrokerUnavailable as exc:
+            if len(ids) < MANY or not isinstance(exc.__cause__, redis.TimeoutError):
+                raise
+            raise self._slow(len(ids)) from exc
+        if reply[0] == b"taken":
+            id = ids[int(reply[1]) - 1]
+            raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
+        if reply[0] == b"full":
+            raise (yield from self._full(ask, int(reply[1]), int(reply[2])))
+        self._ahead_s = float(reply[1]) - time.time()
+        known = frozenset(place - 1 for place in reply[2:])
+        if split and len(known) < len(ids):
+            yield from self._push(ask, encoding.without(runs, known) if known else runs, expires_s)
+        return known
+
+    def _slow(self, count: int) -> errors.SlowCall:
+        timeout_s = self.settings.timeout_s
+        text = f"{count:,} requests in one call were not queued within {timeout_s:g} s: submit fewer at once, or raise MUTIRAO_TIMEOUT_S where Redis is called; they may be queued by now, and the same ids can be sent again"
+        return errors.SlowCall(text, count=count, timeout_s=timeout_s)
+
+    def _push(self, ask: SubmitOptions, runs: Sequence[EncodedGroup], expires_s: float) -> Operation[None]:
+        """Push where the queue is on another server than the records; records of what could not be pushed are taken back."""
+        if self.settings.foreign:
+            yield from self._publish(ask, runs)
+            return
+        try:
+            reply = yield self._call("push", ask, runs, expires_s)
+        except errors.BrokerUnavailable:
+            yield from self._take_back(runs)
+            raise
+        if reply[0] == b"full":
+            yield from self._take_back(runs)
+            raise (yield from self._full(ask, int(reply[1]), int(reply[2])))
+
+    def _publish(self, ask: SubmitOptions, runs: Sequence[EncodedGroup]) -> Operation[None]:
+        """Push to a broker that is no Redis: it takes one message after another, so a part of them may be queued when it fails."""
+        envelopes = [envelope for run in runs for envelope in run.envelopes()]
+        args = (self.settings.queue_limit, *envelopes)
+        try:
+            done: Published = yield Command("broker", "publish", (keyspace.queue(ask.model),), args)
+        except errors.BrokerUnavailable:
+            yield from self._take_back(runs)
+            raise
+        if len(done.accepted) == len(envelopes):
+            return
+        yield from self._take_back(encoding.without(runs, done.accepted))
+        if done.error is None:
+            raise (yield from self._full(ask, done.depth, len(envelopes)))
+        if not done.accepted:
+            raise done.error
+        text = (
+            f"{done.error}; {len(done.accepted)} of the call's {len(envelopes)} requests are queued, the others are not"
+        )
+        raise errors.BrokerUnavailable(text, **done.error.data) from done.error
+
+    def _call(self, mode: str, ask: SubmitOptions, runs: Sequence[EncodedGroup], expires_s: float) -> Command:
+        keys = _keys(ask.model, ask.priority, self.line_of(ask.tenant))
+        limits = (self.settings.result_ttl_s, expires_s, self.settings.queue_limit)
+        names = (keyspace.record_key(""), *keyspace.payload_key("|", "in").split("|"))
+        args = [arg for run in runs for arg in run.args()]
+        return Command("broker" if mode == "push" else self._results, "submit", keys, (mode, *limits, *names, *args))
+
+    def _take_back(self, runs: Sequence[EncodedGroup]) -> Operation[None]:
+        ids = [id for run in runs for id in run.ids()]
+        for first in range(0, len(ids), READ_MAX):
+            some = ids[first : first + READ_MAX]
+            keys = [key for id in some for key in (keyspace.record_key(id), keyspace.payload_key(id, "in"))]
+            yield Command("results", "DEL", tuple(keys))
+
+    def _full(self, ask: SubmitOptions, depth: int, asked: int) -> Operation[errors.QueueFull]:
+        model, limit = ask.model, self.settings.queue_limit
+        known = yield from self.known()
+        rate = known.rate(model)
+        after_s = (depth + asked - limit) / rate if rate and asked <= limit else None
+        if asked > limit:
+            remedy = f"{asked:,} in one call can never fit: split it"
+        elif not known.serving(model):
+            remedy = "no live worker serves it (start one with: mutirao worker)"
+        elif after_s is None:
+            remedy = "try again later"
+        else:
+            remedy = f"try again in about {math.ceil(after_s):,} s"
+        more = f", {asked:,} more do not fit" if depth < limit else ""
+        whose = f" of tenant {ask.tenant!r}" if self.line_of(ask.tenant) else ""
+        return errors.QueueFull(
+            f"queue of model {model!r} is full: {depth:,} of {limit:,} requests{whose} wait{more}; {remedy}",
+            model=model,
+            depth=depth,
+            limit=limit,
+            retry_after_s=after_s,
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _keys(model: str, priority: str, tenant: str) -> tuple[str, ...]:
+    """Name the keys of the submit script: the list that requests go to, the bell, and all lists of who submits."""
+    lists = [keyspace.queue_key(model, step, tenant) for step in keyspace.KOMBU_STEPS]
+    bell = keyspace.bell_key(keyspace.queue(model))
+    return (keyspace.queue_key(model, keyspace.step(priority), tenant), bell, *lists)
+
+
+def _maker(settings: Settings) -> RequestEncoder:
+    return RequestEncoder(os.urandom(12).hex(), settings)
+
+
+def _gone(id: str, settings: Settings) -> errors.ResultExpired:
+    kept = f"{settings.result_ttl_s:g} s"
+    return errors.ResultExpired(f"the result of job {id!r} has expired: results are kept for {kept}", id=id)

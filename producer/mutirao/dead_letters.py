@@ -1,0 +1,304 @@
+"""Dead letters: requests that could not be served, kept for people to look at, to send again, or to remove."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from mutirao import errors, keyspace
+from mutirao.amqp import Published
+from mutirao.redisdb.drivers import Command, Database, Operation
+from mutirao.registry import Registry
+from mutirao.settings import Settings
+from mutirao.wire import binary_codec, messages, tensors, untyped
+from mutirao.wire.tensors import Array
+
+# Why a request became a dead letter; what was no request in the first place cannot be sent again.
+NO_REQUEST = ("not decodable", "not a task message", "no id", "id not allowed")
+REASONS = ("worker lost", "process died", "time limit", *NO_REQUEST, "unknown task", "webhook undelivered")
+# Letters hold whole envelopes, and Redis runs nothing else while a script does.
+READ_MAX = 200
+WRITE_MAX = 200
+
+T = TypeVar("T")
+
+
+class _Extra(msgspec.Struct, frozen=True):
+    beside: bool = False
+
+
+class _Headers(msgspec.Struct, frozen=True):
+    argsrepr: str | None = None
+    mutirao: _Extra | None = None
+
+
+class _Properties(msgspec.Struct, frozen=True):
+    body_encoding: str | None = None
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    headers: _Headers
+    properties: _Properties = _Properties()
+    content_type: str | None = msgspec.field(name="content-type", default=None)
+    body: str = ""
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A request that could not be served.
+
+    Attributes:
+        id: its name: the request's id, or one made of its content where it has none.
+        task_id: the request's id; "" where it has none.
+        model: whose queue it came from; "" where that is none of ours.
+        queue: the Redis list it came from.
+        reason: one of `REASONS`.
+        message: what happened, without any of its values.
+        at: when it was given up, in seconds since the epoch by Redis's clock.
+        worker: who gave it up, or who had it when it was lost.
+        attempts: how often it was tried.
+        envelope: the whole message; as base64 where it is no text.
+        envelope_base64: whether it is.
+    """
+
+    id: str
+    task_id: str
+    model: str
+    queue: str
+    reason: str
+    message: str
+    at: float
+    worker: str
+    attempts: int
+    envelope: str
+    envelope_base64: bool = False
+
+    @property
+    def summary(self) -> str | None:
+        """The request's shape, as our own client wrote it; a stock client's text may hold values, so there it is None."""
+        found = self._opened()
+        return found.headers.argsrepr if found is not None and found.headers.mutirao else None
+
+    @property
+    def beside(self) -> bool:
+        """Whether its tensors lie under a key of their own."""
+        found = self._opened()
+        return bool(found is not None and found.headers.mutirao and found.headers.mutirao.beside)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it is a request at all; its tensors may be gone nevertheless."""
+        queue = self.queue.partition(keyspace.KOMBU_SEPARATOR)[0]
+        known = queue == keyspace.WEBHOOKS or keyspace.model_of(queue) is not None
+        return bool(known and self.task_id and self.reason not in NO_REQUEST and not self.envelope_base64)
+
+    def inputs(self, raw: bytes | None = None) -> dict[str, Array]:
+        """Read what was asked, by the inputs' names.
+
+        Args:
+            raw: the tensors that lay beside.
+
+        Raises:
+            InvalidRequest: it is not readable.
+        """
+        found = self._opened()
+        if found is None:
+            raise errors.InvalidRequest(f"dead letter {self.id!r} is no task message: its text is in its envelope")
+        try:
+            body = base64.b64decode(found.body) if found.properties.body_encoding == "base64" else found.body.encode()
+            given = (
+                binary_codec.decode_body(body)
+                if found.content_type == binary_codec.BINARY
+                else msgspec.json.decode(body)
+            )[0][1]
+            request = messages.read_request(given)
+            if raw is not None and binary_codec.is_beside(request):
+                request = binary_codec.request_with(request, raw)
+            return {tensor.name: tensors.decode(tensor) if tensor.datatype else untyped.natural(tensor.name, tensor.data)
+                    for tensor in request.inputs}  # fmt: skip
+        except (errors.MutiraoError, msgspec.DecodeError, binascii.Error, ValueError, TypeError, LookupError) as exc:
+            raise errors.InvalidRequest(f"the request in dead letter {self.id!r} cannot be read: {exc}") from exc
+
+    def _opened(self) -> _Envelope | None:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return msgspec.json.decode(self.envelope, type=_Envelope)
+        return None
+
+
+class DeadLetters:
+    """Operations on the dead letters, which are kept where results are."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings."""
+        self._settings = settings
+        self._side: Database = "results" if settings.split else "broker"
+
+    def ids(self) -> Operation[list[str]]:
+        """List every letter's id, the oldest first."""
+        found = yield Command(self._side, "ZRANGE", (keyspace.DEAD_INDEX,), (0, -1))
+        return [id.decode() for id in found]
+
+    def letters(self, ids: Sequence[str]) -> Operation[list[DeadLetter | None]]:
+        """Read letters; None for each that is not there."""
+        found: list[DeadLetter | None] = []
+        for some in _pieces(ids, READ_MAX):
+            raws = yield Command(self._side, "HMGET", (keyspace.DEAD,), tuple(some))
+            found += [raw and letter_from_json(raw) for raw in raws]
+        return found
+
+    def find(self, id: str) -> Operation[DeadLetter]:
+        """Read one letter.
+
+        Raises:
+            JobNotFound: there is none of this id.
+        """
+        (letter,) = yield from self.letters([id])
+        if letter is None:
+            raise missing(id)
+        return letter
+
+    def matching(
+        self, ids: Sequence[str], model: str | None, reason: str | None, most: int | None = None
+    ) -> Operation[list[DeadLetter]]:
+        """Read those letters among `ids` that are of a model and have a reason, `most` of them at most."""
+        found: list[DeadLetter] = []
+        for some in _pieces(ids, READ_MAX):
+            found += [
+                letter
+                for letter in (yield from self.letters(some))
+                if letter is not None and model in {None, letter.model} and reason in {None, letter.reason}
+            ]
+            if most is not None and len(found) >= most:
+                return found[:most]
+        return found
+
+    def tensors(self, letter: DeadLetter) -> Operation[bytes | None]:
+        """Read the tensors that lie beside a letter; None where there are none, or none any more."""
+        raw: bytes | None = None
+        if letter.beside:
+            raw = yield Command(self._side, "GET", (keyspace.payload_key(letter.id, "in"),))
+        return raw
+
+    def replay(self, letters: Sequence[DeadLetter]) -> Operation[dict[str, errors.MutiraoError | None]]:
+        """Send letters again, each under its own id, to the end of its queue.
+
+        Returns:
+            By id None where it was sent, or why it was not: `NotReplayable`, or `JobNotFound` where somebody else was quicker.
+
+        Raises:
+            BrokerUnavailable: Redis did not answer; letters that could not be pushed to another server are put back.
+        """
+        said: dict[str, errors.MutiraoError | None] = {
+            letter.id: None if letter.replayable else _no_request(letter) for letter in letters
+        }
+        for some in _pieces([id for id, why in said.items() if why is None], WRITE_MAX):
+            mode = "records" if self._settings.split else "all"
+            args = (mode, self._settings.result_ttl_s, self._settings.expires_s, *some)
+            replies = yield Command(self._side, "dead_letters_replay", (keyspace.DEAD, keyspace.DEAD_INDEX), args)
+            said.update({id: _why(id, reply[0].decode()) for id, reply in zip(some, replies, strict=True)})
+            if self._settings.split:
+                sent = [(id, reply) for id, reply in zip(some, replies, strict=True) if said[id] is None]
+                yield from self._push(sent)
+        return said
+
+    def purge(self, ids: Sequence[str]) -> Operation[list[str]]:
+        """Remove letters for good; the jobs' records stay as they are. Returns those that were there."""
+        removed = []
+        for some in _pieces(ids, WRITE_MAX):
+            replies = yield Command(self._side, "dead_letters_purge", (keyspace.DEAD, keyspace.DEAD_INDEX), tuple(some))
+            removed += [id for id, reply in zip(some, replies, strict=True) if reply]
+        return removed
+
+    def _push(self, sent: Sequence[tuple[str, Any]]) -> Operation[None]:
+        """Push where queues are on another server than letters; what could not be pushed becomes a letter again."""
+        for at, (_, (_, key, envelope, *_)) in enumerate(sent):
+            try:
+                if key.decode() == keyspace.WEBHOOKS:  # these are where letters are
+                    yield Command("results", "LPUSH", (keyspace.WEBHOOKS,), (envelope,))
+                    continue
+                if self._settings.foreign:
+                    yield from self._publish(key, envelope)
+                    continue
+                yield Command("broker", "push", (key.decode(),), (envelope,))
+            except errors.BrokerUnavailable:
+                for left, reply in sent[at:]:
+                    yield from self._put_back(left, *reply[3:])
+                raise
+
+    def _publish(self, key: bytes, envelope: bytes) -> Operation[None]:
+        queue = key.decode().partition(keyspace.KOMBU_SEPARATOR)[0]
+        done: Published = yield Command("broker", "publish", (queue,), (self._settings.queue_limit, envelope))
+        if not done.accepted:
+            raise done.error or errors.BrokerUnavailable(f"queue {queue!r} is full: {done.depth:,} requests wait")
+
+    def _put_back(self, id: str, raw: bytes, score: bytes, record: bytes | None) -> Operation[None]:
+        yield Command("results", "HSET", (keyspace.DEAD,), (id, raw))
+        yield Command("results", "ZADD", (keyspace.DEAD_INDEX,), (score, id))
+        if record is not None:
+            kept = math.ceil(self._settings.result_ttl_s)
+            yield Command("results", "SETEX", (keyspace.record_key(id),), (kept, record))
+        else:
+            yield Command("results", "DEL", (keyspace.record_key(id),))
+
+
+def letter_from_json(raw: bytes) -> DeadLetter:
+    """Read a letter; bytes that are no text are shown as such."""
+    return msgspec.json.decode(raw.decode(errors="replace"), type=DeadLetter)
+
+
+def check_version(letters: Iterable[DeadLetter], known: Registry, version: str) -> None:
+    """Make sure that every letter's model is served in this version, by all workers that serve it.
+
+    Raises:
+        NotReplayable: it is not; the text names both versions and what to do.
+    """
+    for model in sorted({letter.model for letter in letters}):
+        info = known.models.get(model)
+        served = {worker.models[model] for worker in known.serving(model)} | ({info.version} if info else set())
+        if served == {version}:
+            continue
+        others = " and ".join(sorted(served - {version}))
+        text = f"workers serve version {others}" if others else "no worker has announced it"
+        remedy = (
+            f"run mutirao models activate {model} {version}, and restart the workers"
+            if others
+            else "start one with mutirao worker"
+        )
+        raise errors.NotReplayable(f"nothing was replayed to version {version} of model {model!r}: {text}; {remedy}")
+
+
+def missing(id: str) -> errors.JobNotFound:
+    """Build the error for an id without a letter."""
+    text = f"there is no dead letter {id!r}: it was replayed or purged, or never was; mutirao dead list shows all there are"
+    return errors.JobNotFound(text, id=id)
+
+
+def _no_request(letter: DeadLetter) -> errors.NotReplayable:
+    text = f"dead letter {letter.id!r} is no request ({letter.reason}), so it cannot be replayed: look at it with mutirao dead show {letter.id} --payload, or remove it with mutirao dead purge {letter.id}"
+    return errors.NotReplayable(text, id=letter.id)
+
+
+def _why(id: str, said: str) -> errors.MutiraoError | None:
+    if said == "replayed":
+        return None
+    if said == "gone":
+        return missing(id)
+    if said == "payload gone":
+        text = f"dead letter {id!r} cannot be replayed: its tensors, which lay beside it, are gone; submit the request again, and remove the letter with mutirao dead purge {id}"
+        return errors.NotReplayable(text, id=id)
+    state = messages.JobRecord(status=said, task_id=id).state
+    state = {"queued": "is queued again", "running": "is running", "succeeded": "has succeeded since"}.get(
+        state, "was cancelled or has expired"
+    )
+    return errors.NotReplayable(
+        f"dead letter {id!r} cannot be replayed: its job {state}; remove the letter with mutirao dead purge {id}", id=id
+    )
+
+
+def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[first : first + size] for first in range(0, len(items), size))

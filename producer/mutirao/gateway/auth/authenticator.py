@@ -1,0 +1,246 @@
+"""Who calls: API keys, held against a copy of those in Redis that is never older than a second."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import math
+import time
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mutirao import api_keys, errors
+from mutirao.api_keys import ApiKey, ApiKeys, KeyLimits, Verb
+from mutirao.redisdb.drivers import AsyncRedisDriver
+from mutirao.settings import Settings
+
+# A copy is used until it is so old; it is read again a little earlier, so that hardly a call has to wait for it.
+AGE_S = 1.0
+READ_S = 0.5
+# So long a call that needs no key waits to learn whether there is any: only until that is known for the first time.
+LEARN_S = 1.0
+
+_REMEDY = "its operator makes one with mutirao keys add"
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever sent a call, as far as the gateway knows.
+
+    Attributes:
+        tenant: whose jobs it sees; "" where the gateway is open.
+        key_id: its key's public half; "" where the gateway is open.
+        scopes: what it may do.
+        limits: how much of it; None for any amount.
+        open: whether there are no keys, so that nobody has to say who they are.
+    """
+
+    tenant: str = ""
+    key_id: str = ""
+    scopes: tuple[str, ...] = ("*:*",)
+    limits: KeyLimits | None = None
+    open: bool = False
+
+    def may(self, verb: Verb, model: str = "") -> bool:
+        """Whether it may do this to a model; "" stands for the system as a whole."""
+        return self.open or api_keys.allows(self.scopes, verb, model)
+
+    def require(self, verb: Verb, model: str = "") -> None:
+        """Make sure that it may do this to a model; "" stands for the system as a whole.
+
+        Raises:
+            Forbidden: its key has no such scope.
+        """
+        if not self.may(verb, model):
+            scope = f"{verb}:{model or '*'}"
+            text = f"API key {self.key_id!r} does not allow this: it takes the scope {scope} (mutirao keys add {self.tenant} --scope {scope})"
+            raise errors.Forbidden(text, verb=verb, model=model)
+
+
+ANYBODY = Caller(open=True)
+
+
+class Authenticator:
+    """Finds out who calls.
+
+    Without any key, a gateway that listens to this machine alone is open. It closes for good as soon as it has seen a key, revoked
+    or not: a Redis that lost them must not open it.
+    """
+
+    def __init__(self, settings: Settings, redis: AsyncRedisDriver, host: str = "") -> None:
+        """Take where the gateway listens: `gateway_host` of the settings by default; nothing is read yet."""
+        self._keys, self._redis = ApiKeys(settings), redis
+        self._closed = not is_loopback(host or settings.gateway_host)
+        self._known: dict[str, ApiKey] = {}
+        self._callers: dict[str, Caller] = {}
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+        # Called when other keys are good than before, or the gateway has closed.
+        self.changed: Callable[[], None] = lambda: None
+
+    async def is_open(self) -> bool:
+        """Tell whether nobody has to say who they are.
+
+        Raises:
+            BrokerUnavailable: Redis does not say which keys there are.
+        """
+        await self.refresh()
+        return not self._closed
+
+    async def caller(self, headers: Mapping[str, str]) -> Caller:
+        """Tell from a call's headers, by their names in lower case, who sent it.
+
+        Raises:
+            Unauthorized: it has no key, or none that is good.
+            Forbidden: the gateway is open, and a web page of elsewhere sent the call.
+            BrokerUnavailable: Redis does not say which keys there are.
+        """
+        if time.monotonic() - self._read_at > READ_S:
+            await self.refresh()
+        if not self._closed:
+            _check_local(headers)
+            return ANYBODY
+        return self._bearer(headers.get("authorization"))
+
+    def recheck(self, caller: Caller) -> None:
+        """Make sure that whoever was let in earlier would be let in by the copy of the keys as it is now.
+
+        Raises:
+            Unauthorized: the key is good no more, or the gateway is not open any longer.
+            Forbidden: the key allows less than it did.
+        """
+        if caller.open:
+            if self._closed:
+                raise _unnamed()
+            return
+        key = _good(self._known.get(caller.key_id))
+        if not set(caller.scopes) <= set(key.scopes):
+            raise errors.Forbidden(f"API key {key.id!r} allows less than when this call began: send it again")
+
+    async def let_in(self, headers: Mapping[str, str]) -> None:
+        """Let a call in that needs no key. An open gateway answers this machine alone, whatever is asked; one that has not
+        heard from Redis yet counts as what it is by its address.
+
+        Raises:
+            Forbidden: the gateway is open, and a web page of elsewhere sent the call.
+        """
+        if not self._closed and time.monotonic() - self._read_at > READ_S:
+            reading = self._read_again()
+            if math.isinf(self._read_at):
+                await asyncio.wait([reading], timeout=LEARN_S)
+        if not self._closed:
+            _check_local(headers)
+
+    async def refresh(self) -> None:
+        """Have the copy read where it is old, and wait for that where it is too old.
+
+        Raises:
+            BrokerUnavailable: Redis does not say which keys there are.
+        """
+        age_s = time.monotonic() - self._read_at
+        if age_s > READ_S:
+            reading = self._read_again()
+            if age_s > AGE_S:
+                await asyncio.shield(reading)
+
+    async def close(self) -> None:
+        """Stop reading."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
+    def _bearer(self, authorization: str | None) -> Caller:
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise _unnamed()
+        return self._callers[_good(api_keys.find(self._known, token.strip())).id]
+
+    def _read_again(self) -> asyncio.Task[None]:
+        """Have the copy read, by one task for all who wait for it."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(_noticed)
+        return self._reading
+
+    async def _read(self) -> None:
+        asked_at = time.monotonic()
+        known = await self._redis.run(self._keys.all())
+        changed, self._known, self._read_at = known != self._known, known, asked_at
+        if changed:
+            self._callers = {id: _caller(key) for id, key in known.items()}
+            self._closed = self._closed or bool(known)
+            self.changed()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address, as far as its text tells."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_open(host: str, *, has_keys: bool) -> None:
+    """Make sure that no gateway without keys listens beyond this machine.
+
+    Raises:
+        SettingsError: it would.
+    """
+    if has_keys or is_loopback(host):
+        return
+    text = f"MUTIRAO_GATEWAY_HOST is {host!r}: a gateway that others reach needs API keys, and there are none; make one with mutirao keys add TENANT, or listen to 127.0.0.1"
+    raise errors.SettingsError(text, key="MUTIRAO_GATEWAY_HOST", value=host)
+
+
+def _unnamed() -> errors.Unauthorized:
+    return errors.Unauthorized(
+        f"this gateway asks for an API key: send the header Authorization: Bearer mutirao_...; {_REMEDY}"
+    )
+
+
+def _good(key: ApiKey | None) -> ApiKey:
+    """Return a key that is good.
+
+    Raises:
+        Unauthorized: it is not, or there is none.
+    """
+    if key is None:
+        raise errors.Unauthorized(f"the API key is not one of this gateway: check it; {_REMEDY}")
+    if key.revoked_at is not None:
+        raise errors.Unauthorized(f"API key {key.id!r} was revoked: take another; {_REMEDY}")
+    return key
+
+
+def _caller(key: ApiKey) -> Caller:
+    return Caller(tenant=key.tenant, key_id=key.id, scopes=key.scopes, limits=key.limits)
+
+
+def _check_local(headers: Mapping[str, str]) -> None:
+    """Refuse pages of elsewhere: a browser on this machine would send their calls, and hand them the answers where a name of
+    theirs was made to lead here (DNS rebinding).
+    """
+    for name in ("host", "origin"):
+        value = headers.get(name)
+        if value and not _is_local(value):
+            raise errors.Forbidden(
+                f"this gateway is open, so it answers this machine alone, not the {name} {value[:100]!r}: give it keys with mutirao keys add"
+            )
+
+
+@functools.lru_cache(maxsize=256)
+def _is_local(value: str) -> bool:
+    try:
+        host = urlsplit(value if "://" in value else f"//{value}").hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(host) or host.endswith(".localhost")
+
+
+def _noticed(reading: asyncio.Task[None]) -> None:
+    """Take note of a failure that perhaps nobody waits for; whoever needs the copy fails by itself."""
+    if not reading.cancelled():
+        reading.exception()

@@ -1,0 +1,166 @@
+"""Requests that arrive together are queued together: what comes while a call to Redis is under way goes with the next.
+
+Nothing waits for company: where no call is under way, a request goes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mutirao import errors
+from mutirao.client.encoding import EncodedGroup, Prepared, SubmitOptions
+from mutirao.client.job import Handle, Origin
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.client.result_listener import ResultListener
+from mutirao.gateway.metrics import Metrics
+from mutirao.redisdb.drivers import AsyncRedisDriver
+from mutirao.wire.messages import Tensor
+
+# Redis runs nothing else while a call is queued: this many take it about a millisecond.
+TOGETHER_MAX = 256
+# More of one call are encoded in a thread: others go on meanwhile.
+MANY = 500
+LARGE_BYTES = 1024 * 1024
+
+
+class Queued(NamedTuple):
+    """A request that is in the queue, and whether its id was known already."""
+
+    job: Handle
+    known: bool = False
+
+
+class Item(NamedTuple):
+    """A request that is to be queued."""
+
+    ask: SubmitOptions
+    id: str
+    run: EncodedGroup
+    queued: asyncio.Future[Queued]
+
+
+class SubmitCoalescer:
+    """Queues requests for all handlers of the process."""
+
+    def __init__(self, core: RedisBackend, redis: AsyncRedisDriver, replies: ResultListener, meters: Metrics) -> None:
+        """Take the operations, what runs them, and the replies through which the jobs' ends come."""
+        self._core = core
+        self._redis = redis
+        self._replies = replies
+        self._meters = meters
+        self._gathered: dict[tuple[object, ...], list[Item]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def one(self, ask: SubmitOptions, inputs: tuple[Tensor, ...], id: str) -> asyncio.Future[Queued]:
+        """Queue one request, together with those like it that arrive at the same time.
+
+        Returns:
+            A future of the job. It raises QueueFull where the queue has no room, BrokerUnavailable where Redis is away.
+
+        Raises:
+            PayloadTooLarge: the request is.
+        """
+        (run,) = self._core.encoded(ask, [inputs], [id])
+        item = Item(ask, id, run, asyncio.get_running_loop().create_future())
+        key = (ask.model, ask.priority, ask.expires_s, ask.tenant)
+        gathered = self._gathered.get(key)
+        if gathered is not None:
+            gathered.append(item)
+            return item.queued
+        self._gathered[key] = [item]
+        task = asyncio.get_running_loop().create_task(self._drain(key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return item.queued
+
+    async def many(
+        self, ask: SubmitOptions, bound: Prepared, ids: Sequence[str], *, large: bool = False
+    ) -> list[Queued]:
+        """Queue requests in a call of their own, all of them or none.
+
+        Raises:
+            IdTaken: an id belongs to a job with other content.
+            QueueFull: they do not fit.
+        """
+        if len(ids) > MANY or large:
+            runs = await asyncio.to_thread(self._core.encoded, ask, bound, ids)
+        else:
+            runs = self._core.encoded(ask, bound, ids)
+        heard = self._replies.heard
+        made = await self._redis.run(self._core.queue(ask, ids, runs))
+        self._meters.queued(ask.model, sum(run.form.rows * (len(run.items) // 3) for run in runs))
+        origin, known, queued = self._origin(heard, made.expires_s), made.known, []
+        for first in range(0, len(made.ids), MANY):
+            for at, id in enumerate(made.ids[first : first + MANY], first):
+                queued.append(Queued(Handle(id, None if at in known else origin), at in known))
+            if len(queued) % (20 * MANY) == 0:
+                await asyncio.sleep(0)
+        return queued
+
+    async def _drain(self, key: tuple[object, ...]) -> None:
+        """Queue what was gathered, and what gathers meanwhile, until nothing does."""
+        items: list[Item] = []
+        try:
+            while self._gathered[key]:
+                items = self._gathered[key][:TOGETHER_MAX]
+                self._gathered[key] = self._gathered[key][TOGETHER_MAX:]
+                try:
+                    await self._queue(items)
+                except errors.BrokerUnavailable as exc:  # who came meanwhile need not find that out again
+                    self._fail(items + self._gathered[key], exc)
+                    self._gathered[key] = []
+        except BaseException as exc:
+            self._fail(items + self._gathered[key], exc)
+            raise
+        finally:
+            del self._gathered[key]
+
+    async def _queue(self, items: list[Item]) -> None:
+        try:
+            await self._together(items)
+        except errors.QueueFull as exc:
+            if len(items) == 1:
+                self._fail(items, exc)
+                return
+            for item in items:  # there may be room for some of them
+                await self._queue([item])
+        except errors.BrokerUnavailable:
+            raise
+        except errors.MutiraoError as exc:
+            self._fail(items, exc)
+
+    async def _together(self, items: list[Item]) -> None:
+        ask, heard = items[0].ask, self._replies.heard
+        made = await self._redis.run(self._core.queue(ask, [item.id for item in items], _joined(items)))
+        self._meters.queued(ask.model, sum(item.run.form.rows for item in items))
+        origin = self._origin(heard, made.expires_s)
+        for item in items:
+            if not item.queued.done():
+                item.queued.set_result(Queued(Handle(item.id, origin)))
+
+    def _origin(self, heard: object | None, expires_s: float) -> Origin:
+        return Origin(self._core.client, heard, asyncio.get_running_loop().time() + expires_s)
+
+    def _fail(self, items: Sequence[Item], error: BaseException) -> None:
+        told = error if isinstance(error, Exception) else errors.GatewayBusy("this gateway is stopping: ask again")
+        for item in items:
+            if not item.queued.done():
+                item.queued.set_exception(told)
+
+
+def is_large(inputs: Iterable[Tensor]) -> bool:
+    """Whether a request holds so much that encoding it takes a while."""
+    return sum(len(tensor.data) for tensor in inputs) > LARGE_BYTES
+
+
+def _joined(items: Sequence[Item]) -> list[EncodedGroup]:
+    """Put requests of one form that follow each other into one run."""
+    runs: list[EncodedGroup] = []
+    for item in items:
+        if runs and runs[-1].form is item.run.form:
+            runs[-1].items.extend(item.run.items)
+        else:
+            runs.append(EncodedGroup(item.run.form, list(item.run.items)))
+    return runs

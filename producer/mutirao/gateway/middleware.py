@@ -1,0 +1,125 @@
+"""What each request meets first: who asks is found out, `infer` takes the short way, and what is answered is counted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from litestar.enums import HttpMethod, ScopeType
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from mutirao.gateway.auth.authenticator import Caller
+from mutirao.gateway.requests.request import Request
+from mutirao.gateway.responses import error_response
+from mutirao.gateway.responses.response import Response
+from mutirao.gateway.routes import v2
+from mutirao.gateway.state import Gateway
+
+logger = logging.getLogger(__name__)
+
+# Whoever asks may have these; what the console's page shows it reads with a key.
+PUBLIC = frozenset({"/", "/docs", "/favicon.ico", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+PUBLIC_BELOW = ("/docs/", "/console/")
+_NOBODY = Caller(scopes=())
+_INFER = "/v2/models/{model}/infer"
+
+
+class Middleware:
+    """An ASGI application around the others.
+
+    A framework's routing, parameters and response objects cost three times what all of `infer` may; so it is found here, and goes
+    from bytes to bytes. It stands among the other routes too, for the document.
+    """
+
+    def __init__(self, front: Gateway, inner: ASGIApp) -> None:
+        """Take what the handlers share, and the application that routes all but `infer`."""
+        self._front = front
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == ScopeType.HTTP:
+            await self._http(scope, receive, send)
+        else:
+            await self._inner(scope, receive, send)
+
+    async def _http(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        if scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            # The server leaves the body out, which it knows by its own scope.
+            scope = {**scope, "method": HttpMethod.GET}
+        hot = infer_path(scope["path"]) if scope["method"] == "POST" else None
+        counted = _Counted(send)
+        try:
+            call = Request(scope, receive, await self._caller(scope))
+            if hot is None:
+                call.keep()
+                await self._inner(scope, receive, counted)
+            else:
+                await self._answer(await v2.infer(self._front, call, *hot), scope, counted)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer
+            if counted.status:  # too late for another answer: the server ends the connection
+                error_response.log("an answer broke off", exc)
+            else:
+                await self._answer(error_response.answer(exc), scope, counted)
+        route = _INFER if hot is not None else str(scope.get("path_template") or "other")
+        took_s = time.perf_counter() - began
+        self._front.meters.answered(route, scope["method"], counted.status, took_s)
+        level = logging.WARNING if counted.status >= 500 else logging.DEBUG
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s %s %d %.1f ms", scope["method"], route, counted.status, took_s * 1000)
+
+    async def _answer(self, answer: Response, scope: HTTPScope, send: Any) -> None:
+        await answer(scope, _nothing, send)
+
+    async def _caller(self, scope: HTTPScope) -> Caller:
+        path, headers = scope["path"], _who(scope["headers"])
+        if path in PUBLIC or path.startswith(PUBLIC_BELOW):
+            await self._front.doorkeeper.let_in(headers)
+            return _NOBODY
+        return await self._front.doorkeeper.caller(headers)
+
+
+class _Counted:
+    """Passes an answer on, and remembers its status."""
+
+    __slots__ = ("_send", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
+_WHO = {b"authorization": "authorization", b"host": "host", b"origin": "origin"}
+
+
+def _who(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Read the headers that say who calls; one that is repeated is all of its values, so none of them counts alone."""
+    found: dict[str, str] = {}
+    for key, value in headers:
+        name = _WHO.get(key)
+        if name is not None:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text
+    return found
+
+
+def infer_path(path: str) -> tuple[str, str] | None:
+    """Read the model and the version from the path of an infer call; None for every other path."""
+    if not (path.startswith("/v2/models/") and path.endswith("/infer")):
+        return None
+    parts = path.split("/")
+    if len(parts) == 5:
+        return parts[3], ""
+    return (parts[3], parts[5]) if len(parts) == 7 and parts[4] == "versions" else None
+
+
+async def _nothing() -> Any:
+    raise RuntimeError("an answer of one piece reads nothing")

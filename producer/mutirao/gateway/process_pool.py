@@ -1,0 +1,85 @@
+"""Processes beside the gateway's own: what would hold its event loop up runs there, and no other request waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from mutirao import errors
+
+# Each takes as much memory as the largest body needs; what comes meanwhile waits.
+PROCESSES = 2
+
+T = TypeVar("T")
+
+
+class ProcessPool:
+    """Starts them for the first that needs one."""
+
+    def __init__(self) -> None:
+        """Start none."""
+        self._pool: ProcessPoolExecutor | None = None
+
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Run a function of a module there; its arguments and its result are copied.
+
+        Raises:
+            GatewayBusy: the process died.
+        """
+        if self._pool is None:
+            # Not a fork: this process has threads, and connections that are nobody else's.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_begin)
+        pool = self._pool
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, _run, work, *args)
+        except BrokenProcessPool as exc:
+            if self._pool is pool:
+                self._pool = None
+            raise errors.GatewayBusy("this gateway's reader of large bodies ended: ask again", retry_after_s=1) from exc
+
+    def close(self) -> None:
+        """End them; what still runs is given up."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            processes = list((pool._processes or {}).values())  # noqa: SLF001 - the pool itself would wait for what runs
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                with contextlib.suppress(ValueError):
+                    process.terminate()
+
+
+def _run(work: Callable[..., T], *args: Any) -> T:
+    try:
+        return work(*args)
+    finally:
+        _trim()
+
+
+def _trim() -> None:
+    """Give memory back to the system, where its C library can: small objects of a large body leave holes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _begin() -> None:
+    """Leave Ctrl-C, which the whole terminal hears, to the gateway; and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(0)

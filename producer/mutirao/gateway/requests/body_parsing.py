@@ -1,0 +1,142 @@
+"""From the bytes of a body to checked, encoded inputs: a small body at once, a large one in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from mutirao import errors
+from mutirao.client import encoding
+from mutirao.client.encoding import Packed, RowBatch
+from mutirao.gateway.process_pool import ProcessPool
+from mutirao.gateway.requests import request_body
+from mutirao.gateway.requests.request import Head, unpacked
+from mutirao.gateway.requests.request_body import InferBody, ParsedBody, RequestInputs
+from mutirao.registry import ModelInfo
+from mutirao.wire.messages import Tensor
+
+# A body of more than this is read apart: one of this size takes the loop some milliseconds.
+SMALL_BYTES = 64 * 1024
+# Raw numbers are read for next to nothing, so many of them at once; more of them in a thread: numpy lets others run meanwhile.
+SMALL_RAW_BYTES = 1024 * 1024
+# A body that is compressed may be so many times as large.
+RATIO = 1032
+# So many requests take the loop some milliseconds.
+FEW = 100
+
+Inputs = tuple[Tensor, ...]
+T = TypeVar("T")
+
+
+class One(NamedTuple):
+    """One request: what stood around its data, and its inputs as raw tensors."""
+
+    given: ParsedBody
+    inputs: Inputs
+
+    @property
+    def rows(self) -> int:
+        """Count its rows."""
+        return self.inputs[0].shape[0]
+
+
+class Many(NamedTuple):
+    """A batch's requests: what stood around them, their inputs, and how many there are."""
+
+    given: ParsedBody
+    bound: RowBatch | Packed | Sequence[Inputs]
+    requests: int
+
+
+async def one(apart: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
+    """Read and check a request.
+
+    Raises:
+        InvalidRequest: it is none that the model takes; the class says why.
+    """
+    return await _placed(apart, _one, head, body, info, limit)
+
+
+async def many(apart: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
+    """Read and check a batch.
+
+    Raises:
+        InvalidRequest: a request is none that the model takes, or there are too many.
+    """
+    return await _placed(apart, _many, head, body, info, limit)
+
+
+async def _placed(
+    apart: ProcessPool, work: Callable[..., T], head: Head, body: bytes, info: ModelInfo, limit: int
+) -> T:
+    if _is_small(head, body):
+        return work(head, body, info, limit)
+    head = Head(list(head.lines), head.query_string)
+    if _is_raw(head, info):
+        if len(body) <= SMALL_RAW_BYTES:
+            return work(head, body, info, limit)
+        return await asyncio.to_thread(work, head, body, info, limit)
+    return await apart.run(_without_data, work, head, body, info, limit)
+
+
+def _is_small(head: Head, body: bytes) -> bool:
+    if len(body) > SMALL_BYTES:
+        return False
+    return b"content-encoding" not in head.headers or len(body) * RATIO <= SMALL_BYTES
+
+
+def _is_raw(head: Head, info: ModelInfo) -> bool:
+    """Whether nearly all of a body is numbers as the machine has them."""
+    length = head.headers.get(request_body.HEADER_LENGTH, b"")
+    small = length.isdigit() and len(length) < 8 and int(length) <= SMALL_BYTES
+    return small and b"content-encoding" not in head.headers and not _has_text(info)
+
+
+def _has_text(info: ModelInfo) -> bool:
+    return any(spec.datatype == "BYTES" for spec in info.signature.inputs)
+
+
+def _one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
+    given = request_body.read(head, unpacked(head, body, limit), info)
+    arrays = request_body.arrays(info, given)
+    return One(given, encoding.encoded(arrays))
+
+
+def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
+    """Read a batch: each of its requests by itself, or the rows of one table."""
+    # All rows are checked at once, so the limit of one request is not theirs.
+    takes = msgspec.structs.replace(info.signature, max_rows=encoding.REQUESTS_MAX)
+    wide = msgspec.structs.replace(info, signature=takes)
+    given = request_body.read(head, unpacked(head, body, limit), wide)
+    requests = given.body.requests
+    if requests is not None:
+        encoding.count(requests)
+        bound = [_numbered(at, info, request) for at, request in enumerate(requests)]
+        return Many(given, Packed.of(bound) if len(bound) > FEW else bound, len(bound))
+    arrays = {name: np.ascontiguousarray(array) for name, array in request_body.arrays(wide, given).items()}
+    rows = len(next(iter(arrays.values())))
+    if any(array.dtype == object for array in arrays.values()):
+        each = map(encoding.encoded, RowBatch(arrays, rows).apart())
+        return Many(given, Packed.of(each) if rows > FEW else list(each), rows)
+    return Many(given, RowBatch(arrays, rows), rows)
+
+
+def _numbered(at: int, info: ModelInfo, request: RequestInputs) -> Inputs:
+    try:
+        return encoding.encoded(request_body.of_request(info, request))
+    except errors.MutiraoError as exc:
+        raise type(exc)(f"request {at}: {exc}", **exc.data) from None
+
+
+_NO_DATA: dict[str, Any] = {"inputs": msgspec.UNSET, "rows": msgspec.UNSET, "requests": None}
+
+
+def _without_data(work: Callable[..., Any], *args: Any) -> Any:
+    """Leave out what was encoded: it need not go from process to process."""
+    read = work(*args)
+    body: InferBody = msgspec.structs.replace(read.given.body, **_NO_DATA)
+    return read._replace(given=read.given._replace(body=body, data=None))

@@ -1,0 +1,190 @@
+"""A request as handlers see it: its headers, its query, and its body, which is read within limits."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from litestar.types import HTTPScope, Receive
+
+from mutirao import errors
+from mutirao.gateway.auth.authenticator import Caller
+
+PARAMS_MAX = 100
+_KEY = "mutirao"
+
+
+class Head:
+    """A request without its body.
+
+    Attributes:
+        lines: its headers, names in lower case.
+        headers: by name; of a repeated one the last. See `every` for all.
+        query_string: as it came.
+    """
+
+    __slots__ = ("_query", "headers", "lines", "query_string")
+
+    def __init__(self, lines: Iterable[tuple[bytes, bytes]], query_string: bytes) -> None:
+        """Take the headers and the query."""
+        self.lines = lines
+        self.headers: dict[bytes, bytes] = dict(lines)
+        self.query_string = query_string
+        self._query: dict[str, str] | None = None
+
+    def header(self, name: bytes) -> str:
+        """Read a header, "" where there is none."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    def every(self, name: bytes) -> list[str]:
+        """Read all headers of one name."""
+        return [value.decode("latin-1") for key, value in self.lines if key == name]
+
+    def param(self, name: str) -> str | None:
+        """Read a parameter of the query, None where there is none; of a repeated one the first counts.
+
+        Raises:
+            InvalidRequest: the query has too many.
+        """
+        if not self.query_string:
+            return None
+        if self._query is None:
+            self._query = dict(reversed(self._pairs()))
+        return self._query.get(name)
+
+    def params(self, name: str) -> list[str]:
+        """Read every value of a parameter."""
+        return [value for key, value in self._pairs() if key == name] if self.query_string else []
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        try:
+            return parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=PARAMS_MAX)
+        except ValueError as exc:
+            text = f"the query has more than {PARAMS_MAX} parameters: send them in the body"
+            raise errors.InvalidRequest(text, reason="too many parameters") from exc
+
+
+class Request(Head):
+    """One request.
+
+    Attributes:
+        caller: whose request it is.
+        gone: set once the client is known to have gone.
+    """
+
+    __slots__ = ("_receive", "caller", "gone", "scope")
+
+    def __init__(self, scope: HTTPScope, receive: Receive, caller: Caller) -> None:
+        """Take what the server gives, and who asks."""
+        super().__init__(scope["headers"], scope["query_string"])
+        self.scope = scope
+        self.caller = caller
+        self.gone = False
+        self._receive = receive
+
+    @classmethod
+    def of(cls, scope: Any) -> Request:
+        """Find the request that this scope is of."""
+        found: Request = scope[_KEY]
+        return found
+
+    def keep(self) -> None:
+        """Be found by `of`."""
+        cast("dict[str, Any]", self.scope)[_KEY] = self
+
+    def head(self) -> Head:
+        """Leave out what no other process could be given."""
+        return Head(list(self.lines), self.query_string)
+
+    async def body(self, limit: int, remedy: str = "") -> bytes:
+        """Read a small body, decompressed.
+
+        Raises:
+            PayloadTooLarge, UnsupportedMedia, InvalidRequest: as `raw` and `unpacked`.
+        """
+        return unpacked(self, await self.raw(limit, remedy), limit, remedy)
+
+    async def raw(self, limit: int, remedy: str = "") -> bytes:
+        """Read the body as it came.
+
+        Raises:
+            PayloadTooLarge: it is more than `limit` bytes.
+        """
+        declared = self.headers.get(b"content-length", b"0")
+        if len(declared) > 15 or int(declared) > limit:
+            raise _too_large(limit, remedy)
+        message = await self._next()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            body = await self._rest(body, limit, remedy)
+        if len(body) > limit:
+            raise _too_large(limit, remedy)
+        return body
+
+    async def disconnected(self) -> None:
+        """Wait until the client has gone; its body must have been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+
+    async def _next(self) -> Any:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+            raise ClientGone
+        return message
+
+    async def _rest(self, first: bytes, limit: int, remedy: str) -> bytes:
+        """Read what is left of the body; how slowly it may come the server's connection knows."""
+        whole, more = bytearray(first), True
+        while more:
+            message = await self._next()
+            whole += message.get("body", b"")
+            if len(whole) > limit:
+                raise _too_large(limit, remedy)
+            more = message.get("more_body", False)
+        return bytes(whole)
+
+
+class ClientGone(Exception):
+    """The client has gone: there is nobody to answer."""
+
+
+def unpacked(head: Head, body: bytes, limit: int, remedy: str = "") -> bytes:
+    """Decompress a body, as its Content-Encoding says.
+
+    Raises:
+        PayloadTooLarge: it is more than `limit` bytes then.
+        UnsupportedMedia: the encoding is not gzip, deflate or identity.
+        InvalidRequest: it is not one whole stream.
+    """
+    encoding = head.headers.get(b"content-encoding")
+    return _decompressed(body, encoding.decode("latin-1"), limit, remedy) if encoding else body
+
+
+def _decompressed(body: bytes, encoding: str, limit: int, remedy: str) -> bytes:
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise errors.UnsupportedMedia(
+            f"Content-Encoding {encoding[:40]!r} is not read here: send gzip, deflate or nothing",
+            reason="content encoding",
+        )
+    engine = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        found = engine.decompress(body, limit + 1)
+    except zlib.error as exc:
+        raise errors.InvalidRequest(f"the body is not {encoding}: {exc}", reason="damaged body") from exc
+    if len(found) > limit:
+        raise _too_large(limit, remedy)
+    if not engine.eof or engine.unused_data:
+        raise errors.InvalidRequest(f"the body is not one whole {encoding} stream", reason="damaged body")
+    return found
+
+
+def _too_large(limit: int, remedy: str) -> errors.PayloadTooLarge:
+    text = f"the body is more than {limit} bytes: {remedy or 'send fewer rows, or raise MUTIRAO_MAX_REQUEST_BYTES'}"
+    return errors.PayloadTooLarge(text, limit=limit)

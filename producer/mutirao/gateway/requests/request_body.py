@@ -1,0 +1,319 @@
+"""From a request's body to checked arrays: JSON rows, V2 in JSON or with raw tensors, CSV, npy, or one file of a form."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import math
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from mutirao import errors
+from mutirao.gateway.requests import body_limits, table_files
+from mutirao.gateway.requests.request import Head
+from mutirao.gateway.responses.response import Response
+from mutirao.gateway.routing import Param
+from mutirao.registry import ModelInfo
+from mutirao.tables.csv_dialect import DELIMITERS, HEADERS, Dialect
+from mutirao.wire import binary_codec, signature, tensors
+from mutirao.wire.messages import PredictRequest, RequestedOutput, Tensor
+from mutirao.wire.signature import Signature
+from mutirao.wire.tensors import Array
+
+HEADER_LENGTH = b"inference-header-content-length"
+# Of the query, for a CSV; each is found out where it is left out.
+PARAMS = {
+    "delimiter": Param("What stands between the values of a CSV.", {"enum": [*DELIMITERS, *DELIMITERS.values()]}),
+    "decimal": Param("The decimal sign of a CSV.", {"enum": [".", ","]}),
+    "header": Param("Whether the first line of a CSV names its columns.", {"enum": list(HEADERS)}),
+}
+# In larger bodies values are counted before any is read: there are not many in smaller ones.
+COUNTED_BYTES = 64 * 1024
+OUTPUTS_MAX = 1_000
+PARAMETERS_MAX = 1_000
+# The longest text that is no value, in characters.
+TEXT_MAX = 4_096
+# Beside JSON.
+MEDIAS = ("application/octet-stream", "text/csv", "application/x-npy", "multipart/form-data")
+_JSON = (
+    "application/json",
+    "text/json",
+    "text/plain",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+    "",
+)
+
+
+class InferBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a JSON body may hold: a V2 inference request, or `rows`; and what a job may be asked for beside.
+
+    Attributes:
+        inputs: V2's tensors.
+        outputs: the outputs wanted; the model's default ones where none is named.
+        parameters: V2's parameters: binary_data_output, priority and timeout (microseconds) count.
+        id: V2's name of the request; it is echoed, and no job is called so.
+        rows: instead of `inputs`: rows of values, or objects by column.
+        priority: high, normal or low.
+        expires_s: drop the job if it has not started in so many seconds.
+        webhook: the URL that is told when the job has ended.
+        ids: own ids of a batch's jobs.
+        requests: of a batch: each with `inputs` or `rows`.
+    """
+
+    inputs: tuple[Tensor, ...] | msgspec.UnsetType = msgspec.UNSET
+    outputs: tuple[RequestedOutput, ...] | None = None
+    parameters: dict[str, Any] | None = None
+    id: str | None = None
+    rows: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    priority: str | None = None
+    expires_s: float | None = None
+    webhook: str | None = None
+    ids: tuple[str, ...] | None = None
+    requests: tuple[RequestInputs, ...] | None = None
+
+
+class RequestInputs(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request of a batch."""
+
+    inputs: tuple[Tensor, ...] | msgspec.UnsetType = msgspec.UNSET
+    rows: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    id: str | None = None
+
+
+class ParsedBody(NamedTuple):
+    """A body that was read: the record around the data, and the data, not yet checked.
+
+    Attributes:
+        body: what stood around the data; of a bare table nothing.
+        data: arrays by name, rows, or None where the body's own `inputs`, `rows` or `requests` hold them.
+        bare: whether the whole body was one raw tensor, so that the answer's tensors are raw too.
+        notes: what the caller should know of how a table was read.
+    """
+
+    body: InferBody
+    data: Any = None
+    bare: bool = False
+    notes: tuple[str, ...] = ()
+
+    def noted(self, answer: Response) -> Response:
+        """Add the notes to an answer, as warnings."""
+        for note in self.notes:
+            answer = answer.with_header(b"warning", f'299 mutirao "{note}"')
+        return answer
+
+
+T = TypeVar("T")
+_DAMAGED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_EMPTY = InferBody()
+_DECODER = msgspec.json.Decoder(InferBody)
+_ANY = msgspec.json.Decoder()
+
+
+def read(call: Head, body: bytes, info: ModelInfo) -> ParsedBody:
+    """Read a request's body by its content type.
+
+    Raises:
+        InvalidRequest: it is not what it says it is.
+        PayloadTooLarge: it holds more than is read.
+        UnsupportedMedia: a content type that is not read here.
+    """
+    length = call.headers.get(HEADER_LENGTH)
+    if length is not None:
+        return _binary(body, length, info.signature)
+    media = call.headers.get(b"content-type", b"")
+    if media == b"application/json":
+        return _json(body)
+    return _of_media(call, body, media.decode("latin-1"), info.signature)
+
+
+def arrays(info: ModelInfo, given: ParsedBody) -> dict[str, Array]:
+    """Check a body's data against the model's signature.
+
+    Raises:
+        InvalidTensor, SignatureMismatch, PayloadTooLarge: it does not fit.
+        InvalidRequest: there is none.
+    """
+    if given.data is not None:
+        return checked(info, given.data)
+    return of_request(info, given.body)
+
+
+def of_request(info: ModelInfo, body: InferBody | RequestInputs) -> dict[str, Array]:
+    """Check the `inputs` or `rows` of a request."""
+    if body.inputs is not msgspec.UNSET:
+        if body.rows is not msgspec.UNSET:
+            raise errors.InvalidRequest('the body has "inputs" and "rows": leave one out', reason="two kinds of inputs")
+        short = _plain(info.signature, body.inputs)
+        if short is not None:
+            return short
+        return signature.read(info.name, info.signature, PredictRequest(inputs=body.inputs))
+    if body.rows is msgspec.UNSET:
+        raise errors.InvalidRequest(
+            'the body has neither "inputs" (a V2 inference request) nor "rows": see /docs', reason="no inputs"
+        )
+    return checked(info, body.rows)
+
+
+def _plain(takes: Signature, inputs: tuple[Tensor, ...]) -> dict[str, Array] | None:
+    """Read the commonest request by a short way: one flat list of floats, of the model's own name, type and shape.
+
+    JSON's floats are finite, so nothing is left to check. None for every other request: `signature.read` says what is wrong.
+    """
+    if len(inputs) != 1 or len(takes.inputs) != 1:
+        return None
+    tensor, spec = inputs[0], takes.inputs[0]
+    same = tensor.name == spec.name and tensor.datatype == spec.datatype == "FP64"
+    if not same or spec.shape[0] != -1 or tensor.shape[1:] != spec.shape[1:] or type(tensor.data) is not list:
+        return None
+    fits = tensor.shape != () and 0 < tensor.shape[0] <= takes.max_rows and math.prod(tensor.shape) == len(tensor.data)
+    if not fits or set(map(type, tensor.data)) != {float}:
+        return None
+    return {spec.name: np.array(tensor.data).reshape(tensor.shape)}
+
+
+def checked(info: ModelInfo, data: Any) -> dict[str, Array]:
+    """Check rows, or arrays by name."""
+    given = signature.arrays(_columns(data), frame=info.signature.frame)
+    return signature.validate(info.name, info.signature, given)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Read a JSON body.
+
+    Raises:
+        InvalidRequest: it is not of this type.
+    """
+    try:
+        return msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8), type=kind)
+    except _DAMAGED as exc:
+        raise _damaged(body, exc) from exc
+
+
+def _json(body: bytes) -> ParsedBody:
+    if len(body) > COUNTED_BYTES:
+        body_limits.check_json(body)
+    try:
+        if body[:1] == b"{":
+            return ParsedBody(_around(_DECODER.decode(body)))
+        body = body.removeprefix(codecs.BOM_UTF8)
+        if body.lstrip()[:1] == b"[":
+            return ParsedBody(_EMPTY, _ANY.decode(body))
+        return ParsedBody(_around(_DECODER.decode(body)))
+    except _DAMAGED as exc:
+        raise _damaged(body, exc) from exc
+
+
+def _around(body: InferBody) -> InferBody:
+    """Make sure that what stands around the data is no data."""
+    if body.outputs is not None and len(body.outputs) > OUTPUTS_MAX:
+        text = f"the body asks for {len(body.outputs)} outputs, the limit is {OUTPUTS_MAX}"
+        raise errors.InvalidRequest(text, reason="too many outputs")
+    if body.parameters and len(body.parameters) > PARAMETERS_MAX:
+        text = f"the body has {len(body.parameters)} parameters, the limit is {PARAMETERS_MAX}"
+        raise errors.InvalidRequest(text, reason="too many parameters")
+    for name in ("id", "priority", "webhook"):
+        value = getattr(body, name)
+        if value is not None and len(value) > TEXT_MAX:
+            text = f"{name} has {len(value)} characters, the limit is {TEXT_MAX}"
+            raise errors.InvalidRequest(text, reason=f"{name} too long")
+    return body
+
+
+def _damaged(body: bytes, exc: Exception) -> errors.InvalidRequest:
+    if not body.strip():
+        return errors.InvalidRequest(
+            'the body is empty: send a request, {"rows": [[...]]}, see /docs', reason="damaged body"
+        )
+    said = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+    if "invalid character" in said and (b"NaN" in body or b"Infinity" in body):
+        said += "; JSON has neither NaN nor Infinity: a missing value is null"
+    return errors.InvalidRequest(f"the body is not a request in JSON: {said}", reason="damaged body")
+
+
+def _binary(body: bytes, length: bytes, takes: Signature) -> ParsedBody:
+    """Read V2's binary form: so many bytes of JSON, then the raw tensors in the order in which JSON names them."""
+    if not length.isdigit() or len(length) > 15 or int(length) > len(body):
+        shown = length[:20].decode("latin-1")
+        text = f"Inference-Header-Content-Length is {shown!r}, but the body has {len(body)} bytes"
+        raise errors.InvalidRequest(text, reason="damaged body")
+    size = int(length)
+    if size == 0:
+        return ParsedBody(_EMPTY, _bare(body, takes), bare=True)
+    found, raw = _json(body[:size]), memoryview(body)[size:]
+    if found.data is None and found.body.inputs is not msgspec.UNSET:
+        return ParsedBody(msgspec.structs.replace(found.body, inputs=_filled(found.body.inputs, raw)))
+    if found.data is None and found.body.requests is not None:
+        return ParsedBody(msgspec.structs.replace(found.body, requests=_each_filled(found.body.requests, raw)))
+    raise errors.InvalidRequest('the JSON before raw tensors has no "inputs"', reason="no inputs")
+
+
+def _filled(heads: tuple[Tensor, ...], raw: memoryview) -> tuple[Tensor, ...]:
+    for tensor in heads:
+        if tensor.datatype == "BYTES":
+            body_limits.check_text(math.prod(tensor.shape))
+        if binary_codec.SIZE in (tensor.parameters or {}) and tensor.data is not None:
+            text = f"tensor {tensor.name!r} has both data and {binary_codec.SIZE}"
+            raise errors.InvalidTensor(text, tensor=tensor.name)
+    return binary_codec.request_with(PredictRequest(inputs=heads), raw).inputs
+
+
+def _each_filled(requests: tuple[RequestInputs, ...], raw: memoryview) -> tuple[RequestInputs, ...]:
+    """Give the requests of a batch their tensors: the bytes of all of them stand one after another."""
+    heads = [() if request.inputs is msgspec.UNSET else request.inputs for request in requests]
+    filled = iter(_filled(tuple(itertools.chain.from_iterable(heads)), raw))
+    return tuple(
+        msgspec.structs.replace(request, inputs=tuple(itertools.islice(filled, len(own)))) if own else request
+        for request, own in zip(requests, heads, strict=True)
+    )
+
+
+def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
+    """Read a body that is one raw tensor: the model's only input, as many rows as there are bytes for."""
+    if len(takes.inputs) != 1:
+        text = f"a raw body is one tensor, but the model takes {len(takes.inputs)} inputs: send the JSON before them"
+        raise errors.InvalidRequest(text, reason="raw body")
+    spec = takes.inputs[0]
+    if -1 in spec.shape[1:]:
+        raise errors.InvalidRequest(f"a raw body does not tell the shape of {spec}: send the JSON", reason="raw body")
+    width = 1
+    for size in spec.shape[1:]:
+        width *= size
+    item = 0 if spec.datatype == "BYTES" else tensors.DTYPES[spec.datatype].itemsize * width
+    rows = 1 if item == 0 else len(body) // item
+    tensor = Tensor(name=spec.name, datatype=spec.datatype, shape=(rows, *spec.shape[1:]), data=memoryview(body))
+    return {spec.name: tensors.decode(tensor)}
+
+
+def _of_media(call: Head, body: bytes, header: str, takes: Signature) -> ParsedBody:
+    media, _, _ = header.partition(";")
+    media = media.strip().lower()
+    if media in _JSON or media.endswith("+json"):
+        return _json(body)
+    if media == "multipart/form-data":
+        found = table_files.of_form(body, header, takes, _dialect(call, ""))
+        return ParsedBody(_EMPTY, found.data, notes=found.notes)
+    table = table_files.read(body, media, takes, _dialect(call, header))
+    if table is None:
+        text = f"Content-Type {media!r} is not read here: send application/json, application/octet-stream with Inference-Header-Content-Length, text/csv, application/x-npy or multipart/form-data"
+        raise errors.UnsupportedMedia(text, reason="content type")
+    return ParsedBody(_EMPTY, table.data, notes=table.notes)
+
+
+def _dialect(call: Head, header: str) -> Dialect:
+    """Find what the query says of a CSV, and of its header the content type (RFC 4180: header=present or absent)."""
+    own = table_files.parameter(header, "header")
+    return Dialect.said(call.param("delimiter"), call.param("decimal"), call.param("header") or own)
+
+
+def _columns(data: Any) -> Any:
+    """Turn rows that are objects into columns."""
+    if not (isinstance(data, list) and data and isinstance(data[0], dict)):
+        return data
+    names = list(data[0])
+    for at, row in enumerate(data):
+        if not isinstance(row, dict) or row.keys() != data[0].keys():
+            raise errors.InvalidRequest(f"row {at} has other columns than row 0", reason="rows differ")
+    return {name: [row[name] for row in data] for name in names}

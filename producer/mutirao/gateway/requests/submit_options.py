@@ -1,0 +1,188 @@
+"""What a caller asks of a job: from the body, the query, the headers and V2's parameters to one `Ask`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import re
+from typing import Any
+
+from mutirao import errors, keyspace
+from mutirao.client.encoding import SubmitOptions
+from mutirao.gateway.requests.request import Head, Request
+from mutirao.gateway.requests.request_body import InferBody
+from mutirao.gateway.responses.result_response import ResponseFormat, accepted
+from mutirao.gateway.routing import Param
+from mutirao.registry import ModelInfo
+
+EXPIRES = b"mutirao-expires"
+IDEMPOTENCY = b"idempotency-key"
+_SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e8}
+# V2's schedule policy: 0 is the default, 1 the highest.
+_LEVELS = {0: "normal", 1: "high", 2: "normal"}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Extensions of V2 that are not spoken here: to leave them out silently would be another answer than was asked for.
+_UNKNOWN = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+_OURS = ("binary_data_output", "priority", "timeout")
+PARAMS = {
+    "priority": Param("What is served first.", {"enum": ["high", "normal", "low"]}),
+    "expires_s": Param("Drop the job if it has not started in so many seconds.", _SECONDS),
+    "outputs": Param("An output that is wanted; repeatable."),
+    "Mutirao-Expires": Param("As expires_s.", _SECONDS, header=True),
+    "Idempotency-Key": Param(
+        "The same key with the same request is the same job, for as long as results are kept.",
+        {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        header=True,
+    ),
+}
+
+
+def ask(call: Request, info: ModelInfo, body: InferBody, *, text: bool = False) -> SubmitOptions:
+    """Gather what a request asks for.
+
+    Args:
+        call: the request.
+        info: the model.
+        body: what stood around its data.
+        text: whether the worker is to write JSON.
+
+    Raises:
+        InvalidRequest: an output, a priority or a deadline that there is not.
+    """
+    outputs = _outputs(call, body)
+    if outputs is not None:
+        _check_outputs(info, outputs)
+    return SubmitOptions(
+        model=info.name,
+        outputs=outputs,
+        parameters=_handed_on(body.parameters),
+        expires_s=expires_s(call, body),
+        priority=_priority(call, body),
+        tenant=call.caller.tenant,
+        webhook=body.webhook or call.param("webhook") or "",
+        binary=not text,
+    )
+
+
+def form(call: Request, body: InferBody, *, bare: bool = False) -> ResponseFormat:
+    """Find out how the answer is to be written.
+
+    Args:
+        call: the request.
+        body: what stood around its data.
+        bare: the request was one raw tensor, so the answer's are raw.
+    """
+    media = accepted(call.headers.get(b"accept"))
+    raw = bare or (body.parameters or {}).get("binary_data_output") is True
+    own = {
+        output.name: bool((output.parameters or {})["binary_data"])
+        for output in body.outputs or ()
+        if "binary_data" in (output.parameters or {})
+    }
+    return ResponseFormat(media, raw, own, null(call))
+
+
+def null(call: Head) -> bool:
+    """Whether JSON is to hold null for what it cannot carry.
+
+    Raises:
+        InvalidRequest: something else is asked for.
+    """
+    asked = call.param("nan")
+    if asked not in (None, "null"):
+        raise _refused("nan", asked, "null, or left out")
+    return asked is not None
+
+
+def expires_s(call: Request, body: InferBody) -> float | None:
+    """Find the deadline: the header first, then the query, the body, and V2's timeout in microseconds; None for the default."""
+    given = call.headers.get(EXPIRES)
+    if given is not None:
+        return _seconds("header Mutirao-Expires", given.decode("latin-1"))
+    asked = call.param("expires_s")
+    if asked is not None:
+        return _seconds("expires_s", asked)
+    if body.expires_s is not None:
+        return _seconds("expires_s", body.expires_s)
+    timeout = (body.parameters or {}).get("timeout")
+    if timeout is None or timeout == 0:
+        return None
+    if type(timeout) not in (int, float, str):
+        raise _refused("timeout", timeout, "a number of microseconds")
+    return _seconds("timeout", timeout) / 1e6
+
+
+def own_id(call: Request) -> str | None:
+    """Make the id of a request that brings an Idempotency-Key, or take the one that it names itself; None for neither. Within its tenant.
+
+    Raises:
+        InvalidRequest: the key or the id is not one.
+    """
+    key = call.headers.get(IDEMPOTENCY)
+    if key is None:
+        id = call.param("id")
+        return None if id is None else keyspace.qualified(keyspace.job_id(id), call.caller.tenant)
+    if not 0 < len(key) < 256:
+        raise errors.InvalidRequest("Idempotency-Key must be 1 to 255 characters", reason="idempotency key")
+    tenant = call.caller.tenant
+    return keyspace.qualified("key-" + hashlib.sha256(tenant.encode() + b"\0" + key).hexdigest()[:40], tenant)
+
+
+def _handed_on(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Leave out of V2's parameters what is said to the gateway; the runtime is handed the others."""
+    return {name: value for name, value in (parameters or {}).items() if name not in _OURS} or None
+
+
+def _outputs(call: Request, body: InferBody) -> tuple[str, ...] | None:
+    if body.outputs:
+        for output in body.outputs:
+            asked = next((name for name in _UNKNOWN if name in (output.parameters or {})), None)
+            if asked is not None:
+                text = f"output {output.name!r} asks for {asked}, an extension that is not spoken here: see /v2; ask for predict_proba, and choose the classes yourself"
+                raise errors.InvalidRequest(text, reason=f"{asked} not supported")
+        return tuple(output.name for output in body.outputs)
+    named = call.params("outputs") if call.query_string else []
+    return tuple(named) or None
+
+
+def _check_outputs(info: ModelInfo, outputs: tuple[str, ...]) -> None:
+    """Make sure that a live worker gives these outputs."""
+    for other in info.variants:
+        with contextlib.suppress(errors.InvalidRequest):
+            other.chosen(outputs)
+            return
+    info.signature.chosen(outputs)
+
+
+def _priority(call: Request, body: InferBody) -> str:
+    asked: Any = call.param("priority") or body.priority or (body.parameters or {}).get("priority")
+    if asked is None:
+        return "normal"
+    if type(asked) is int:
+        if asked < 0:
+            raise _refused("priority", asked, "0 or more")
+        return _LEVELS.get(asked, "low")
+    if not isinstance(asked, str):
+        raise _refused("priority", asked, "high, normal or low")
+    keyspace.step(asked)
+    return asked
+
+
+def number(text: str) -> float:
+    """Read a number as it stands in a header or a query; NaN where it is none: Python's own spellings, as 1_0, are not."""
+    return float(text) if len(text) < 40 and _NUMBER.fullmatch(text) else math.nan
+
+
+def _seconds(name: str, value: str | float) -> float:
+    try:
+        seconds = number(value) if isinstance(value, str) else float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not 0 < seconds < 1e14:
+        raise _refused(name, value, "a number of seconds, more than 0")
+    return seconds
+
+
+def _refused(name: str, value: object, rule: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(f"{name} is {str(value)[:40]!r}: it must be {rule}", reason=f"{name} not allowed")

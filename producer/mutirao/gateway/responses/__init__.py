@@ -1,0 +1,1 @@
+"""From a job's record or an error to an HTTP response."""

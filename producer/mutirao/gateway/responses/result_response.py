@@ -1,0 +1,263 @@
+"""From a finished job's record to an answer in the form that the client accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from mutirao import errors
+from mutirao.gateway.responses import response
+from mutirao.gateway.responses.response import Parts, Response
+from mutirao.gateway.routing import Param
+from mutirao.wire import binary_codec, tensors
+from mutirao.wire.messages import JobRecord, PredictResult, Tensor
+from mutirao.wire.tensors import Array
+
+FORMS = (response.JSON, response.BINARY, response.CSV, response.NPY)
+# Values that are written at once, in some milliseconds, and bytes that are gathered before others have a turn.
+SLICE = 20_000
+PART_BYTES = 256 * 1024
+LIKED_MAX = 64
+NAN = {
+    "nan": Param(
+        "null has JSON hold null for NaN and infinities, which it cannot carry; else they are 406.", {"enum": ["null"]}
+    )
+}
+_PLAIN = (b"*/*", b"application/json")
+# Stands for data that is written apart; by chance it stands in no name.
+_MARK_TEXT = os.urandom(16).hex()
+_MARK = b'"%b"' % _MARK_TEXT.encode()
+_ENCODER = msgspec.json.Encoder()
+
+
+class ResponseFormat(NamedTuple):
+    """How an answer is written.
+
+    Attributes:
+        media: one of `FORMS`; JSON and octet-stream are V2's two forms.
+        raw: whether outputs are raw bytes where their own word does not say otherwise.
+        own: the outputs that say it themselves.
+        null: whether JSON has null for a number that it cannot carry: NaN or an infinity.
+    """
+
+    media: str = response.JSON
+    raw: bool = False
+    own: Mapping[str, bool] = {}
+    null: bool = False
+
+    @property
+    def text(self) -> bool:
+        """Whether the worker's own JSON can be handed on."""
+        return self.media == response.JSON and not self.raw and not any(self.own.values())
+
+
+PLAIN = ResponseFormat()
+
+
+def accepted(accept: bytes | None, default: str = response.JSON) -> str:
+    """Choose the form of an answer that an Accept header likes best.
+
+    Raises:
+        NotAcceptable: it likes none; names those there are.
+    """
+    if accept is None or accept in _PLAIN:
+        return default if accept != _PLAIN[1] else response.JSON
+    best, liked = 0.0, ""
+    for media, q in _liked(accept.decode("latin-1")):
+        found = next((form for form in (default, *FORMS) if _matches(media, form)), "")
+        if found and q > best:
+            best, liked = q, found
+    if not liked:
+        raise errors.NotAcceptable(f"answers are {', '.join(FORMS)}: the Accept header takes none of them")
+    return liked
+
+
+def is_text(record: JobRecord) -> bool:
+    """Whether the worker wrote JSON throughout; what JSON cannot carry it wrote raw, though JSON was asked for."""
+    return b'"binary_data' not in bytes(record.result)
+
+
+def passthrough(record: JobRecord, id: str | None) -> Response:
+    """Hand on the JSON that the worker wrote, with the request's own name in front.
+
+    Raises:
+        JobError: the job ended without a result.
+    """
+    if record.status != "SUCCESS":
+        raise record.error()
+    body = bytes(record.result)
+    if id is None:
+        return Response(200, body + b"\n")
+    return Response(200, b'{"id":%b,%b\n' % (msgspec.json.encode(id), body[1:]))
+
+
+async def encode(
+    outputs: Mapping[str, Array], record: JobRecord, form: ResponseFormat, id: str | None = None
+) -> Response:
+    """Write a job's outputs; many values a slice at a time, so that others are answered meanwhile.
+
+    Raises:
+        NotAcceptable: the result has no such form.
+    """
+    if form.media == response.CSV:
+        return Parts(await _gathered(_csv(outputs)), "text/csv; charset=utf-8")
+    if form.media == response.NPY:
+        return Response(200, _npy(outputs), response.NPY)
+    head = record.response()
+    raw = form.raw or form.media == response.BINARY
+    made = [
+        tensors.encode(name, array, binary=True)
+        if form.own.get(name, raw)
+        else _hollow(name, array, form, record.task_id)
+        for name, array in outputs.items()
+    ]
+    result = PredictResult(head.model_name, head.model_version, tuple(made), id)
+    return await _v2(result, outputs, form, record.task_id)
+
+
+async def _v2(result: PredictResult, outputs: Mapping[str, Array], form: ResponseFormat, id: str) -> Response:
+    raws = [bytes(tensor.data) for tensor in result.outputs if isinstance(tensor.data, bytes)]
+    heads = tuple(
+        msgspec.structs.replace(tensor, data=None, parameters={binary_codec.SIZE: len(tensor.data)})
+        if isinstance(tensor.data, bytes)
+        else tensor
+        for tensor in result.outputs
+    )
+    own = [outputs[tensor.name] for tensor in heads if tensor.data is not None]
+    frames = msgspec.json.encode(msgspec.structs.replace(result, outputs=heads)).split(_MARK)
+    try:
+        parts = await _gathered(_filled(frames, own, form))
+    except errors.InvalidTensor as exc:
+        raise errors.NotAcceptable(f"{exc}: ask with Accept: {response.BINARY}", id=id) from exc
+    if not any(isinstance(tensor.data, bytes) for tensor in result.outputs):
+        return Parts([*parts, b"\n"], response.JSON)
+    length = (b"inference-header-content-length", b"%d" % sum(map(len, parts)))
+    return Parts([*parts, *raws], response.BINARY, [length])
+
+
+def _hollow(name: str, array: Array, form: ResponseFormat, id: str) -> Tensor:
+    """Make an output's tensor that has a mark for its data, which is written in slices.
+
+    Raises:
+        NotAcceptable: it holds what JSON cannot carry; names the form that can.
+    """
+    try:
+        if not form.null:
+            tensors.check_finite(name, array)
+    except errors.InvalidTensor as exc:
+        remedy = f"ask with Accept: {response.BINARY}, or for null in its place with ?nan=null"
+        raise errors.NotAcceptable(f"{exc}: {remedy}", id=id) from exc
+    shape = tuple(int(size) for size in array.shape)
+    return Tensor(name=name, datatype=tensors.datatype_of(array), shape=shape, data=_MARK_TEXT)
+
+
+def _filled(frames: Sequence[bytes], arrays: Sequence[Array], form: ResponseFormat) -> Iterator[bytes]:
+    yield frames[0]
+    for frame, array in zip(frames[1:], arrays, strict=True):
+        yield from _listed(array, form)
+        yield frame
+
+
+def _listed(array: Array, form: ResponseFormat) -> Iterator[bytes]:
+    """Write an array as nested lists, in pieces of so many values."""
+    if array.size <= SLICE:
+        yield _ENCODER.encode(_values(array, form))
+        return
+    step = max(1, SLICE // max(1, array.size // len(array)))
+    for first in range(0, len(array), step):
+        yield b"," if first else b"["
+        part = array[first : first + step]
+        if part.size <= SLICE:
+            yield _ENCODER.encode(_values(part, form))[1:-1]
+        else:
+            yield from _listed(part[0], form)
+    yield b"]"
+
+
+def _values(array: Array, form: ResponseFormat) -> Any:
+    if form.null and array.dtype.kind == "f" and not np.isfinite(array).all():
+        return np.where(np.isfinite(array), array.astype(object), np.array(None)).tolist()
+    if array.dtype.kind == "O":
+        return tensors.encode("", array, binary=False).data
+    return array.tolist()
+
+
+def _csv(outputs: Mapping[str, Array]) -> Iterator[bytes]:
+    """Write a column for each value of a row; text that is no UTF-8 stands as it decodes with replacements."""
+    flat = {name: array.reshape(len(array), -1) for name, array in outputs.items()}
+    names = (
+        name if array.shape[1] == 1 else f"{name}.{place}"
+        for name, array in flat.items()
+        for place in range(array.shape[1])
+    )
+    yield _lines([names])
+    rows, width = max(map(len, flat.values())), sum(array.shape[1] for array in flat.values())
+    step = max(1, SLICE // max(1, width))
+    for first in range(0, rows, step):
+        columns = (map(_cell, column) for array in flat.values() for column in array[first : first + step].T.tolist())
+        yield _lines(itertools.zip_longest(*columns))
+
+
+def _lines(rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+async def _gathered(pieces: Iterator[bytes]) -> list[bytes]:
+    """Have pieces written, and others answered between them."""
+    parts, size = [bytearray()], 0
+    for piece in pieces:
+        if len(parts[-1]) > PART_BYTES:
+            parts.append(bytearray())
+        parts[-1] += piece
+        size += len(piece)
+        if size > PART_BYTES:
+            size = 0
+            await asyncio.sleep(0)
+    return [bytes(part) for part in parts]
+
+
+def _cell(value: object) -> object:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _npy(outputs: Mapping[str, Array]) -> bytes:
+    """Write the only output.
+
+    Raises:
+        NotAcceptable: there are several, or it holds bytes that no npy does.
+    """
+    if len(outputs) != 1:
+        text = f"npy holds one array, and the result has {', '.join(outputs)}: ask for one output, or for another form"
+        raise errors.NotAcceptable(text)
+    ((_, array),) = outputs.items()
+    if array.dtype.kind == "O":
+        array = np.array([_cell(value) for value in array.ravel()], dtype=str).reshape(array.shape)
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _liked(accept: str) -> list[tuple[str, float]]:
+    found = []
+    for part in accept.split(",", LIKED_MAX)[:LIKED_MAX]:
+        media, _, rest = part.strip().partition(";")
+        q = next((each.partition("=")[2] for each in rest.replace(" ", "").split(";") if each.startswith("q=")), "1")
+        try:
+            found.append((media.strip().lower(), float(q)))
+        except ValueError:
+            continue
+    return found
+
+
+def _matches(media: str, form: str) -> bool:
+    return media in ("*/*", form, form.partition("/")[0] + "/*")

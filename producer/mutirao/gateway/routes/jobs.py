@@ -1,0 +1,257 @@
+"""Jobs: `/v1/models/{m}/jobs` queues them, `/v1/jobs/{id}` tells of them, waits for them, and ends them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mutirao import errors, keyspace, queue_stats
+from mutirao.api_keys import Verb
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.job import Handle
+from mutirao.client.redis_backend import READ_MAX
+from mutirao.gateway import submit
+from mutirao.gateway.cache import whole
+from mutirao.gateway.requests import request_body, submit_options
+from mutirao.gateway.requests.request import Request
+from mutirao.gateway.requests.request_body import InferBody
+from mutirao.gateway.responses import presenters, response, result_response
+from mutirao.gateway.responses.presenters import Await, Jobs, JobView, Models, SubmitManyReply
+from mutirao.gateway.responses.response import Response
+from mutirao.gateway.routing import Param, RouteDoc, endpoint
+from mutirao.gateway.state import Gateway
+from mutirao.gateway.streams import batch_long_poll, job_stream
+from mutirao.gateway.streams.long_poll import LongPoll
+from mutirao.wire.messages import JobInfo, JobRecord, PredictResult
+
+# The longest time for which one call waits.
+WAIT_MAX_S = 60.0
+# Of the body that names the jobs: as many of the longest ids as one call may have.
+_WAIT_BYTES = 256 * READ_MAX
+_TAG = "Jobs"
+_JOB = "/v1/jobs/{id:str}"
+_WAIT = Param(
+    f"Wait for the end, so many seconds at most; more than {WAIT_MAX_S:g} count as {WAIT_MAX_S:g}.",
+    {"type": "number", "minimum": 0},
+)
+_ID = Param("An id of your own: the same id with the same request is the same job.")
+_SUBMIT = {**submit_options.PARAMS, "id": _ID, "webhook": Param("The URL that is told when the job has ended.")}
+
+
+@endpoint(
+    "POST",
+    "/v1/models/{model:str}/jobs",
+    RouteDoc(
+        tag=_TAG,
+        params=_SUBMIT,
+        body=InferBody,
+        medias=request_body.MEDIAS,
+        status=202,
+        answer=JobView,
+        others={200: JobView},
+        refusals=(400, 404, 408, 409, 413, 415, 422, 429, 503),
+    ),
+)
+async def create(front: Gateway, call: Request, model: str) -> Response:
+    """Queue a request, and answer with its job.
+
+    202 for a job that has not ended; 200 for one that has, where the same id or Idempotency-Key was sent before.
+    """
+    call.caller.require("predict", model)
+    info = await front.known(model)
+    queued, ask, given, rows = await submit.one(
+        front, call, info, lambda given: submit_options.ask(call, info, given.body)
+    )
+    if queued.known:
+        record = await front.record(queued.job.id, call.caller.tenant)
+        return given.noted(submit.accepted(presenters.job(record), 200 if record.done else 202))
+    return given.noted(submit.accepted(presenters.job(_fresh(front, ask, queued.job.id, rows)), 202))
+
+
+@endpoint(
+    "POST",
+    "/v1/models/{model:str}/jobs:batch",
+    RouteDoc(
+        tag=_TAG,
+        params={key: value for key, value in _SUBMIT.items() if key not in ("id", "Idempotency-Key")},
+        body=InferBody,
+        medias=request_body.MEDIAS,
+        status=202,
+        answer=SubmitManyReply,
+        refusals=(400, 404, 408, 409, 413, 415, 429, 503),
+    ),
+)
+async def create_many(front: Gateway, call: Request, model: str) -> Response:
+    """Queue many requests in one round trip to Redis: all of them, or none.
+
+    Either `requests`, each with its `inputs` or `rows`; or one body in any form, each of whose rows is a request.
+    """
+    call.caller.require("predict", model)
+    info = await front.known(model)
+    given, ids, queued = await submit.many(front, call, info, lambda given: submit_options.ask(call, info, given.body))
+    known = tuple(at for at, one in enumerate(queued) if one.known)
+    return given.noted(response.json(SubmitManyReply(ids=tuple(ids), known=known), 202))
+
+
+@endpoint("GET", _JOB, RouteDoc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
+async def show(front: Gateway, call: Request, id: str) -> Response:
+    """Tell where a job is; with `?wait=` as soon as it has ended, or when the time is up."""
+    record = await _waited(front, call, await _own(front, call, id))
+    return response.json(await _placed(front, record))
+
+
+@endpoint(
+    "GET",
+    _JOB + "/result",
+    RouteDoc(
+        tag=_TAG,
+        params={"wait": _WAIT, **result_response.NAN},
+        answer=PredictResult,
+        forms=result_response.FORMS[1:],
+        refusals=(400, 404, 406, 409, 410, 413, 500, 503, 504),
+    ),
+)
+async def result(front: Gateway, call: Request, id: str) -> Response:
+    """Give a job's result: V2 in JSON or with raw tensors, CSV or npy, by Accept; 409 while there is none yet.
+
+    A job that ended without a result answers with its error.
+    """
+    form = result_response.ResponseFormat(
+        result_response.accepted(call.headers.get(b"accept")), null=submit_options.null(call)
+    )
+    record = await _waited(front, call, await _own(front, call, id))
+    if not record.done:
+        text = f"job {id!r} is {record.state}: it has no result yet; ask again, or wait with ?wait=20"
+        raise errors.JobNotFinished(text, id=id, state=record.state)
+    return await result_response.encode(await front.redis.run(front.core.outputs(record)), record, form)
+
+
+@endpoint("DELETE", _JOB, RouteDoc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))
+async def cancel(front: Gateway, call: Request, id: str) -> Response:
+    """Cancel a job that still waits; 409 where it runs or has ended."""
+    known = (await _own(front, call, id, "cancel")).task_id
+    (record,) = await front.redis.run(front.core.settle([known], "revoked"))
+    if record is None:
+        raise front.core.missing(known)
+    if record.state != "cancelled":
+        text = f"job {id!r} is {record.state}: only a job that waits can be cancelled"
+        raise errors.NotCancellable(text, id=id, state=record.state)
+    front.limiter.ended(call.caller, [known])
+    return response.json(presenters.job(record))
+
+
+@endpoint(
+    "GET",
+    _JOB + "/events",
+    RouteDoc(
+        tag=_TAG,
+        params={"Last-Event-ID": Param("The last event that was seen: only later ones are sent.", header=True)},
+        forms=(response.EVENTS,),
+        others={204: None},
+        refusals=(400, 404, 410, 503),
+    ),
+)
+async def stream(front: Gateway, call: Request, id: str) -> Response:
+    """Tell of each step of a job as it happens, until it has ended (server-sent events).
+
+    204 where it has ended and the last event was seen: a browser's EventSource stops asking then.
+    """
+    record = await _own(front, call, id)
+    return job_stream.answer(front, call.caller, record, call.header(b"last-event-id"))
+
+
+@endpoint("POST", "/v1/jobs:wait", RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
+async def wait(front: Gateway, call: Request) -> Response:
+    """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
+    asked = request_body.decode(await call.body(_WAIT_BYTES, "ask in parts"), Await)
+    if len(asked.ids) > READ_MAX:
+        raise errors.InvalidRequest(
+            f"{len(asked.ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids"
+        )
+    ids = list(dict.fromkeys(_recorded(call, id) for id in asked.ids))
+    return response.json(
+        await batch_long_poll.told(front, call, ids, min(asked.wait, WAIT_MAX_S), results=asked.results)
+    )
+
+
+@endpoint("GET", "/v1/models", RouteDoc(tag="Models", answer=Models, refusals=(503,)))
+async def models(front: Gateway, call: Request) -> Response:
+    """List the models: what they take and give, who serves them, and what waits for them."""
+    known = await front.catalog()
+    infos = [info for name, info in sorted(known.models.items()) if call.caller.may("read", name)]
+    found = await front.lines.of(tuple(known.models))
+    shown = (
+        presenters.model(info, known.rate(info.name), whole(info.name, found.get(info.name, ()))) for info in infos
+    )
+    return response.json(Models(models=tuple(shown)))
+
+
+@endpoint(
+    "GET", "/v1/models/{model:str}", RouteDoc(tag="Models", answer=presenters.ModelView, refusals=(400, 404, 503))
+)
+async def model(front: Gateway, call: Request, model: str) -> Response:
+    """Tell of one model."""
+    call.caller.require("read", model)
+    known = await front.catalog()
+    info = known.models.get(keyspace.model_name(model))
+    if info is None:
+        info = known.find(model)
+    found = await front.lines.of(tuple(known.models))
+    return response.json(presenters.model(info, known.rate(info.name), whole(info.name, found.get(info.name, ()))))
+
+
+routes: list[Any] = [create, create_many, show, result, cancel, stream, wait, models, model]
+
+
+def _fresh(front: Gateway, ask: SubmitOptions, id: str, rows: int) -> JobRecord:
+    """Tell of a job that was queued this moment, without reading it back."""
+    now = front.core.now()
+    wait_s = front.settings.expires_s if ask.expires_s is None else ask.expires_s
+    job = JobInfo(
+        model=ask.model, rows=rows, priority=ask.priority, queued_at=now, expires_at=now + wait_s, owner=ask.tenant
+    )
+    return JobRecord(status="QUEUED", task_id=id, job=job)
+
+
+async def _own(front: Gateway, call: Request, id: str, verb: Verb = "read") -> JobRecord:
+    """Read a job for its owner, who must have the scope of its model; to all others there is no such job."""
+    record = await front.record(_recorded(call, id), call.caller.tenant)
+    call.caller.require(verb, record.job.model)
+    return record
+
+
+def _recorded(call: Request, id: str) -> str:
+    """Find the id under which Redis keeps a job of the caller's."""
+    return keyspace.qualified(keyspace.job_id(id), call.caller.tenant)
+
+
+async def _waited(front: Gateway, call: Request, record: JobRecord) -> JobRecord:
+    """Wait for a job's end as long as the query says."""
+    wait_s = _wait_s(call)
+    if record.done or not wait_s:
+        return record
+    await call.body(0)
+    id = record.task_id
+    ended = await LongPoll(call, wait_s).end(front, Handle(id))
+    if ended is not None:
+        front.own.forget([id])
+        front.limiter.ended(call.caller, [id])
+    return ended or await front.record(id, call.caller.tenant)
+
+
+def _wait_s(call: Request) -> float:
+    asked = call.param("wait")
+    if asked is None:
+        return 0.0
+    wait_s = submit_options.number(asked)
+    if not 0 <= wait_s <= 1e9:
+        raise errors.InvalidRequest(
+            f"wait is {asked[:40]!r}: it must be a number of seconds", reason="wait not allowed"
+        )
+    return min(wait_s, WAIT_MAX_S)
+
+
+async def _placed(front: Gateway, record: JobRecord) -> JobView:
+    """Show a job, and its place in the queue while it waits."""
+    if record.status != "QUEUED":
+        return presenters.job(record)
+    return presenters.job(record, await front.redis.run(queue_stats.place(front.core, record)))

@@ -1,0 +1,300 @@
+"""The Open Inference Protocol, version 2: `/v2`."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib.metadata import version as installed
+from typing import Any
+
+import msgspec
+
+from mutirao import errors
+from mutirao.client.encoding import SubmitOptions
+from mutirao.gateway import submit
+from mutirao.gateway.requests import prefer_header, request_body, submit_options
+from mutirao.gateway.requests.request import ClientGone, Request
+from mutirao.gateway.requests.request_body import InferBody, ParsedBody
+from mutirao.gateway.responses import presenters, response, result_response
+from mutirao.gateway.responses.response import Response
+from mutirao.gateway.routing import Param, RouteDoc, endpoint
+from mutirao.gateway.state import Gateway
+from mutirao.gateway.streams.long_poll import LongPoll
+from mutirao.registry import ModelInfo
+from mutirao.wire.messages import PredictResult
+from mutirao.wire.signature import TensorSpec
+
+EXTENSIONS = ("binary_tensor_data", "model_repository", "schedule_policy")
+# Of the body of an index call.
+INDEX_BYTES = 4096
+_TAG = "Open Inference Protocol"
+_MODEL = "/v2/models/{model:str}"
+_VERSION = _MODEL + "/versions/{version:str}"
+
+
+class ServerMetadata(msgspec.Struct, frozen=True):
+    """The server.
+
+    Attributes:
+        name: always mutirao.
+        version: the package's.
+        extensions: of the protocol, those that are spoken here.
+    """
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class LiveReply(msgspec.Struct, frozen=True):
+    """Whether the process runs."""
+
+    live: bool
+
+
+class ReadyReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether all models can answer now.
+
+    Attributes:
+        ready: whether it can.
+        name: of the model; absent for the server as a whole.
+        reason: why not.
+    """
+
+    ready: bool
+    name: str = ""
+    reason: str = ""
+
+
+class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model, and what it takes and gives; -1 stands for any size, the first is the rows.
+
+    Attributes:
+        example: a row that it takes: each input's values in order, null for one that is missing.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    example: dict[str, list[Any]] = {}
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What of the repository is asked for.
+
+    Attributes:
+        ready: only the models that are ready.
+    """
+
+    ready: bool = False
+
+
+class Indexed(msgspec.Struct, frozen=True):
+    """A model of the repository."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+async def infer(front: Gateway, call: Request, model: str, version: str = "") -> Response:
+    """Ask a model and wait for its answer.
+
+    The request is queued, and the answer is the job's result. Where the job has not ended when the wait's limit passes, 504 names the
+    job's address; the job goes on. `Prefer: respond-async` answers 202 with that address at once. Where the client goes before that, a
+    request that has not begun is cancelled, unless an id of its own or a webhook leads to its result.
+    """
+    call.caller.require("predict", model)
+    info = await front.known(model, version)
+    wanted = result_response.PLAIN
+
+    def asked(given: ParsedBody) -> SubmitOptions:
+        nonlocal wanted
+        wanted = submit_options.form(call, given.body, bare=given.bare)
+        return submit_options.ask(call, info, given.body, text=wanted.text)
+
+    preferred = prefer_header.read(call.every(b"prefer")) if b"prefer" in call.headers else prefer_header.NONE
+    if not info.workers and not preferred.respond_async and call.param("queue") is None:
+        front.served(info)
+    queued, _, given, _ = await submit.one(front, call, info, asked)
+    limit = front.settings.gateway_wait_s
+    wait_s = limit if preferred.wait_s is None else min(limit, preferred.wait_s)
+    if preferred.respond_async and not preferred.wait_s:
+        return given.noted(await _later(front, call, queued, preferred))
+    try:
+        record = await LongPoll(call, wait_s, patient=True).end(front, queued.job)
+    except ClientGone:
+        if submit_options.own_id(call) is None and not (given.body.webhook or call.param("webhook")):
+            await _withdraw(front, call, queued.job.id)
+        raise
+    if record is None:
+        if preferred.respond_async:
+            return given.noted(await _later(front, call, queued, preferred))
+        raise await front.redis.run(front.core.late(await front.record(queued.job.id, call.caller.tenant), wait_s))
+    front.meters.ended(record)
+    front.limiter.ended(call.caller, [record.task_id])
+    if wanted.text and not queued.known and result_response.is_text(record):
+        made = result_response.passthrough(record, given.body.id)
+    else:
+        outputs = await front.redis.run(front.core.outputs(record))
+        made = await result_response.encode(outputs, record, wanted, given.body.id)
+    made = given.noted(made) if given.notes else made
+    return made.with_header(b"preference-applied", preferred.applied) if preferred.wait_s is not None else made
+
+
+_INFER = RouteDoc(
+    tag=_TAG,
+    params={
+        **submit_options.PARAMS,
+        **request_body.PARAMS,
+        **result_response.NAN,
+        "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
+        "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
+        request_body.HEADER_LENGTH.decode().title(): Param(
+            "V2's binary form: how many bytes of JSON stand before the raw tensors.",
+            {"type": "integer", "minimum": 0},
+            header=True,
+        ),
+    },
+    body=InferBody,
+    medias=request_body.MEDIAS,
+    answer=PredictResult,
+    forms=result_response.FORMS[1:],
+    others={202: presenters.JobView},
+    refusals=(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+)
+infer_route = endpoint("POST", _MODEL + "/infer", _INFER)(infer)
+infer_version_route = endpoint("POST", _VERSION + "/infer", _INFER)(infer)
+
+
+@endpoint("GET", "/v2", RouteDoc(tag=_TAG, answer=ServerMetadata))
+async def server(front: Gateway, call: Request) -> Response:  # noqa: ARG001 - a handler's signature
+    """Tell which server this is, and which extensions of the protocol it speaks."""
+    return response.json(ServerMetadata("mutirao", installed("mutirao"), EXTENSIONS))
+
+
+@endpoint("GET", "/v2/health/live", RouteDoc(tag=_TAG, answer=LiveReply))
+async def live(front: Gateway, call: Request) -> Response:  # noqa: ARG001
+    """Tell that the process runs."""
+    return response.json(LiveReply(live=True))
+
+
+@endpoint("GET", "/v2/health/ready", RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(503,), answered=(503,)))
+async def ready(front: Gateway, call: Request) -> Response:  # noqa: ARG001
+    """Tell whether every model that live workers have in their repositories is ready, and there is one."""
+    known = (await front.catalog()).expected()
+    missing = [name for name, info in known.items() if not _is_ready(info)]
+    if front.stopping or not known or missing:
+        return response.json(ReadyReply(ready=False, reason=await _why(front, missing)), 503)
+    return response.json(ReadyReply(ready=True))
+
+
+async def model_ready(front: Gateway, call: Request, model: str, version: str = "") -> Response:
+    """Tell whether a live worker has warmed the model up and takes its requests."""
+    call.caller.require("read", model)
+    await front.catalog()
+    try:
+        info = front.model(model, version)
+    except errors.ModelUnavailable as exc:
+        return response.json(ReadyReply(ready=False, name=model, reason=str(exc)), 503)
+    if not _is_ready(info):
+        return response.json(ReadyReply(ready=False, name=model, reason="no live worker serves it"), 503)
+    return response.json(ReadyReply(ready=True, name=model))
+
+
+_READY = RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(400, 404, 503), answered=(503,))
+model_ready_route = endpoint("GET", _MODEL + "/ready", _READY)(model_ready)
+model_version_ready_route = endpoint("GET", _VERSION + "/ready", _READY)(model_ready)
+
+
+async def metadata(front: Gateway, call: Request, model: str, version: str = "") -> Response:
+    """Tell what a model takes and gives."""
+    call.caller.require("read", model)
+    info = await front.find(model, version)
+    takes = info.signature
+    inputs, outputs = (
+        tuple(TensorSpec(spec.name, spec.datatype, spec.shape) for spec in specs)
+        for specs in (takes.inputs, takes.outputs)
+    )
+    return response.json(
+        ModelMetadata(info.name, (info.version,), f"{info.runtime}_model", inputs, outputs, info.example)
+    )
+
+
+_METADATA = RouteDoc(tag=_TAG, answer=ModelMetadata, refusals=(400, 404, 503))
+metadata_route = endpoint("GET", _MODEL, _METADATA)(metadata)
+metadata_version_route = endpoint("GET", _VERSION, _METADATA)(metadata)
+
+
+@endpoint("POST", "/v2/repository/index", RouteDoc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
+async def index(front: Gateway, call: Request) -> Response:
+    """List the models that workers have announced, with their states."""
+    asked = request_body.decode(await call.body(INDEX_BYTES, "it is an object with one field, ready") or b"{}", Index)
+    known = await front.catalog()
+    infos = [info for info in known.models.values() if call.caller.may("read", info.name)]
+    rows = [_indexed(info) for info in infos if _is_ready(info) or not asked.ready]
+    return response.json(sorted(rows, key=lambda row: row.name))
+
+
+async def change(front: Gateway, call: Request, model: str) -> Response:
+    """Refuse to load or unload: workers load what their repository holds (see mutirao models add)."""
+    call.caller.require("operate", model)
+    await front.find(model)
+    text = f"models are not loaded or unloaded over HTTP: workers serve what their repository holds; to change {model!r}, use mutirao models add or remove"
+    raise errors.NotSupported(text, model=model)
+
+
+_CHANGE = RouteDoc(tag=_TAG, refusals=(400, 403, 404, 501), status=501)
+load_route = endpoint("POST", "/v2/repository/models/{model:str}/load", _CHANGE)(change)
+unload_route = endpoint("POST", "/v2/repository/models/{model:str}/unload", _CHANGE)(change)
+
+routes: list[Any] = [
+    infer_route,
+    infer_version_route,
+    server,
+    live,
+    ready,
+    model_ready_route,
+    model_version_ready_route,
+    metadata_route,
+    metadata_version_route,
+    index,
+    load_route,
+    unload_route,
+]
+
+
+async def _later(front: Gateway, call: Request, queued: submit.Queued, preferred: prefer_header.Preference) -> Response:
+    """Answer 202 with the job's address."""
+    record = await front.record(queued.job.id, call.caller.tenant)
+    made = submit.accepted(presenters.job(record), 202)
+    return made.with_header(b"preference-applied", preferred.applied)
+
+
+async def _withdraw(front: Gateway, call: Request, id: str) -> None:
+    """Cancel what nobody waits for any more and nobody can ask for; where Redis is away, it is answered to nobody."""
+    with contextlib.suppress(errors.MutiraoError):
+        (record,) = await front.redis.run(front.core.settle([id], "revoked"))
+        if record is not None and record.done:
+            front.limiter.ended(call.caller, [id])
+
+
+def _is_ready(info: ModelInfo) -> bool:
+    return info.state == "ready" and info.workers > 0
+
+
+def _indexed(info: ModelInfo) -> Indexed:
+    state = "READY" if _is_ready(info) else "UNAVAILABLE"
+    reason = info.reason or ("" if info.workers else "no live worker serves it")
+    return Indexed(info.name, info.version, state, reason)
+
+
+async def _why(front: Gateway, missing: list[str]) -> str:
+    """Say why the server is not ready; models are named only where nobody needs a key, since nobody shows one here."""
+    if front.stopping:
+        return "the gateway is stopping"
+    if not missing:
+        return "no worker has announced any model yet"
+    return f"not ready: {', '.join(missing) if await front.doorkeeper.is_open() else f'{len(missing)} of the models'}"

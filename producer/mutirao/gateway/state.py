@@ -1,0 +1,243 @@
+"""What the gateway's handlers share: settings, operations, Redis, replies, the latest catalogue, and who may come in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+from mutirao import errors, keyspace, queue_stats
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.client.result_listener import ResultListener
+from mutirao.gateway.auth.authenticator import READ_S, Authenticator, Caller
+from mutirao.gateway.auth.rate_limit import RateLimiter
+from mutirao.gateway.cache import QueueStatsCache
+from mutirao.gateway.coalescer import SubmitCoalescer
+from mutirao.gateway.metrics import Metrics
+from mutirao.gateway.process_pool import ProcessPool
+from mutirao.gateway.recent_submissions import RecentSubmissions
+from mutirao.gateway.streams.fleet_stream import FleetBroadcaster
+from mutirao.gateway.streams.record_poller import RecordPoller
+from mutirao.redisdb.drivers import AsyncRedisDriver
+from mutirao.registry import ModelInfo, Registry
+from mutirao.settings import Settings
+from mutirao.wire.messages import JobRecord
+
+# The catalogue is read so often in the background, never by a request that only looks a model up.
+REFRESH_S = 0.75
+# An answer about readiness rests on nothing older.
+READY_AGE_S = 1.0
+
+
+class Open(Protocol):
+    """A wait or a stream that is open."""
+
+    def give_up(self, why: Exception | None = None) -> None:
+        """End it now: as if its time were up, or with this error, and then without a word more of what it was about."""
+
+
+class Gateway:
+    """One gateway process.
+
+    Attributes:
+        settings: the settings.
+        core: operations on Redis.
+        redis: runs them.
+        replies: tells how jobs ended.
+        intake: queues requests.
+        meters: counts.
+        doorkeeper: knows who calls.
+        limiter: knows how much they may.
+        own: the jobs of batches that this process has queued.
+        open: the waits and streams that are, and whose each is.
+        looks: follow the records of jobs for streams.
+        apart: processes that read large bodies.
+        lines: what waits.
+        feed: snapshots of the fleet, for the console.
+        stopping: whether the process was told to end.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing connects before `running`."""
+        self.settings = settings
+        self.core = RedisBackend(settings, check=False)
+        self.redis = AsyncRedisDriver(settings)
+        self.replies = ResultListener(self.core, self.redis)
+        self.meters = Metrics()
+        self.intake = SubmitCoalescer(self.core, self.redis, self.replies, self.meters)
+        self.doorkeeper = Authenticator(settings, self.redis)
+        self.doorkeeper.changed = self._recheck
+        self.limiter = RateLimiter(settings, self.redis)
+        self.own = RecentSubmissions()
+        self.open: dict[Open, Caller] = {}
+        self.looks = RecordPoller(self.core, self.redis)
+        self.apart = ProcessPool()
+        self.lines = QueueStatsCache(self.core, self.redis)
+        self.feed = FleetBroadcaster(self)
+        self.stopping = False
+        self._catalog: Registry | None = None
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the catalogue and, for calls that are open, the keys fresh meanwhile, and close everything at the end."""
+        tasks = [asyncio.create_task(work) for work in (self._refresh(), self._watch_keys())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.limiter.close()
+            await self.doorkeeper.close()
+            await self.replies.close()
+            await self.redis.close()
+            self.apart.close()
+
+    def model(self, name: str, version: str = "") -> ModelInfo:
+        """Find a model in the latest copy of the catalogue.
+
+        Args:
+            name: the model.
+            version: the version that the caller wants; "" for the active one.
+
+        Raises:
+            ModelNotFound, ModelUnavailable: as `Catalog.find`.
+            VersionNotFound: the model is served, but not in this version.
+            BrokerUnavailable: the catalogue could not be read yet.
+        """
+        if self._catalog is None:
+            raise errors.BrokerUnavailable("the catalogue could not be read from Redis yet")
+        info = self._catalog.find(name)
+        if version and version != info.version:
+            text = f"model {name!r} is not served in version {version!r}: its active version is {info.version}"
+            raise errors.VersionNotFound(text, model=name, version=version, known=(info.version,))
+        return info
+
+    async def find(self, name: str, version: str = "") -> ModelInfo:
+        """Find a model; one that the copy does not have may have come since."""
+        keyspace.model_name(name)
+        try:
+            return self.model(name, version)
+        except errors.MutiraoError:
+            await self.catalog(0)
+        return self.model(name, version)
+
+    async def known(self, name: str, version: str = "") -> ModelInfo:
+        """Find a model in the copy, without a look at Redis where it is there."""
+        try:
+            return self.model(name, version)
+        except errors.MutiraoError:
+            return await self.find(name, version)
+
+    def served(self, info: ModelInfo) -> None:
+        """Make sure that a live worker serves a model.
+
+        Raises:
+            NoWorker: none does.
+        """
+        if not info.workers:
+            text = f"no live worker serves {info.name!r} now: try again, or have it queued with ?queue=1 or Prefer: respond-async"
+            raise errors.NoWorker(text, model=info.name, retry_after_s=5)
+
+    async def catalog(self, age_s: float = READY_AGE_S) -> Registry:
+        """Return the catalogue, read anew where the copy is older than this; all who ask meanwhile share one reading."""
+        oldest = time.monotonic() - age_s
+        while self._catalog is None or self._read_at < oldest:  # one that is on its way may have begun before that
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read())
+                self._reading.add_done_callback(_noticed)
+            await asyncio.shield(self._reading)
+        return self._catalog
+
+    async def record(self, id: str, tenant: str) -> JobRecord:
+        """Read a job's record for a tenant, by the id that Redis keeps it under.
+
+        Raises:
+            JobNotFound: no such job, or another's.
+        """
+        record = await self.redis.run(self.core.record(id))
+        if record.job.owner != tenant:
+            raise self.core.missing(id)
+        if record.done:
+            self.own.forget([id])
+        return record
+
+    async def late(self, model: str, tenant: str, priority: str, expires_s: float) -> None:
+        """Make sure that a request would be served before its deadline, as far as the live workers' speed tells.
+
+        Raises:
+            TooLate: it would not.
+        """
+        known = await self.catalog(REFRESH_S + READY_AGE_S)
+        found = await self.lines.of(tuple(known.models))
+        wait_s = queue_stats.wait_s(found.get(model, ()), tenant, priority, known.speed(model))
+        if wait_s is not None and wait_s > expires_s:
+            text = f"model {model!r} would come to this request in about {wait_s:.3g} s, and it expires in {expires_s:g} s: try again later"
+            raise errors.TooLate(text, model=model, wait_s=round(wait_s, 3), retry_after_s=wait_s - expires_s)
+
+    @contextlib.contextmanager
+    def holding(self, one: Open, caller: Caller) -> Iterator[None]:
+        """Hold a caller's wait or stream open, for as long as its key is good.
+
+        Raises:
+            Unauthorized, Forbidden: the key is not good any more.
+            GatewayBusy: as many as may be are.
+        """
+        self.doorkeeper.recheck(caller)
+        limit = self.settings.gateway_waits
+        if len(self.open) >= limit:
+            text = f"this gateway holds {limit} waits open and takes no more: ask again, or poll without waiting"
+            raise errors.GatewayBusy(text, retry_after_s=1)
+        self.open[one] = caller
+        try:
+            yield
+        finally:
+            self.open.pop(one, None)
+
+    def stop(self) -> None:
+        """Be no longer ready, and end the waits that lose nothing by it: a poll asks again, a stream goes on elsewhere."""
+        self.stopping = True
+        for one in tuple(self.open):
+            if not getattr(one, "patient", False):
+                one.give_up()
+
+    def give_up(self) -> None:
+        """End every wait and every stream: the jobs go on, and any other gateway tells of them."""
+        for one in tuple(self.open):
+            one.give_up()
+
+    def _recheck(self) -> None:
+        """End the open calls of those who would not be let in any more."""
+        for one, caller in tuple(self.open.items()):
+            try:
+                self.doorkeeper.recheck(caller)
+            except errors.MutiraoError as exc:
+                one.give_up(exc)
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(READ_S)
+            if self.open:
+                with contextlib.suppress(errors.MutiraoError):  # Redis is away: no result comes either
+                    await self.doorkeeper.refresh()
+
+    async def _read(self) -> None:
+        asked_at = time.monotonic()
+        self._catalog = await self.redis.run(self.core.catalog())
+        self._read_at = asked_at
+
+    async def _refresh(self) -> None:
+        while True:
+            with contextlib.suppress(errors.MutiraoError):  # Redis is away: whoever asks is told
+                await self.catalog(0)
+            await asyncio.sleep(REFRESH_S)
+
+
+def _noticed(reading: asyncio.Task[None]) -> None:
+    """Take note of a failure that perhaps nobody waits for."""
+    if not reading.cancelled():
+        reading.exception()

@@ -1,0 +1,1 @@
+"""Waiting for jobs' ends, and streams of what happens."""

@@ -1,0 +1,130 @@
+"""Waiting for the ends of many jobs at once: one answer tells of all that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mutirao import keyspace
+from mutirao.client.job import Handle
+from mutirao.client.result_listener import Completions
+from mutirao.errors import JobNotFound
+from mutirao.gateway.requests.request import Request
+from mutirao.gateway.responses import presenters
+from mutirao.gateway.responses.presenters import Jobs, JobView
+from mutirao.gateway.state import Gateway
+from mutirao.gateway.streams.long_poll import LongPoll
+from mutirao.wire.messages import JobRecord
+
+# After the first end others are waited for, so long for each job, and no longer than that: what an answer costs grows with the
+# jobs that it was waited for with.
+LINGER_EACH_S = 0.0001
+LINGER_S = 0.02
+# Results in one answer. Of jobs beyond that the ends alone are told, and their results are read one by one.
+RESULTS_BYTES = 4 * 1024 * 1024
+
+
+class BatchLongPoll(LongPoll):
+    """One wait for many jobs."""
+
+    __slots__ = ("_count", "_found")
+
+    def __init__(self, call: Request, wait_s: float, count: int) -> None:
+        """Take who waits, for how long at most, and for how many jobs."""
+        super().__init__(call, wait_s)
+        self._found: Completions = []
+        self._count = count
+
+    async def ends(self, front: Gateway, jobs: Sequence[Handle]) -> Completions:
+        """Wait until one of the jobs has ended, or there is no such job, or the time is up.
+
+        Returns:
+            All that were told by then.
+
+        Raises:
+            ClientGone: nobody waits any more.
+            GatewayBusy: too many wait.
+        """
+        await self.first(front, jobs)
+        return self._found
+
+    def _told(self, ended: Completions) -> None:
+        if not self._found:
+            self._loop.call_later(min(LINGER_S, LINGER_EACH_S * self._count), self._finish, None)
+        self._found += ended
+        if len(self._found) == self._count:
+            self._finish(None)
+
+
+async def told(front: Gateway, call: Request, ids: Sequence[str], wait_s: float, *, results: bool) -> Jobs:
+    """Tell which of the caller's jobs have ended, and which are not there: at least one, unless the time is up.
+
+    Args:
+        front: the gateway.
+        call: the request; its body has been read.
+        ids: each once, as Redis keeps them.
+        wait_s: the longest wait, in seconds.
+        results: whether to tell the results too.
+
+    Raises:
+        Forbidden: the caller may not read jobs of this model.
+    """
+    tenant = call.caller.tenant
+    own = front.own.handles(ids) if wait_s else {}
+    others = [id for id in ids if id not in own]
+    found = await _read(front, others, tenant)
+    if found:  # the announcement of another's end may still be on its way
+        found |= await _read(front, list(own), tenant)
+    elif wait_s:
+        jobs = [*own.values(), *map(Handle, others)]
+        found = _known(await BatchLongPoll(call, wait_s, len(jobs)).ends(front, jobs))
+    found = {id: found[id] for id in ids if id in found}
+    front.own.forget(found)
+    for record in filter(None, found.values()):
+        call.caller.require("read", record.job.model)
+    front.limiter.ended(call.caller, [id for id, record in found.items() if record is not None])
+    return _answer(found, results=results)
+
+
+async def _read(front: Gateway, ids: Sequence[str], tenant: str) -> dict[str, JobRecord | None]:
+    """Read those of the jobs that have ended; None for each that is not there, or not the tenant's."""
+    if not ids:
+        return {}
+    records = await front.redis.run(front.core.records(ids))
+    found = {
+        id: record if record is not None and record.job.owner == tenant else None
+        for id, record in zip(ids, records, strict=True)
+    }
+    late = [id for id, record in found.items() if record is not None and _overdue(record, front.core.now())]
+    if late:
+        found |= dict(zip(late, await front.redis.run(front.core.settle(late, "expired")), strict=True))
+    return {id: record for id, record in found.items() if record is None or record.done}
+
+
+def _known(ended: Completions) -> dict[str, JobRecord | None]:
+    known: dict[str, JobRecord | None] = {}
+    for id, how in ended:
+        if isinstance(how, Exception) and not isinstance(how, JobNotFound):
+            raise how
+        known[id] = how if isinstance(how, JobRecord) else None
+    return known
+
+
+def _overdue(record: JobRecord, now: float) -> bool:
+    expires_at = record.job.expires_at
+    return record.status == "QUEUED" and expires_at is not None and expires_at < now
+
+
+def _answer(found: dict[str, JobRecord | None], *, results: bool) -> Jobs:
+    records = [record for record in found.values() if record is not None]
+    shown = _with_results(records) if results else map(presenters.job, records)
+    missing = (keyspace.unqualified(id) for id, record in found.items() if record is None)
+    return Jobs(jobs=tuple(shown), missing=tuple(missing))
+
+
+def _with_results(records: Iterable[JobRecord]) -> Iterable[JobView]:
+    left = RESULTS_BYTES
+    for record in records:
+        size = len(bytes(record.result))
+        fits = size <= left
+        left -= size if fits else 0
+        yield presenters.job(record, result=fits)

@@ -1,0 +1,146 @@
+"""A job's steps as server-sent events: each once, in order, with an id from which a client may go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from mutirao import job_history, keyspace
+from mutirao.client.job import Handle
+from mutirao.client.result_listener import Completions, Waiter
+from mutirao.gateway.auth.authenticator import Caller
+from mutirao.gateway.responses import response
+from mutirao.gateway.responses.response import EventStream, Response
+from mutirao.gateway.state import Gateway
+from mutirao.wire.messages import JobRecord
+
+KEEP_ALIVE_S = 15.0
+_ALIVE = b": still here\n\n"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a job.
+
+    Attributes:
+        id: the job.
+        step: what happened: submitted, reserved, batched, run, committed, ...
+        at: when, in seconds since the epoch by Redis's clock.
+        says: the rest of the sentence.
+        status: the job's state as of now.
+    """
+
+    id: str
+    step: str
+    at: float
+    says: str
+    status: str
+
+
+Mark = tuple[int, int]
+_RANKS = {"submitted": 0, "reserved": 1, "batched": 2, "run": 3}
+_END_RANK, _OVER_RANK = 4, 5
+# They end a delivery; what follows is the next.
+_OVER = frozenset({"lost", "given back", "given up", "replayed"})
+
+
+def answer(front: Gateway, caller: Caller, record: JobRecord, last_seen: str) -> Response:
+    """Stream a job's steps to a caller, those after the last one seen."""
+    last = _mark(last_seen)
+    if record.done and last_seen and not any(mark > last for mark, _ in steps(record)):
+        return response.nothing()
+    following = JobStream(record)
+    return EventStream(following.pieces(front, last), front.holding(following, caller))
+
+
+def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
+    """Number a job's steps by their delivery and their place in it: each keeps its number, whatever is known later."""
+    told: list[tuple[Mark, Step]] = []
+    delivery = 0
+    for moment in job_history.steps(record):
+        over = moment.what in _OVER
+        mark = (delivery, _OVER_RANK if over else _RANKS.get(moment.what, _END_RANK))
+        step = Step(
+            id=keyspace.unqualified(record.task_id),
+            step=moment.what,
+            at=moment.at,
+            says=moment.says,
+            status=record.state,
+        )
+        told.append((mark, step))
+        delivery += over
+    return told
+
+
+def piece(mark: Mark, step: Step) -> bytes:
+    """Write one event."""
+    name = step.step.replace(" ", "-")
+    return b"id: %d.%d\nevent: %b\ndata: %b\n\n" % (*mark, name.encode(), msgspec.json.encode(step))
+
+
+class JobStream:
+    """One stream: it is told of its job's records, and gives the steps that are new."""
+
+    def __init__(self, record: JobRecord) -> None:
+        """Take the job as it is now."""
+        self.id = record.task_id
+        self._records: asyncio.Queue[JobRecord | None] = asyncio.Queue()
+        self._records.put_nowait(record)
+
+    def give_up(self, why: Exception | None = None) -> None:
+        """End the stream: the client goes on from its last event at another gateway; with an error, what is left is not told."""
+        while why is not None and not self._records.empty():
+            self._records.get_nowait()
+        self._records.put_nowait(None)
+
+    def see(self, record: JobRecord) -> None:
+        """Take the job as it is by now."""
+        self._records.put_nowait(record)
+
+    async def pieces(self, front: Gateway, last: Mark) -> AsyncIterator[bytes]:
+        """Yield events until the job has ended."""
+        wait = Waiter([Handle(self.id)], self._told)
+        sent: set[Mark] = set()  # a record of a job that runs does not tell yet when it was reserved
+        front.replies.watch(wait)
+        front.looks.add(self)
+        try:
+            async for record in self._changes():
+                if record is None:
+                    yield _ALIVE
+                    continue
+                for mark, step in steps(record):
+                    if mark > last and mark not in sent:
+                        sent.add(mark)
+                        yield piece(mark, step)
+                if record.done:
+                    front.own.forget([self.id])
+                    return
+        finally:
+            front.looks.discard(self)
+            front.replies.leave(wait)
+
+    async def _changes(self) -> AsyncIterator[JobRecord | None]:
+        """Yield the job's records, and None where nothing has changed for a while."""
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_S):
+                    record = await self._records.get()
+            except TimeoutError:
+                yield None
+                continue
+            if record is None:
+                return
+            yield record
+
+    def _told(self, ended: Completions) -> None:
+        ((_, found),) = ended
+        self._records.put_nowait(found if isinstance(found, JobRecord) else None)
+
+
+def _mark(text: str) -> Mark:
+    """Read the id of an event; one that is none of ours counts as before all."""
+    at, _, rank = text.partition(".")
+    if at.isascii() and at.isdigit() and rank.isascii() and rank.isdigit() and len(text) < 40:
+        return int(at), int(rank)
+    return (-1, 0)

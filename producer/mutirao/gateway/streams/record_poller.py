@@ -1,0 +1,67 @@
+"""Looks at the records of all jobs that streams follow, in one read for all of them, while there is any."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from mutirao import errors
+from mutirao.client.redis_backend import READ_MAX, RedisBackend
+from mutirao.redisdb.drivers import AsyncRedisDriver
+from mutirao.wire.messages import JobRecord
+
+# How often; a job's end is heard of at once, by the replies.
+LOOK_S = 0.5
+
+
+class Follower(Protocol):
+    """A stream that follows one job.
+
+    Attributes:
+        id: the job.
+    """
+
+    id: str
+
+    def see(self, record: JobRecord) -> None:
+        """Take the job as it is by now."""
+
+
+class RecordPoller:
+    """The streams of one process."""
+
+    def __init__(self, core: RedisBackend, redis: AsyncRedisDriver) -> None:
+        """Take the operations, and what runs them."""
+        self._core, self._redis = core, redis
+        self._open: dict[Follower, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, stream: Follower) -> None:
+        """Look for this stream too."""
+        self._open[stream] = ""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._look())
+
+    def discard(self, stream: Follower) -> None:
+        """Look no longer for it."""
+        self._open.pop(stream, None)
+
+    async def _look(self) -> None:
+        while self._open:
+            await asyncio.sleep(LOOK_S)
+            streams = list(self._open)
+            for first in range(0, len(streams), READ_MAX):
+                with contextlib.suppress(errors.MutiraoError):  # Redis is away: the next look may find it
+                    await self._see(streams[first : first + READ_MAX])
+
+    async def _see(self, streams: Sequence[Follower]) -> None:
+        records = await self._redis.run(self._core.records([stream.id for stream in streams]))
+        for stream, record in zip(streams, records, strict=True):
+            if record is None or stream not in self._open or record.done:
+                continue  # its end is told by the replies
+            state = f"{record.status} {record.job.started_at} {len(record.job.history)}"
+            if self._open[stream] != state:
+                self._open[stream] = state
+                stream.see(record)

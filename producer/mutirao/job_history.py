@@ -1,0 +1,264 @@
+"""What happened to a job, step by step, and where it is now: from its record, and from where requests wait and are held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from mutirao import errors, keyspace
+from mutirao.client.redis_backend import RedisBackend
+from mutirao.dead_letters import DeadLetter, DeadLetters
+from mutirao.redisdb.drivers import Command, Operation, T
+from mutirao.redisdb.failure import denied
+from mutirao.wire.messages import History, JobRecord
+
+# How far from its head a queue is searched; a script looks at one piece of it while Redis runs nothing else.
+SEARCHED = 10_000
+PIECE = 500
+
+
+class JobStep(NamedTuple):
+    """One step.
+
+    Attributes:
+        at: when, in seconds since the epoch by Redis's clock.
+        what: its name.
+        says: the rest of the sentence.
+    """
+
+    at: float
+    what: str
+    says: str
+
+
+class QueuedAt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a request waits.
+
+    Attributes:
+        queue: the queue.
+        priority: its priority; "" for none of ours.
+        before: how many are served before it among those of its priority; None where that is more than `searched`.
+        urgent: how many of higher priority wait.
+        searched: how many were looked at.
+        tenant: whose line it is; "" for the queue's own. Lines of one queue take turns.
+    """
+
+    queue: str
+    priority: str
+    before: int | None
+    urgent: int
+    searched: int
+    tenant: str = ""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Which worker has reserved a request, and for how long its lease still runs, in seconds; negative once it has lapsed."""
+
+    worker: str
+    lease_s: float
+
+
+class JobHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a job.
+
+    Attributes:
+        record: its record.
+        waiting: where it waits; None where it does not, or was not found.
+        held: who holds it; None where nobody does.
+        letter: its dead letter.
+        served: whether a live worker serves its model.
+        hidden: nobody can look where requests wait and are held (a broker that is no Redis), or this user may not.
+    """
+
+    record: JobRecord
+    waiting: QueuedAt | None = None
+    held: Held | None = None
+    letter: DeadLetter | None = None
+    served: bool = True
+    hidden: bool = False
+
+
+# How an attempt ended that was not the last.
+_TRIED = {
+    "process died": "its process died",
+    "time limit": "it ran past its time limit among others",
+    "terminated": "its process was ended",
+}
+
+
+def steps(record: JobRecord) -> list[JobStep]:
+    """Tell the steps of a job in order; a worker knows Redis's clock to a millisecond or so, so none is shown before the last."""
+    told: list[JobStep] = []
+    for moment in _moments(record):
+        told.append(moment._replace(at=max(moment.at, told[-1].at if told else 0.0)))
+    return told
+
+
+def read_history(core: RedisBackend, id: str) -> Operation[JobHistory]:
+    """Find out all about a job.
+
+    Raises:
+        JobNotFound: no such job.
+    """
+    record = yield from core.record(id)
+    story = yield from _found(core, record)
+    if not (record.done or story.held or story.waiting or story.hidden):
+        # It was taken while it was looked for.
+        newer = yield from core.record(id)
+        story = msgspec.structs.replace(story, record=newer) if newer.done else (yield from _found(core, newer))
+    return story
+
+
+def lost(core: RedisBackend, record: JobRecord) -> Operation[bool]:
+    """Tell whether the request of a queued job waits nowhere, and nobody has it."""
+    seen = yield from _allowed(_looked_for(core, record))
+    return seen is not None and not (seen.hidden or seen.held or seen.waiting)
+
+
+def _found(core: RedisBackend, record: JobRecord) -> Operation[JobHistory]:
+    seen = yield from _allowed(_looked_for(core, record))
+    story = seen if seen is not None else JobHistory(record=record, hidden=True)
+    if story.record.status == "FAILURE":
+        letters = yield from _allowed(DeadLetters(core.settings).letters([record.task_id]))
+        return msgspec.structs.replace(story, letter=letters[0] if letters else None)
+    return story
+
+
+def _looked_for(core: RedisBackend, record: JobRecord) -> Operation[JobHistory]:
+    if record.done or core.settings.foreign:
+        return JobHistory(record=record, hidden=not record.done)
+    model = record.job.model
+    served = bool((yield from core.catalog()).serving(model)) if model else True
+    held = yield from _held(record.task_id, core)
+    waiting = (yield from _waiting(record)) if held is None and record.status == "QUEUED" and model else None
+    return JobHistory(record=record, waiting=waiting, held=held, served=served)
+
+
+def _waiting(record: JobRecord) -> Operation[QueuedAt | None]:
+    """Look for a request in its model's lists, first where its priority puts it."""
+    model, priority = record.job.model, record.job.priority
+    steps = [step for name, step in keyspace.STEPS.items() if name == priority] or list(keyspace.KOMBU_STEPS)
+    tenants = dict.fromkeys((record.job.owner, ""))  # without the engine a tenant's requests wait among all others
+    for tenant, step in ((tenant, step) for tenant in tenants for step in steps):
+        key = keyspace.queue_key(model, step, tenant)
+        length: int = yield Command("broker", "LLEN", (key,))
+        searched, place = min(length, SEARCHED), 0
+        for first in range(1, searched + 1, PIECE):
+            last = min(first + PIECE - 1, searched)
+            place = yield Command("broker", "find_request", (key,), (record.task_id, first, last))
+            if place:
+                break
+        if place or length > SEARCHED:
+            urgent = 0
+            for before in (each for each in keyspace.KOMBU_STEPS if each < step):
+                urgent += yield Command("broker", "LLEN", (keyspace.queue_key(model, before, tenant),))
+            return QueuedAt(keyspace.queue(model), priority, place - 1 if place else None, urgent, searched, tenant)
+    return None
+
+
+def _held(id: str, core: RedisBackend) -> Operation[Held | None]:
+    """Look for a request among what workers have reserved."""
+    leases = yield Command("broker", "ZRANGE", (keyspace.LEASES,), (0, -1, "WITHSCORES"))
+    for identity, until in _pairs(leases):
+        worker = identity.decode()
+        if (yield Command("broker", "find_request", (keyspace.reserved_key(worker),), (id, 0, 0))):
+            return Held(worker.rpartition("#")[0] or worker, float(until) - core.now())
+    return None
+
+
+def _pairs(found: list[object]) -> Iterator[tuple[bytes, bytes]]:
+    """Read members and scores, in pairs or one after the other: that depends on the protocol's version."""
+    if found and isinstance(found[0], list | tuple):
+        yield from found  # type: ignore[misc]
+    else:
+        yield from zip(found[::2], found[1::2], strict=True)
+
+
+def _allowed(operation: Operation[T]) -> Operation[T | None]:
+    """Run an operation; None where this user has no right to it."""
+    try:
+        return (yield from operation)
+    except errors.BrokerUnavailable as exc:
+        if denied(exc.__cause__):
+            return None
+        raise
+
+
+def _moments(record: JobRecord) -> Iterator[JobStep]:
+    job = record.job
+    replayed = any(entry.how == "replayed" for entry in job.history)
+    first = keyspace.made_at(record.task_id) if replayed else job.queued_at
+    if first is not None:
+        yield JobStep(first, "submitted", _asked(record))
+    for entry, after in zip(job.history, (*job.history[1:], None), strict=False):
+        given_up = after is not None and after.how == "replayed"
+        yield JobStep(entry.at, *(_earlier(entry) if given_up or entry.how not in _TRIED else _tried(entry)))
+    if job.reserved_at:
+        yield JobStep(job.reserved_at, "reserved", f"by {job.worker}")
+    ran = job.started_at is not None and bool(job.version or not record.done)
+    if job.started_at is not None and ran:
+        if job.batch:
+            yield JobStep(job.started_at, "batched", _company(job.batch, job.place))
+        yield JobStep(job.started_at, "run", _run(record))
+    if record.done and job.finished_at is not None:
+        yield JobStep(job.finished_at, *_end(record, ran=ran))
+
+
+def _asked(record: JobRecord) -> str:
+    job = record.job
+    rows = f"{job.rows} row{'' if job.rows == 1 else 's'}" if job.rows else ""
+    return ", ".join(
+        filter(None, (f"to {job.model}" if job.model else "", rows, job.priority and f"priority {job.priority}"))
+    )
+
+
+def _earlier(entry: History) -> tuple[str, str]:
+    if entry.how == "worker lost":
+        return "lost", f"with its worker {entry.worker}; back to the head of its queue"
+    if entry.how == "given back":
+        return "given back", f"by {entry.worker}, to the head of its queue"
+    if entry.how == "handed over":
+        return "given back", f"by {entry.worker}, whose copy of the model refuses it, for a worker with another"
+    if entry.how == "replayed":
+        return "replayed", "from the dead letters, to the end of its queue"
+    return "given up", f"on {entry.worker}: {entry.how}; to the dead letters"
+
+
+def _tried(entry: History) -> tuple[str, str]:
+    return "tried", f"on {entry.worker}: {_TRIED[entry.how]}; it runs again"
+
+
+def _company(batch: int, place: int) -> str:
+    if batch == 1:
+        return "alone"
+    others = f"with {batch - 1} other{'' if batch == 2 else 's'}"
+    return f"{others}, {ordinal(place)} in order" if place else others
+
+
+def _run(record: JobRecord) -> str:
+    job = record.job
+    took = f"for {_ms(job.finished_at - job.started_at)} " if job.finished_at and job.started_at else "since then "
+    version = f", version {job.version}" if job.version else ""
+    again = f", attempt {job.attempts}" if job.attempts > 1 else ""
+    return f"{took}on {job.worker}{version}{again}"
+
+
+def _end(record: JobRecord, *, ran: bool) -> tuple[str, str]:
+    if record.status == "SUCCESS":
+        return "committed", "succeeded"
+    why = str(record.error()).removeprefix(f"job {record.task_id} ").removeprefix("failed: ")
+    if record.status == "REVOKED":
+        return record.state, "" if why in {"was cancelled", "expired before it ran"} else why
+    return ("committed", f"failed: {why}") if ran else ("failed", why)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.3f} s"
+
+
+def ordinal(number: int) -> str:
+    """Write 17 as 17th."""
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

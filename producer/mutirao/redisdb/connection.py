@@ -1,0 +1,154 @@
+"""Opening a client of the Redis that a URL names: a server, one behind TLS or a socket, or the master that sentinels know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlencode
+
+import hiredis
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+
+from mutirao import urls
+from mutirao.settings import Settings
+from mutirao.urls import RedisURL
+
+
+def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
+    """Make a client; nothing connects before its first call.
+
+    Args:
+        url: the server's. TLS checks certificates and names, unless the URL's query says otherwise, as redis-py takes it.
+        settings: for the master's name.
+        options: redis-py's.
+    """
+    options = {"command_packer": Packer(), **options}
+    if urls.scheme(url) in urls.SOCKETS:
+        return redis.Redis.from_url(_socket(url), **_of_socket(options))
+    if urls.scheme(url) != "sentinel":
+        return redis.Redis.from_url(url, **options)
+    read = urls.parse(url)
+    sentinels = redis.sentinel.Sentinel(read.hosts, sentinel_kwargs=_timeouts(options))
+    master: redis.Redis = sentinels.master_for(
+        settings.sentinel_master, connection_pool_class=_Pool, **_of_master(read), **options
+    )
+    return master
+
+
+def connect_async(url: str, settings: Settings, **options: Any) -> redis.asyncio.Redis:
+    """Make a client for the running event loop; the arguments are those of `connect`."""
+    if urls.scheme(url) == "sentinel":
+        read = urls.parse(url)
+        sentinels = redis.asyncio.sentinel.Sentinel(read.hosts, sentinel_kwargs=_timeouts(options))
+        client: redis.asyncio.Redis = sentinels.master_for(
+            settings.sentinel_master, connection_pool_class=_AsyncPool, **_of_master(read), **options
+        )
+    elif urls.scheme(url) in urls.SOCKETS:
+        client = redis.asyncio.Redis.from_url(_socket(url), **_of_socket(options))
+    else:
+        client = redis.asyncio.Redis.from_url(url, **options)
+    pool: Any = client.connection_pool
+    pool.connection_class = _OURS.get(pool.connection_class, pool.connection_class)
+    return client
+
+
+class Packer:
+    """Writes commands as they are: redis-py's own looks at each of ten thousand arguments before it hands them to hiredis."""
+
+    def pack(self, name: str | bytes, *args: Any) -> list[bytes]:
+        """Write one command; its name may be of several words."""
+        words = (name if isinstance(name, bytes) else name.encode()).split()
+        try:
+            return [hiredis.pack_command((*words, *args))]
+        except TypeError as exc:
+            raise redis.DataError(str(exc)) from exc
+
+
+class _Ours:
+    """What redis-py's connections of an event loop lack."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        return Packer().pack(*args)
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        return [b"".join(packed for command in commands for packed in Packer().pack(*command))]
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        try:
+            await super()._send_packed_command(command)  # type: ignore[misc]
+        except RuntimeError as exc:  # uvloop's word for a connection that the other side has closed
+            raise ConnectionResetError(str(exc)) from exc
+
+
+class _AsyncConnection(_Ours, redis.asyncio.Connection):
+    pass
+
+
+class _AsyncSSLConnection(_Ours, redis.asyncio.SSLConnection):
+    pass
+
+
+class _AsyncSocketConnection(_Ours, redis.asyncio.UnixDomainSocketConnection):
+    pass
+
+
+class _AsyncMasterConnection(_Ours, redis.asyncio.sentinel.SentinelManagedConnection):
+    pass
+
+
+_OURS: dict[type, type] = {
+    redis.asyncio.Connection: _AsyncConnection,
+    redis.asyncio.SSLConnection: _AsyncSSLConnection,
+    redis.asyncio.UnixDomainSocketConnection: _AsyncSocketConnection,
+    redis.asyncio.sentinel.SentinelManagedConnection: _AsyncMasterConnection,
+}
+
+
+class _Pool(redis.sentinel.SentinelConnectionPool):
+    """Closes the connections to the sentinels together with those to the master."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                sentinel.close()
+
+
+class _AsyncPool(redis.asyncio.sentinel.SentinelConnectionPool):
+    """The same on an event loop."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def _of_master(read: RedisURL) -> dict[str, Any]:
+    """Choose what is said to the master; the URL's user and password are its own, as kombu has it."""
+    login = {name: value for name, value in (("username", read.user), ("password", read.password)) if value}
+    return {**_parsed(read), **login, "db": read.db}
+
+
+def _socket(url: str) -> str:
+    """Write the URL of a socket as redis-py does."""
+    read = urls.parse(url)
+    query = urlencode({"db": read.db, **read.query})
+    return read.url.replace("redis+socket", "unix", 1).partition("?")[0] + f"?{query}"
+
+
+def _of_socket(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if not name.startswith("socket_keepalive")}
+
+
+def _parsed(read: RedisURL) -> dict[str, Any]:
+    query = "&".join(f"{name}={value}" for name, value in read.query.items())
+    found: dict[str, Any] = redis.connection.parse_url(f"redis://?{query}")
+    return found
+
+
+def _timeouts(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name.startswith("socket_")}

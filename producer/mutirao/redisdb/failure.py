@@ -1,0 +1,117 @@
+"""Why Redis could not serve a call: what it said, told as what it is, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import NamedTuple
+
+import redis
+
+from mutirao import errors
+from mutirao.urls import scrubbed, without_password
+
+
+class Refusal(NamedTuple):
+    """A kind of refusal.
+
+    Attributes:
+        reason: what it is.
+        remedy: what to do about it.
+    """
+
+    reason: str
+    remedy: str
+
+
+# By the word with which Redis's error begins. Of an error inside a script, Redis before 7 has it in the middle.
+REFUSALS = {
+    "OOM": Refusal("out of memory", "raise its maxmemory, or let results expire sooner (MUTIRAO_RESULT_TTL_S)"),
+    "READONLY": Refusal("a replica", "it is not the master: name the master, or its sentinels"),
+    "MASTERDOWN": Refusal("a replica without its master", "it is not the master: name the master, or its sentinels"),
+    "LOADING": Refusal("loading its data", "it has just started: try again soon"),
+    "MISCONF": Refusal("not able to save", "its disk is full or cannot be written: its log says more"),
+    "NOREPLICAS": Refusal("short of replicas", "fewer replicas than min-replicas-to-write are connected"),
+    "BUSY": Refusal("busy", "a script runs for long: try again soon"),
+    "NOPERM": Refusal("no permission", "give the user of MUTIRAO_BROKER_URL the rights of its role (deploy/redis/acl)"),
+    "NOAUTH": Refusal("no login", "check the user and password in MUTIRAO_BROKER_URL"),
+    "WRONGPASS": Refusal("wrong login", "check the user and password in MUTIRAO_BROKER_URL"),
+}
+_CODE = re.compile(rf"(?:^|[\s-])({'|'.join(REFUSALS)})\b")
+# redis-py makes a class of some, and leaves the word out.
+_CLASSES = {
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.BusyLoadingError: "LOADING",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.AuthenticationError: "WRONGPASS",
+}
+# Redis 6 and 7.0, then Redis 7.2 and Valkey.
+_DENIED_IN_SCRIPTS = ("user executing the script can't", "ACL failure in script")
+_FULL = Refusal("too many clients", "its maxclients is reached: raise it, or run fewer processes")
+_FILES = Refusal("too many open files", "this process may open no more: raise its limit (ulimit -n)")
+_POOL = Refusal("too many calls", "max_connections in the URL is reached: leave it out")
+
+
+class NotMaster(redis.ConnectionError):
+    """The server is a replica by now: the connections to it are made anew."""
+
+
+def code(exc: BaseException) -> str:
+    """Find the word with which Redis says what is wrong; "" for an error that has none of those known here."""
+    for kind, word in _CLASSES.items():
+        if isinstance(exc, kind):
+            return word
+    if not isinstance(exc, redis.RedisError):
+        return ""
+    if any(words in str(exc) for words in _DENIED_IN_SCRIPTS):
+        return "NOPERM"
+    found = _CODE.search(str(exc))
+    return found[1] if found else ""
+
+
+def denied(exc: BaseException | None) -> bool:
+    """Whether the server says that this user may not, at once or within a script."""
+    return exc is not None and code(exc) in ("NOPERM", "NOAUTH", "WRONGPASS")
+
+
+def is_replica(exc: BaseException) -> bool:
+    """Whether a server refuses since it is no master any more."""
+    return isinstance(exc, NotMaster) or code(exc) in ("READONLY", "MASTERDOWN")
+
+
+def checked(exc: redis.ResponseError) -> redis.RedisError:
+    """Return an error that Redis has sent, as one of a connection that broke where the server is a replica by now."""
+    return NotMaster(f"{code(exc)} {exc}") if is_replica(exc) and not isinstance(exc, NotMaster) else exc
+
+
+def unavailable(exc: redis.RedisError, url: str) -> errors.BrokerUnavailable:
+    """Say in one sentence why the Redis at a URL could not serve a call; nothing secret of the URL is in it."""
+    shown = without_password(url)
+    said = " ".join(scrubbed(str(exc), url).split()) or type(exc).__name__
+    said = said.rstrip(".")
+    known = _known(exc)
+    if known is not None:
+        remedy = known.remedy
+    elif isinstance(exc, redis.ResponseError):
+        remedy = "mutirao doctor says more"
+    else:
+        remedy = "is it running? try mutirao doctor"
+    data = {"reason": known.reason} if known else {}
+    return errors.BrokerUnavailable(f"Redis at {shown} is unavailable: {said}; {remedy}", url=shown, **data)
+
+
+def _known(exc: redis.RedisError) -> Refusal | None:
+    if isinstance(exc, redis.exceptions.MaxConnectionsError):
+        return _POOL
+    if _errno(exc) in (errno.EMFILE, errno.ENFILE):
+        return _FILES
+    if "max number of clients" in str(exc):
+        return _FULL
+    return REFUSALS.get(code(exc))
+
+
+def _errno(exc: BaseException) -> int | None:
+    cause = exc.__cause__ or exc.__context__
+    return cause.errno if isinstance(cause, OSError) else None

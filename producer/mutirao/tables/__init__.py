@@ -1,0 +1,1 @@
+"""Tables of rows as text: CSV, read by a model's signature."""

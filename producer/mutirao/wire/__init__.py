@@ -1,0 +1,1 @@
+"""What travels between processes, and nothing else: requests, results, tensors, signatures."""

@@ -1,0 +1,199 @@
+"""The binary form: JSON for the structure, raw tensors one after another behind it, as in V2's binary extension.
+
+A message body is Celery's triple `[[model, request], {options}, embed]`: the JSON's length as 4 bytes little-endian, the
+JSON, the raw tensors. A result must stay JSON, so that a stock Celery client can read its document: there the raw tensors
+stand as base64 in the response's parameters. Either way, tensors over a threshold go beside, under a key of their own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from mutirao import errors
+from mutirao.wire import tensors
+from mutirao.wire.messages import PredictRequest, PredictResult, Tensor
+from mutirao.wire.tensors import Array
+
+JSON = "application/json"
+BINARY = "application/x-mutirao"
+SIZE = "binary_data_size"
+INLINE = "binary_data"
+BESIDE = "binary_data_beside"
+# Of a request's `binary_data_output`: JSON, and raw only what JSON cannot carry.
+AUTO = "auto"
+
+_INLINE = b'"binary_data":"'
+
+_Triple = tuple[tuple[str, PredictRequest | list[Any]], dict[str, Any], Any]
+
+
+def encode_body(
+    model: str, request: PredictRequest, options: Mapping[str, Any], inline_bytes: int
+) -> tuple[bytes, bytes | None]:
+    """Encode a message body.
+
+    Returns:
+        The body, and the raw tensors that go beside it where they are more than `inline_bytes`, else None.
+    """
+    heads, raw = _taken_out(request.inputs)
+    beside = len(raw) > inline_bytes
+    parameters = {**(request.parameters or {}), BESIDE: True} if beside else request.parameters
+    request = msgspec.structs.replace(request, inputs=heads, parameters=parameters)
+    head = msgspec.json.encode([[model, request], options, {}])
+    return len(head).to_bytes(4, "little") + head + (b"" if beside else raw), raw if beside else None
+
+
+def decode_body(body: bytes | memoryview) -> list[Any]:
+    """Decode a message body to Celery's triple; raw tensors are views of `body`.
+
+    Raises:
+        InvalidRequest: the lengths in it do not add up, or its head does not parse.
+    """
+    view = memoryview(body)
+    length = int.from_bytes(view[:4], "little")
+    if length == 0 or len(view) < 4 + length:
+        text = f"the message body is {len(view)} bytes long, but names a head of {length} bytes"
+        raise errors.InvalidRequest(text, reason="damaged body")
+    try:
+        (model, request), options, embed = msgspec.json.decode(view[4 : 4 + length], type=_Triple)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise errors.InvalidRequest(f"the message body's head is not a request: {exc}", reason="damaged body") from exc
+    if isinstance(request, PredictRequest) and not is_beside(request):
+        request = request_with(request, view[4 + length :])
+    return [[model, request], options, embed]
+
+
+def is_beside(holder: PredictRequest | PredictResult) -> bool:
+    """Tell whether the raw tensors are kept under a key of their own."""
+    return bool((holder.parameters or {}).get(BESIDE))
+
+
+def request_with(request: PredictRequest, raw: bytes | memoryview) -> PredictRequest:
+    """Put the raw tensors back into a request."""
+    return msgspec.structs.replace(request, inputs=_put_back(request.inputs, raw))
+
+
+def pack_result(result: PredictResult, inline_bytes: int) -> tuple[PredictResult, bytes | None]:
+    """Make a result fit for JSON.
+
+    Returns:
+        The result, its raw tensors as base64 in its parameters, and the raw tensors that go beside it where they are more
+        than `inline_bytes`, else None.
+    """
+    heads, raw = _taken_out(result.outputs)
+    if heads == result.outputs:  # none is raw; one of no element is, and has no bytes
+        return result, None
+    beside = len(raw) > inline_bytes
+    where = {BESIDE: True} if beside else {INLINE: base64.b64encode(raw).decode()}
+    packed = msgspec.structs.replace(result, outputs=heads, parameters={**(result.parameters or {}), **where})
+    return packed, raw if beside else None
+
+
+def unpack_result(result: PredictResult, raw: bytes | None = None) -> PredictResult:
+    """Undo `pack_result`; `raw` is what was kept beside.
+
+    Raises:
+        InvalidTensor: the bytes are not those that the result names.
+    """
+    parameters = dict(result.parameters or {})
+    inline = parameters.pop(INLINE, None)
+    parameters.pop(BESIDE, None)
+    try:
+        found = base64.b64decode(inline, validate=True) if inline is not None else raw or b""
+    except (binascii.Error, TypeError) as exc:
+        raise errors.InvalidTensor(f"the result's binary data is not base64: {exc}") from exc
+    return msgspec.structs.replace(result, outputs=_put_back(result.outputs, found), parameters=parameters or None)
+
+
+def inline_outputs(document: msgspec.Raw) -> dict[str, Array] | None:
+    """Decode a result's outputs where all of them are numbers that stand inline as raw bytes, and nothing is odd about them.
+
+    Results of one call differ in these bytes only, so what stands around them is read once.
+
+    Returns:
+        The arrays by name; None for every other result: `unpack_result` reads all of them, and says what is wrong.
+    """
+    head, found, rest = bytes(document).partition(_INLINE)
+    inline, _, tail = rest.partition(b'"')
+    if not found:
+        return None
+    layout = _layout(head, tail)
+    try:
+        raw = bytearray(binascii.a2b_base64(inline, strict_mode=True))
+    except binascii.Error:
+        return None
+    if layout is None or len(raw) != layout.size:
+        return None
+    return {
+        name: np.frombuffer(raw, dtype, count, start).reshape(shape)
+        for name, dtype, shape, count, start in layout.outputs
+    }
+
+
+class _Layout(NamedTuple):
+    """Where each output's bytes are: name, dtype, shape, number of elements, first byte."""
+
+    size: int
+    outputs: tuple[tuple[str, np.dtype[Any], tuple[int, ...], int, int], ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(head: bytes, tail: bytes) -> _Layout | None:
+    """Read what stands around the inline bytes; None where they need a look at their values, or at their place in memory."""
+    try:
+        result = msgspec.json.decode(head + _INLINE + b'"' + tail, type=PredictResult)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    outputs, at = [], 0
+    if (result.parameters or {}).get(INLINE) != "":
+        return None
+    for tensor in result.outputs:
+        dtype = tensors.DTYPES.get(tensor.datatype)
+        size = (tensor.parameters or {}).get(SIZE)
+        if dtype is None or dtype.kind not in "iuf" or not dtype.isnative or not tensor.shape or min(tensor.shape) < 1:
+            return None
+        count = math.prod(tensor.shape)
+        if tensor.data is not None or size != count * dtype.itemsize or at % dtype.itemsize:
+            return None
+        outputs.append((tensor.name, dtype.newbyteorder("="), tensor.shape, count, at))
+        at += size
+    return _Layout(at, tuple(outputs))
+
+
+def _taken_out(whole: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
+    heads, raws = [], []
+    for tensor in whole:
+        if isinstance(tensor.data, bytes | memoryview):
+            raws.append(bytes(tensor.data))
+            sized = {**(tensor.parameters or {}), SIZE: len(tensor.data)}
+            heads.append(msgspec.structs.replace(tensor, data=None, parameters=sized))
+        else:
+            heads.append(tensor)
+    return tuple(heads), b"".join(raws)
+
+
+def _put_back(heads: Iterable[Tensor], raw: bytes | memoryview) -> tuple[Tensor, ...]:
+    view, filled = memoryview(raw), []
+    for tensor in heads:
+        size = (tensor.parameters or {}).get(SIZE)
+        if size is None:
+            filled.append(tensor)
+            continue
+        if type(size) is not int or not 0 <= size <= len(view):
+            raise errors.InvalidTensor(
+                f"tensor {tensor.name!r} names {size!r} raw bytes, but {len(view)} are left", tensor=tensor.name
+            )
+        parameters = {key: value for key, value in (tensor.parameters or {}).items() if key != SIZE} or None
+        filled.append(msgspec.structs.replace(tensor, data=view[:size], parameters=parameters))
+        view = view[size:]
+    if len(view):
+        raise errors.InvalidTensor(f"{len(view)} raw bytes belong to no tensor")
+    return tuple(filled)

@@ -1,0 +1,328 @@
+"""What a model takes and gives, and the check of inputs against it: the client runs it before queueing, the worker before predicting."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mutirao import errors
+from mutirao.wire import elements, missing, tensors, untyped
+from mutirao.wire.messages import PredictRequest, Tensor
+from mutirao.wire.tensors import Array
+
+MATRIX = "X"
+
+
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An input or output: its name, V2 datatype, and shape; -1 stands for any size, the first is the rows."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """Write it as people read it: age FP64[-1]."""
+        return f"{self.name} {self.datatype}{list(self.shape)}"
+
+
+class InputSpec(TensorSpec, frozen=True, omit_defaults=True):
+    """An input.
+
+    Attributes:
+        nullable: whether values may be missing; None where nobody knows: NaN is then handed on, missing text is refused.
+        guessed: the datatype was guessed from the values of an example, or of none.
+        columns: what the columns of a matrix are called, where an example had names for them.
+    """
+
+    nullable: bool | None = None
+    guessed: bool = False
+    columns: tuple[str, ...] = ()
+
+
+class OutputSpec(TensorSpec, frozen=True, omit_defaults=True):
+    """An output; `default` ones come back when a request names none."""
+
+    default: bool = False
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model takes and gives.
+
+    Attributes:
+        inputs: one matrix `X`, or one input a column where the model was fitted on a DataFrame.
+        outputs: named after the estimator's methods.
+        frame: the inputs are the columns of a DataFrame, in this order.
+        max_rows: the most rows that one request may hold.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    frame: bool = False
+    max_rows: int = 10_000
+
+    def chosen(self, names: Iterable[str] | None) -> tuple[OutputSpec, ...]:
+        """Find the outputs of these names, or where there is none the default ones.
+
+        Raises:
+            InvalidRequest: the model has no such output, or one is named twice.
+        """
+        names = list(names or ())
+        if not names:
+            return tuple(output for output in self.outputs if output.default)
+        known = {output.name: output for output in self.outputs}
+        if missing := [name for name in names if name not in known]:
+            text = f"output {missing[0]!r} is not one of {', '.join(known)}"
+            raise errors.InvalidRequest(text, reason="unknown output")
+        if len(set(names)) != len(names):
+            twice = next(name for at, name in enumerate(names) if name in names[:at])
+            text = f"output {twice!r} is asked for {names.count(twice)} times: name each output once"
+            raise errors.InvalidRequest(text, reason="outputs of one name")
+        return tuple(known[name] for name in names)
+
+
+def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
+    """Name the arrays of what a caller gave.
+
+    Args:
+        data: an array or nested list (one unnamed matrix, a row a line), a DataFrame, or a mapping of named arrays; an array with
+            fields is such a mapping.
+        frame: the model takes columns; where it does not, a DataFrame counts as its matrix.
+    """
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        if frame:
+            _check_columns([str(name) for name in data.columns])
+        return (
+            {str(name): _array(str(name), data[name]) for name in data.columns}
+            if frame
+            else {"": _array("", _alike(data))}
+        )
+    if isinstance(data, np.ndarray) and data.dtype.names:
+        data = {name: data[name] for name in data.dtype.names}
+    if isinstance(data, Mapping):
+        return {str(name): _array(str(name), values) for name, values in data.items()}
+    if frame and isinstance(data, np.ndarray) and data.dtype == object and data.ndim == 2:
+        return {"": data}
+    table = _table(data) if frame else None
+    return {"": _array("", data) if table is None else table}
+
+
+def validate(model: str, signature: Signature, given: Mapping[str, Array]) -> dict[str, Array]:
+    """Check arrays against a signature, and give each the name, dtype and shape that the model takes.
+
+    Args:
+        model: the model's name, for the error.
+        signature: what it takes.
+        given: arrays by name; one unnamed matrix of shape (rows, features) fits any model.
+
+    Returns:
+        One array an input, in the signature's order; every array has the same number of rows, at least one.
+
+    Raises:
+        SignatureMismatch: other names, number of features or dtypes than expected, or no row.
+        PayloadTooLarge: more rows than `max_rows`.
+    """
+    if list(given) == [""]:
+        given = _named(model, signature, given[""])
+    _check_names(model, signature, given)
+    bound = {spec.name: _fitted(model, spec, given[spec.name]) for spec in signature.inputs}
+    _check_rows(model, signature, bound)
+    for spec in signature.inputs:
+        if not spec.nullable:
+            _check_missing(model, spec, bound[spec.name])
+    return bound
+
+
+def read(model: str, signature: Signature, request: PredictRequest) -> dict[str, Array]:
+    """Decode and check a request's inputs.
+
+    Raises:
+        InvalidTensor: a tensor's datatype, shape and data do not agree.
+        SignatureMismatch, PayloadTooLarge: as `bind`.
+    """
+    given = {tensor.name: _decoded(tensor, frame=signature.frame) for tensor in request.inputs}
+    if len(given) != len(request.inputs):
+        raise errors.InvalidRequest(f"model {model!r}: two inputs have the same name", reason="inputs of one name")
+    return validate(model, signature, given)
+
+
+def rows(bound: Mapping[str, Array]) -> int:
+    """Count the rows of checked inputs."""
+    return len(next(iter(bound.values())))
+
+
+def _check_columns(names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for at, name in enumerate(names) if name in names[:at])
+        text = f"the DataFrame has {names.count(twice)} columns {twice!r}: each must have a name of its own"
+        raise errors.InvalidRequest(text, reason="columns of one name")
+
+
+def _decoded(tensor: Tensor, *, frame: bool) -> Array:
+    if tensor.datatype or not isinstance(tensor.data, list):
+        return tensors.decode(tensor)
+    array = _table(tensor.data) if frame else None
+    array = _array(tensor.name, tensor.data) if array is None else array
+    if array.dtype == object and array.ndim == 2:
+        numbers = [[each if isinstance(each, float) else 0.0 for each in row] for row in tensor.data]
+        tensors.check_finite(tensor.name, np.array(numbers))
+    else:
+        tensors.check_finite(tensor.name, array, tensor.data)
+    return array
+
+
+def _array(name: str, values: Any) -> Array:
+    if hasattr(values, "to_numpy"):
+        values = np.asarray(values.to_numpy())
+    if not isinstance(values, np.ndarray):
+        try:
+            return untyped.natural(name, values)
+        except errors.InvalidTensor:
+            table = _table(values)
+            if table is None:
+                raise
+            return table
+    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
+        masked: Array = np.ma.getmaskarray(values)
+        values = np.asarray(np.ma.getdata(values), dtype=object)
+        values[masked] = None
+    if values.dtype.kind not in "OSUT":
+        return np.asarray(values)
+    return _mixed(name, values.astype(object))
+
+
+def _alike(data: Any) -> Any:
+    """Make a DataFrame's columns of numbers ready to be one matrix: bools become 0 and 1, and large integers stay beside floats."""
+    kinds = {name: getattr(dtype, "kind", "O") for name, dtype in enumerate(data.dtypes)}
+    if not set(kinds.values()) <= set("biuf") or len(set(kinds.values())) < 2 or not hasattr(data, "iloc"):
+        return data
+    columns = [np.asarray(data.iloc[:, at].to_numpy()) for at in kinds]
+    columns = [column.astype(np.uint8) if column.dtype.kind == "b" else column for column in columns]
+    if any(column.dtype.kind in "iu" and (np.abs(column) >= untyped.EXACT).any() for column in columns):
+        columns = [column.astype(object) for column in columns]
+    return np.column_stack(columns)
+
+
+def _mixed(name: str, values: Array) -> Array:
+    """Give an array of objects its own dtype; a matrix whose columns are of several kinds waits until they are known."""
+    try:
+        return untyped.of_objects(name, values)
+    except errors.InvalidTensor:
+        if values.ndim != 2:
+            raise
+        return values
+
+
+def _table(values: Any) -> Array | None:
+    """Keep rows that mix types as they are: each column gets a dtype of its own once the columns are known."""
+    if not (isinstance(values, list) and values and all(isinstance(row, list | tuple) for row in values)):
+        return None
+    if len({len(row) for row in values}) != 1 or len(set(map(type, itertools.chain.from_iterable(values)))) < 2:
+        return None
+    table = np.asarray(values, dtype=object)
+    return table if table.ndim == 2 else None
+
+
+def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Array]:
+    if not signature.frame:
+        return {signature.inputs[0].name: matrix} if len(signature.inputs) == 1 else {"": matrix}
+    if matrix.ndim != 2 or matrix.shape[1] != len(signature.inputs):
+        raise _mismatch(model, f"rows of {len(signature.inputs)} values", _shape(matrix))
+    names = [spec.name for spec in signature.inputs]
+    if matrix.dtype != object:
+        return {name: matrix[:, at] for at, name in enumerate(names)}
+    return {name: untyped.of_objects(name, matrix[:, at]) for at, name in enumerate(names)}
+
+
+def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -> None:
+    expected = [spec.name for spec in signature.inputs]
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
+    if missing or unexpected:
+        parts = [f"without {_list(missing)}"] if missing else []
+        parts += [f"with {_list(unexpected)}"] if unexpected else []
+        raise _mismatch(model, f"inputs {_list(expected)}", f"inputs {' and '.join(parts)}" if given else "none")
+
+
+def _fitted(model: str, spec: InputSpec, array: Array) -> Array:
+    if array.shape[:1] == (0,):
+        raise _mismatch(model, "at least one row", "none")
+    if len(spec.shape) == 1 and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    agrees = array.ndim == len(spec.shape) and all(
+        want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
+    )
+    if not agrees:
+        hint = _WRITTEN.get((array.ndim, len(spec.shape)), "")
+        raise _mismatch(model, str(spec), _shape(array), hint)
+    try:
+        bools = spec.guessed and spec.datatype.startswith("FP")
+        fitted = tensors.cast(spec.name, array, spec.datatype, bools=bools)
+    except errors.InvalidTensor as exc:
+        hint = _guessed(model, spec) if spec.guessed and array.dtype.kind in "iuf" else ""
+        raise _mismatch(model, str(spec), str(exc), hint) from exc
+    return fitted
+
+
+# How what has fewer dimensions than an input is written, by its dimensions and the input's.
+_WRITTEN = {
+    (0, 1): "; one value is written [...], for each row one",
+    (0, 2): "; one row is written [[...]]",
+    (1, 2): "; one row is written [[...]]",
+}
+
+
+def _guessed(model: str, spec: InputSpec) -> str:
+    kind = "bools" if spec.datatype == "BOOL" else "whole numbers"
+    return (
+        f'. That it takes {kind} was guessed from an example: if it takes other numbers, write datatype = "FP64" '
+        f"in the line of {spec.name!r} under inputs in {model}/model.toml, and restart the workers"
+    )
+
+
+def _check_missing(model: str, spec: InputSpec, array: Array) -> None:
+    """Refuse missing values where they may not be; where that is not known, NaN is the model's own business."""
+    if spec.nullable is None and spec.datatype.startswith("FP"):
+        return
+    absent = missing.mask(array)
+    if absent is None:
+        return
+    where = elements.place(array.shape, [int(at) for at in np.argwhere(absent)[0]])
+    unknown = f" (its manifest does not say whether it may be missing: if so, write nullable = true there in {model}/model.toml, or add the model again)"
+    hint = "fill it before you submit" + (unknown if spec.nullable is None else "")
+    raise errors.SignatureMismatch(
+        f"model {model!r} takes no missing value for {spec}, and {where} is missing (null, NaN): {hint}",
+        model=model,
+        expected=str(spec),
+    )
+
+
+def _check_rows(model: str, signature: Signature, bound: Mapping[str, Array]) -> None:
+    counts = {name: len(array) for name, array in bound.items()}
+    if len(set(counts.values())) > 1:
+        raise _mismatch(
+            model, "the same number of rows in each input", ", ".join(f"{name} {n}" for name, n in counts.items())
+        )
+    count = rows(bound)
+    if count > signature.max_rows:
+        text = f"model {model!r} takes at most {signature.max_rows} rows in one request, got {count}: split it, see submit_many"
+        raise errors.PayloadTooLarge(text, limit=signature.max_rows, size=count)
+
+
+def _mismatch(model: str, expected: str, got: str, hint: str = "") -> errors.SignatureMismatch:
+    return errors.SignatureMismatch(
+        f"model {model!r} takes {expected}, got {got}{hint}", model=model, expected=expected
+    )
+
+
+def _shape(array: Array) -> str:
+    return f"shape {list(array.shape)}" if array.ndim else elements.show(array.item())
+
+
+def _list(names: Iterable[str]) -> str:
+    names = list(names)
+    shown = ", ".join(repr(name) for name in names[:6])
+    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown

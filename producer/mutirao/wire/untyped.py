@@ -1,0 +1,208 @@
+"""Values that nobody has given a datatype: nested lists, and arrays of objects.
+
+They get the dtype that their elements have, where it holds all of them as they are. Else they stay objects until a datatype is known:
+bools, which are no numbers unless that says so, and integers that no float holds, beside floats or missing values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mutirao import errors
+from mutirao.wire import missing
+from mutirao.wire.elements import nth, show
+
+Array = npt.NDArray[Any]
+
+BOOL = (bool, np.bool_)
+NUMBER = (int, float, np.number, np.bool_)
+_BITS_MAX = 1023  # of an integer that is surely a float64
+EXACT = 2.0**53  # up to here every integer is a float64
+
+
+def natural(name: str, values: Any) -> Array:
+    """Make an array of nested lists, of the dtype that their elements have.
+
+    Raises:
+        InvalidTensor: rows of different lengths, bools or text among numbers, what is neither, or an integer that no float holds.
+    """
+    try:
+        array = np.asarray(values)
+        if array.size and not hasattr(values, "dtype"):
+            array = _exact(values, array)
+    except OverflowError:
+        raise _unheld(name, np.asarray(values, dtype=object)) from None
+    except ValueError as exc:
+        raise errors.InvalidTensor(f"tensor {name!r}: {_ragged(values) or exc}", tensor=name) from exc
+    return of_objects(name, array) if array.dtype.kind == "O" else array
+
+
+def of_objects(name: str, array: Array) -> Array:
+    """Give an array of objects the dtype that its elements have; what is missing among those that stay objects is None.
+
+    Raises:
+        InvalidTensor: bools or text among numbers, or what is neither; names the first such element.
+    """
+    elements = _elements(array)
+    present = set(map(type, elements)) - {type(None)}
+    if all(issubclass(kind, str | bytes) for kind in present) or all(issubclass(kind, BOOL) for kind in present):
+        return objects(elements).reshape(array.shape)
+    if not all(issubclass(kind, NUMBER) and not issubclass(kind, BOOL) for kind in present):
+        raise _of_two_kinds(name, array.shape, elements)
+    try:
+        return _numbers(elements).reshape(array.shape)
+    except OverflowError:
+        raise _unheld(name, array) from None
+
+
+def typed(name: str, array: Array, *, whole: bool | None = None) -> Array:
+    """Make numbers or bools of what stayed objects; text stays as it is.
+
+    Args:
+        name: the tensor's name.
+        array: objects: text, or numbers and bools.
+        whole: they are to be integers; False where floats; None where that is not known.
+
+    Raises:
+        InvalidTensor: a float would have to stand for an integer that it does not hold; names the first.
+    """
+    if array.dtype.kind != "O":
+        return array
+    elements = _elements(array)
+    kinds = set(map(type, elements))
+    if not all(issubclass(kind, NUMBER) for kind in kinds - {type(None)}):
+        return array
+    if whole and type(None) not in kinds:
+        plain = np.asarray([int(each) if isinstance(each, float) and each.is_integer() else each for each in elements])
+        if plain.dtype.kind in "iu":
+            return plain.reshape(array.shape)
+    if kinds and all(issubclass(kind, BOOL) for kind in kinds):
+        return array.astype(np.bool_)
+    missed, floats = type(None) in kinds, any(issubclass(kind, float | np.floating) for kind in kinds)
+    if (missed and whole is not False) or (floats and whole is None):
+        _check_held(name, array.shape, elements, "a missing value" if missed else "numbers that are not whole")
+    try:
+        return np.array([math.nan if each is None else float(each) for each in elements]).reshape(array.shape)
+    except OverflowError:
+        raise _unheld(name, array) from None
+
+
+def _check_held(name: str, shape: tuple[int, ...], elements: list[Any], beside: str) -> None:
+    at = next((at for at, each in enumerate(elements) if not held(each)), None)
+    if at is not None:
+        text = f"{nth(shape, at)} is {show(elements[at])}, which cannot be kept beside {beside}: that takes a float, and none has all its digits"
+        raise errors.InvalidTensor(f"{called(name)}{text}", tensor=name)
+
+
+def called(name: str) -> str:
+    """Begin a sentence about a tensor; one without a name goes without."""
+    return f"tensor {name!r}: " if name else ""
+
+
+def objects(elements: list[Any]) -> Array:
+    """Make an array of objects."""
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array
+
+
+def _elements(array: Array) -> list[Any]:
+    """List the elements; those that are missing are None."""
+    elements: list[Any] = array.ravel().tolist()
+    absent = missing.mask(array)
+    if absent is None:
+        return elements
+    return [None if gone else each for each, gone in zip(elements, absent.ravel().tolist(), strict=True)]
+
+
+def _numbers(elements: list[Any]) -> Array:
+    """Make numbers of numbers; those that no dtype holds as they are stay objects."""
+    if None not in elements:
+        plain = np.asarray(elements)
+        return _exact(elements, plain) if plain.size else plain
+    if not all(map(held, elements)):
+        return objects(elements)
+    return np.array([math.nan if each is None else float(each) for each in elements])
+
+
+def _exact(values: Any, array: Array) -> Array:
+    """Undo what numpy guessed: text of one fixed length, numbers made of bools, or floats of large integers."""
+    kind = array.dtype.kind
+    if kind in "biuf" and not _may_hide_bools(values, array) and not (kind == "f" and (np.abs(array) >= EXACT).any()):
+        return array
+    if kind not in "OUSbiuf":
+        return array
+    elements = np.asarray(values, dtype=object)
+    flat = elements.ravel().tolist()
+    kinds = set(map(type, flat))
+    if kinds == {int} and all(0 <= element < 2**64 for element in flat):
+        return elements.astype(np.uint64)
+    if not all(issubclass(each, NUMBER) and not issubclass(each, BOOL) for each in kinds):
+        return elements
+    return elements.astype(np.float64) if kinds != {int} and all(map(held, flat)) else elements
+
+
+def _may_hide_bools(values: Any, array: Array) -> bool:
+    """Tell whether a bool is among the values, of which numpy makes 0 and 1."""
+    if array.dtype.kind == "b":
+        return True
+    if array.ndim == 0 or not ((array == 0) | (array == 1)).any():
+        return False
+    for _ in range(array.ndim - 1):
+        values = list(values)
+        if all(isinstance(each, np.ndarray) for each in values):
+            return any(each.dtype.kind == "b" for each in values)
+        values = itertools.chain.from_iterable(values)
+    return any(issubclass(kind, BOOL) for kind in set(map(type, values)))
+
+
+def held(number: Any) -> bool:
+    """Tell whether a float holds a number as it is; what is missing is held as NaN."""
+    return not isinstance(number, int | np.integer) or abs(int(number)) <= EXACT or int(float(number)) == int(number)
+
+
+def _of_two_kinds(name: str, shape: tuple[int, ...], elements: list[Any]) -> errors.InvalidTensor:
+    """Name the first element that is neither number nor text, or the first that is not what the first one is."""
+    present = [(at, each) for at, each in enumerate(elements) if each is not None]
+    strange = next(((at, each) for at, each in present if not isinstance(each, (*NUMBER, str, bytes))), None)
+    if strange is not None:
+        remedy = (
+            "convert it to int, float, bool or text" if shape else "give an array, or nested lists of numbers or text"
+        )
+        text = f"{nth(shape, strange[0])} is {show(strange[1])}: {remedy}"
+    else:
+        (first, one), *others = present
+        at, other = next((at, each) for at, each in others if _sort(each) != _sort(one))
+        text = f"{nth(shape, at)} is {show(other)}, but {nth(shape, first)} is {show(one)}: its elements must be of one type"
+    return errors.InvalidTensor(f"{called(name)}{text}", tensor=name)
+
+
+def _sort(element: Any) -> str:
+    return "text" if isinstance(element, str | bytes) else "bool" if isinstance(element, BOOL) else "number"
+
+
+def _unheld(name: str, elements: Array) -> errors.InvalidTensor:
+    """Name the first integer that no float holds, by its place and about how many digits it has."""
+    held = (element for element in np.ndenumerate(elements) if isinstance(element[1], int))
+    at, number = next(each for each in held if each[1].bit_length() > _BITS_MAX)
+    digits = int(number.bit_length() * math.log10(2)) + 1
+    text = f"the number at {list(at)} has {digits} digits, more than any datatype holds"
+    return errors.InvalidTensor(f"{called(name)}{text}", tensor=name)
+
+
+def _ragged(values: Any) -> str:
+    lengths = (
+        [len(row) if isinstance(row, list | tuple) else None for row in values]
+        if isinstance(values, list | tuple)
+        else []
+    )
+    for at, (length, first) in enumerate(zip(lengths, itertools.repeat(lengths[0] if lengths else None))):
+        if length != first:
+            shown = ["a single value" if size is None else f"{size} values" for size in (length, first)]
+            return f"rows differ in length: row {at} has {shown[0]}, row 0 has {shown[1]}"
+    return ""

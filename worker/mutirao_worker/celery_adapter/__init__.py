@@ -1,0 +1,1 @@
+"""All that knows Celery, kombu and billiard."""

@@ -1,0 +1,87 @@
+"""What a stock client wants to be run after its request: callbacks, the rest of a chain, a chord's body, error callbacks."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from celery import Celery, states
+from celery.canvas import maybe_signature
+
+from mutirao import keyspace
+from mutirao_worker.engine.outcome import Outcome
+from mutirao_worker.engine.request import Request
+
+logger = logging.getLogger(__name__)
+
+
+class Canvas:
+    """Runs it, on behalf of one worker."""
+
+    def __init__(self, app: Celery) -> None:
+        """Take the app whose tasks they are."""
+        self._app = app
+
+    def planned(self, ending: Outcome) -> Outcome:
+        """Give what is to follow its ids, and name it in the record: that is written before anything follows."""
+        embed = dict(ending.embed or {})
+        if ending.status != "SUCCESS" or ending.children:
+            return ending
+        try:
+            embed["callbacks"] = [maybe_signature(each, app=self._app) for each in embed.get("callbacks") or ()]
+            embed["chain"] = chain = list(embed.get("chain") or ())
+            chain[-1:] = [maybe_signature(each, app=self._app) for each in chain[-1:]]
+            following = [each.freeze().as_tuple() for each in (*embed["callbacks"], *chain[-1:])]
+            return ending._replace(embed=embed, children=msgspec.json.encode(following))
+        except Exception:
+            logger.exception("cannot read what is to follow %s", ending.request.id)
+            return ending
+
+    def follow(self, ending: Outcome) -> None:
+        """Run what is to follow a request that has ended."""
+        request, embed = ending.request, ending.embed or {}
+        context = _Context(request, embed)
+        result = msgspec.json.decode(ending.result)
+        try:
+            if ending.status == "SUCCESS":
+                for each in embed.get("callbacks") or ():
+                    maybe_signature(each, app=self._app).apply_async(
+                        (result,), parent_id=request.id, root_id=context.root_id
+                    )
+                if chain := list(embed.get("chain") or ()):
+                    maybe_signature(chain.pop(), app=self._app).apply_async(
+                        (result,), chain=chain, parent_id=request.id, root_id=context.root_id
+                    )
+                if context.chord:
+                    self._app.backend.on_chord_part_return(context, states.SUCCESS, result)
+            else:
+                error = self._app.backend.exception_to_python(result)
+                self._app.backend.mark_as_failure(request.id, error, request=context, store_result=False)
+        except Exception:
+            logger.exception("could not run what follows %s", request.id)
+
+
+class _Context:
+    """What Celery's backend asks of a task's request to run what follows it."""
+
+    def __init__(self, request: Request, embed: dict[str, Any]) -> None:
+        headers = request.headers
+        self.id = self.task_id = request.id
+        self.task = self.name = keyspace.TASK
+        self.root_id = headers.root_id or request.id
+        self.parent_id = headers.parent_id
+        self.group = headers.group
+        self.group_index = headers.group_index
+        self.chord = embed.get("chord")
+        self.chain = embed.get("chain")
+        self.errbacks = embed.get("errbacks")
+        self.callbacks = embed.get("callbacks")
+        self.delivery_info = {"priority": request.priority}
+        self.args: list[Any] = []
+        self.kwargs: dict[str, Any] = {}
+        self.retries = headers.retries or 0
+        self.hostname = self.correlation_id = self.reply_to = None
+        self.stamped_headers = self.stamps = None
+        self.ignore_result = bool(headers.ignore_result)
+        self.is_eager = False

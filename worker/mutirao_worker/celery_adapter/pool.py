@@ -1,0 +1,347 @@
+"""Celery's pool as the dispatcher sees it: slots, each of which runs one batch at a time."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from billiard.common import TERM_SIGNAL
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import current_app
+from celery.concurrency.asynpool import WORKER_UP
+
+from mutirao.settings import Settings
+from mutirao_worker.celery_adapter.process_pipes import ProcessPipes
+from mutirao_worker.engine.process_recycling import Wear
+from mutirao_worker.inference import execution
+from mutirao_worker.inference.execution import TOGETHER_BYTES, BatchResult
+from mutirao_worker.inference.inputs import PackedRequest
+from mutirao_worker.inference.isolation import Left
+from mutirao_worker.inference.outputs import Bounds, RequestResult
+
+if TYPE_CHECKING:
+    from mutirao_worker.engine.batch import Batch
+    from mutirao_worker.engine.dispatcher import Dispatcher
+
+
+logger = logging.getLogger(__name__)
+
+# Looks of `Slots.look_after`, two a second.
+ACCEPTED_IN_LOOKS = 10
+# What follows in a pipe that was full comes within this time.
+READ_MS = 50
+
+
+def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
+    """Run a batch; called in a process of the pool. Plain tuples go through the pipe: they cost a seventh of named ones."""
+    host = current_app.host
+    ran = execution.run(host.find, list(map(PackedRequest._make, asked)), Bounds(*bounds))
+    left = host.leftovers.found() if host.leftovers is not None else None
+    return list(map(tuple, ran.answers)), *ran[1:-1], left and tuple(left)
+
+
+def read(computed: Any, count: int) -> BatchResult:
+    """Read what `compute` returned of so many requests.
+
+    Raises:
+        Exception: of any kind, where it is no answer for each of them.
+    """
+    answers, rows, predict_s, waited_s, left = computed
+    found = list(map(RequestResult._make, answers))
+    if len(found) != count or not all(type(one.result) is bytes for one in found):
+        raise ValueError("not an answer for each request")
+    return BatchResult(found, rows, predict_s, waited_s, left and Left(*left))
+
+
+class WorkerPool:
+    """Celery's pool as the dispatcher sees it. What comes back does so on the loop's own thread, whatever the pool is made of."""
+
+    def __init__(self, pool: Any, hub: Any, given: Settings, dispatcher: Callable[[], Dispatcher]) -> None:
+        """Take Celery's pool and loop, how large results may be and when a process is worn out, and who hears what comes back."""
+        self._dispatcher = dispatcher
+        self._hub = hub
+        self._bounds = (given.inline_bytes, given.max_result_bytes)
+        self._wear = Wear(given.max_batches_per_process, given.max_memory_per_process)
+        self._pool = pool
+        self._doomed: dict[int, Any] = {}
+        self._jobs: dict[int, Any] = {}
+        self._unaccepted: dict[
+            int, tuple[int, int]
+        ] = {}  # batches by number: the process they are for, for how many looks
+        self._stuck: set[int] = set()  # batches that have been given up, though their threads still run them
+        self.inline = pool.__class__.__module__.endswith("solo")
+        self._threads = pool.__class__.__module__.endswith("thread")
+        self._frames = None
+        if self._inqueues() is not None:
+            self._frames = ProcessPipes(pool._pool, 2 * (TOGETHER_BYTES + given.max_result_bytes))  # noqa: SLF001 - billiard's only way
+        self._hear_of_processes()
+        self._hear_before_limits()
+        self._track_the_living()
+        if self._threads:
+            self._done: collections.deque[Callable[[], None]] = collections.deque()
+            self._ear, self._mouth = os.pipe()
+            os.set_blocking(self._ear, False)
+
+    @property
+    def slots(self) -> int:
+        """How many batches may run at once: a process that has yet to start, or to load, is none."""
+        inqueues = self._inqueues()
+        if inqueues is not None:
+            return min(len(inqueues), int(self._pool.num_processes))
+        return max(0, int(self._pool.limit or 1) - len(self._stuck))
+
+    @property
+    def starting(self) -> int:
+        """How many more there are in a moment."""
+        return max(0, int(self._pool.num_processes) - self.slots) if self._inqueues() is not None else 0
+
+    def send(self, batch: Batch, asked: list[PackedRequest]) -> None:
+        hard, soft = batch.limits
+        if self._threads:
+            self._hub.add_reader(self._ear, self._heard)
+        if self._threads and hard:
+            self._dispatcher().later(hard, self._overdue, batch, hard)
+        self._jobs[batch.number] = self._pool.apply_async(
+            compute,
+            args=([tuple(each) for each in asked], self._bounds),
+            accept_callback=lambda pid, _: self._accepted(batch, pid),
+            callback=lambda computed: self._home(lambda: self._returned(batch, computed)),
+            error_callback=lambda info: self._home(lambda: self._lost(batch, info.exception)),
+            timeout=hard,
+            soft_timeout=soft,
+        )
+        if self.inline:
+            self._jobs.pop(batch.number, None)
+        elif not self._threads:
+            self._write()
+
+    def look_after(self) -> None:
+        """Kill a process that does not accept the batch that it was sent: the pool sends it to another. It has not begun.
+
+        Looks are counted, not seconds: what a process has said while the loop stood still is read between two of them.
+        """
+        unaccepted, self._unaccepted = self._unaccepted, {}
+        for number, job in self._jobs.items():
+            process = getattr(job, "_scheduled_for", None)
+            if process is None or job._accepted:  # noqa: SLF001 - billiard's only way
+                continue
+            pid, looks = unaccepted.get(number, (process.pid, 0))
+            if pid != process.pid or looks < ACCEPTED_IN_LOOKS:
+                self._unaccepted[number] = (process.pid, looks + 1 if pid == process.pid else 0)
+                continue
+            logger.error("process %d does not accept a batch: it is killed, and the batch runs elsewhere", pid)
+            process._controlled_termination = True  # noqa: SLF001 - or it is said twice
+            os.kill(pid, signal.SIGKILL)
+
+    def terminate(self, batch: Batch, number: Any) -> None:
+        if batch.pid is None and batch.number in self._jobs:  # no process has said yet that it is the one
+            self._doomed[batch.number] = number
+        elif batch.pid and batch.pid != os.getpid() and not self._threads:
+            self._pool.terminate_job(batch.pid, number or TERM_SIGNAL)
+
+    def stop(self, batch: Batch) -> None:
+        """End the process that runs a batch, though nobody hears from the pool any more: also one that has got but a part of it.
+
+        It is killed: SIGTERM would wait for native code to return, and then for somebody to read the process's last words.
+        """
+        job = self._jobs.get(batch.number)
+        if self._inqueues() is None or job is None:
+            return
+        job.discard()  # or the pool, as it ends, waits for what was half said, or will never be
+        if (process := job._scheduled_for) is not None:  # noqa: SLF001 - billiard's only way
+            self._pool.terminate_job(process.pid, signal.SIGKILL)
+            if batch.pid is None:
+                _deafened(process.inq._writer.fileno())  # noqa: SLF001 - or who goes on writing to it never comes to an end
+
+    def unsent(self, batches: list[Batch]) -> list[Batch]:
+        """Take batches out of the pool that no process has begun to read, or whose result will not be heard."""
+        pool: Any = getattr(self._pool, "_pool", None)
+        outbound = getattr(pool, "outbound_buffer", None)
+        if outbound is None:
+            return []
+        found = []
+        for batch in batches:
+            job = self._jobs.get(batch.number)
+            if job is not None and (job in outbound or job._job not in pool._cache):  # noqa: SLF001 - billiard's only way
+                if job in outbound:
+                    outbound.remove(job)
+                job.discard()
+                self._jobs.pop(batch.number, None)
+                found.append(batch)
+        return found
+
+    def flush(self) -> None:
+        """Finish what is being written to a process: while the loop stands still nobody else does.
+
+        Celery's own would forget, too, what a process has got whole but not yet accepted: it runs all the same, and then waits for
+        half a minute for somebody to read what came of it.
+        """
+        pool: Any = getattr(self._pool, "_pool", None)
+        if getattr(pool, "outbound_buffer", None) is None:
+            return
+        busy = set(pool._busy_workers)  # noqa: SLF001 - billiard's only way
+        written = [job for job in self._jobs.values() if not job._accepted]  # noqa: SLF001
+        for job in written:
+            job._accepted = True  # noqa: SLF001
+        pool.flush()
+        for job in written:
+            job._accepted = False  # noqa: SLF001
+        pool._busy_workers.update(busy)  # noqa: SLF001
+
+    def hear(self) -> None:
+        """Hear what threads have done while the loop stands still."""
+        if self._threads:
+            self._drain()
+
+    def _hear_of_processes(self) -> None:
+        """Hear of each process that comes up: what waits for it is not to wait for a timer."""
+        if self._inqueues() is None:
+            return
+        handlers = self._pool._pool._result_handler.state_handlers  # noqa: SLF001 - billiard's only way
+        noted = handlers[WORKER_UP]
+
+        def up(pid: int) -> None:
+            noted(pid)
+            self._dispatcher().grown()
+
+        handlers[WORKER_UP] = up
+
+    def _track_the_living(self) -> None:
+        """Leave out, where the loop begins anew, a process whose end it has heard of and that is not reaped yet: Celery would fail at it."""
+        if self._inqueues() is None:
+            return
+        pool: Any = self._pool._pool  # noqa: SLF001 - billiard's only way
+        track = pool._track_child_process  # noqa: SLF001
+
+        def tracked(process: Any, hub: Any) -> None:
+            if getattr(process, "_sentinel_poll", 0) is not None:
+                track(process, hub)
+
+        pool._track_child_process = tracked  # noqa: SLF001
+
+    def _hear_before_limits(self) -> None:
+        """Have what a process has returned heard before it is held to a time limit: the loop may have stood still for longer."""
+        pool: Any = getattr(self._pool, "_pool", None)
+        for name in ("on_soft_timeout", "on_hard_timeout") if self._inqueues() is not None else ():
+            setattr(pool, name, functools.partial(self._limited, getattr(pool, name)))
+
+    def _limited(self, limit: Callable[[Any], None], job: Any) -> None:
+        process, _ = self._pool._pool._process_by_pid(job._worker_pid)  # noqa: SLF001 - billiard's only way
+        while (
+            process is not None and self._frames is not None and not job.ready() and self._frames.read(process, READ_MS)
+        ):
+            pass
+        if not job.ready():
+            limit(job)
+
+    def _inqueues(self) -> Any:
+        """The pipes of the processes that are up; None where there are no processes, and when the pool has ended."""
+        return getattr(getattr(self._pool, "_pool", None), "_all_inqueues", None)
+
+    def _write(self) -> None:
+        """Write to an idle process at once: Celery would first ask the loop, for two turns, whether its pipe can be written to."""
+        pool: Any = getattr(self._pool, "_pool", None)
+        write = getattr(self._hub, "consolidate_callback", None)
+        if write is not None and getattr(pool, "outbound_buffer", None):
+            busy = pool._busy_workers | pool._active_writes  # noqa: SLF001 - billiard's only way
+            write([fd for fd in pool._all_inqueues if fd not in busy])  # noqa: SLF001
+
+    def _forget(self, batch: Batch) -> None:
+        self._jobs.pop(batch.number, None)
+        self._doomed.pop(batch.number, None)
+        if batch.number in self._stuck:
+            self._stuck.discard(batch.number)
+            self._dispatcher().dispatch()
+
+    def _accepted(self, batch: Batch, pid: int) -> None:
+        batch.pid = pid
+        if batch.number in self._doomed:
+            self.terminate(batch, self._doomed.pop(batch.number))
+
+    def _returned(self, batch: Batch, computed: Any) -> None:
+        """Read what came back; a model can write to its process's pipe what looks like a message, and is no answer."""
+        try:
+            ran = read(computed, len(batch.requests))
+        except Exception as exc:  # noqa: BLE001 - of whatever kind: no batch may stay without an end
+            if batch.pid:
+                self._replace(batch.pid, f"what it returned of a batch is none ({exc})")
+            self._lost(batch, WorkerLostError("the process returned what is no answer"))
+            return
+        self._finished(batch, ran)
+
+    def _finished(self, batch: Batch, ran: BatchResult) -> None:
+        self._forget(batch)
+        if self._inqueues() is not None and batch.pid and (why := self._wear.worn(batch.pid, batch.model, ran.left)):
+            self._replace(batch.pid, why)
+        self._dispatcher().finished(batch, ran)
+
+    def _replace(self, pid: int, why: str) -> None:
+        """End a process that has nothing to do, and have another take its place."""
+        process, _ = self._pool._pool._process_by_pid(pid)  # noqa: SLF001 - billiard's only way
+        if process is None:
+            return
+        logger.info("process %d is replaced: %s", pid, why)
+        self._inqueues().discard(process.inqW_fd)  # nothing more is written to it
+        process._controlled_termination = True  # noqa: SLF001 - it is no error
+        os.kill(pid, signal.SIGKILL)
+
+    def _lost(self, batch: Batch, error: BaseException) -> None:
+        self._forget(batch)
+        error = getattr(error, "exc", error)  # billiard's wrapper
+        reason = (
+            "time limit"
+            if isinstance(error, TimeLimitExceeded)
+            else "terminated"
+            if isinstance(error, Terminated)
+            else "process died"
+        )
+        self._dispatcher().lost(batch, error, reason)
+
+    def _overdue(self, batch: Batch, hard: float) -> None:
+        """A thread cannot be ended: its requests are, and what it still returns is discarded."""
+        if batch.number in self._jobs:
+            self._stuck.add(batch.number)
+            self._dispatcher().lost(batch, TimeLimitExceeded(hard), "time limit")
+
+    def _home(self, work: Callable[[], None]) -> None:
+        if not self._threads:
+            work()
+            return
+        self._done.append(work)
+        os.write(self._mouth, b"1")
+
+    def _heard(self) -> None:
+        os.read(self._ear, 4096)
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._done:
+            self._done.popleft()()
+
+
+def end(pool: Any) -> None:
+    """Kill every process of Celery's pool that still lives, and empty its pipe: who waits for it, or writes to it, comes to an end."""
+    for process in list(getattr(getattr(pool, "_pool", None), "_pool", ())):
+        if not getattr(process, "_is_alive", bool)():  # threads have none
+            continue
+        logger.warning("process %d does not end: it is killed", process.pid)
+        process._controlled_termination = True  # noqa: SLF001 - or it is said twice
+        with contextlib.suppress(OSError):
+            os.kill(process.pid, signal.SIGKILL)
+            pipe = process.inq._reader.fileno()  # noqa: SLF001
+            os.set_blocking(pipe, False)
+            while os.read(pipe, 1 << 16):
+                pass
+
+
+def _deafened(pipe: int) -> None:
+    """Let all that is still to be written to a pipe go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, pipe, inheritable=False)
+    os.close(nowhere)

@@ -1,0 +1,115 @@
+"""How a request ends: what its record, its events and its client are told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mutirao import errors
+from mutirao.wire.messages import Failure
+from mutirao_worker.inference import outputs
+from mutirao_worker.inference.outputs import RequestResult
+
+if TYPE_CHECKING:
+    from mutirao_worker.engine.request import Request
+
+# How the reasons begin for which a body cannot be read (see `asked`).
+UNREADABLE = ("unreadable body", "damaged body", "not Celery's triple")
+
+
+class Outcome(NamedTuple):
+    """How a request ended.
+
+    Attributes:
+        request: the request.
+        status: SUCCESS, FAILURE or REVOKED.
+        result: the record's result, as JSON.
+        shown: what events say of it.
+        payload: the raw tensors of a result that are too large to stand in the record.
+        traceback: of the model's own code.
+        embed: what a stock client wants to be run next.
+        reason: why it goes to the dead letters; "" for not at all.
+        said: what its dead letter says, in words and without any of its values; as events say it where empty.
+        signum: the signal that ended it.
+        children: what follows it, as Celery writes that into a record; empty for nothing.
+    """
+
+    request: Request
+    status: str
+    result: bytes
+    shown: str = ""
+    payload: bytes | None = None
+    traceback: str | None = None
+    embed: dict[str, Any] | None = None
+    reason: str = ""
+    said: str = ""
+    signum: int | None = None
+    children: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """How many bytes are kept of it."""
+        return len(self.result) + len(self.payload or b"")
+
+
+class BatchRun(NamedTuple):
+    """The run of a batch, as records tell of it; times by Redis's clock."""
+
+    model: str
+    version: str
+    worker: str
+    started_at: float
+    finished_at: float
+    batch: int
+
+
+def of_answer(request: Request, answer: RequestResult) -> Outcome:
+    """Make the ending of a request that came back from its process."""
+    status = "SUCCESS" if answer.kind == "ok" else "FAILURE"
+    said = _unreadable(answer) if status == "FAILURE" else ""
+    reason = "not decodable" if said else ""
+    return Outcome(
+        request, status, answer.result, answer.shown, answer.payload, answer.traceback, answer.embed, reason, said
+    )
+
+
+def revoked(request: Request, why: str, signum: int | None = None) -> Outcome:
+    """Make the ending of a request that must not run, or not go on: "revoked", "expired" or "terminated"."""
+    result = {"exc_type": "TaskRevokedError", "exc_message": [why], "exc_module": "celery.exceptions"}
+    return Outcome(request, "REVOKED", msgspec.json.encode(result), why, signum=signum)
+
+
+def given_up(request: Request, error: BaseException, reason: str) -> Outcome:
+    """Make the ending of a request whose process died or hung once too often."""
+    said = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts + 1} attempts"]
+    result = {"exc_type": type(error).__name__, "exc_message": said, "exc_module": type(error).__module__}
+    shown = f"{type(error).__name__}({said[0]!r})"
+    text = f"ran past its time limit of {error.args[0]:g} s" if reason == "time limit" else str(said[0])
+    return Outcome(request, "FAILURE", msgspec.json.encode(result), shown, reason=reason, said=text)
+
+
+def refused(ended: Outcome, said: Exception) -> Outcome:
+    """Make the ending of a request whose own ending Redis does not take."""
+    text = " ".join(str(said).split())
+    why = f"has no room for it ({text})" if "OOM" in text else f"does not take it ({text})"
+    error = errors.ResultRefused(
+        f"the result has {ended.size:,} bytes, and Redis {why}: ask for fewer rows or outputs in one request, or raise its limit",
+        size=ended.size,
+    )
+    failed = outputs.failed(error, ended.embed, 0)
+    return Outcome(ended.request, "FAILURE", failed.result, failed.shown, embed=failed.embed)
+
+
+def _unreadable(answer: RequestResult) -> str:
+    """Say why a body is no request at all, and goes to the dead letters; "" for a request that is refused."""
+    failure = msgspec.json.decode(answer.result, type=Failure)
+    said = str((failure.exc_data or {}).get("reason", ""))
+    return said if failure.ours and said.startswith(UNREADABLE) else ""
+
+
+def in_words(error: Exception) -> str:
+    """Say what an error says, without any value of a request."""
+    if isinstance(error, errors.MutiraoError):
+        return str(error.data.get("reason", "")) or repr(error)
+    return str(error) or type(error).__name__

@@ -1,0 +1,84 @@
+"""The last look at requests before they run: what was cancelled or has expired while it waited must never reach the model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import redis
+from celery.worker import state as worker_state
+
+from mutirao_worker.engine import outcome
+from mutirao_worker.engine.commit import Commit
+from mutirao_worker.engine.outcome import Outcome
+from mutirao_worker.engine.request import Request
+
+logger = logging.getLogger(__name__)
+
+# A request that was reserved less than this ago was looked at a moment ago.
+FRESH_S = 0.05
+
+
+class PrerunCheck:
+    """Looks at batches; at their records only where one may have changed since it was reserved."""
+
+    def __init__(
+        self,
+        commit: Commit,
+        now: Callable[[], float],
+        end: Callable[[Outcome], None],
+        ended: Callable[[Request, str], None],
+    ) -> None:
+        """Take the records, Redis's clock, who ends a request, and who notes that one has ended."""
+        self._cancelled = 0
+        self._commit = commit
+        self._deadline = float("inf")
+        self._end = end
+        self._ended = ended
+        self._heard_at = self._doubted_at = 0.0
+        self._now = now
+
+    def heard(self, cancelled: int, deadline: float) -> None:
+        """Note what Redis said when it gave requests: how many jobs have ever been cancelled, and the earliest deadline."""
+        self._heard_at = time.monotonic()
+        self._deadline = min(self._deadline, deadline)
+        if cancelled != self._cancelled:
+            self._cancelled, self._doubted_at = cancelled, self._heard_at
+
+    def passed(self, batch: list[Request]) -> list[Request]:
+        """End what must not run any more, and return the rest."""
+        for request in batch:
+            if request.id in worker_state.revoked:
+                self._revoke(request, "revoked")
+            elif request.headers.expires is not None and (request.expires or 0) <= time.time():
+                self._revoke(request, "expired")
+        batch = [request for request in batch if not request.ended]
+        if not batch or not self._doubted(min(request.received for request in batch), time.monotonic()):
+            return batch
+        try:
+            whys = self._commit.vet(batch)
+        except redis.RedisError:
+            return batch  # its end is fenced, whatever happened to it meanwhile
+        for request, why in zip(batch, whys, strict=True):
+            if why:
+                self._ended(request, why)
+                self._discard(request)
+        return [request for request, why in zip(batch, whys, strict=True) if not why]
+
+    def _discard(self, request: Request) -> None:
+        try:
+            self._commit.discard([request])
+        except redis.RedisError as exc:  # it is found reserved before long, and looked at again
+            logger.debug("cannot acknowledge %s, which had ended: %s", request.id, exc)
+
+    def _revoke(self, request: Request, why: str) -> None:
+        self._end(outcome.revoked(request, why))
+
+    def _doubted(self, oldest: float, now: float) -> bool:
+        """Whether one of the requests that came since may have been cancelled or have expired meanwhile."""
+        if not self._commit.fenced:
+            return True
+        if now - oldest < FRESH_S:
+            return False
+        return now - self._heard_at > FRESH_S or oldest < self._doubted_at or self._now() >= self._deadline

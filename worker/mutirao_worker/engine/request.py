@@ -1,0 +1,383 @@
+"""One request that this worker holds: what its envelope says, and what became of it so far. Its body stays packed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import functools
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from celery.worker import state as worker_state
+
+from mutirao import errors, keyspace
+from mutirao.wire import binary_codec, messages
+from mutirao_worker.inference.inputs import TRIPLE
+
+if TYPE_CHECKING:
+    from mutirao_worker.engine.batch import Batch
+    from mutirao_worker.engine.dispatcher import Dispatcher
+
+# A larger body of a stock client is not decoded twice.
+_LOOKED_INTO_MAX = 16_384
+_OF_A_TENANT = f"{keyspace.TENANT_SEPARATOR!r} stands between a tenant of the HTTP front and its job's id; send another"
+
+
+class Extra(msgspec.Struct, frozen=True):
+    """What our own client says in a header of its own.
+
+    Attributes:
+        rows: how many rows the request has, as its client says; the child counts them itself.
+        reply: the client process that waits for it; "" for none.
+        beside: its tensors lie under a key of their own.
+    """
+
+    rows: int = 1
+    reply: str = ""
+    beside: bool = False
+
+
+class Headers(msgspec.Struct, frozen=True):
+    """The headers of message protocol 2 that a worker needs.
+
+    Two are ours: `attempts` counts deliveries that came to nothing, `refused_by` has the digests of the copies of the model that refuse it.
+    """
+
+    id: str
+    task: str
+    attempts: int = 0
+    argsrepr: str | None = None
+    compression: str | None = None
+    eta: str | None = None
+    expires: Any = None
+    group: str | None = None
+    group_index: int | None = None
+    ignore_result: bool | None = None
+    parent_id: str | None = None
+    refused_by: Any = None
+    retries: int | None = 0
+    root_id: str | None = None
+    timelimit: Any = None
+    mutirao: Extra | None = None
+
+
+class Properties(msgspec.Struct, frozen=True):
+    """The properties of a kombu message that a worker needs."""
+
+    body_encoding: str | None = None
+    priority: int | None = 0
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """A message as kombu keeps it in a list."""
+
+    headers: Headers
+    properties: Properties
+    body: str
+    content_type: str | None = msgspec.field(name="content-type", default=None)
+
+
+_DECODER = msgspec.json.Decoder(Envelope)
+
+
+class Request:
+    """A prediction request between its queue and its answer.
+
+    Celery's remote control (`inspect active`, `revoke` and the like) finds it in Celery's own registers, so it has the few
+    attributes and methods that these ask for.
+    """
+
+    __slots__ = (
+        "__weakref__", "_dispatcher", "_eta_timer_entry", "_summary", "acknowledged", "attempts", "base64", "batch", "body",
+        "content_type", "ended", "eventer", "headers", "id", "key", "limits", "message", "model", "priority", "raw", "received",
+        "reserved_at", "rows", "size", "tag",
+    )  # fmt: skip
+
+    name = keyspace.TASK
+    stamps = None
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        headers: Headers,
+        body: str | bytes,
+        *,
+        content_type: str | None,
+        base64: bool,
+        queue: str,
+    ) -> None:
+        """Take what the message says; `queue` is the list or queue that it came from."""
+        self._dispatcher = dispatcher
+        self._eta_timer_entry: Any = None
+        self._summary: str | None = None
+        self.acknowledged = False
+        self.attempts = 0
+        self.base64 = base64
+        self.batch: Batch | None = None
+        self.body = body
+        self.content_type = content_type
+        self.ended = False
+        self.eventer: Any = None  # Celery sets it anew after a reconnection
+        self.headers = headers
+        self.id = headers.id
+        self.key: bytes = b""
+        # The hard and soft time limits that its client asks for; None for none.
+        self.limits = None if headers.timelimit is None else _limits(headers.timelimit)
+        self.message: Any = None
+        self.model = _model(queue)
+        self.priority = 0
+        self.raw = b""
+        self.received = time.monotonic()
+        self.reserved_at = time.time()
+        self.rows = max(1, headers.mutirao.rows) if headers.mutirao else 1
+        self.size = len(body)
+        self.tag = 0
+
+    @property
+    def field(self) -> bytes:
+        """Its field among the worker's reservations."""
+        return b"%d %b" % (self.tag, self.key)
+
+    @property
+    def reply(self) -> str:
+        """The client process that waits for it; "" for none."""
+        return self.headers.mutirao.reply if self.headers.mutirao else ""
+
+    @property
+    def beside(self) -> bool:
+        """Whether its tensors lie under a key of their own."""
+        return bool(self.headers.mutirao and self.headers.mutirao.beside)
+
+    @property
+    def deliveries(self) -> int:
+        """How often it has been tried, this time included."""
+        return self.headers.attempts + self.attempts + 1
+
+    @property
+    def refused_by(self) -> frozenset[str]:
+        """The digests of the copies of its model that have refused it."""
+        told = self.headers.refused_by
+        return frozenset(told.split()) if isinstance(told, str) else frozenset()
+
+    @property
+    def eta(self) -> float | None:
+        """When it may run at the earliest, in seconds since the epoch; None for at once."""
+        return _timestamp(self.headers.eta)
+
+    @property
+    def expires(self) -> float | None:
+        """The deadline that a stock client set, in seconds since the epoch; None for none."""
+        return _timestamp(self.headers.expires)
+
+    def envelope(self) -> bytes:
+        """The message as kombu keeps it in a Redis list, wherever it came from."""
+        if self.message is None:
+            return self.raw
+        properties = {"body_encoding": "base64", "delivery_tag": self.id, "correlation_id": self.id, "priority": self.priority,
+                      "delivery_info": {"exchange": "", "routing_key": keyspace.PREFIX + self.model}}  # fmt: skip
+        body = self.body.encode() if isinstance(self.body, str) else self.body
+        return msgspec.json.encode(
+            {
+                "headers": self.message.headers,
+                "properties": properties,
+                "content-type": self.content_type,
+                "content-encoding": self.message.content_encoding,
+                "body": base64.b64encode(body).decode(),
+            }
+        )
+
+    def summary(self) -> str:
+        """Describe it by its shape, never by its values: what Flower, logs and events show of it."""
+        if self._summary is None:
+            own = self.headers.argsrepr if self.headers.mutirao else None
+            self._summary = own[:200] if own else f"{self.model}: {self.size} bytes"
+        return self._summary
+
+    def look(self) -> None:
+        """Look into the body for what our own client says in a header: the model, which may not be the queue's, and the rows."""
+        if self.size > _LOOKED_INTO_MAX or self.content_type != binary_codec.JSON:
+            return
+        try:
+            raw = base64.b64decode(self.body) if self.base64 else self.body
+            args, named, _ = msgspec.json.decode(raw)
+            name, given = messages.arguments(args, named)
+            model, asked = keyspace.model_name(name), messages.read_request(given)
+            summary = messages.summary(model, asked)
+        except (errors.MutiraoError, msgspec.DecodeError, binascii.Error, TypeError, ValueError, LookupError):
+            return  # the process that is to run it says what is wrong with it
+        self.model, self._summary = model, summary
+        if asked.inputs:
+            self.rows = max(1, messages.rows(asked.inputs[0]))
+
+    # What Celery asks of a request in its registers.
+
+    @property
+    def type(self) -> str:
+        """The task's name."""
+        return keyspace.TASK
+
+    @property
+    def task(self) -> Any:
+        """The task."""
+        return self._dispatcher.app.tasks[keyspace.TASK]
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process that runs it."""
+        return self.batch.pid if self.batch else None
+
+    @property
+    def time_start(self) -> float | None:
+        """When it started, in seconds since the epoch."""
+        return self.batch.started_at if self.batch else None
+
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        """Describe it for `celery inspect`."""
+        return {
+            "id": self.id, "name": self.name, "args": [self.summary()], "kwargs": {}, "type": self.type,
+            "hostname": self._dispatcher.hostname, "time_start": self.time_start, "acknowledged": self.acknowledged,
+            "delivery_info": {"exchange": "", "routing_key": keyspace.PREFIX + self.model, "priority": self.priority,
+                              "redelivered": self.deliveries > 1},
+            "worker_pid": self.worker_pid,
+        }  # fmt: skip
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
+        """End it, and the process that runs it; what ran beside it runs again."""
+        self._dispatcher.terminate(self, signal)
+
+    def cancel(self, pool: Any, **_: Any) -> None:  # noqa: ARG002
+        """Stop running it without ending it: the cold shutdown gives it back."""
+        self._dispatcher.stop_running(self)
+
+    def revoked(self) -> bool:
+        """Whether the worker has been told to drop it."""
+        return self.id in worker_state.revoked
+
+    def __repr__(self) -> str:
+        """Show the id."""
+        return f"Request({self.id!r})"
+
+
+def of_envelope(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Request:
+    """Make a request of an envelope that was reserved.
+
+    Raises:
+        msgspec.DecodeError: it is no JSON, or no task message of protocol 2.
+    """
+    envelope = _DECODER.decode(raw)
+    request = Request(
+        dispatcher,
+        envelope.headers,
+        envelope.body,
+        content_type=envelope.content_type,
+        base64=envelope.properties.body_encoding == "base64",
+        queue=key.decode(),
+    )
+    request.tag, request.key, request.raw, request.priority = tag, key, raw, envelope.properties.priority or 0
+    if envelope.headers.mutirao is None:
+        _check_stock_id(request.id)
+        request.look()
+    return request
+
+
+def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> tuple[Request, errors.InvalidRequest]:
+    """Stand in for a request where an envelope is none, and say why; its id is what can be found of one, or ""."""
+    id: Any = ""
+    try:
+        found = _parsed(raw)
+        headers = found.get("headers")
+        if isinstance(headers, dict) and headers:
+            id = headers.get("id")
+            reason, text = ("no id", "name no id") if id is None else ("not a task message", "are not a task's")
+            if isinstance(id, str) and keyspace.TENANT_SEPARATOR in id:
+                reason, text = "id not allowed", f"name an id that none may have: {_OF_A_TENANT}"
+            error = errors.InvalidRequest(f"the message's headers {text}", reason=reason)
+        else:  # message protocol 1 has its id in the body
+            id = msgspec.json.decode(base64.b64decode(found["body"]))["id"]
+            error = errors.InvalidRequest(TRIPLE, reason="not a task message")
+    except errors.InvalidRequest as exc:
+        error = exc
+    except (msgspec.DecodeError, binascii.Error, TypeError, ValueError, LookupError):
+        error = errors.InvalidRequest(TRIPLE, reason="not a task message")
+    named = Headers(id=id if isinstance(id, str) and _is_id(id) else "", task="")
+    request = Request(dispatcher, named, b"", content_type=None, base64=False, queue=key.decode(errors="replace"))
+    request.tag, request.key, request.raw = tag, key, raw
+    return request, error
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise errors.InvalidRequest("the message cannot be decoded: it is no JSON", reason="not decodable") from exc
+    if not isinstance(found, dict):
+        raise errors.InvalidRequest("the message is no task message", reason="not a task message")
+    return found
+
+
+def _check_stock_id(id: str) -> None:
+    """Make sure that a message of a stock client does not pass for a tenant's.
+
+    Raises:
+        msgspec.ValidationError: its id names a tenant.
+    """
+    if keyspace.TENANT_SEPARATOR in id:
+        raise msgspec.ValidationError(f"its id cannot be used: {_OF_A_TENANT}")
+
+
+def _is_id(id: str) -> bool:
+    try:
+        return bool(keyspace.job_id(id))
+    except errors.InvalidRequest:
+        return False
+
+
+def of_message(dispatcher: Dispatcher, message: Any, headers: Mapping[str, Any]) -> Request:
+    """Make a request of a message that kombu delivered.
+
+    Raises:
+        msgspec.ValidationError: its headers are not those of a task message of protocol 2.
+    """
+    request = Request(
+        dispatcher,
+        msgspec.convert(dict(headers), Headers),
+        message.body,
+        content_type=message.content_type,
+        base64=False,
+        queue=(message.delivery_info or {}).get("routing_key") or "",
+    )
+    request.message, request.tag = message, message.delivery_tag
+    request.key = (
+        keyspace.queue_key(request.model, keyspace.KOMBU_STEPS[0]).encode()
+        if keyspace.model_of(keyspace.PREFIX + request.model)
+        else b""
+    )
+    request.priority = (message.properties or {}).get("priority") or 0
+    if request.headers.mutirao is None:
+        _check_stock_id(request.id)
+        request.look()
+    return request
+
+
+@functools.lru_cache(1024)
+def _model(queue: str) -> str:
+    return keyspace.model_of(keyspace.queue_of(queue)) or queue
+
+
+def _limits(asked: Any) -> tuple[float | None, float | None] | None:
+    if not (isinstance(asked, list | tuple) and len(asked) == 2):
+        return None
+    hard, soft = (limit if isinstance(limit, int | float) and limit > 0 else None for limit in asked)
+    return (hard, soft) if hard or soft else None
+
+
+def _timestamp(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    parsed = datetime.datetime.fromisoformat(value)
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)).timestamp()

@@ -1,0 +1,1 @@
+"""The repository of models and what serves them."""

@@ -1,0 +1,154 @@
+"""A few rows as the model takes them: they tell the dtype of each column, and warm the model up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from mutirao import errors
+from mutirao.tables.csv_table import CsvTable
+from mutirao.wire import messages, tensors, untyped
+from mutirao.wire.signature import Signature
+from mutirao.wire.tensors import Array
+
+MAX_ROWS = 8
+
+
+class Example(msgspec.Struct, frozen=True):
+    """At least one row, at most eight, none with a missing value.
+
+    Attributes:
+        arrays: by column; one unnamed matrix where the source has no names.
+        guessed: the source is text, and does not say itself of what type its numbers are.
+    """
+
+    arrays: dict[str, Array]
+    guessed: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the columns are called; none where the source has no names."""
+        return () if "" in self.arrays else tuple(self.arrays)
+
+    def columns(self, names: Iterable[str]) -> dict[str, Array]:
+        """Choose columns; others are left out, such as the label.
+
+        Raises:
+            RepositoryError: a column is missing.
+        """
+        if missing := [name for name in names if name not in self.arrays]:
+            has = ", ".join(repr(name) for name in self.arrays if name) or "an unnamed matrix"
+            raise errors.RepositoryError(
+                f"the example lacks the column {missing[0]!r} that the model was fitted on; it has {has}"
+            )
+        return {name: self.arrays[name] for name in names}
+
+    def matrix(self, features: int | None) -> Array:
+        """Make one matrix of the columns; of a single column of text for a model that counts no features, that column.
+
+        Raises:
+            RepositoryError: text among numbers, or another number of columns than the model was fitted on.
+        """
+        arrays = list(self.arrays.values())
+        text = {array.dtype == object for array in arrays}
+        if len(text) > 1:
+            raise errors.RepositoryError(
+                "the example mixes text and numbers, but the model has no column names: fit it on a DataFrame"
+            )
+        matrix = arrays[0] if "" in self.arrays or (features is None and text == {True}) else np.column_stack(arrays)
+        if features is not None and matrix.shape[1:] != (features,):
+            raise errors.RepositoryError(
+                f"the example has shape {list(matrix.shape)}, but the model was fitted on {features} features"
+            )
+        return matrix
+
+
+def read(source: Any, takes: Signature) -> Example:
+    """Read an example.
+
+    Args:
+        source: a DataFrame, an array, or the path of a .csv (a header line names the columns), .npy or .json file (a V2 request,
+            rows, records, or columns).
+        takes: what is known of the model that takes it: the names of its columns, or their number.
+
+    Raises:
+        RepositoryError: it cannot be read, has no complete row, or has a type that no tensor has.
+    """
+    try:
+        found, guessed = _opened(Path(source), takes) if isinstance(source, str | Path) else (source, False)
+        arrays = _arrays(found)
+    except (OSError, ValueError, RecursionError, errors.InvalidRequest) as exc:
+        raise errors.RepositoryError(f"the example {_shown(source)} cannot be read: {exc}") from exc
+    kept = _complete(arrays)
+    if not kept.any():
+        raise errors.RepositoryError(f"the example {_shown(source)} has no row without a missing value")
+    return Example({name: array[kept][:MAX_ROWS] for name, array in arrays.items()}, guessed)
+
+
+def request(arrays: dict[str, Array]) -> bytes:
+    """Write rows as a V2 request in JSON."""
+    inputs = tuple(tensors.encode(name, array, binary=False, nullable=True) for name, array in arrays.items())
+    return msgspec.json.format(msgspec.json.encode(messages.PredictRequest(inputs=inputs)), indent=1) + b"\n"
+
+
+def _opened(path: Path, takes: Signature) -> tuple[Any, bool]:
+    """Read a file, and say whether the types of its numbers were guessed."""
+    if path.suffix == ".csv":
+        return _csv(path, takes), True
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False), False
+    if path.suffix != ".json":
+        raise ValueError("it must be a .csv, .json or .npy file")
+    found = msgspec.json.decode(path.read_bytes())
+    if isinstance(found, dict) and "inputs" in found:
+        return {tensor.name: tensors.decode(tensor) for tensor in messages.read_request(found).inputs}, False
+    if isinstance(found, dict) or (isinstance(found, list) and found and isinstance(found[0], dict)):
+        return pd.DataFrame(found), True
+    return untyped.typed("example", untyped.natural("example", found)), True
+
+
+def _csv(path: Path, takes: Signature) -> Any:
+    found = CsvTable.read(path.read_bytes(), "it").rows(takes)
+    if isinstance(found.data, dict) or not found.names or found.data.ndim == 1:
+        one = not isinstance(found.data, dict) and found.data.ndim == 1
+        return {found.names[0] if found.names else takes.inputs[0].name: found.data} if one else found.data
+    # Columns of a matrix keep types of their own.
+    columns = {name: found.data[:, at].astype(object) for at, name in enumerate(found.names)}
+    return {name: untyped.typed(name, untyped.of_objects(name, column)) for name, column in columns.items()}
+
+
+def _arrays(source: Any) -> dict[str, Array]:
+    if isinstance(source, dict):
+        return source
+    if isinstance(source, pd.DataFrame):
+        return {str(name): _column(source[name]) for name in source.columns}
+    return {"": np.asarray(source)}
+
+
+def _column(column: pd.Series[Any]) -> Array:
+    if column.dtype.kind in "biuf" and isinstance(column.dtype, np.dtype):
+        return column.to_numpy()
+    if column.dtype.kind in "mM":
+        raise ValueError(
+            f"column {column.name!r} holds {column.dtype}, which no tensor can: fit the model on numbers or text"
+        )
+    return np.asarray(column.astype(object).where(column.notna(), None), dtype=object)
+
+
+def _complete(arrays: dict[str, Array]) -> Array:
+    rows = len(next(iter(arrays.values()), ()))
+    kept = np.ones(rows, dtype=bool)
+    for array in arrays.values():
+        present = np.isfinite(array) if array.dtype.kind == "f" else array != None  # noqa: E711 - elementwise
+        kept &= np.asarray(present).reshape(rows, math.prod(array.shape[1:])).all(axis=1)
+    return kept
+
+
+def _shown(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else f"({type(source).__name__})"

@@ -1,0 +1,169 @@
+"""What an estimator was fitted on, as far as its fitted parts tell: names, number and kind of its features."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from mutirao import errors
+from mutirao.wire import tensors
+from mutirao.wire.signature import MATRIX, InputSpec, Signature
+from mutirao.wire.tensors import Array
+from mutirao_worker.models import example_rows as examples
+from mutirao_worker.models.example_rows import Example
+from mutirao_worker.models.runtimes import sklearn_contents
+
+Inputs = tuple[tuple[InputSpec, ...], dict[str, Array]]
+
+_ROWS = 2
+# Where estimators keep the fitted estimator that sees the features first.
+_INNER = (
+    "_preprocessor",
+    "best_estimator_",
+    "estimator_",
+    "regressor_",
+    "calibrated_classifiers_",
+    "estimators_",
+    "estimator",
+)
+
+
+class Feature(NamedTuple):
+    """A column: its V2 datatype ("" where the estimator does not tell), a value that it knows, and whether it knows None."""
+
+    datatype: str = ""
+    value: Any = None
+    none: bool = False
+
+
+def candidates(model: Any, example: Any) -> Iterator[Inputs]:
+    """Say what the estimator may take, the likeliest first, each with rows to try it on.
+
+    Args:
+        model: the estimator.
+        example: see `example.read`; None for none.
+
+    Raises:
+        RepositoryError: it cannot be known without an example, or the example does not fit the estimator.
+    """
+    names = getattr(model, "feature_names_in_", None)
+    count = len(names) if names is not None else getattr(model, "n_features_in_", None)
+    if example is not None:
+        yield _of_example(examples.read(example, _asked(names, count)), names, count)
+        return
+    known = features(model)
+    if count is None and known.get(0, Feature()).datatype != "BYTES":
+        raise errors.RepositoryError(sklearn_contents.unknown(model))
+    for number in (1.0, 0.0):
+        columns = [_filled(known.get(at, Feature()), number) for at in range(count or 1)]
+        if names is None:
+            yield _described(_matrix(columns, flat=count is None))
+            continue
+        guessed = {str(name) for at, name in enumerate(names) if not known.get(at, Feature()).datatype}
+        yield _described(dict(zip(map(str, names), columns, strict=True)), guessed)
+
+
+def nones(model: Any) -> set[int]:
+    """Find the columns, by position, whose missing values the estimator knows as None; those of all others are NaN."""
+    return {at for at, feature in features(model).items() if feature.none}
+
+
+def features(estimator: Any) -> dict[int, Feature]:
+    """Find the columns, by position, of which a fitted encoder, imputer or vectorizer tells what it has seen."""
+    if hasattr(estimator, "build_analyzer"):
+        return {0: Feature("BYTES", "a")}
+    if hasattr(estimator, "categories_"):
+        return {at: _of_values(seen) for at, seen in enumerate(estimator.categories_) if len(seen)}
+    if hasattr(estimator, "statistics_"):
+        none = getattr(estimator, "missing_values", np.nan) is None
+        found = {at: _of_values([value]) for at, value in enumerate(estimator.statistics_) if isinstance(value, str)}
+        return {at: feature._replace(none=none) for at, feature in found.items()}
+    if hasattr(estimator, "transformers_"):
+        return _of_columns(estimator)
+    return _of_parts(estimator)
+
+
+def _of_values(seen: Any) -> Feature:
+    none = any(value is None for value in seen)
+    value = seen[0]
+    if isinstance(value, str):
+        return Feature("BYTES", str(value), none)
+    if isinstance(value, bool | np.bool_):
+        return Feature("BOOL", bool(value), none)
+    if isinstance(value, int | np.integer):
+        return Feature("INT64", int(value), none)
+    known = isinstance(value, float | np.floating) and not np.isnan(value)
+    return Feature("FP64", float(value), none) if known else Feature(none=none)
+
+
+def _of_columns(estimator: Any) -> dict[int, Feature]:
+    # The only record of the columns as positions, however they were given (names, mask, slice, callable).
+    places = getattr(estimator, "_transformer_to_input_indices", {})
+    found: dict[int, Feature] = {}
+    for name, part, _ in estimator.transformers_:
+        indices = list(places.get(name, ()))
+        found |= {indices[at]: feature for at, feature in features(part).items() if at < len(indices)}
+    return found
+
+
+def _of_parts(estimator: Any) -> dict[int, Feature]:
+    for part in _parts(estimator):
+        if found := features(part):
+            return found
+    return {}
+
+
+def _parts(estimator: Any) -> Iterator[Any]:
+    yield from (part for _, part in getattr(estimator, "steps", ()) if part not in {None, "passthrough"})
+    yield from (part for _, part in getattr(estimator, "transformer_list", ()) if not isinstance(part, str))
+    for name in _INNER:
+        inner = getattr(estimator, name, None)
+        if isinstance(inner, list) and inner:
+            yield inner[0]
+        elif hasattr(inner, "get_params"):
+            yield inner
+
+
+def _asked(names: Any, count: int | None) -> Signature:
+    """Say what a file of examples should hold, as far as it is known: columns of these names, or so many."""
+    if names is not None:
+        return Signature(inputs=tuple(InputSpec(str(name), "", (-1,), True) for name in names), outputs=(), frame=True)
+    return Signature(inputs=(InputSpec(MATRIX, "", (-1, count or -1), True),), outputs=())
+
+
+def _of_example(example: Example, names: Any, count: int | None) -> Inputs:
+    if names is not None:
+        arrays = example.columns([str(name) for name in names])
+        return _described(
+            arrays, [name for name, each in arrays.items() if example.guessed and each.dtype.kind in "iub"]
+        )
+    specs, arrays = _described({MATRIX: example.matrix(count)})
+    spec, matrix = specs[0], arrays[MATRIX]
+    guessed = example.guessed and matrix.dtype.kind in "iub"
+    width = matrix.shape[1] if matrix.ndim == 2 else 1
+    columns = example.names if len(example.names) == width and example.names != (MATRIX,) else ()
+    return (msgspec.structs.replace(spec, guessed=guessed, columns=columns),), arrays
+
+
+def _filled(feature: Feature, number: float) -> Array:
+    value = number if feature.value is None else feature.value
+    return np.array([value] * _ROWS, dtype=tensors.DTYPES[feature.datatype or "FP64"])
+
+
+def _matrix(columns: list[Array], *, flat: bool) -> dict[str, Array]:
+    if len({array.dtype == object for array in columns}) > 1:
+        raise errors.RepositoryError(
+            "it was fitted on an array that mixes text and numbers, which no tensor can hold: fit it on a DataFrame"
+        )
+    return {MATRIX: columns[0] if flat else np.column_stack(columns)}
+
+
+def _described(arrays: dict[str, Array], guessed: Container[str] = ()) -> Inputs:
+    specs = (
+        InputSpec(name, tensors.datatype_of(array), (-1, *array.shape[1:]), guessed=name in guessed)
+        for name, array in arrays.items()
+    )
+    return tuple(specs), arrays
