@@ -18,7 +18,6 @@ from servers import RedisServer
 
 from mutirao import errors, keyspace, webhook_policy
 from mutirao.dead_letters import DeadLetters
-from mutirao.gateway.responses import presenters
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao.settings import load
 from mutirao_worker.webhooks import dns, http_post
@@ -45,9 +44,7 @@ class Teller:
         self.settings = load({}, broker_url=url, webhook_hosts=hosts, webhook_secret=SECRET)
         self._jobs, self._redis = Jobs(url), RedisDriver(self.settings)
         self._outbox = Outbox(self.settings)
-        self._courier = Deliverer(
-            self.settings, self._outbox, HostLimiter(8), worker="webhooks@test", describe=presenters.job, **given
-        )
+        self._courier = Deliverer(self.settings, self._outbox, HostLimiter(8), worker="webhooks@test", **given)
 
     def tell(self, webhook):
         """End a job with this webhook; say what came of the first try."""

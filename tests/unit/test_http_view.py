@@ -6,7 +6,7 @@ import pytest
 from mutirao import errors
 from mutirao.client.http_backend.exchange import refused
 from mutirao.client.http_backend.job_view import JobBody
-from mutirao.gateway.responses import presenters
+from mutirao.wire.http_schemas import job_view
 from mutirao.wire.messages import History, JobInfo, JobRecord
 
 RESULT = msgspec.Raw(b'{"model_name":"iris","model_version":"1","outputs":[]}')
@@ -41,7 +41,7 @@ def failure(kind, message, module, **data):
 )  # fmt: skip
 def test_a_view_is_its_record(record):
     """From a job's view a client makes the record: the same state, times, result and error."""
-    shown = msgspec.json.encode(presenters.job(record, result=True))
+    shown = msgspec.json.encode(job_view(record, result=True))
     made = msgspec.json.decode(shown, type=JobBody).record()
     assert (made.status, made.task_id, made.job) == (record.status, record.task_id, record.job)
     if record.status == "SUCCESS":
@@ -54,7 +54,7 @@ def test_a_view_is_its_record(record):
 def test_a_large_result_is_not_in_a_view():
     """A result that is kept beside its record has to be read apart."""
     record = JobRecord(status="SUCCESS", task_id="a", result=BESIDE, job=ENDED)
-    made = msgspec.json.decode(msgspec.json.encode(presenters.job(record, result=True)), type=JobBody).record()
+    made = msgspec.json.decode(msgspec.json.encode(job_view(record, result=True)), type=JobBody).record()
     assert bytes(made.result) == b"null"
 
 

@@ -17,10 +17,10 @@ from mutirao.gateway.requests import body_parsing, submit_options
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.requests.request_body import InferBody, ParsedBody
 from mutirao.gateway.responses import response
-from mutirao.gateway.responses.presenters import JobView
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.state import Gateway
 from mutirao.registry import ModelInfo
+from mutirao.wire.http_schemas import JobView
 
 __all__ = ["Queued", "Sent", "accepted", "many", "one"]
 

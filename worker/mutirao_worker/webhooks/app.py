@@ -9,7 +9,6 @@ from celery import Celery, Task, signals
 from kombu import Exchange, Queue
 
 from mutirao import keyspace, urls
-from mutirao.gateway.responses import presenters
 from mutirao.settings import Settings
 from mutirao_worker.celery_adapter import reconnection, transport
 from mutirao_worker.webhooks.consumer import HEADER, WebhookConsumer
@@ -36,7 +35,7 @@ def make(given: Settings, threads: int, name: str) -> Celery:
         logging.getLogger(name_of).setLevel(logging.WARNING)
     app = Celery("mutirao-webhooks", broker=urls.parse(given.result_url).url, backend="disabled://")
     app.outbox = Outbox(given)
-    app.courier = Deliverer(given, app.outbox, HostLimiter(threads), worker=name, describe=presenters.job)
+    app.courier = Deliverer(given, app.outbox, HostLimiter(threads), worker=name)
     app.conf.update(
         accept_content=["json"],
         broker_transport_options={**transport.options(given), "priority_steps": [0]},

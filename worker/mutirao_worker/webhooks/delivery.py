@@ -6,14 +6,13 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from mutirao import errors, webhook_policy
 from mutirao.settings import Settings
 from mutirao.webhook_policy import WebhookTarget
+from mutirao.wire.http_schemas import job_view
 from mutirao.wire.messages import JobRecord
 from mutirao_worker.webhooks import dns, http_post, payload, retry_policy
 from mutirao_worker.webhooks.host_limits import HostLimiter
@@ -44,7 +43,6 @@ class Deliverer:
         outbox: where deliveries come from.
         lanes: how many may be on their way to one host.
         worker: the name that dead letters tell.
-        describe: what is told of a job.
         resolver: finds a host's addresses.
         trust: whose certificates are believed; the system's by default.
     """
@@ -56,7 +54,6 @@ class Deliverer:
         lanes: HostLimiter,
         *,
         worker: str,
-        describe: Callable[[JobRecord], Any],
         resolver: dns.Resolver = dns.system,
         trust: ssl.SSLContext | None = None,
     ) -> None:
@@ -64,7 +61,6 @@ class Deliverer:
         self._outbox = outbox
         self._lanes = lanes
         self._worker = worker
-        self._describe = describe
         self._resolver = resolver
         self._keys = webhook_policy.keys(settings.webhook_secret)
         self._trust = trust or ssl.create_default_context()
@@ -111,7 +107,7 @@ class Deliverer:
 
     def _sent(self, record: JobRecord, target: WebhookTarget) -> tuple[Outcome, bool]:
         """Send an event; the second says whether its host answered at all."""
-        told = payload.of(record, self._describe(record))
+        told = payload.of(record, job_view(record))
         try:
             address = dns.resolve(target, self._resolver)
             answer = http_post.post(

@@ -6,11 +6,10 @@ from typing import Any
 
 import msgspec
 
-from mutirao import keyspace
 from mutirao.queue_stats import QueueDepth, QueuePosition
 from mutirao.registry import ModelInfo
-from mutirao.wire import binary_codec
-from mutirao.wire.messages import History, JobRecord
+from mutirao.wire.http_schemas import JobView, job_view
+from mutirao.wire.messages import JobRecord
 from mutirao.wire.signature import Signature
 
 
@@ -26,82 +25,6 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     type: str
     data: dict[str, Any] = {}
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job ended without a result.
-
-    Attributes:
-        type: the class of the error.
-        message: what happened, in a sentence.
-        status: the HTTP status that `infer` answers with.
-        data: what it is about: names and numbers.
-    """
-
-    type: str
-    message: str
-    status: int
-    data: dict[str, Any] = {}
-
-
-class Links(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to go on from here."""
-
-    self: str
-    result: str
-    events: str
-
-
-class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job. Times are seconds since the epoch by Redis's clock.
-
-    Attributes:
-        id: its id.
-        status: queued, running, succeeded, failed, cancelled or expired.
-        model: the model's name.
-        rows: how many rows it holds.
-        priority: high, normal or low.
-        queued_at: when it was queued.
-        expires_at: when it expires if it has not started.
-        reserved_at: when a worker took it from the queue.
-        started_at: when the model was given it.
-        finished_at: when it ended.
-        worker: who has or had it.
-        version: the model's version that ran.
-        attempts: deliveries, this one included.
-        batch: how many requests the model was given together.
-        place: its own place among them, from 1.
-        history: earlier deliveries that came to nothing.
-        before: how many requests are served before it, while it is queued and that is known.
-        urgent: how many of a higher priority wait, likewise.
-        wait_s: how long it will still wait, as far as the live workers' speed tells.
-        error: why it ended without a result.
-        result: its V2 response as it is kept, where it was asked for and is not a large one; raw tensors stand in it as base64.
-        links: the addresses of the job, of its result and of its events.
-    """
-
-    id: str
-    status: str
-    model: str = ""
-    rows: int = 0
-    priority: str = ""
-    queued_at: float | None = None
-    expires_at: float | None = None
-    reserved_at: float | None = None
-    started_at: float | None = None
-    finished_at: float | None = None
-    worker: str = ""
-    version: str = ""
-    attempts: int = 0
-    batch: int = 0
-    place: int = 0
-    history: tuple[History, ...] = ()
-    before: int | None = None
-    urgent: int | None = None
-    wait_s: float | None = None
-    error: Failure | None = None
-    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    links: Links
 
 
 class SubmitManyReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,38 +109,12 @@ class Models(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelView, ...]
 
 
-def job(record: JobRecord, place: QueuePosition | None = None, *, result: bool = False) -> JobView:
-    """Show a job's record as its tenant knows it; where it stands while it waits, and its result if that is wanted."""
-    record, info = msgspec.structs.replace(record, task_id=keyspace.unqualified(record.task_id)), record.job
-    return JobView(
-        id=record.task_id,
-        status=record.state,
-        model=info.model,
-        rows=info.rows,
-        priority=info.priority,
-        queued_at=info.queued_at,
-        expires_at=info.expires_at,
-        reserved_at=info.reserved_at,
-        started_at=info.started_at,
-        finished_at=info.finished_at,
-        worker=info.worker,
-        version=info.version,
-        attempts=info.attempts,
-        batch=info.batch,
-        place=info.place,
-        history=info.history,
-        before=None if place is None else place.before,
-        urgent=None if place is None else place.urgent,
-        wait_s=None if place is None else place.wait_s,
-        error=_failure(record),
-        result=_kept(record) if result and record.status == "SUCCESS" else msgspec.UNSET,
-        links=links(record.task_id),
-    )
-
-
-def links(id: str) -> Links:
-    """Name a job's addresses."""
-    return Links(self=f"/v1/jobs/{id}", result=f"/v1/jobs/{id}/result", events=f"/v1/jobs/{id}/events")
+def job(record: JobRecord, position: QueuePosition | None = None, *, result: bool = False) -> JobView:
+    """Return a job's view, with its position in the queue where that is known."""
+    view = job_view(record, result=result)
+    if position is None:
+        return view
+    return msgspec.structs.replace(view, before=position.before, urgent=position.urgent, wait_s=position.wait_s)
 
 
 def model(info: ModelInfo, rate_per_s: float, depth: QueueDepth | None) -> ModelView:
@@ -239,14 +136,3 @@ def model(info: ModelInfo, rate_per_s: float, depth: QueueDepth | None) -> Model
         signature=info.signature,
         variants=info.variants,
     )
-
-
-def _kept(record: JobRecord) -> msgspec.Raw:
-    return msgspec.Raw(b"null") if binary_codec.is_beside(record.response()) else record.result
-
-
-def _failure(record: JobRecord) -> Failure | None:
-    if not record.done or record.status == "SUCCESS":
-        return None
-    error = record.error()
-    return Failure(type=type(error).__name__, message=str(error), status=error.status, data=error.data)

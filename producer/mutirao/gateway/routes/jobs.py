@@ -15,12 +15,13 @@ from mutirao.gateway.requests import request_body, submit_options
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.requests.request_body import InferBody
 from mutirao.gateway.responses import presenters, response, result_response
-from mutirao.gateway.responses.presenters import Await, Jobs, JobView, Models, SubmitManyReply
+from mutirao.gateway.responses.presenters import Await, Jobs, Models, SubmitManyReply
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.routing import Param, RouteDoc, endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.gateway.streams import batch_long_poll, job_stream
 from mutirao.gateway.streams.long_poll import LongPoll
+from mutirao.wire.http_schemas import JobView
 from mutirao.wire.messages import JobInfo, JobRecord, PredictResult
 
 # The longest time for which one call waits.

@@ -20,6 +20,7 @@ from mutirao.gateway.routing import Param, RouteDoc, endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.gateway.streams.long_poll import LongPoll
 from mutirao.registry import ModelInfo
+from mutirao.wire.http_schemas import JobView
 from mutirao.wire.messages import PredictResult
 from mutirao.wire.signature import TensorSpec
 
@@ -162,7 +163,7 @@ _INFER = RouteDoc(
     medias=request_body.MEDIAS,
     answer=PredictResult,
     forms=result_response.FORMS[1:],
-    others={202: presenters.JobView},
+    others={202: JobView},
     refusals=(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
 )
 infer_route = endpoint("POST", _MODEL + "/infer", _INFER)(infer)

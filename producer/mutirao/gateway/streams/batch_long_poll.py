@@ -10,9 +10,10 @@ from mutirao.client.result_listener import Completions
 from mutirao.errors import JobNotFound
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import presenters
-from mutirao.gateway.responses.presenters import Jobs, JobView
+from mutirao.gateway.responses.presenters import Jobs
 from mutirao.gateway.state import Gateway
 from mutirao.gateway.streams.long_poll import LongPoll
+from mutirao.wire.http_schemas import JobView
 from mutirao.wire.messages import JobRecord
 
 # After the first end others are waited for, so long for each job, and no longer than that: what an answer costs grows with the
