@@ -55,7 +55,7 @@ def test_all_that_the_code_reads_is_in_the_wheel(wheel):
     }
     assert wanted <= set(wheel.namelist())
     assert {"mutirao/py.typed", "mutirao_worker/py.typed"} <= wanted
-    assert any(name.startswith("mutirao/broker/") and name.endswith(".lua") for name in wanted)
+    assert any(name.startswith("mutirao/redisdb/scripts/") and name.endswith(".lua") for name in wanted)
 
 
 def test_the_licence_goes_along(wheel):
