@@ -24,33 +24,33 @@ def server():
 
 @pytest.fixture
 def run(server):
-    """Run a coroutine function of (front), in a gateway of this Redis without its HTTP."""
+    """Run a coroutine function of (gateway), in a gateway of this Redis without its HTTP."""
 
-    def in_front(work, **given):
+    def in_gateway(work, **given):
         async def whole():
-            front = Gateway(settings.load(broker_url=server.url, **given))
-            async with front.running(), asyncio.timeout(30):
-                return await work(front)
+            gateway = Gateway(settings.load(broker_url=server.url, **given))
+            async with gateway.running(), asyncio.timeout(30):
+                return await work(gateway)
 
         return asyncio.run(whole())
 
     server.client().flushall()
-    return in_front
+    return in_gateway
 
 
 @contextlib.asynccontextmanager
-async def following(front, headers=LOCAL):
+async def following(gateway, headers=LOCAL):
     """A stream, which is closed as when its client goes."""
-    caller = await front.doorkeeper.caller(headers)
-    one = FleetStream(front, caller)
-    with front.holding(one, caller):
+    caller = await gateway.authenticator.caller(headers)
+    one = FleetStream(gateway.fleet_broadcaster, caller)
+    with gateway.hold_open(one, caller):
         async with contextlib.aclosing(one.pieces()) as pieces:
             yield one, pieces
 
 
 def reading():
     """How many tasks read snapshots and are not told to end."""
-    tasks = [task for task in asyncio.all_tasks() if "Feed._read" in repr(task)]
+    tasks = [task for task in asyncio.all_tasks() if "FleetBroadcaster._read_every_second" in repr(task)]
     return len([task for task in tasks if not task.cancelling()])
 
 
@@ -62,8 +62,8 @@ def number(piece):
 def test_all_who_follow_are_given_the_same_snapshot(run):
     """Two streams get the same snapshots, numbered upwards; who comes later begins with the latest at once."""
 
-    async def work(front):
-        async with following(front) as (_, one), following(front) as (_, other), following(front) as (_, late):
+    async def work(gateway):
+        async with following(gateway) as (_, one), following(gateway) as (_, other), following(gateway) as (_, late):
             first = [await anext(one), await anext(other)]
             late_first = await anext(late)
             second = await asyncio.gather(anext(one), anext(other), anext(late))
@@ -78,16 +78,16 @@ def test_all_who_follow_are_given_the_same_snapshot(run):
 def test_nothing_is_read_while_nobody_follows(run):
     """Snapshots begin with the first who follows, and end with the last."""
 
-    async def work(front):
+    async def work(gateway):
         assert reading() == 0
-        async with following(front) as (_, one), following(front) as (_, other):
+        async with following(gateway) as (_, one), following(gateway) as (_, other):
             await asyncio.gather(anext(one), anext(other))
             await one.aclose()
             assert reading() == 1
             await anext(other)
             await other.aclose()
             assert reading() == 0
-        async with following(front) as (_, again):
+        async with following(gateway) as (_, again):
             assert number(await anext(again))
 
     run(work)
@@ -97,8 +97,8 @@ def test_a_slow_reader_gets_the_latest(run, monkeypatch):
     """Of what comes while its client reads nothing, a stream keeps the last snapshot alone."""
     monkeypatch.setattr(fleet_stream, "EVERY_S", 0.01)
 
-    async def work(front):
-        async with following(front) as (_, slow), following(front) as (_, quick):
+    async def work(gateway):
+        async with following(gateway) as (_, slow), following(gateway) as (_, quick):
             first = number(await anext(slow))
             seen = {number(await anext(quick)) for _ in range(10)}
             assert number(await anext(slow)) >= sorted(seen)[-2] > first
@@ -111,8 +111,8 @@ def test_a_quiet_stream_says_that_it_lives(run, monkeypatch):
     monkeypatch.setattr(fleet_stream, "EVERY_S", 60.0)
     monkeypatch.setattr(fleet_stream, "KEEP_ALIVE_S", 0.05)
 
-    async def work(front):
-        async with following(front) as (_, pieces):
+    async def work(gateway):
+        async with following(gateway) as (_, pieces):
             said = [await anext(pieces) for _ in range(5)]
             assert sum(piece.startswith(b"event: ") for piece in said) <= 1
             quiet = {piece for piece in said if piece.startswith(b":")}
@@ -125,16 +125,16 @@ def test_a_quiet_stream_says_that_it_lives(run, monkeypatch):
 def test_streams_end_when_redis_goes(run, server):
     """Redis away ends every stream, so that who asks again is told why; with Redis back it can be followed again."""
 
-    async def work(front):
-        async with following(front) as (_, pieces):
+    async def work(gateway):
+        async with following(gateway) as (_, pieces):
             await anext(pieces)
             server.kill()
             async for _ in pieces:
                 pass
         with pytest.raises(errors.BrokerUnavailable):
-            await front.feed.seen()
+            await gateway.fleet()
         server.start()
-        async with following(front) as (_, pieces):
+        async with following(gateway) as (_, pieces):
             assert number(await anext(pieces))
 
     run(work, timeout_s=1)
@@ -143,10 +143,10 @@ def test_streams_end_when_redis_goes(run, server):
 def test_a_stream_ends_when_the_gateway_stops(run):
     """A gateway that stops ends its streams at once."""
 
-    async def work(front):
-        async with following(front) as (_, pieces):
+    async def work(gateway):
+        async with following(gateway) as (_, pieces):
             await anext(pieces)
-            front.give_up()
+            gateway.give_up()
             async for _ in pieces:
                 pass
 
@@ -158,8 +158,8 @@ def test_a_revoked_key_follows_no_longer(run, server):
     with Ring(server.url) as ring:
         added = ring.add("crm")
 
-        async def work(front):
-            async with following(front, {"authorization": f"Bearer {added.token}"}) as (_, pieces):
+        async def work(gateway):
+            async with following(gateway, {"authorization": f"Bearer {added.token}"}) as (_, pieces):
                 assert json.loads((await anext(pieces)).split(b"data: ")[1])["workers"] is None
                 ring.revoke(added.key.id)
                 async for _ in pieces:

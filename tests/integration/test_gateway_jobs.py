@@ -324,10 +324,10 @@ def test_a_stream_has_its_place_before_its_headers(fleet, http):
         return sent[0]
 
     async def both():
-        front = Gateway(settings.load({}, **brokers.broker_of(fleet.url), gateway_waits=1))
-        async with front.running():
-            record = await front.record(id, "")
-            return await asyncio.gather(*(follow(steps.answer(front, ANYBODY, record, "")) for _ in range(2)))
+        served = Gateway(settings.load({}, **brokers.broker_of(fleet.url), gateway_waits=1))
+        async with served.running():
+            record = await served.record(id, "")
+            return await asyncio.gather(*(follow(steps.answer(served, ANYBODY, record, "")) for _ in range(2)))
 
     assert asyncio.run(both()) == ["http.response.start", "busy"]
 

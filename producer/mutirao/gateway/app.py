@@ -28,8 +28,8 @@ def build(settings: Settings) -> tuple[Gateway, ASGIApp]:
     Returns:
         What its handlers share, and the ASGI application; nothing connects before that starts.
     """
-    front = Gateway(settings)
-    return front, Middleware(front, _routed(front))
+    gateway = Gateway(settings)
+    return gateway, Middleware(gateway, _routed(gateway))
 
 
 def refuse_open(settings: Settings) -> None:
@@ -47,11 +47,11 @@ def refuse_open(settings: Settings) -> None:
         redis.close()
 
 
-def _routed(front: Gateway) -> Litestar:
+def _routed(gateway: Gateway) -> Litestar:
     @contextlib.asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
-        app.state.front = front
-        async with front.running():
+        app.state.gateway = gateway
+        async with gateway.running():
             yield
 
     return Litestar(
@@ -82,7 +82,7 @@ def _options(routes: Iterable[Any]) -> list[Any]:
 
 def _option(path: str, allowed: str) -> Any:
     @endpoint("OPTIONS", path)
-    async def options(front: Gateway, call: Request, **_: str) -> Response:  # noqa: ARG001 - a handler's signature
+    async def options(gateway: Gateway, request: Request, **_: str) -> Response:  # noqa: ARG001 - a handler's signature
         """Name the methods of an address."""
         return response.nothing().with_header(b"allow", allowed)
 

@@ -21,9 +21,9 @@ Found = dict[str, tuple[QueueDepth, ...]]
 class QueueStatsCache:
     """The lines of all models by one call, read when somebody asks."""
 
-    def __init__(self, core: RedisBackend, redis: AsyncRedisDriver) -> None:
+    def __init__(self, backend: RedisBackend, redis: AsyncRedisDriver) -> None:
         """Take the operations, and what runs them."""
-        self._core, self._redis = core, redis
+        self._backend, self._redis = backend, redis
         self._found: Found = {}
         self._models: frozenset[str] = frozenset()
         self._read_at = float("-inf")
@@ -46,7 +46,7 @@ class QueueStatsCache:
     async def _read(self, models: Sequence[str]) -> Found:
         asked_at = time.monotonic()
         found: defaultdict[str, list[QueueDepth]] = defaultdict(list)
-        for depth in await self._redis.run(queue_stats.depths(self._core, models)):
+        for depth in await self._redis.run(queue_stats.depths(self._backend, models)):
             found[depth.model].append(depth)
         self._found, self._read_at = {name: tuple(lines) for name, lines in found.items()}, asked_at
         return self._found

@@ -44,12 +44,14 @@ class Item(NamedTuple):
 class SubmitCoalescer:
     """Queues requests for all handlers of the process."""
 
-    def __init__(self, core: RedisBackend, redis: AsyncRedisDriver, replies: ResultListener, meters: Metrics) -> None:
+    def __init__(
+        self, backend: RedisBackend, redis: AsyncRedisDriver, listener: ResultListener, metrics: Metrics
+    ) -> None:
         """Take the operations, what runs them, and the replies through which the jobs' ends come."""
-        self._core = core
+        self._backend = backend
         self._redis = redis
-        self._replies = replies
-        self._meters = meters
+        self._listener = listener
+        self._metrics = metrics
         self._gathered: dict[tuple[object, ...], list[Item]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,7 +64,7 @@ class SubmitCoalescer:
         Raises:
             PayloadTooLarge: the request is.
         """
-        (run,) = self._core.encoded(ask, [inputs], [id])
+        (run,) = self._backend.encoded(ask, [inputs], [id])
         item = Item(ask, id, run, asyncio.get_running_loop().create_future())
         key = (ask.model, ask.priority, ask.expires_s, ask.tenant)
         gathered = self._gathered.get(key)
@@ -85,12 +87,12 @@ class SubmitCoalescer:
             QueueFull: they do not fit.
         """
         if len(ids) > MANY or large:
-            runs = await asyncio.to_thread(self._core.encoded, ask, bound, ids)
+            runs = await asyncio.to_thread(self._backend.encoded, ask, bound, ids)
         else:
-            runs = self._core.encoded(ask, bound, ids)
-        heard = self._replies.heard
-        made = await self._redis.run(self._core.queue(ask, ids, runs))
-        self._meters.queued(ask.model, sum(run.form.rows * (len(run.items) // 3) for run in runs))
+            runs = self._backend.encoded(ask, bound, ids)
+        heard = self._listener.heard
+        made = await self._redis.run(self._backend.queue(ask, ids, runs))
+        self._metrics.queued(ask.model, sum(run.form.rows * (len(run.items) // 3) for run in runs))
         origin, known, queued = self._origin(heard, made.expires_s), made.known, []
         for first in range(0, len(made.ids), MANY):
             for at, id in enumerate(made.ids[first : first + MANY], first):
@@ -132,16 +134,16 @@ class SubmitCoalescer:
             self._fail(items, exc)
 
     async def _together(self, items: list[Item]) -> None:
-        ask, heard = items[0].ask, self._replies.heard
-        made = await self._redis.run(self._core.queue(ask, [item.id for item in items], _joined(items)))
-        self._meters.queued(ask.model, sum(item.run.form.rows for item in items))
+        ask, heard = items[0].ask, self._listener.heard
+        made = await self._redis.run(self._backend.queue(ask, [item.id for item in items], _joined(items)))
+        self._metrics.queued(ask.model, sum(item.run.form.rows for item in items))
         origin = self._origin(heard, made.expires_s)
         for item in items:
             if not item.queued.done():
                 item.queued.set_result(Queued(Handle(item.id, origin)))
 
     def _origin(self, heard: object | None, expires_s: float) -> Origin:
-        return Origin(self._core.client, heard, asyncio.get_running_loop().time() + expires_s)
+        return Origin(self._backend.client, heard, asyncio.get_running_loop().time() + expires_s)
 
     def _fail(self, items: Sequence[Item], error: BaseException) -> None:
         told = error if isinstance(error, Exception) else errors.GatewayBusy("this gateway is stopping: ask again")

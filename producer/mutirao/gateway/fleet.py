@@ -84,14 +84,14 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetSnapshot(msgspec.Struct, frozen=True):
-    """What was read of the fleet at one moment, before it is known who looks."""
+    """The fleet as it was read at one moment, for any caller."""
 
     at: float
     catalog: Registry
     lines: Mapping[str, Sequence[QueueDepth]]
 
-    def by(self, caller: Caller) -> Fleet:
-        """Show it to a caller: an operator sees everything; others see the models that they may read, and what they queued."""
+    def shown_to(self, caller: Caller) -> Fleet:
+        """Return what a caller may see: an operator sees everything; others see the models that they may read, and what they queued."""
         return fleet(self.catalog, self.lines, self.at, caller)
 
 

@@ -33,9 +33,9 @@ class Middleware:
     from bytes to bytes. It stands among the other routes too, for the document.
     """
 
-    def __init__(self, front: Gateway, inner: ASGIApp) -> None:
+    def __init__(self, gateway: Gateway, inner: ASGIApp) -> None:
         """Take what the handlers share, and the application that routes all but `infer`."""
-        self._front = front
+        self._gateway = gateway
         self._inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,12 +53,12 @@ class Middleware:
         hot = infer_path(scope["path"]) if scope["method"] == "POST" else None
         counted = _Counted(send)
         try:
-            call = Request(scope, receive, await self._caller(scope))
+            request = Request(scope, receive, await self._caller(scope))
             if hot is None:
-                call.keep()
+                request.keep()
                 await self._inner(scope, receive, counted)
             else:
-                await self._answer(await v2.infer(self._front, call, *hot), scope, counted)
+                await self._answer(await v2.infer(self._gateway, request, *hot), scope, counted)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer
             if counted.status:  # too late for another answer: the server ends the connection
                 error_response.log("an answer broke off", exc)
@@ -66,7 +66,7 @@ class Middleware:
                 await self._answer(error_response.answer(exc), scope, counted)
         route = _INFER if hot is not None else str(scope.get("path_template") or "other")
         took_s = time.perf_counter() - began
-        self._front.meters.answered(route, scope["method"], counted.status, took_s)
+        self._gateway.metrics.answered(route, scope["method"], counted.status, took_s)
         level = logging.WARNING if counted.status >= 500 else logging.DEBUG
         if logger.isEnabledFor(level):
             logger.log(level, "%s %s %d %.1f ms", scope["method"], route, counted.status, took_s * 1000)
@@ -77,9 +77,9 @@ class Middleware:
     async def _caller(self, scope: HTTPScope) -> Caller:
         path, headers = scope["path"], _who(scope["headers"])
         if path in PUBLIC or path.startswith(PUBLIC_BELOW):
-            await self._front.doorkeeper.let_in(headers)
+            await self._gateway.authenticator.let_in(headers)
             return _NOBODY
-        return await self._front.doorkeeper.caller(headers)
+        return await self._gateway.authenticator.caller(headers)
 
 
 class _Counted:

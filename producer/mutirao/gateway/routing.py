@@ -59,7 +59,7 @@ class RouteDoc(NamedTuple):
 
 
 def endpoint(method: Method, path: str, doc: RouteDoc | None = None) -> Callable[[Handler], HTTPRouteHandler]:
-    """Make a route of a function of (front, call, **the path's parameters).
+    """Make a route of a function of (gateway, request, **the path's parameters).
 
     Args:
         method: GET, POST, ...
@@ -69,8 +69,8 @@ def endpoint(method: Method, path: str, doc: RouteDoc | None = None) -> Callable
 
     def made(run: Handler) -> HTTPRouteHandler:
         async def handle(request: litestar.Request[Any, Any, Any]) -> Response:
-            front: Gateway = request.app.state.front
-            return await run(front, Request.of(request.scope), **request.path_params)
+            gateway: Gateway = request.app.state.gateway
+            return await run(gateway, Request.of(request.scope), **request.path_params)
 
         handle.__doc__ = run.__doc__
         # Litestar reads these at run time.

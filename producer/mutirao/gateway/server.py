@@ -275,10 +275,10 @@ def _size(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
 class GatewayServer(uvicorn.Server):
     """Watches its connections, and ends what waits before its grace does."""
 
-    def __init__(self, config: uvicorn.Config, front: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         """Take uvicorn's settings, and the gateway that is served."""
         super().__init__(config)
-        self._front = front
+        self._gateway = gateway
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and begin to watch."""
@@ -291,9 +291,9 @@ class GatewayServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: long polls and streams are answered now, `infer` when its job ends or the grace does."""
-        self._front.stop()
-        loop, grace_s = asyncio.get_running_loop(), self._front.settings.grace_s
-        farewell = loop.call_later(max(0.0, grace_s - DRAIN_S), self._front.give_up)
+        self._gateway.stop()
+        loop, grace_s = asyncio.get_running_loop(), self._gateway.settings.grace_s
+        farewell = loop.call_later(max(0.0, grace_s - DRAIN_S), self._gateway.give_up)
         await super().shutdown(sockets)
         farewell.cancel()
         self._watching.cancel()
@@ -338,7 +338,7 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-def serve(settings: Settings, front: Gateway, app: ASGIApp, listening: socket.socket) -> None:
+def serve(settings: Settings, gateway: Gateway, app: ASGIApp, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT."""
     _raise_limit()
     whole: dict[str, Any] = {
@@ -359,7 +359,7 @@ def serve(settings: Settings, front: Gateway, app: ASGIApp, listening: socket.so
         "timeout_keep_alive": KEEP_ALIVE_S,
         "ws": "none",
     }
-    GatewayServer(uvicorn.Config(app, **whole), front).run([listening])
+    GatewayServer(uvicorn.Config(app, **whole), gateway).run([listening])
 
 
 def _raise_limit() -> None:

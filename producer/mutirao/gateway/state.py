@@ -15,6 +15,7 @@ from mutirao.gateway.auth.authenticator import READ_S, Authenticator, Caller
 from mutirao.gateway.auth.rate_limit import RateLimiter
 from mutirao.gateway.cache import QueueStatsCache
 from mutirao.gateway.coalescer import SubmitCoalescer
+from mutirao.gateway.fleet import FleetSnapshot
 from mutirao.gateway.metrics import Metrics
 from mutirao.gateway.process_pool import ProcessPool
 from mutirao.gateway.recent_submissions import RecentSubmissions
@@ -31,7 +32,7 @@ REFRESH_S = 0.75
 READY_AGE_S = 1.0
 
 
-class Open(Protocol):
+class OpenWait(Protocol):
     """A wait or a stream that is open."""
 
     def give_up(self, why: Exception | None = None) -> None:
@@ -62,20 +63,20 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         """Take the settings; nothing connects before `running`."""
         self.settings = settings
-        self.core = RedisBackend(settings, check=False)
+        self.backend = RedisBackend(settings, check=False)
         self.redis = AsyncRedisDriver(settings)
-        self.replies = ResultListener(self.core, self.redis)
-        self.meters = Metrics()
-        self.intake = SubmitCoalescer(self.core, self.redis, self.replies, self.meters)
-        self.doorkeeper = Authenticator(settings, self.redis)
-        self.doorkeeper.changed = self._recheck
-        self.limiter = RateLimiter(settings, self.redis)
-        self.own = RecentSubmissions()
-        self.open: dict[Open, Caller] = {}
-        self.looks = RecordPoller(self.core, self.redis)
-        self.apart = ProcessPool()
-        self.lines = QueueStatsCache(self.core, self.redis)
-        self.feed = FleetBroadcaster(self)
+        self.listener = ResultListener(self.backend, self.redis)
+        self.metrics = Metrics()
+        self.coalescer = SubmitCoalescer(self.backend, self.redis, self.listener, self.metrics)
+        self.authenticator = Authenticator(settings, self.redis)
+        self.authenticator.changed = self._recheck
+        self.rate_limiter = RateLimiter(settings, self.redis)
+        self.recent = RecentSubmissions()
+        self.open_waits: dict[OpenWait, Caller] = {}
+        self.record_poller = RecordPoller(self.backend, self.redis)
+        self.process_pool = ProcessPool()
+        self.queue_stats = QueueStatsCache(self.backend, self.redis)
+        self.fleet_broadcaster = FleetBroadcaster(self.fleet)
         self.stopping = False
         self._catalog: Registry | None = None
         self._read_at = float("-inf")
@@ -91,11 +92,11 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.limiter.close()
-            await self.doorkeeper.close()
-            await self.replies.close()
+            await self.rate_limiter.close()
+            await self.authenticator.close()
+            await self.listener.close()
             await self.redis.close()
-            self.apart.close()
+            self.process_pool.close()
 
     def model(self, name: str, version: str = "") -> ModelInfo:
         """Find a model in the latest copy of the catalogue.
@@ -153,17 +154,26 @@ class Gateway:
             await asyncio.shield(self._reading)
         return self._catalog
 
+    async def fleet(self) -> FleetSnapshot:
+        """Read the fleet now.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer.
+        """
+        catalog = await self.catalog()
+        return FleetSnapshot(self.backend.now(), catalog, await self.queue_stats.of(tuple(catalog.models)))
+
     async def record(self, id: str, tenant: str) -> JobRecord:
         """Read a job's record for a tenant, by the id that Redis keeps it under.
 
         Raises:
             JobNotFound: no such job, or another's.
         """
-        record = await self.redis.run(self.core.record(id))
+        record = await self.redis.run(self.backend.record(id))
         if record.job.owner != tenant:
-            raise self.core.missing(id)
+            raise self.backend.missing(id)
         if record.done:
-            self.own.forget([id])
+            self.recent.forget([id])
         return record
 
     async def late(self, model: str, tenant: str, priority: str, expires_s: float) -> None:
@@ -173,61 +183,61 @@ class Gateway:
             TooLate: it would not.
         """
         known = await self.catalog(REFRESH_S + READY_AGE_S)
-        found = await self.lines.of(tuple(known.models))
+        found = await self.queue_stats.of(tuple(known.models))
         wait_s = queue_stats.wait_s(found.get(model, ()), tenant, priority, known.speed(model))
         if wait_s is not None and wait_s > expires_s:
             text = f"model {model!r} would come to this request in about {wait_s:.3g} s, and it expires in {expires_s:g} s: try again later"
             raise errors.TooLate(text, model=model, wait_s=round(wait_s, 3), retry_after_s=wait_s - expires_s)
 
     @contextlib.contextmanager
-    def holding(self, one: Open, caller: Caller) -> Iterator[None]:
+    def hold_open(self, one: OpenWait, caller: Caller) -> Iterator[None]:
         """Hold a caller's wait or stream open, for as long as its key is good.
 
         Raises:
             Unauthorized, Forbidden: the key is not good any more.
             GatewayBusy: as many as may be are.
         """
-        self.doorkeeper.recheck(caller)
+        self.authenticator.recheck(caller)
         limit = self.settings.gateway_waits
-        if len(self.open) >= limit:
+        if len(self.open_waits) >= limit:
             text = f"this gateway holds {limit} waits open and takes no more: ask again, or poll without waiting"
             raise errors.GatewayBusy(text, retry_after_s=1)
-        self.open[one] = caller
+        self.open_waits[one] = caller
         try:
             yield
         finally:
-            self.open.pop(one, None)
+            self.open_waits.pop(one, None)
 
     def stop(self) -> None:
         """Be no longer ready, and end the waits that lose nothing by it: a poll asks again, a stream goes on elsewhere."""
         self.stopping = True
-        for one in tuple(self.open):
+        for one in tuple(self.open_waits):
             if not getattr(one, "patient", False):
                 one.give_up()
 
     def give_up(self) -> None:
         """End every wait and every stream: the jobs go on, and any other gateway tells of them."""
-        for one in tuple(self.open):
+        for one in tuple(self.open_waits):
             one.give_up()
 
     def _recheck(self) -> None:
         """End the open calls of those who would not be let in any more."""
-        for one, caller in tuple(self.open.items()):
+        for one, caller in tuple(self.open_waits.items()):
             try:
-                self.doorkeeper.recheck(caller)
+                self.authenticator.recheck(caller)
             except errors.MutiraoError as exc:
                 one.give_up(exc)
 
     async def _watch_keys(self) -> None:
         while True:
             await asyncio.sleep(READ_S)
-            if self.open:
+            if self.open_waits:
                 with contextlib.suppress(errors.MutiraoError):  # Redis is away: no result comes either
-                    await self.doorkeeper.refresh()
+                    await self.authenticator.refresh()
 
     async def _read(self) -> None:
         asked_at = time.monotonic()
-        self._catalog = await self.redis.run(self.core.catalog())
+        self._catalog = await self.redis.run(self.backend.catalog())
         self._read_at = asked_at
 
     async def _refresh(self) -> None:

@@ -44,14 +44,16 @@ class Sent(NamedTuple):
     rows: int
 
 
-async def one(front: Gateway, call: Request, info: ModelInfo, asked: Callable[[ParsedBody], SubmitOptions]) -> Sent:
+async def one(
+    gateway: Gateway, request: Request, info: ModelInfo, asked: Callable[[ParsedBody], SubmitOptions]
+) -> Sent:
     """Read one request and queue it: with others that arrive at the same time, or alone where it has an id of its own.
 
     Its key is charged for it before it is parsed: a body that is refused costs too.
 
     Args:
-        front: the gateway.
-        call: the request.
+        gateway: the gateway.
+        request: the request.
         info: the model.
         asked: finds out what is asked for, once the body is read.
 
@@ -62,17 +64,17 @@ async def one(front: Gateway, call: Request, info: ModelInfo, asked: Callable[[P
         WebhookRefused, TooLate, TooManyRequests: it may not be queued.
         QueueFull, BrokerUnavailable: it is not.
     """
-    body = await call.raw(front.settings.max_request_bytes)
-    own = submit_options.own_id(call)
-    id = own or keyspace.qualified(keyspace.new_id(), call.caller.tenant)
-    if call.caller.limits is None:
-        return await _one(front, call, info, asked, body, id, named=own is not None)
-    async with front.limiter.admitted(call.caller, [id], submit_options.expires_s(call, _NOTHING)):
-        return await _one(front, call, info, asked, body, id, named=own is not None)
+    body = await request.raw(gateway.settings.max_request_bytes)
+    own = submit_options.own_id(request)
+    id = own or keyspace.qualified(keyspace.new_id(), request.caller.tenant)
+    if request.caller.limits is None:
+        return await _one(gateway, request, info, asked, body, id, named=own is not None)
+    async with gateway.rate_limiter.admitted(request.caller, [id], submit_options.expires_s(request, _NOTHING)):
+        return await _one(gateway, request, info, asked, body, id, named=own is not None)
 
 
 async def many(
-    front: Gateway, call: Request, info: ModelInfo, asked: Callable[[ParsedBody], SubmitOptions]
+    gateway: Gateway, request: Request, info: ModelInfo, asked: Callable[[ParsedBody], SubmitOptions]
 ) -> tuple[ParsedBody, list[str], list[Queued]]:
     """Read many requests and queue them in one round trip, all of them or none.
 
@@ -85,19 +87,19 @@ async def many(
         WebhookRefused, TooLate, TooManyRequests: they may not be queued.
         QueueFull, BrokerUnavailable: they are not.
     """
-    body = await call.raw(front.settings.max_request_bytes)
-    await front.limiter.charge(call.caller)
-    read = await _read(body_parsing.many, front, call, body, info)
+    body = await request.raw(gateway.settings.max_request_bytes)
+    await gateway.rate_limiter.charge(request.caller)
+    read = await _read(body_parsing.many, gateway, request, body, info)
     ask, given, count = asked(read.given), read.given.body.ids, encoding.count(range(read.requests))
     ids = [keyspace.job_id(id) for id in given] if given is not None else keyspace.new_ids(count)
     if len(ids) != count:
         text = f"{len(set(ids))} ids were given for {count} requests"
         raise errors.InvalidRequest(text, reason="ids and requests differ")
-    await _allowed(front, call, ask)
-    qualified = [keyspace.qualified(id, call.caller.tenant) for id in ids]
-    async with front.limiter.admitted(call.caller, qualified, ask.expires_s, charged=1):
-        made = await front.intake.many(ask, read.bound, qualified)
-    front.own.keep(made)
+    await _allowed(gateway, request, ask)
+    qualified = [keyspace.qualified(id, request.caller.tenant) for id in ids]
+    async with gateway.rate_limiter.admitted(request.caller, qualified, ask.expires_s, charged=1):
+        made = await gateway.coalescer.many(ask, read.bound, qualified)
+    gateway.recent.keep(made)
     return read.given, ids, made
 
 
@@ -106,20 +108,20 @@ def accepted(view: JobView, status: int) -> Response:
     return response.json(view, status).with_header(b"location", view.links.self)
 
 
-async def _allowed(front: Gateway, call: Request, ask: SubmitOptions) -> None:
+async def _allowed(gateway: Gateway, request: Request, ask: SubmitOptions) -> None:
     """Refuse what would come to nothing, a webhook that nobody would call, a deadline that will have passed; and what is nobody's
     any more: the key may have been revoked while the body came.
     """
-    front.doorkeeper.recheck(call.caller)
+    gateway.authenticator.recheck(request.caller)
     if ask.webhook:
-        webhook_policy.check(ask.webhook, front.settings.webhook_hosts)
+        webhook_policy.check(ask.webhook, gateway.settings.webhook_hosts)
     if ask.expires_s is not None:
-        await front.late(ask.model, ask.tenant, ask.priority, ask.expires_s)
+        await gateway.late(ask.model, ask.tenant, ask.priority, ask.expires_s)
 
 
 async def _one(
-    front: Gateway,
-    call: Request,
+    gateway: Gateway,
+    request: Request,
     info: ModelInfo,
     asked: Callable[[ParsedBody], SubmitOptions],
     body: bytes,
@@ -127,35 +129,41 @@ async def _one(
     *,
     named: bool,
 ) -> Sent:
-    read = await _read(body_parsing.one, front, call, body, info)
+    read = await _read(body_parsing.one, gateway, request, body, info)
     ask = asked(read.given)
-    await _allowed(front, call, ask)
+    await _allowed(gateway, request, ask)
     if named:
-        queued = await _named(front, call, ask, read.inputs, id)
+        queued = await _named(gateway, request, ask, read.inputs, id)
     elif coalescer.is_large(read.inputs):
-        (queued,) = await front.intake.many(ask, [read.inputs], [id], large=True)
+        (queued,) = await gateway.coalescer.many(ask, [read.inputs], [id], large=True)
     else:
-        queued = await front.intake.one(ask, read.inputs, id)
+        queued = await gateway.coalescer.one(ask, read.inputs, id)
     return Sent(queued, ask, read.given, read.rows)
 
 
-async def _read(read: Callable[..., Awaitable[T]], front: Gateway, call: Request, body: bytes, info: ModelInfo) -> T:
+async def _read(
+    read: Callable[..., Awaitable[T]], gateway: Gateway, request: Request, body: bytes, info: ModelInfo
+) -> T:
     """Read requests by the signature that is shown, or by that of another copy which a live worker serves."""
-    limit = front.settings.max_request_bytes
+    limit = gateway.settings.max_request_bytes
     try:
-        return await read(front.apart, call, body, info, limit)
+        return await read(gateway.process_pool, request, body, info, limit)
     except errors.InvalidRequest:
         for other in info.variants:
             with contextlib.suppress(errors.InvalidRequest):
-                return await read(front.apart, call, body, msgspec.structs.replace(info, signature=other), limit)
+                return await read(
+                    gateway.process_pool, request, body, msgspec.structs.replace(info, signature=other), limit
+                )
         raise
 
 
-async def _named(front: Gateway, call: Request, ask: SubmitOptions, inputs: body_parsing.Inputs, id: str) -> Queued:
+async def _named(
+    gateway: Gateway, request: Request, ask: SubmitOptions, inputs: body_parsing.Inputs, id: str
+) -> Queued:
     try:
-        (queued,) = await front.intake.many(ask, [inputs], [id], large=coalescer.is_large(inputs))
+        (queued,) = await gateway.coalescer.many(ask, [inputs], [id], large=coalescer.is_large(inputs))
     except errors.IdTaken as exc:
-        if submit_options.IDEMPOTENCY not in call.headers:
+        if submit_options.IDEMPOTENCY not in request.headers:
             raise
         text = "this Idempotency-Key was sent before, with another request: take a new key for a new request"
         raise errors.KeyReused(text, id=id) from exc

@@ -133,7 +133,7 @@ class RateLimiter:
         limits = admitted.caller.limits or KeyLimits()
         args = (str(admitted.count), str(len(admitted.ids)), *admitted.ids)
         with contextlib.suppress(errors.BrokerUnavailable):
-            await self._redis.run(self._call("return", admitted.caller.key_id, limits, 0.0, args))
+            await self._redis.run(self._script_call("return", admitted.caller.key_id, limits, 0.0, args))
 
     def ended(self, caller: Caller, ids: Sequence[str]) -> None:
         """Take note that jobs have ended, so that Redis need not look at their records; nobody waits for it."""
@@ -185,7 +185,7 @@ class RateLimiter:
         args = [arg for asked in together for arg in (asked.count, len(asked.ids), *asked.ids)]
         expires_s = max(asked.expires_s for asked in together)
         try:
-            replies = await self._redis.run(self._call("admit", key, limits, expires_s, args))
+            replies = await self._redis.run(self._script_call("admit", key, limits, expires_s, args))
         except Exception as exc:  # noqa: BLE001 - it is raised where each waits
             for asked in together:
                 asked.fails(exc)
@@ -204,7 +204,9 @@ class RateLimiter:
         finally:
             self._ended.pop(key)
 
-    def _call(self, mode: str, key: str, limits: KeyLimits, expires_s: float, args: Sequence[Any]) -> Operation[Any]:
+    def _script_call(
+        self, mode: str, key: str, limits: KeyLimits, expires_s: float, args: Sequence[Any]
+    ) -> Operation[Any]:
         kept_s = self._settings.result_ttl_s + expires_s
         counts = (limits.rate_per_s or 0, limits.burst, limits.in_flight or 0, kept_s, keyspace.record_key(""))
         return _one(Command(self._side, "rate_limit", keyspace.limit_keys(key), (mode, *counts, *args)))
@@ -219,8 +221,8 @@ def _asked(count: int, ids: Sequence[str], expires_s: float) -> _Asked:
     return _Asked(count, ids, expires_s, asyncio.get_running_loop().create_future())
 
 
-def _one(call: Command) -> Operation[Any]:
-    return (yield call)
+def _one(command: Command) -> Operation[Any]:
+    return (yield command)
 
 
 def _parted(waiting: Sequence[_Asked]) -> tuple[list[_Asked], list[_Asked]]:

@@ -112,7 +112,7 @@ _DECODER = msgspec.json.Decoder(InferBody)
 _ANY = msgspec.json.Decoder()
 
 
-def read(call: Head, body: bytes, info: ModelInfo) -> ParsedBody:
+def read(request: Head, body: bytes, info: ModelInfo) -> ParsedBody:
     """Read a request's body by its content type.
 
     Raises:
@@ -120,13 +120,13 @@ def read(call: Head, body: bytes, info: ModelInfo) -> ParsedBody:
         PayloadTooLarge: it holds more than is read.
         UnsupportedMedia: a content type that is not read here.
     """
-    length = call.headers.get(HEADER_LENGTH)
+    length = request.headers.get(HEADER_LENGTH)
     if length is not None:
         return _binary(body, length, info.signature)
-    media = call.headers.get(b"content-type", b"")
+    media = request.headers.get(b"content-type", b"")
     if media == b"application/json":
         return _json(body)
-    return _of_media(call, body, media.decode("latin-1"), info.signature)
+    return _of_media(request, body, media.decode("latin-1"), info.signature)
 
 
 def arrays(info: ModelInfo, given: ParsedBody) -> dict[str, Array]:
@@ -287,25 +287,25 @@ def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
     return {spec.name: tensors.decode(tensor)}
 
 
-def _of_media(call: Head, body: bytes, header: str, takes: Signature) -> ParsedBody:
+def _of_media(request: Head, body: bytes, header: str, takes: Signature) -> ParsedBody:
     media, _, _ = header.partition(";")
     media = media.strip().lower()
     if media in _JSON or media.endswith("+json"):
         return _json(body)
     if media == "multipart/form-data":
-        found = table_files.of_form(body, header, takes, _dialect(call, ""))
+        found = table_files.of_form(body, header, takes, _dialect(request, ""))
         return ParsedBody(_EMPTY, found.data, notes=found.notes)
-    table = table_files.read(body, media, takes, _dialect(call, header))
+    table = table_files.read(body, media, takes, _dialect(request, header))
     if table is None:
         text = f"Content-Type {media!r} is not read here: send application/json, application/octet-stream with Inference-Header-Content-Length, text/csv, application/x-npy or multipart/form-data"
         raise errors.UnsupportedMedia(text, reason="content type")
     return ParsedBody(_EMPTY, table.data, notes=table.notes)
 
 
-def _dialect(call: Head, header: str) -> Dialect:
+def _dialect(request: Head, header: str) -> Dialect:
     """Find what the query says of a CSV, and of its header the content type (RFC 4180: header=present or absent)."""
     own = table_files.parameter(header, "header")
-    return Dialect.said(call.param("delimiter"), call.param("decimal"), call.param("header") or own)
+    return Dialect.said(request.param("delimiter"), request.param("decimal"), request.param("header") or own)
 
 
 def _columns(data: Any) -> Any:

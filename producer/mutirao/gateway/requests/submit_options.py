@@ -38,11 +38,11 @@ PARAMS = {
 }
 
 
-def ask(call: Request, info: ModelInfo, body: InferBody, *, text: bool = False) -> SubmitOptions:
+def ask(request: Request, info: ModelInfo, body: InferBody, *, text: bool = False) -> SubmitOptions:
     """Gather what a request asks for.
 
     Args:
-        call: the request.
+        request: the request.
         info: the model.
         body: what stood around its data.
         text: whether the worker is to write JSON.
@@ -50,57 +50,57 @@ def ask(call: Request, info: ModelInfo, body: InferBody, *, text: bool = False) 
     Raises:
         InvalidRequest: an output, a priority or a deadline that there is not.
     """
-    outputs = _outputs(call, body)
+    outputs = _outputs(request, body)
     if outputs is not None:
         _check_outputs(info, outputs)
     return SubmitOptions(
         model=info.name,
         outputs=outputs,
         parameters=_handed_on(body.parameters),
-        expires_s=expires_s(call, body),
-        priority=_priority(call, body),
-        tenant=call.caller.tenant,
-        webhook=body.webhook or call.param("webhook") or "",
+        expires_s=expires_s(request, body),
+        priority=_priority(request, body),
+        tenant=request.caller.tenant,
+        webhook=body.webhook or request.param("webhook") or "",
         binary=not text,
     )
 
 
-def form(call: Request, body: InferBody, *, bare: bool = False) -> ResponseFormat:
+def form(request: Request, body: InferBody, *, bare: bool = False) -> ResponseFormat:
     """Find out how the answer is to be written.
 
     Args:
-        call: the request.
+        request: the request.
         body: what stood around its data.
         bare: the request was one raw tensor, so the answer's are raw.
     """
-    media = accepted(call.headers.get(b"accept"))
+    media = accepted(request.headers.get(b"accept"))
     raw = bare or (body.parameters or {}).get("binary_data_output") is True
     own = {
         output.name: bool((output.parameters or {})["binary_data"])
         for output in body.outputs or ()
         if "binary_data" in (output.parameters or {})
     }
-    return ResponseFormat(media, raw, own, null(call))
+    return ResponseFormat(media, raw, own, null(request))
 
 
-def null(call: Head) -> bool:
+def null(request: Head) -> bool:
     """Whether JSON is to hold null for what it cannot carry.
 
     Raises:
         InvalidRequest: something else is asked for.
     """
-    asked = call.param("nan")
+    asked = request.param("nan")
     if asked not in (None, "null"):
         raise _refused("nan", asked, "null, or left out")
     return asked is not None
 
 
-def expires_s(call: Request, body: InferBody) -> float | None:
+def expires_s(request: Request, body: InferBody) -> float | None:
     """Find the deadline: the header first, then the query, the body, and V2's timeout in microseconds; None for the default."""
-    given = call.headers.get(EXPIRES)
+    given = request.headers.get(EXPIRES)
     if given is not None:
         return _seconds("header Mutirao-Expires", given.decode("latin-1"))
-    asked = call.param("expires_s")
+    asked = request.param("expires_s")
     if asked is not None:
         return _seconds("expires_s", asked)
     if body.expires_s is not None:
@@ -113,19 +113,19 @@ def expires_s(call: Request, body: InferBody) -> float | None:
     return _seconds("timeout", timeout) / 1e6
 
 
-def own_id(call: Request) -> str | None:
+def own_id(request: Request) -> str | None:
     """Make the id of a request that brings an Idempotency-Key, or take the one that it names itself; None for neither. Within its tenant.
 
     Raises:
         InvalidRequest: the key or the id is not one.
     """
-    key = call.headers.get(IDEMPOTENCY)
+    key = request.headers.get(IDEMPOTENCY)
     if key is None:
-        id = call.param("id")
-        return None if id is None else keyspace.qualified(keyspace.job_id(id), call.caller.tenant)
+        id = request.param("id")
+        return None if id is None else keyspace.qualified(keyspace.job_id(id), request.caller.tenant)
     if not 0 < len(key) < 256:
         raise errors.InvalidRequest("Idempotency-Key must be 1 to 255 characters", reason="idempotency key")
-    tenant = call.caller.tenant
+    tenant = request.caller.tenant
     return keyspace.qualified("key-" + hashlib.sha256(tenant.encode() + b"\0" + key).hexdigest()[:40], tenant)
 
 
@@ -134,7 +134,7 @@ def _handed_on(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
     return {name: value for name, value in (parameters or {}).items() if name not in _OURS} or None
 
 
-def _outputs(call: Request, body: InferBody) -> tuple[str, ...] | None:
+def _outputs(request: Request, body: InferBody) -> tuple[str, ...] | None:
     if body.outputs:
         for output in body.outputs:
             asked = next((name for name in _UNKNOWN if name in (output.parameters or {})), None)
@@ -142,7 +142,7 @@ def _outputs(call: Request, body: InferBody) -> tuple[str, ...] | None:
                 text = f"output {output.name!r} asks for {asked}, an extension that is not spoken here: see /v2; ask for predict_proba, and choose the classes yourself"
                 raise errors.InvalidRequest(text, reason=f"{asked} not supported")
         return tuple(output.name for output in body.outputs)
-    named = call.params("outputs") if call.query_string else []
+    named = request.params("outputs") if request.query_string else []
     return tuple(named) or None
 
 
@@ -155,8 +155,8 @@ def _check_outputs(info: ModelInfo, outputs: tuple[str, ...]) -> None:
     info.signature.chosen(outputs)
 
 
-def _priority(call: Request, body: InferBody) -> str:
-    asked: Any = call.param("priority") or body.priority or (body.parameters or {}).get("priority")
+def _priority(request: Request, body: InferBody) -> str:
+    asked: Any = request.param("priority") or body.priority or (body.parameters or {}).get("priority")
     if asked is None:
         return "normal"
     if type(asked) is int:

@@ -56,56 +56,56 @@ ASSETS = _assets()
 
 
 @endpoint("GET", "/")
-async def page(front: Gateway, call: Request) -> Response:  # noqa: ARG001 - every handler takes the front
+async def page(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
     """Show the console."""
-    return _served(ASSETS["index.html"], call)
+    return _served(ASSETS["index.html"], request)
 
 
 @endpoint("GET", "/console/{name:str}")
-async def asset(front: Gateway, call: Request, name: str) -> Response:  # noqa: ARG001
+async def asset(gateway: Gateway, request: Request, name: str) -> Response:  # noqa: ARG001
     """Send a file of the page."""
     if name not in ASSETS:
         raise NotFoundException
-    return _served(ASSETS[name], call)
+    return _served(ASSETS[name], request)
 
 
 @endpoint("GET", "/favicon.ico")
-async def favicon(front: Gateway, call: Request) -> Response:  # noqa: ARG001
+async def favicon(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
     """Send the mark: pages other than the console's do not name it."""
-    return _served(ASSETS["icon.svg"], call)
+    return _served(ASSETS["icon.svg"], request)
 
 
 @endpoint("GET", "/v1/fleet", RouteDoc(tag=_TAG, answer=Fleet, refusals=(401, 403, 503)))
-async def look(front: Gateway, call: Request) -> Response:
+async def look(gateway: Gateway, request: Request) -> Response:
     """Read what is served, how much waits and who works, at this moment."""
-    _may_look(call)
-    return response.json((await front.feed.seen()).by(call.caller))
+    _may_look(request)
+    return response.json((await gateway.fleet()).shown_to(request.caller))
 
 
 @endpoint("GET", "/v1/fleet/events", RouteDoc(tag=_TAG, forms=(response.EVENTS,), refusals=(401, 403, 503)))
-async def follow(front: Gateway, call: Request) -> Response:
+async def follow(gateway: Gateway, request: Request) -> Response:
     """Follow the fleet: an event `fleet` a second, each as `/v1/fleet` answers, its `id` rising."""
-    _may_look(call)
-    following = FleetStream(front, call.caller)
-    return EventStream(following.pieces(), front.holding(following, call.caller))
+    _may_look(request)
+    stream = FleetStream(gateway.fleet_broadcaster, request.caller)
+    return EventStream(stream.pieces(), gateway.hold_open(stream, request.caller))
 
 
 routes = [page, asset, favicon, look, follow]
 
 
-def _may_look(call: Request) -> None:
+def _may_look(request: Request) -> None:
     """Make sure that there is anything that the caller may see.
 
     Raises:
         Forbidden: its key neither reads a model nor operates.
     """
-    verbs = {scope.partition(":")[0] for scope in call.caller.scopes}
+    verbs = {scope.partition(":")[0] for scope in request.caller.scopes}
     if not verbs & {"read", "operate", "*"}:
-        call.caller.require("read")
+        request.caller.require("read")
 
 
-def _served(found: Asset, call: Request) -> Response:
+def _served(found: Asset, request: Request) -> Response:
     headers: Headers = [(b"etag", found.tag)]
-    if found.tag in call.headers.get(b"if-none-match", b"").replace(b"W/", b"").split(b", "):
+    if found.tag in request.headers.get(b"if-none-match", b"").replace(b"W/", b"").split(b", "):
         return Response(304, b"", found.media, headers, cache=_ASKED)
     return Response(200, found.body, found.media, headers, cache=_ASKED)

@@ -56,17 +56,17 @@ def routes(handlers: Callable[[], list[Any]]) -> list[Any]:
     files = _files()
 
     @endpoint("GET", "/openapi.json")
-    async def document(front: Gateway, call: Request) -> Response:  # noqa: ARG001 - a handler's signature
+    async def document(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
         """Give the OpenAPI document; its examples are of the models that an open gateway serves."""
-        return response.json(openapi.document(handlers(), await _models(front)))
+        return response.json(openapi.document(handlers(), await _models(gateway)))
 
     @endpoint("GET", "/docs")
-    async def page(front: Gateway, call: Request) -> Response:  # noqa: ARG001
+    async def page(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
         """Show the documentation."""
         return Response(200, _HTML, "text/html; charset=utf-8")
 
     @endpoint("GET", "/docs/{name:str}")
-    async def file(front: Gateway, call: Request, name: str) -> Response:  # noqa: ARG001
+    async def file(gateway: Gateway, request: Request, name: str) -> Response:  # noqa: ARG001
         """Send a file of that page."""
         if name not in files:
             raise NotFoundException
@@ -76,12 +76,12 @@ def routes(handlers: Callable[[], list[Any]]) -> list[Any]:
     return [document, page, file]
 
 
-async def _models(front: Gateway) -> list[ModelInfo]:
+async def _models(gateway: Gateway) -> list[ModelInfo]:
     """Name the models, unless that is for those with a key alone, or Redis is away."""
     try:
-        if not await front.doorkeeper.is_open():
+        if not await gateway.authenticator.is_open():
             return []
-        return list((await front.catalog()).models.values())
+        return list((await gateway.catalog()).models.values())
     except errors.BrokerUnavailable:
         return []
 

@@ -52,20 +52,20 @@ _SUBMIT = {**submit_options.PARAMS, "id": _ID, "webhook": Param("The URL that is
         refusals=(400, 404, 408, 409, 413, 415, 422, 429, 503),
     ),
 )
-async def create(front: Gateway, call: Request, model: str) -> Response:
+async def create(gateway: Gateway, request: Request, model: str) -> Response:
     """Queue a request, and answer with its job.
 
     202 for a job that has not ended; 200 for one that has, where the same id or Idempotency-Key was sent before.
     """
-    call.caller.require("predict", model)
-    info = await front.known(model)
+    request.caller.require("predict", model)
+    info = await gateway.known(model)
     queued, ask, given, rows = await submit.one(
-        front, call, info, lambda given: submit_options.ask(call, info, given.body)
+        gateway, request, info, lambda given: submit_options.ask(request, info, given.body)
     )
     if queued.known:
-        record = await front.record(queued.job.id, call.caller.tenant)
+        record = await gateway.record(queued.job.id, request.caller.tenant)
         return given.noted(submit.accepted(presenters.job(record), 200 if record.done else 202))
-    return given.noted(submit.accepted(presenters.job(_fresh(front, ask, queued.job.id, rows)), 202))
+    return given.noted(submit.accepted(presenters.job(_fresh(gateway, ask, queued.job.id, rows)), 202))
 
 
 @endpoint(
@@ -81,23 +81,25 @@ async def create(front: Gateway, call: Request, model: str) -> Response:
         refusals=(400, 404, 408, 409, 413, 415, 429, 503),
     ),
 )
-async def create_many(front: Gateway, call: Request, model: str) -> Response:
+async def create_many(gateway: Gateway, request: Request, model: str) -> Response:
     """Queue many requests in one round trip to Redis: all of them, or none.
 
     Either `requests`, each with its `inputs` or `rows`; or one body in any form, each of whose rows is a request.
     """
-    call.caller.require("predict", model)
-    info = await front.known(model)
-    given, ids, queued = await submit.many(front, call, info, lambda given: submit_options.ask(call, info, given.body))
+    request.caller.require("predict", model)
+    info = await gateway.known(model)
+    given, ids, queued = await submit.many(
+        gateway, request, info, lambda given: submit_options.ask(request, info, given.body)
+    )
     known = tuple(at for at, one in enumerate(queued) if one.known)
     return given.noted(response.json(SubmitManyReply(ids=tuple(ids), known=known), 202))
 
 
 @endpoint("GET", _JOB, RouteDoc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
-async def show(front: Gateway, call: Request, id: str) -> Response:
+async def show(gateway: Gateway, request: Request, id: str) -> Response:
     """Tell where a job is; with `?wait=` as soon as it has ended, or when the time is up."""
-    record = await _waited(front, call, await _own(front, call, id))
-    return response.json(await _placed(front, record))
+    record = await _waited(gateway, request, await _own(gateway, request, id))
+    return response.json(await _placed(gateway, record))
 
 
 @endpoint(
@@ -111,32 +113,32 @@ async def show(front: Gateway, call: Request, id: str) -> Response:
         refusals=(400, 404, 406, 409, 410, 413, 500, 503, 504),
     ),
 )
-async def result(front: Gateway, call: Request, id: str) -> Response:
+async def result(gateway: Gateway, request: Request, id: str) -> Response:
     """Give a job's result: V2 in JSON or with raw tensors, CSV or npy, by Accept; 409 while there is none yet.
 
     A job that ended without a result answers with its error.
     """
     form = result_response.ResponseFormat(
-        result_response.accepted(call.headers.get(b"accept")), null=submit_options.null(call)
+        result_response.accepted(request.headers.get(b"accept")), null=submit_options.null(request)
     )
-    record = await _waited(front, call, await _own(front, call, id))
+    record = await _waited(gateway, request, await _own(gateway, request, id))
     if not record.done:
         text = f"job {id!r} is {record.state}: it has no result yet; ask again, or wait with ?wait=20"
         raise errors.JobNotFinished(text, id=id, state=record.state)
-    return await result_response.encode(await front.redis.run(front.core.outputs(record)), record, form)
+    return await result_response.encode(await gateway.redis.run(gateway.backend.outputs(record)), record, form)
 
 
 @endpoint("DELETE", _JOB, RouteDoc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))
-async def cancel(front: Gateway, call: Request, id: str) -> Response:
+async def cancel(gateway: Gateway, request: Request, id: str) -> Response:
     """Cancel a job that still waits; 409 where it runs or has ended."""
-    known = (await _own(front, call, id, "cancel")).task_id
-    (record,) = await front.redis.run(front.core.settle([known], "revoked"))
+    known = (await _own(gateway, request, id, "cancel")).task_id
+    (record,) = await gateway.redis.run(gateway.backend.settle([known], "revoked"))
     if record is None:
-        raise front.core.missing(known)
+        raise gateway.backend.missing(known)
     if record.state != "cancelled":
         text = f"job {id!r} is {record.state}: only a job that waits can be cancelled"
         raise errors.NotCancellable(text, id=id, state=record.state)
-    front.limiter.ended(call.caller, [known])
+    gateway.rate_limiter.ended(request.caller, [known])
     return response.json(presenters.job(record))
 
 
@@ -151,35 +153,35 @@ async def cancel(front: Gateway, call: Request, id: str) -> Response:
         refusals=(400, 404, 410, 503),
     ),
 )
-async def stream(front: Gateway, call: Request, id: str) -> Response:
+async def stream(gateway: Gateway, request: Request, id: str) -> Response:
     """Tell of each step of a job as it happens, until it has ended (server-sent events).
 
     204 where it has ended and the last event was seen: a browser's EventSource stops asking then.
     """
-    record = await _own(front, call, id)
-    return job_stream.answer(front, call.caller, record, call.header(b"last-event-id"))
+    record = await _own(gateway, request, id)
+    return job_stream.answer(gateway, request.caller, record, request.header(b"last-event-id"))
 
 
 @endpoint("POST", "/v1/jobs:wait", RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
-async def wait(front: Gateway, call: Request) -> Response:
+async def wait(gateway: Gateway, request: Request) -> Response:
     """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
-    asked = request_body.decode(await call.body(_WAIT_BYTES, "ask in parts"), Await)
+    asked = request_body.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
     if len(asked.ids) > READ_MAX:
         raise errors.InvalidRequest(
             f"{len(asked.ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids"
         )
-    ids = list(dict.fromkeys(_recorded(call, id) for id in asked.ids))
+    ids = list(dict.fromkeys(_recorded(request, id) for id in asked.ids))
     return response.json(
-        await batch_long_poll.told(front, call, ids, min(asked.wait, WAIT_MAX_S), results=asked.results)
+        await batch_long_poll.told(gateway, request, ids, min(asked.wait, WAIT_MAX_S), results=asked.results)
     )
 
 
 @endpoint("GET", "/v1/models", RouteDoc(tag="Models", answer=Models, refusals=(503,)))
-async def models(front: Gateway, call: Request) -> Response:
+async def models(gateway: Gateway, request: Request) -> Response:
     """List the models: what they take and give, who serves them, and what waits for them."""
-    known = await front.catalog()
-    infos = [info for name, info in sorted(known.models.items()) if call.caller.may("read", name)]
-    found = await front.lines.of(tuple(known.models))
+    known = await gateway.catalog()
+    infos = [info for name, info in sorted(known.models.items()) if request.caller.may("read", name)]
+    found = await gateway.queue_stats.of(tuple(known.models))
     shown = (
         presenters.model(info, known.rate(info.name), whole(info.name, found.get(info.name, ()))) for info in infos
     )
@@ -189,58 +191,58 @@ async def models(front: Gateway, call: Request) -> Response:
 @endpoint(
     "GET", "/v1/models/{model:str}", RouteDoc(tag="Models", answer=presenters.ModelView, refusals=(400, 404, 503))
 )
-async def model(front: Gateway, call: Request, model: str) -> Response:
+async def model(gateway: Gateway, request: Request, model: str) -> Response:
     """Tell of one model."""
-    call.caller.require("read", model)
-    known = await front.catalog()
+    request.caller.require("read", model)
+    known = await gateway.catalog()
     info = known.models.get(keyspace.model_name(model))
     if info is None:
         info = known.find(model)
-    found = await front.lines.of(tuple(known.models))
+    found = await gateway.queue_stats.of(tuple(known.models))
     return response.json(presenters.model(info, known.rate(info.name), whole(info.name, found.get(info.name, ()))))
 
 
 routes: list[Any] = [create, create_many, show, result, cancel, stream, wait, models, model]
 
 
-def _fresh(front: Gateway, ask: SubmitOptions, id: str, rows: int) -> JobRecord:
+def _fresh(gateway: Gateway, ask: SubmitOptions, id: str, rows: int) -> JobRecord:
     """Tell of a job that was queued this moment, without reading it back."""
-    now = front.core.now()
-    wait_s = front.settings.expires_s if ask.expires_s is None else ask.expires_s
+    now = gateway.backend.now()
+    wait_s = gateway.settings.expires_s if ask.expires_s is None else ask.expires_s
     job = JobInfo(
         model=ask.model, rows=rows, priority=ask.priority, queued_at=now, expires_at=now + wait_s, owner=ask.tenant
     )
     return JobRecord(status="QUEUED", task_id=id, job=job)
 
 
-async def _own(front: Gateway, call: Request, id: str, verb: Verb = "read") -> JobRecord:
+async def _own(gateway: Gateway, request: Request, id: str, verb: Verb = "read") -> JobRecord:
     """Read a job for its owner, who must have the scope of its model; to all others there is no such job."""
-    record = await front.record(_recorded(call, id), call.caller.tenant)
-    call.caller.require(verb, record.job.model)
+    record = await gateway.record(_recorded(request, id), request.caller.tenant)
+    request.caller.require(verb, record.job.model)
     return record
 
 
-def _recorded(call: Request, id: str) -> str:
+def _recorded(request: Request, id: str) -> str:
     """Find the id under which Redis keeps a job of the caller's."""
-    return keyspace.qualified(keyspace.job_id(id), call.caller.tenant)
+    return keyspace.qualified(keyspace.job_id(id), request.caller.tenant)
 
 
-async def _waited(front: Gateway, call: Request, record: JobRecord) -> JobRecord:
+async def _waited(gateway: Gateway, request: Request, record: JobRecord) -> JobRecord:
     """Wait for a job's end as long as the query says."""
-    wait_s = _wait_s(call)
+    wait_s = _wait_s(request)
     if record.done or not wait_s:
         return record
-    await call.body(0)
+    await request.body(0)
     id = record.task_id
-    ended = await LongPoll(call, wait_s).end(front, Handle(id))
+    ended = await LongPoll(request, wait_s).end(gateway, Handle(id))
     if ended is not None:
-        front.own.forget([id])
-        front.limiter.ended(call.caller, [id])
-    return ended or await front.record(id, call.caller.tenant)
+        gateway.recent.forget([id])
+        gateway.rate_limiter.ended(request.caller, [id])
+    return ended or await gateway.record(id, request.caller.tenant)
 
 
-def _wait_s(call: Request) -> float:
-    asked = call.param("wait")
+def _wait_s(request: Request) -> float:
+    asked = request.param("wait")
     if asked is None:
         return 0.0
     wait_s = submit_options.number(asked)
@@ -251,8 +253,8 @@ def _wait_s(call: Request) -> float:
     return min(wait_s, WAIT_MAX_S)
 
 
-async def _placed(front: Gateway, record: JobRecord) -> JobView:
+async def _placed(gateway: Gateway, record: JobRecord) -> JobView:
     """Show a job, and its place in the queue while it waits."""
     if record.status != "QUEUED":
         return presenters.job(record)
-    return presenters.job(record, await front.redis.run(queue_stats.place(front.core, record)))
+    return presenters.job(record, await gateway.redis.run(queue_stats.place(gateway.backend, record)))

@@ -21,13 +21,13 @@ from mutirao.registry import Registry
 
 
 @endpoint("GET", "/metrics", RouteDoc(tag="Operation", forms=("text/plain",), refusals=(503,)))
-async def metrics(front: Gateway, call: Request) -> Response:
+async def metrics(gateway: Gateway, request: Request) -> Response:
     """Tell Prometheus of requests, waits and queues; queues are counted with no worker alive too, so autoscaling can start one."""
-    call.caller.require("operate")
-    known = await front.catalog()
-    lines = await front.lines.of(tuple(known.models))
-    waits = GaugeMetricFamily("mutirao_open_waits", "Waits and streams that are open.", value=len(front.open))
-    families = [*_own(front.meters), waits, *_fleet(known), *_queues(known, lines)]
+    request.caller.require("operate")
+    known = await gateway.catalog()
+    lines = await gateway.queue_stats.of(tuple(known.models))
+    waits = GaugeMetricFamily("mutirao_open_waits", "Waits and streams that are open.", value=len(gateway.open_waits))
+    families = [*_own(gateway.metrics), waits, *_fleet(known), *_queues(known, lines)]
     return Response(200, written(families), CONTENT_TYPE_LATEST)
 
 
@@ -52,16 +52,18 @@ class _Collected:
         return self._families
 
 
-def _own(meters: Metrics) -> Iterator[Metric]:
+def _own(metrics: Metrics) -> Iterator[Metric]:
     requests = CounterMetricFamily("mutirao_http_requests", "Requests by route.", labels=("route", "method", "status"))
-    for (route, method, status), count in meters.requests.items():
+    for (route, method, status), count in metrics.requests.items():
         requests.add_metric((route, method, str(status)), count)
     yield requests
-    yield _histogram("mutirao_http_request_seconds", "From a request's headers to its answer.", "route", meters.seconds)
-    yield _histogram("mutirao_job_wait_seconds", "From a job's submit to its end.", "model", meters.job_waits)
-    yield _histogram("mutirao_job_queue_seconds", "How long a job lay in its queue.", "model", meters.job_queues)
+    yield _histogram(
+        "mutirao_http_request_seconds", "From a request's headers to its answer.", "route", metrics.seconds
+    )
+    yield _histogram("mutirao_job_wait_seconds", "From a job's submit to its end.", "model", metrics.job_waits)
+    yield _histogram("mutirao_job_queue_seconds", "How long a job lay in its queue.", "model", metrics.job_queues)
     rows = CounterMetricFamily("mutirao_rows", "Rows that this gateway has queued.", labels=("model",))
-    for model, count in meters.rows.items():
+    for model, count in metrics.rows.items():
         rows.add_metric((model,), count)
     yield rows
 

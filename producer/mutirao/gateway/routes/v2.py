@@ -100,46 +100,48 @@ class Indexed(msgspec.Struct, frozen=True):
     reason: str
 
 
-async def infer(front: Gateway, call: Request, model: str, version: str = "") -> Response:
+async def infer(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
     """Ask a model and wait for its answer.
 
     The request is queued, and the answer is the job's result. Where the job has not ended when the wait's limit passes, 504 names the
     job's address; the job goes on. `Prefer: respond-async` answers 202 with that address at once. Where the client goes before that, a
     request that has not begun is cancelled, unless an id of its own or a webhook leads to its result.
     """
-    call.caller.require("predict", model)
-    info = await front.known(model, version)
+    request.caller.require("predict", model)
+    info = await gateway.known(model, version)
     wanted = result_response.PLAIN
 
     def asked(given: ParsedBody) -> SubmitOptions:
         nonlocal wanted
-        wanted = submit_options.form(call, given.body, bare=given.bare)
-        return submit_options.ask(call, info, given.body, text=wanted.text)
+        wanted = submit_options.form(request, given.body, bare=given.bare)
+        return submit_options.ask(request, info, given.body, text=wanted.text)
 
-    preferred = prefer_header.read(call.every(b"prefer")) if b"prefer" in call.headers else prefer_header.NONE
-    if not info.workers and not preferred.respond_async and call.param("queue") is None:
-        front.served(info)
-    queued, _, given, _ = await submit.one(front, call, info, asked)
-    limit = front.settings.gateway_wait_s
+    preferred = prefer_header.read(request.every(b"prefer")) if b"prefer" in request.headers else prefer_header.NONE
+    if not info.workers and not preferred.respond_async and request.param("queue") is None:
+        gateway.served(info)
+    queued, _, given, _ = await submit.one(gateway, request, info, asked)
+    limit = gateway.settings.gateway_wait_s
     wait_s = limit if preferred.wait_s is None else min(limit, preferred.wait_s)
     if preferred.respond_async and not preferred.wait_s:
-        return given.noted(await _later(front, call, queued, preferred))
+        return given.noted(await _later(gateway, request, queued, preferred))
     try:
-        record = await LongPoll(call, wait_s, patient=True).end(front, queued.job)
+        record = await LongPoll(request, wait_s, patient=True).end(gateway, queued.job)
     except ClientGone:
-        if submit_options.own_id(call) is None and not (given.body.webhook or call.param("webhook")):
-            await _withdraw(front, call, queued.job.id)
+        if submit_options.own_id(request) is None and not (given.body.webhook or request.param("webhook")):
+            await _withdraw(gateway, request, queued.job.id)
         raise
     if record is None:
         if preferred.respond_async:
-            return given.noted(await _later(front, call, queued, preferred))
-        raise await front.redis.run(front.core.late(await front.record(queued.job.id, call.caller.tenant), wait_s))
-    front.meters.ended(record)
-    front.limiter.ended(call.caller, [record.task_id])
+            return given.noted(await _later(gateway, request, queued, preferred))
+        raise await gateway.redis.run(
+            gateway.backend.late(await gateway.record(queued.job.id, request.caller.tenant), wait_s)
+        )
+    gateway.metrics.ended(record)
+    gateway.rate_limiter.ended(request.caller, [record.task_id])
     if wanted.text and not queued.known and result_response.is_text(record):
         made = result_response.passthrough(record, given.body.id)
     else:
-        outputs = await front.redis.run(front.core.outputs(record))
+        outputs = await gateway.redis.run(gateway.backend.outputs(record))
         made = await result_response.encode(outputs, record, wanted, given.body.id)
     made = given.noted(made) if given.notes else made
     return made.with_header(b"preference-applied", preferred.applied) if preferred.wait_s is not None else made
@@ -171,33 +173,33 @@ infer_version_route = endpoint("POST", _VERSION + "/infer", _INFER)(infer)
 
 
 @endpoint("GET", "/v2", RouteDoc(tag=_TAG, answer=ServerMetadata))
-async def server(front: Gateway, call: Request) -> Response:  # noqa: ARG001 - a handler's signature
+async def server(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
     """Tell which server this is, and which extensions of the protocol it speaks."""
     return response.json(ServerMetadata("mutirao", installed("mutirao"), EXTENSIONS))
 
 
 @endpoint("GET", "/v2/health/live", RouteDoc(tag=_TAG, answer=LiveReply))
-async def live(front: Gateway, call: Request) -> Response:  # noqa: ARG001
+async def live(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
     """Tell that the process runs."""
     return response.json(LiveReply(live=True))
 
 
 @endpoint("GET", "/v2/health/ready", RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(503,), answered=(503,)))
-async def ready(front: Gateway, call: Request) -> Response:  # noqa: ARG001
+async def ready(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
     """Tell whether every model that live workers have in their repositories is ready, and there is one."""
-    known = (await front.catalog()).expected()
+    known = (await gateway.catalog()).expected()
     missing = [name for name, info in known.items() if not _is_ready(info)]
-    if front.stopping or not known or missing:
-        return response.json(ReadyReply(ready=False, reason=await _why(front, missing)), 503)
+    if gateway.stopping or not known or missing:
+        return response.json(ReadyReply(ready=False, reason=await _why(gateway, missing)), 503)
     return response.json(ReadyReply(ready=True))
 
 
-async def model_ready(front: Gateway, call: Request, model: str, version: str = "") -> Response:
+async def model_ready(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
     """Tell whether a live worker has warmed the model up and takes its requests."""
-    call.caller.require("read", model)
-    await front.catalog()
+    request.caller.require("read", model)
+    await gateway.catalog()
     try:
-        info = front.model(model, version)
+        info = gateway.model(model, version)
     except errors.ModelUnavailable as exc:
         return response.json(ReadyReply(ready=False, name=model, reason=str(exc)), 503)
     if not _is_ready(info):
@@ -210,10 +212,10 @@ model_ready_route = endpoint("GET", _MODEL + "/ready", _READY)(model_ready)
 model_version_ready_route = endpoint("GET", _VERSION + "/ready", _READY)(model_ready)
 
 
-async def metadata(front: Gateway, call: Request, model: str, version: str = "") -> Response:
+async def metadata(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
     """Tell what a model takes and gives."""
-    call.caller.require("read", model)
-    info = await front.find(model, version)
+    request.caller.require("read", model)
+    info = await gateway.find(model, version)
     takes = info.signature
     inputs, outputs = (
         tuple(TensorSpec(spec.name, spec.datatype, spec.shape) for spec in specs)
@@ -230,19 +232,21 @@ metadata_version_route = endpoint("GET", _VERSION, _METADATA)(metadata)
 
 
 @endpoint("POST", "/v2/repository/index", RouteDoc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
-async def index(front: Gateway, call: Request) -> Response:
+async def index(gateway: Gateway, request: Request) -> Response:
     """List the models that workers have announced, with their states."""
-    asked = request_body.decode(await call.body(INDEX_BYTES, "it is an object with one field, ready") or b"{}", Index)
-    known = await front.catalog()
-    infos = [info for info in known.models.values() if call.caller.may("read", info.name)]
+    asked = request_body.decode(
+        await request.body(INDEX_BYTES, "it is an object with one field, ready") or b"{}", Index
+    )
+    known = await gateway.catalog()
+    infos = [info for info in known.models.values() if request.caller.may("read", info.name)]
     rows = [_indexed(info) for info in infos if _is_ready(info) or not asked.ready]
     return response.json(sorted(rows, key=lambda row: row.name))
 
 
-async def change(front: Gateway, call: Request, model: str) -> Response:
+async def change(gateway: Gateway, request: Request, model: str) -> Response:
     """Refuse to load or unload: workers load what their repository holds (see mutirao models add)."""
-    call.caller.require("operate", model)
-    await front.find(model)
+    request.caller.require("operate", model)
+    await gateway.find(model)
     text = f"models are not loaded or unloaded over HTTP: workers serve what their repository holds; to change {model!r}, use mutirao models add or remove"
     raise errors.NotSupported(text, model=model)
 
@@ -267,19 +271,21 @@ routes: list[Any] = [
 ]
 
 
-async def _later(front: Gateway, call: Request, queued: submit.Queued, preferred: prefer_header.Preference) -> Response:
+async def _later(
+    gateway: Gateway, request: Request, queued: submit.Queued, preferred: prefer_header.Preference
+) -> Response:
     """Answer 202 with the job's address."""
-    record = await front.record(queued.job.id, call.caller.tenant)
+    record = await gateway.record(queued.job.id, request.caller.tenant)
     made = submit.accepted(presenters.job(record), 202)
     return made.with_header(b"preference-applied", preferred.applied)
 
 
-async def _withdraw(front: Gateway, call: Request, id: str) -> None:
+async def _withdraw(gateway: Gateway, request: Request, id: str) -> None:
     """Cancel what nobody waits for any more and nobody can ask for; where Redis is away, it is answered to nobody."""
     with contextlib.suppress(errors.MutiraoError):
-        (record,) = await front.redis.run(front.core.settle([id], "revoked"))
+        (record,) = await gateway.redis.run(gateway.backend.settle([id], "revoked"))
         if record is not None and record.done:
-            front.limiter.ended(call.caller, [id])
+            gateway.rate_limiter.ended(request.caller, [id])
 
 
 def _is_ready(info: ModelInfo) -> bool:
@@ -292,10 +298,12 @@ def _indexed(info: ModelInfo) -> Indexed:
     return Indexed(info.name, info.version, state, reason)
 
 
-async def _why(front: Gateway, missing: list[str]) -> str:
+async def _why(gateway: Gateway, missing: list[str]) -> str:
     """Say why the server is not ready; models are named only where nobody needs a key, since nobody shows one here."""
-    if front.stopping:
+    if gateway.stopping:
         return "the gateway is stopping"
     if not missing:
         return "no worker has announced any model yet"
-    return f"not ready: {', '.join(missing) if await front.doorkeeper.is_open() else f'{len(missing)} of the models'}"
+    return (
+        f"not ready: {', '.join(missing) if await gateway.authenticator.is_open() else f'{len(missing)} of the models'}"
+    )

@@ -29,13 +29,13 @@ class BatchLongPoll(LongPoll):
 
     __slots__ = ("_count", "_found")
 
-    def __init__(self, call: Request, wait_s: float, count: int) -> None:
+    def __init__(self, request: Request, wait_s: float, count: int) -> None:
         """Take who waits, for how long at most, and for how many jobs."""
-        super().__init__(call, wait_s)
+        super().__init__(request, wait_s)
         self._found: Completions = []
         self._count = count
 
-    async def ends(self, front: Gateway, jobs: Sequence[Handle]) -> Completions:
+    async def ends(self, gateway: Gateway, jobs: Sequence[Handle]) -> Completions:
         """Wait until one of the jobs has ended, or there is no such job, or the time is up.
 
         Returns:
@@ -45,7 +45,7 @@ class BatchLongPoll(LongPoll):
             ClientGone: nobody waits any more.
             GatewayBusy: too many wait.
         """
-        await self.first(front, jobs)
+        await self.first(gateway, jobs)
         return self._found
 
     def _told(self, ended: Completions) -> None:
@@ -56,12 +56,12 @@ class BatchLongPoll(LongPoll):
             self._finish(None)
 
 
-async def told(front: Gateway, call: Request, ids: Sequence[str], wait_s: float, *, results: bool) -> Jobs:
+async def told(gateway: Gateway, request: Request, ids: Sequence[str], wait_s: float, *, results: bool) -> Jobs:
     """Tell which of the caller's jobs have ended, and which are not there: at least one, unless the time is up.
 
     Args:
-        front: the gateway.
-        call: the request; its body has been read.
+        gateway: the gateway.
+        request: the request; its body has been read.
         ids: each once, as Redis keeps them.
         wait_s: the longest wait, in seconds.
         results: whether to tell the results too.
@@ -69,35 +69,35 @@ async def told(front: Gateway, call: Request, ids: Sequence[str], wait_s: float,
     Raises:
         Forbidden: the caller may not read jobs of this model.
     """
-    tenant = call.caller.tenant
-    own = front.own.handles(ids) if wait_s else {}
+    tenant = request.caller.tenant
+    own = gateway.recent.handles(ids) if wait_s else {}
     others = [id for id in ids if id not in own]
-    found = await _read(front, others, tenant)
+    found = await _read(gateway, others, tenant)
     if found:  # the announcement of another's end may still be on its way
-        found |= await _read(front, list(own), tenant)
+        found |= await _read(gateway, list(own), tenant)
     elif wait_s:
         jobs = [*own.values(), *map(Handle, others)]
-        found = _known(await BatchLongPoll(call, wait_s, len(jobs)).ends(front, jobs))
+        found = _known(await BatchLongPoll(request, wait_s, len(jobs)).ends(gateway, jobs))
     found = {id: found[id] for id in ids if id in found}
-    front.own.forget(found)
+    gateway.recent.forget(found)
     for record in filter(None, found.values()):
-        call.caller.require("read", record.job.model)
-    front.limiter.ended(call.caller, [id for id, record in found.items() if record is not None])
+        request.caller.require("read", record.job.model)
+    gateway.rate_limiter.ended(request.caller, [id for id, record in found.items() if record is not None])
     return _answer(found, results=results)
 
 
-async def _read(front: Gateway, ids: Sequence[str], tenant: str) -> dict[str, JobRecord | None]:
+async def _read(gateway: Gateway, ids: Sequence[str], tenant: str) -> dict[str, JobRecord | None]:
     """Read those of the jobs that have ended; None for each that is not there, or not the tenant's."""
     if not ids:
         return {}
-    records = await front.redis.run(front.core.records(ids))
+    records = await gateway.redis.run(gateway.backend.records(ids))
     found = {
         id: record if record is not None and record.job.owner == tenant else None
         for id, record in zip(ids, records, strict=True)
     }
-    late = [id for id, record in found.items() if record is not None and _overdue(record, front.core.now())]
+    late = [id for id, record in found.items() if record is not None and _overdue(record, gateway.backend.now())]
     if late:
-        found |= dict(zip(late, await front.redis.run(front.core.settle(late, "expired")), strict=True))
+        found |= dict(zip(late, await gateway.redis.run(gateway.backend.settle(late, "expired")), strict=True))
     return {id: record for id, record in found.items() if record is None or record.done}
 
 

@@ -1,20 +1,16 @@
-"""The fleet, live: one snapshot a second for however many follow, and none while nobody does."""
+"""The fleet, live: one snapshot a second for all streams together, and none while no stream is open."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 import msgspec
 
 from mutirao.gateway.auth.authenticator import Caller
 from mutirao.gateway.fleet import FleetSnapshot
-
-if TYPE_CHECKING:
-    from mutirao.gateway.state import Gateway  # which holds the feed
 
 EVERY_S = 1.0
 # A proxy may cut a connection that says nothing.
@@ -23,126 +19,116 @@ _ALIVE = b": still here\n\n"
 
 
 class Snapshot:
-    """One snapshot, written once for all who may see the same."""
+    """One snapshot, encoded once for all callers that may see the same."""
 
-    __slots__ = ("_events", "number", "seen")
+    __slots__ = ("_events", "fleet", "number")
 
-    def __init__(self, number: int, seen: FleetSnapshot) -> None:
-        """Take its number, larger than that of any before, and what was seen."""
+    def __init__(self, number: int, fleet: FleetSnapshot) -> None:
+        """Take its number, larger than that of any before, and the fleet as it was read."""
         self.number = number
-        self.seen = seen
+        self.fleet = fleet
         self._events: dict[tuple[bool, str, tuple[str, ...]], bytes] = {}
 
     def event(self, caller: Caller) -> bytes:
-        """Write it as a server-sent event for a caller."""
+        """Encode it as a server-sent event for a caller."""
         key = (caller.open, caller.tenant, caller.scopes)
         if key not in self._events:
-            data = msgspec.json.encode(self.seen.by(caller))
+            data = msgspec.json.encode(self.fleet.shown_to(caller))
             self._events[key] = b"event: fleet\nid: %d\ndata: %b\n\n" % (self.number, data)
         return self._events[key]
 
 
 class FleetBroadcaster:
-    """One snapshot a second for however many follow, and none while nobody does."""
+    """Reads the fleet once a second while a stream is open, and offers each snapshot to every stream."""
 
-    def __init__(self, front: Gateway) -> None:
-        """Take where to read; nothing is read before somebody follows."""
-        self._front = front
-        self._followers: set[FleetStream] = set()
+    def __init__(self, read: Callable[[], Awaitable[FleetSnapshot]]) -> None:
+        """Take what reads the fleet; nothing is read before a stream is open."""
+        self._read = read
+        self._streams: set[FleetStream] = set()
         self._latest: Snapshot | None = None
         self._reading: asyncio.Task[None] | None = None
 
-    async def seen(self) -> FleetSnapshot:
-        """Read the fleet now.
-
-        Raises:
-            BrokerUnavailable: Redis does not answer.
-        """
-        front = self._front
-        catalog = await front.catalog()
-        return FleetSnapshot(front.core.now(), catalog, await front.lines.of(tuple(catalog.models)))
-
     @contextlib.contextmanager
-    def followed(self, one: FleetStream) -> Iterator[None]:
-        """Have snapshots read meanwhile."""
-        self._followers.add(one)
+    def subscribed(self, stream: FleetStream) -> Iterator[None]:
+        """Offer every snapshot to a stream meanwhile, the latest one at once."""
+        self._streams.add(stream)
         if self._latest is not None:
-            one.take(self._latest)
+            stream.offer(self._latest)
         if self._reading is None:
-            self._reading = asyncio.create_task(self._read())
+            self._reading = asyncio.create_task(self._read_every_second())
             self._reading.add_done_callback(_noticed)
         try:
             yield
         finally:
-            self._followers.discard(one)
-            if not self._followers and self._reading is not None:
+            self._streams.discard(stream)
+            if not self._streams and self._reading is not None:
                 self._reading.cancel()
                 self._reading = self._latest = None
 
-    async def _read(self) -> None:
+    async def _read_every_second(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while True:
                 began = loop.time()
                 # By the clock: the numbers rise over several gateways, and over one that is started again.
                 number = max(int(time.time() * 1000), self._latest.number + 1 if self._latest else 0)
-                self._latest = Snapshot(number, await self.seen())
-                for one in self._followers:
-                    one.take(self._latest)
+                self._latest = Snapshot(number, await self._read())
+                for stream in self._streams:
+                    stream.offer(self._latest)
                 await asyncio.sleep(began + EVERY_S - loop.time())
         finally:
             if self._reading is asyncio.current_task():
                 self._end()
 
     def _end(self) -> None:
-        """End every stream, since Redis is away: who asks again is told so."""
+        """End every stream, since Redis is away: a client that asks again gets the error."""
         self._reading = self._latest = None
-        for one in self._followers:
-            one.give_up()
+        for stream in self._streams:
+            stream.give_up()
 
 
 class FleetStream:
-    """One stream: of what it is given while its reader is slow, it keeps the latest."""
+    """One stream. While its reader is slow, it keeps the latest snapshot alone."""
 
     patient = False
 
-    def __init__(self, front: Gateway, caller: Caller) -> None:
-        """Take who follows."""
-        self._front, self._caller = front, caller
-        self._issue: Snapshot | None = None
+    def __init__(self, broadcaster: FleetBroadcaster, caller: Caller) -> None:
+        """Take what offers the snapshots, and the caller that they are shown to."""
+        self._broadcaster, self._caller = broadcaster, caller
+        self._next_snapshot: Snapshot | None = None
         self._over = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
-    def take(self, issue: Snapshot) -> None:
-        """Have this issue sent next."""
-        self._issue = issue
-        self._news.set()
+    def offer(self, snapshot: Snapshot) -> None:
+        """Send this snapshot next."""
+        self._next_snapshot = snapshot
+        self._changed.set()
 
     def give_up(self, why: Exception | None = None) -> None:  # noqa: ARG002 - a stream that has begun tells no error
         """End the stream."""
         self._over = True
-        self._news.set()
+        self._changed.set()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield events until Redis is away, the gateway stops, or the caller's key is good no more."""
-        with self._front.feed.followed(self):
+        """Yield events until Redis is away, the gateway stops, or the caller's key is no longer valid."""
+        with self._broadcaster.subscribed(self):
             while True:
-                issue = await self._next()
+                snapshot = await self._next()
                 if self._over:
                     return
-                yield issue.event(self._caller) if issue else _ALIVE
+                yield snapshot.event(self._caller) if snapshot else _ALIVE
 
     async def _next(self) -> Snapshot | None:
-        """Wait for an issue; None where there was none for long."""
+        """Wait for a snapshot; return None where none came within `KEEP_ALIVE_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KEEP_ALIVE_S):
-                await self._news.wait()
-        self._news.clear()
-        issue, self._issue = self._issue, None
-        return issue
+                await self._changed.wait()
+        self._changed.clear()
+        snapshot, self._next_snapshot = self._next_snapshot, None
+        return snapshot
 
 
 def _noticed(reading: asyncio.Task[None]) -> None:
-    """Take note of a failure; whoever asks next meets it too, and is told."""
+    """Retrieve a failure, which the next request meets too."""
     if not reading.cancelled():
         reading.exception()

@@ -45,13 +45,13 @@ _END_RANK, _OVER_RANK = 4, 5
 _OVER = frozenset({"lost", "given back", "given up", "replayed"})
 
 
-def answer(front: Gateway, caller: Caller, record: JobRecord, last_seen: str) -> Response:
+def answer(gateway: Gateway, caller: Caller, record: JobRecord, last_seen: str) -> Response:
     """Stream a job's steps to a caller, those after the last one seen."""
     last = _mark(last_seen)
     if record.done and last_seen and not any(mark > last for mark, _ in steps(record)):
         return response.nothing()
     following = JobStream(record)
-    return EventStream(following.pieces(front, last), front.holding(following, caller))
+    return EventStream(following.pieces(gateway, last), gateway.hold_open(following, caller))
 
 
 def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
@@ -98,12 +98,12 @@ class JobStream:
         """Take the job as it is by now."""
         self._records.put_nowait(record)
 
-    async def pieces(self, front: Gateway, last: Mark) -> AsyncIterator[bytes]:
+    async def pieces(self, gateway: Gateway, last: Mark) -> AsyncIterator[bytes]:
         """Yield events until the job has ended."""
         wait = Waiter([Handle(self.id)], self._told)
         sent: set[Mark] = set()  # a record of a job that runs does not tell yet when it was reserved
-        front.replies.watch(wait)
-        front.looks.add(self)
+        gateway.listener.watch(wait)
+        gateway.record_poller.add(self)
         try:
             async for record in self._changes():
                 if record is None:
@@ -114,11 +114,11 @@ class JobStream:
                         sent.add(mark)
                         yield piece(mark, step)
                 if record.done:
-                    front.own.forget([self.id])
+                    gateway.recent.forget([self.id])
                     return
         finally:
-            front.looks.discard(self)
-            front.replies.leave(wait)
+            gateway.record_poller.discard(self)
+            gateway.listener.leave(wait)
 
     async def _changes(self) -> AsyncIterator[JobRecord | None]:
         """Yield the job's records, and None where nothing has changed for a while."""

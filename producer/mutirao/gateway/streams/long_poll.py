@@ -19,19 +19,19 @@ LOOK_S = 1.0
 class LongPoll:
     """One wait; it leaves nothing behind however it ends."""
 
-    __slots__ = ("_call", "_ended", "_left_s", "_looking", "_loop", "_timer", "patient")
+    __slots__ = ("_ended", "_left_s", "_looking", "_loop", "_request", "_timer", "patient")
 
-    def __init__(self, call: Request, wait_s: float, *, patient: bool = False) -> None:
+    def __init__(self, request: Request, wait_s: float, *, patient: bool = False) -> None:
         """Take who waits, for how long at most, and whether that holds while the process stops."""
         self.patient = patient
-        self._call = call
+        self._request = request
         self._left_s = wait_s
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[JobRecord | Exception | None] = self._loop.create_future()
         self._looking: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def end(self, front: Gateway, job: Handle) -> JobRecord | None:
+    async def end(self, gateway: Gateway, job: Handle) -> JobRecord | None:
         """Wait.
 
         Returns:
@@ -43,31 +43,31 @@ class LongPoll:
             GatewayBusy: too many wait.
             Unauthorized, Forbidden: the caller's key is good no more.
         """
-        found = await self._first(front, [job])
+        found = await self._first(gateway, [job])
         if isinstance(found, Exception):
             raise found
         return found
 
-    async def first(self, front: Gateway, jobs: Sequence[Handle]) -> None:
+    async def first(self, gateway: Gateway, jobs: Sequence[Handle]) -> None:
         """Wait until any of these jobs has ended, or there is no such job, or the time is up.
 
         Raises:
             ClientGone, GatewayBusy, Unauthorized, Forbidden: as `end`.
         """
-        found = await self._first(front, jobs)
+        found = await self._first(gateway, jobs)
         if isinstance(found, Exception) and not isinstance(found, errors.JobNotFound):
             raise found
 
-    async def _first(self, front: Gateway, jobs: Sequence[Handle]) -> JobRecord | Exception | None:
-        with front.holding(self, self._call.caller):
+    async def _first(self, gateway: Gateway, jobs: Sequence[Handle]) -> JobRecord | Exception | None:
+        with gateway.hold_open(self, self._request.caller):
             wait = Waiter(jobs, self._told)
-            front.replies.watch(wait)
+            gateway.listener.watch(wait)
             self._set_timer()
             try:
                 return await self._ended
             finally:
                 self._stop()
-                front.replies.leave(wait)
+                gateway.listener.leave(wait)
 
     def give_up(self, why: Exception | None = None) -> None:
         """End the wait now, as if its time were up, or with this error."""
@@ -93,7 +93,7 @@ class LongPoll:
         self._set_timer()
 
     async def _look(self) -> None:
-        await self._call.disconnected()
+        await self._request.disconnected()
         self._finish(ClientGone())
 
     def _stop(self) -> None:

@@ -32,9 +32,9 @@ class Follower(Protocol):
 class RecordPoller:
     """The streams of one process."""
 
-    def __init__(self, core: RedisBackend, redis: AsyncRedisDriver) -> None:
+    def __init__(self, backend: RedisBackend, redis: AsyncRedisDriver) -> None:
         """Take the operations, and what runs them."""
-        self._core, self._redis = core, redis
+        self._backend, self._redis = backend, redis
         self._open: dict[Follower, str] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -57,7 +57,7 @@ class RecordPoller:
                     await self._see(streams[first : first + READ_MAX])
 
     async def _see(self, streams: Sequence[Follower]) -> None:
-        records = await self._redis.run(self._core.records([stream.id for stream in streams]))
+        records = await self._redis.run(self._backend.records([stream.id for stream in streams]))
         for stream, record in zip(streams, records, strict=True):
             if record is None or stream not in self._open or record.done:
                 continue  # its end is told by the replies
