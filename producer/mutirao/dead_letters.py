@@ -17,6 +17,7 @@ from mutirao.redisdb.drivers import Command, Database, Operation
 from mutirao.registry import Registry
 from mutirao.settings import Settings
 from mutirao.wire import binary_codec, messages, tensors, untyped
+from mutirao.wire.envelope import Envelope
 from mutirao.wire.tensors import Array
 
 # Why a request became a dead letter; what was no request in the first place cannot be sent again.
@@ -27,26 +28,6 @@ READ_MAX = 200
 WRITE_MAX = 200
 
 T = TypeVar("T")
-
-
-class _Extra(msgspec.Struct, frozen=True):
-    beside: bool = False
-
-
-class _Headers(msgspec.Struct, frozen=True):
-    argsrepr: str | None = None
-    mutirao: _Extra | None = None
-
-
-class _Properties(msgspec.Struct, frozen=True):
-    body_encoding: str | None = None
-
-
-class _Envelope(msgspec.Struct, frozen=True):
-    headers: _Headers
-    properties: _Properties = _Properties()
-    content_type: str | None = msgspec.field(name="content-type", default=None)
-    body: str = ""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -85,10 +66,10 @@ class DeadLetter(msgspec.Struct, frozen=True):
         return found.headers.argsrepr if found is not None and found.headers.mutirao else None
 
     @property
-    def beside(self) -> bool:
-        """Whether its tensors lie under a key of their own."""
+    def is_offloaded(self) -> bool:
+        """Whether its tensors are kept under a key of their own."""
         found = self._opened()
-        return bool(found is not None and found.headers.mutirao and found.headers.mutirao.beside)
+        return bool(found is not None and found.headers.mutirao and found.headers.mutirao.offloaded)
 
     @property
     def replayable(self) -> bool:
@@ -124,9 +105,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
         except (errors.MutiraoError, msgspec.DecodeError, binascii.Error, ValueError, TypeError, LookupError) as exc:
             raise errors.InvalidRequest(f"the request in dead letter {self.id!r} cannot be read: {exc}") from exc
 
-    def _opened(self) -> _Envelope | None:
+    def _opened(self) -> Envelope | None:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return msgspec.json.decode(self.envelope, type=_Envelope)
+            return msgspec.json.decode(self.envelope, type=Envelope)
         return None
 
 
@@ -180,7 +161,7 @@ class DeadLetters:
     def tensors(self, letter: DeadLetter) -> Operation[bytes | None]:
         """Read the tensors that lie beside a letter; None where there are none, or none any more."""
         raw: bytes | None = None
-        if letter.beside:
+        if letter.is_offloaded:
             raw = yield Command(self._side, "GET", (keyspace.payload_key(letter.id, "in"),))
         return raw
 

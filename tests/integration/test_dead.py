@@ -67,7 +67,7 @@ def test_a_replayed_request_is_as_it_was_first_sent(redis_server, client, operat
     assert (letter.id, letter.task_id, letter.model, letter.reason, letter.worker, letter.attempts) == (
         job.id, job.id, "iris", "worker lost", "dying@host", 3,
     )  # fmt: skip
-    assert (letter.summary, letter.replayable, letter.beside) == ("iris: 1x2 FP64", True, False)
+    assert (letter.summary, letter.replayable, letter.is_offloaded) == ("iris: 1x2 FP64", True, False)
     assert letter.inputs()[""].tolist() == [[1.0, 2.0]]
     client.submit("iris", [[3.0, 4.0]])
     assert operator.replay_ids([id]) == {id: None}

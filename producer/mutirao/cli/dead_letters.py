@@ -267,13 +267,13 @@ def _lines(letter: DeadLetter) -> Iterator[tuple[str, str]]:
     yield "attempts", str(letter.attempts)
     yield "priority", facts["priority"] or "none of ours"
     yield "shape", letter.summary or f"unknown, {facts['bytes']} bytes in all"
-    if letter.beside:
+    if letter.is_offloaded:
         yield "tensors", "beside it, kept for a week"
     yield "replay", f"mutirao dead replay {letter.id}" if letter.replayable else "not possible: it is no request"
 
 
 def _show_payload(letter: DeadLetter, raw: bytes | None) -> None:
-    if letter.beside and raw is None:
+    if letter.is_offloaded and raw is None:
         console.note("its tensors, which lay beside it, are gone")
         return
     try:
@@ -286,7 +286,7 @@ def _show_payload(letter: DeadLetter, raw: bytes | None) -> None:
 
 def _payload(letter: DeadLetter, raw: bytes | None) -> dict[str, Any]:
     try:
-        inputs = render_outputs.plain(letter.inputs(raw)) if raw is not None or not letter.beside else None
+        inputs = render_outputs.plain(letter.inputs(raw)) if raw is not None or not letter.is_offloaded else None
     except errors.InvalidRequest:
         inputs = None
     return {"inputs": inputs, "envelope": letter.envelope, "envelope_base64": letter.envelope_base64}

@@ -15,6 +15,7 @@ from celery.worker import state as worker_state
 
 from mutirao import errors, keyspace
 from mutirao.wire import binary_codec, messages
+from mutirao.wire.envelope import TaskEnvelope, TaskHeaders
 from mutirao_worker.inference.inputs import TRIPLE
 
 if TYPE_CHECKING:
@@ -26,61 +27,7 @@ _LOOKED_INTO_MAX = 16_384
 _OF_A_TENANT = f"{keyspace.TENANT_SEPARATOR!r} stands between a tenant of the HTTP front and its job's id; send another"
 
 
-class Extra(msgspec.Struct, frozen=True):
-    """What our own client says in a header of its own.
-
-    Attributes:
-        rows: how many rows the request has, as its client says; the child counts them itself.
-        reply: the client process that waits for it; "" for none.
-        beside: its tensors lie under a key of their own.
-    """
-
-    rows: int = 1
-    reply: str = ""
-    beside: bool = False
-
-
-class Headers(msgspec.Struct, frozen=True):
-    """The headers of message protocol 2 that a worker needs.
-
-    Two are ours: `attempts` counts deliveries that came to nothing, `refused_by` has the digests of the copies of the model that refuse it.
-    """
-
-    id: str
-    task: str
-    attempts: int = 0
-    argsrepr: str | None = None
-    compression: str | None = None
-    eta: str | None = None
-    expires: Any = None
-    group: str | None = None
-    group_index: int | None = None
-    ignore_result: bool | None = None
-    parent_id: str | None = None
-    refused_by: Any = None
-    retries: int | None = 0
-    root_id: str | None = None
-    timelimit: Any = None
-    mutirao: Extra | None = None
-
-
-class Properties(msgspec.Struct, frozen=True):
-    """The properties of a kombu message that a worker needs."""
-
-    body_encoding: str | None = None
-    priority: int | None = 0
-
-
-class Envelope(msgspec.Struct, frozen=True):
-    """A message as kombu keeps it in a list."""
-
-    headers: Headers
-    properties: Properties
-    body: str
-    content_type: str | None = msgspec.field(name="content-type", default=None)
-
-
-_DECODER = msgspec.json.Decoder(Envelope)
+_DECODER = msgspec.json.Decoder(TaskEnvelope)
 
 
 class Request:
@@ -102,7 +49,7 @@ class Request:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        headers: Headers,
+        headers: TaskHeaders,
         body: str | bytes,
         *,
         content_type: str | None,
@@ -149,7 +96,7 @@ class Request:
     @property
     def beside(self) -> bool:
         """Whether its tensors lie under a key of their own."""
-        return bool(self.headers.mutirao and self.headers.mutirao.beside)
+        return bool(self.headers.mutirao and self.headers.mutirao.offloaded)
 
     @property
     def deliveries(self) -> int:
@@ -302,7 +249,7 @@ def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> tupl
         error = exc
     except (msgspec.DecodeError, binascii.Error, TypeError, ValueError, LookupError):
         error = errors.InvalidRequest(TRIPLE, reason="not a task message")
-    named = Headers(id=id if isinstance(id, str) and _is_id(id) else "", task="")
+    named = TaskHeaders(id=id if isinstance(id, str) and _is_id(id) else "", task="")
     request = Request(dispatcher, named, b"", content_type=None, base64=False, queue=key.decode(errors="replace"))
     request.tag, request.key, request.raw = tag, key, raw
     return request, error
@@ -343,7 +290,7 @@ def of_message(dispatcher: Dispatcher, message: Any, headers: Mapping[str, Any])
     """
     request = Request(
         dispatcher,
-        msgspec.convert(dict(headers), Headers),
+        msgspec.convert(dict(headers), TaskHeaders),
         message.body,
         content_type=message.content_type,
         base64=False,

@@ -8,36 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import redis
 from celery import bootsteps
 
 from mutirao import keyspace
+from mutirao.wire.envelope import WebhookEnvelope
 from mutirao_worker.webhooks.outbox import Outbox
 
 logger = logging.getLogger(__name__)
-
-
-# What kombu and Celery take for granted in a message, and what the task takes.
-class _Headers(msgspec.Struct):
-    id: str
-    task: Literal["mutirao.webhook"]
-    retries: int = 0
-
-
-class _Properties(msgspec.Struct):
-    delivery_tag: str
-    delivery_info: dict[str, Any]
-    body_encoding: None = None
-
-
-class _Message(msgspec.Struct):
-    headers: _Headers
-    properties: _Properties
-    body: str
-
 
 # How soon a delivery is seen for which no bell rang, and one whose time has come; and while there is something to do.
 LOOK_S = 0.2
@@ -128,7 +109,7 @@ class WebhookConsumer(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery 
 def read(envelope: bytes) -> dict[str, Any] | None:
     """Read a message; None where it is not one that tells the task of a job."""
     try:
-        known = msgspec.json.decode(envelope, type=_Message)
+        known = msgspec.json.decode(envelope, type=WebhookEnvelope)
         msgspec.json.decode(known.body, type=tuple[tuple[str], dict[str, Any], Any])
         message: dict[str, Any] = msgspec.json.decode(envelope)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
