@@ -9,8 +9,8 @@ from servers import RedisServer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from workers import Fleet, WorkerProcess
 
-from mutirao_worker.inference import native_threads
 from mutirao_worker.models.repository import Repository
+from mutirao_worker.process import native_threads
 
 lightgbm = pytest.importorskip("lightgbm", exc_type=ImportError)
 xgboost = pytest.importorskip("xgboost", exc_type=ImportError)

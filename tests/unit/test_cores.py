@@ -6,7 +6,7 @@ import sys
 # Two processes on one core: each waits while the other runs.
 TWO_ON_ONE = """
 import os, time
-from mutirao_worker.inference import run_delay
+from mutirao_worker.process import run_delay
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 before, own = run_delay.waited_s(), os.getpid()

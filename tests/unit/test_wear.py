@@ -6,9 +6,9 @@ import pytest
 
 from mutirao_worker.engine import process_recycling
 from mutirao_worker.engine.process_recycling import Wear
-from mutirao_worker.inference.isolation import Left
+from mutirao_worker.process.isolation import Leak
 
-SMALL, LARGE = Left("1 thread", 1), Left("9 descriptors", process_recycling.LEFT_MOST + 1)
+SMALL, LARGE = Leak("1 thread", 1), Leak("9 descriptors", process_recycling.LEFT_MOST + 1)
 
 
 @pytest.mark.parametrize(

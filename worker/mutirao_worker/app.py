@@ -19,10 +19,10 @@ from mutirao.wire import binary_codec
 from mutirao_worker import banner, tasks
 from mutirao_worker.celery_adapter import consumer, descriptors, transport
 from mutirao_worker.heartbeat import Heartbeat
-from mutirao_worker.inference import native_threads, run_delay
-from mutirao_worker.inference.isolation import Leftovers
 from mutirao_worker.models.host import ModelHost
 from mutirao_worker.models.repository import Repository
+from mutirao_worker.process import native_threads, run_delay
+from mutirao_worker.process.isolation import LeakDetector
 
 RESULTS = "mutirao_worker.celery_adapter.result_backend:ResultBackend"
 
@@ -123,7 +123,7 @@ def _load(worker: Any) -> None:
     before = descriptors.opened()
     with native_threads.one(then=app.host.threads):
         app.host.load(repository, names)
-    app.host.opened = descriptors.opened() - before
+    app.host.model_descriptors = descriptors.opened() - before
     # A child is alive once it has warmed its models up; each has a time of its own for that.
     app.conf.worker_proc_alive_timeout = 60.0 + app.host.warm_up_s * len(names)
     _keep_compressed()
@@ -158,19 +158,19 @@ def _model(queue: str) -> str:
 
 def _before_fork(**_: Any) -> None:
     app.host.look_after_warm_ups()
-    app.host.inherited = descriptors.opened()
+    app.host.parent_descriptors = descriptors.opened()
 
 
 def _prepare(**_: Any) -> None:
     """Make a pool child ready before it is given work."""
     worker = getattr(current_process(), "_target", None)
-    descriptors.silence(app.host.inherited - app.host.opened - descriptors.own(worker))
+    descriptors.silence(app.host.parent_descriptors - app.host.model_descriptors - descriptors.own(worker))
     if app.host.infos():
         app.host.cap_threads()
         with descriptors.withheld(worker.outq._writer.fileno()) if worker is not None else contextlib.nullcontext():  # noqa: SLF001
             app.host.warm_up()  # who warms up has nothing to say to the parent yet, and a model is not to
         run_delay.waited_s()  # it keeps a file open
-        app.host.leftovers = Leftovers()
+        app.host.leak_detector = LeakDetector()
 
 
 register("mutirao", _encode, binary_codec.decode_body, content_type=binary_codec.BINARY, content_encoding="binary")

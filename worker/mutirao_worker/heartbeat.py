@@ -18,8 +18,8 @@ from mutirao import errors, keyspace
 from mutirao.redisdb.scripts import SCRIPTS
 from mutirao.registry import ModelInfo, WorkerInfo
 from mutirao_worker.engine.script_client import connect, warn_once
-from mutirao_worker.inference.native_threads import cores
 from mutirao_worker.models.repository import Repository
+from mutirao_worker.process.native_threads import cores
 
 logger = logging.getLogger(__name__)
 

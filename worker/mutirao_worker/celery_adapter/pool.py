@@ -22,8 +22,8 @@ from mutirao_worker.engine.process_recycling import Wear
 from mutirao_worker.inference import execution
 from mutirao_worker.inference.execution import TOGETHER_BYTES, BatchResult
 from mutirao_worker.inference.inputs import PackedRequest
-from mutirao_worker.inference.isolation import Left
 from mutirao_worker.inference.outputs import Bounds, RequestResult
+from mutirao_worker.process.isolation import Leak
 
 if TYPE_CHECKING:
     from mutirao_worker.engine.batch import Batch
@@ -42,8 +42,8 @@ def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
     """Run a batch; called in a process of the pool. Plain tuples go through the pipe: they cost a seventh of named ones."""
     host = current_app.host
     ran = execution.run(host.find, list(map(PackedRequest._make, asked)), Bounds(*bounds))
-    left = host.leftovers.found() if host.leftovers is not None else None
-    return list(map(tuple, ran.answers)), *ran[1:-1], left and tuple(left)
+    leak = host.leak_detector.new_leak() if host.leak_detector is not None else None
+    return list(map(tuple, ran.answers)), *ran[1:-1], leak and tuple(leak)
 
 
 def read(computed: Any, count: int) -> BatchResult:
@@ -52,11 +52,11 @@ def read(computed: Any, count: int) -> BatchResult:
     Raises:
         Exception: of any kind, where it is no answer for each of them.
     """
-    answers, rows, predict_s, waited_s, left = computed
+    answers, rows, predict_s, waited_s, leak = computed
     found = list(map(RequestResult._make, answers))
     if len(found) != count or not all(type(one.result) is bytes for one in found):
         raise ValueError("not an answer for each request")
-    return BatchResult(found, rows, predict_s, waited_s, left and Left(*left))
+    return BatchResult(found, rows, predict_s, waited_s, leak and Leak(*leak))
 
 
 class WorkerPool:
@@ -277,7 +277,7 @@ class WorkerPool:
 
     def _finished(self, batch: Batch, ran: BatchResult) -> None:
         self._forget(batch)
-        if self._inqueues() is not None and batch.pid and (why := self._wear.worn(batch.pid, batch.model, ran.left)):
+        if self._inqueues() is not None and batch.pid and (why := self._wear.worn(batch.pid, batch.model, ran.leak)):
             self._replace(batch.pid, why)
         self._dispatcher().finished(batch, ran)
 

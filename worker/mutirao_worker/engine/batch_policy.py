@@ -15,9 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import msgspec
-
 from mutirao_worker.engine.service_time import FORGET, ServiceTimeModel
+from mutirao_worker.models.manifest import BatchLimits
 
 # No more than about this much work is taken ahead by one worker, so that a burst spreads over the fleet.
 AHEAD_S = 1.0
@@ -29,22 +28,6 @@ PATIENCE_S = 1.0
 SHORT = 0.05
 # For no longer than this is a slot left free for want of a core.
 JOIN_S = 0.05
-
-
-class BatchLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's own limits.
-
-    Attributes:
-        max_rows: the most rows of one batch.
-        max_bytes: the most bytes of one batch, as its requests came.
-        max_wait_s: how long the first of a batch may wait for others while a slot is free.
-        latency_s: what a batch may take by the fitted times; 0 for no such target.
-    """
-
-    max_rows: int = 512
-    max_bytes: int = 8 * 1024 * 1024
-    max_wait_s: float = 0.0
-    latency_s: float = 0.0
 
 
 class ModelQueue:

@@ -84,7 +84,7 @@ class Dispatcher:
         self.app = app
         self.aside: set[Request] = set()
         self.hostname = hostname
-        self.batcher = Batcher(host.batching)
+        self.batcher = Batcher(host.batch_limits)
         self.closing = False
         self.commit = commit
         self.connection_errors: tuple[type[Exception], ...] = ()

@@ -7,7 +7,7 @@ import logging
 
 import psutil
 
-from mutirao_worker.inference.isolation import Left
+from mutirao_worker.process.isolation import Leak
 
 logger = logging.getLogger(__name__)
 
@@ -27,29 +27,29 @@ class Wear:
         self._max_bytes = max_bytes
         self._replaced: collections.Counter[str] = collections.Counter()
 
-    def worn(self, pid: int, model: str, left: Left | None) -> str:
+    def worn(self, pid: int, model: str, leak: Leak | None) -> str:
         """Tell why a process is to be replaced now that it has run a batch; "" for not at all.
 
         Args:
             pid: the process.
             model: whose batch it was.
-            left: what that left behind.
+            leak: what that left behind.
         """
         self._batches[pid] += 1
-        why = self._left(model, left) or self._served(pid) or self._large(pid)
+        why = self._leaked(model, leak) or self._served(pid) or self._large(pid)
         if why:
             del self._batches[pid]
         return why
 
-    def _left(self, model: str, left: Left | None) -> str:
-        if left is None or (self._replaced[model] >= REPLACED_MOST and left.amount <= LEFT_MOST):
+    def _leaked(self, model: str, leak: Leak | None) -> str:
+        if leak is None or (self._replaced[model] >= REPLACED_MOST and leak.total <= LEFT_MOST):
             return ""
         self._replaced[model] += 1
         if self._replaced[model] == REPLACED_MOST:
             logger.warning(
-                "model %s leaves something behind in every process, %s: it is let do so now", model, left.what
+                "model %s leaves something behind in every process, %s: it is let do so now", model, leak.description
             )
-        return f"model {model} has left {left.what} behind"
+        return f"model {model} has left {leak.description} behind"
 
     def _served(self, pid: int) -> str:
         return f"it has run {self._max_batches} batches" if 0 < self._max_batches <= self._batches[pid] else ""

@@ -21,9 +21,7 @@ from mutirao import errors
 from mutirao.wire import tensors
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
-from mutirao_worker.inference import isolation, run_delay
 from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, Stack
-from mutirao_worker.inference.isolation import Left
 from mutirao_worker.inference.outputs import (
     INTERRUPTED,
     Bounds,
@@ -34,6 +32,8 @@ from mutirao_worker.inference.outputs import (
     responses,
 )
 from mutirao_worker.models.loaded_model import LoadedModel
+from mutirao_worker.process import isolation, run_delay
+from mutirao_worker.process.isolation import Leak
 
 __all__ = ["BatchResult", "Bounds", "PackedRequest", "RequestResult", "run"]
 
@@ -49,14 +49,14 @@ class BatchResult(NamedTuple):
         rows: predicted in all calls.
         predict_s: time in the model, all calls.
         waited_s: how long it could have run, but waited for a core.
-        left: what it has left behind in the process; None for nothing.
+        leak: what it has left open or running in the process; None for nothing.
     """
 
     answers: list[RequestResult]
     rows: int
     predict_s: float
     waited_s: float
-    left: Left | None = None
+    leak: Leak | None = None
 
 
 def run(find: Callable[[str], LoadedModel], asked: Sequence[PackedRequest], bounds: Bounds) -> BatchResult:
@@ -195,7 +195,7 @@ def _predicted(
 ) -> Mapping[str, Array]:
     process = os.getpid()
     try:
-        with isolation.kept():
+        with isolation.preserved_process_state():
             return loaded.predict(inputs, wanted)
     except SoftTimeLimitExceeded:
         raise

@@ -14,11 +14,11 @@ import msgspec
 
 from mutirao import errors, registry
 from mutirao.registry import ModelInfo
-from mutirao_worker.engine.batch_policy import BatchLimits
-from mutirao_worker.inference import isolation, native_threads
 from mutirao_worker.models.loaded_model import LoadedModel
+from mutirao_worker.models.manifest import BatchLimits
 from mutirao_worker.models.repository import Repository
 from mutirao_worker.models.warmup_state import WarmupState
+from mutirao_worker.process import isolation, native_threads
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ class ModelHost:
     def __init__(self) -> None:
         """Hold nothing yet."""
         self.threads = 1
-        self.inherited: frozenset[int] = frozenset()  # the parent's descriptors when it last forked
-        self.opened: frozenset[int] = frozenset()  # those among them that models hold
-        self.leftovers: isolation.Leftovers | None = None  # of this process, once it is ready to serve
+        self.parent_descriptors: frozenset[int] = frozenset()  # those that were open when it last forked
+        self.model_descriptors: frozenset[int] = frozenset()  # those among them that models hold
+        self.leak_detector: isolation.LeakDetector | None = None  # of this process, once it is ready to serve
         self.warm_up_s = 60.0
         self._deaths: collections.Counter[str] = collections.Counter()
         self._refused: dict[str, str] = {}  # models that no process tries any more
@@ -90,17 +90,9 @@ class ModelHost:
         """A model's hard and soft time limits in seconds, None for none."""
         return self._limits.get(name or "", (None, None))
 
-    def batching(self, name: str) -> BatchLimits:
+    def batch_limits(self, name: str) -> BatchLimits:
         """A model's limits for batches."""
-        manifest = self._loaded[name].manifest if name in self._loaded else None
-        if manifest is None:
-            return BatchLimits()
-        return BatchLimits(
-            max_rows=manifest.max_batch_rows,
-            max_bytes=manifest.max_batch_bytes,
-            max_wait_s=manifest.max_wait_ms / 1000,
-            latency_s=manifest.latency_target_ms / 1000,
-        )
+        return self._loaded[name].manifest.batch_limits if name in self._loaded else BatchLimits()
 
     def max_attempts(self, name: str) -> int:
         """How often a request of a model may be running when its process dies."""
@@ -132,7 +124,7 @@ class ModelHost:
                 continue
             self._warmth.begin(name, number)
             try:
-                with isolation.kept():
+                with isolation.preserved_process_state():
                     loaded.warm_up()
             except Exception as exc:
                 logger.exception("model %s failed its warm-up", name)

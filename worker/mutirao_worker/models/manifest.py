@@ -35,6 +35,22 @@ _HEAD = """\
 """
 
 
+class BatchLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's limits for batches.
+
+    Attributes:
+        max_rows: the most rows of one batch.
+        max_bytes: the most bytes of one batch, as its requests came.
+        max_wait_s: how long the first of a batch may wait for others while a slot is free.
+        latency_s: what a batch may take by the fitted times; 0 for no such target.
+    """
+
+    max_rows: int = 512
+    max_bytes: int = 8 * 1024 * 1024
+    max_wait_s: float = 0.0
+    latency_s: float = 0.0
+
+
 class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One version of a model.
 
@@ -94,6 +110,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def version(self) -> Version:
         """The active version."""
         return self.versions[self.active]
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """The limits for batches, times in seconds."""
+        return BatchLimits(
+            max_rows=self.max_batch_rows,
+            max_bytes=self.max_batch_bytes,
+            max_wait_s=self.max_wait_ms / 1000,
+            latency_s=self.latency_target_ms / 1000,
+        )
 
     @property
     def signature(self) -> Signature:

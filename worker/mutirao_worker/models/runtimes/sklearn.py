@@ -24,7 +24,6 @@ from mutirao import errors
 from mutirao.wire import tensors
 from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
-from mutirao_worker.models import example_rows as examples
 from mutirao_worker.models.runtimes import (
     Description,
     sklearn_checks,
@@ -34,6 +33,7 @@ from mutirao_worker.models.runtimes import (
     sklearn_missing,
     sklearn_parts,
 )
+from mutirao_worker.models.runtimes import example_rows as examples
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
 

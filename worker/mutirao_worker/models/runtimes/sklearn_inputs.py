@@ -12,9 +12,9 @@ from mutirao import errors
 from mutirao.wire import tensors
 from mutirao.wire.signature import MATRIX, InputSpec, Signature
 from mutirao.wire.tensors import Array
-from mutirao_worker.models import example_rows as examples
-from mutirao_worker.models.example_rows import Example
+from mutirao_worker.models.runtimes import example_rows as examples
 from mutirao_worker.models.runtimes import sklearn_contents
+from mutirao_worker.models.runtimes.example_rows import Example
 
 Inputs = tuple[tuple[InputSpec, ...], dict[str, Array]]
 

@@ -106,7 +106,7 @@ _PUT: tuple[Callable[[Any], object], ...] = (
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def preserved_process_state() -> Iterator[None]:
     """Put back what a model changes of its process; in a thread beside others, what numpy keeps for each thread alone."""
     if threading.current_thread() is not threading.main_thread():
         with np.errstate():
@@ -124,14 +124,14 @@ def kept() -> Iterator[None]:
                     put(was)
 
 
-class Left(NamedTuple):
+class Leak(NamedTuple):
     """What models have left behind in a process: in words, since it was last asked for, and how much of it there is in all."""
 
-    what: str
-    amount: int
+    description: str
+    total: int
 
 
-class Leftovers:
+class LeakDetector:
     """Descriptors that are left open, and Python threads that are left running, counted from when this was made."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Leftovers:
         self._first = self._seen = _counted()
         self._free = _lowest_free()
 
-    def found(self) -> Left | None:
+    def new_leak(self) -> Leak | None:
         """Look for leftovers since the last look; None where there are none.
 
         What is opened gets the lowest number that is free, so two system calls tell whether all is as it was.
@@ -152,8 +152,8 @@ class Leftovers:
             for now, then, noun in zip(self._seen, before, ("descriptor", "thread"), strict=True)
             if now > then
         ]
-        amount = sum(max(0, now - then) for now, then in zip(self._seen, self._first, strict=True))
-        return Left(" and ".join(words), amount) if words else None
+        total = sum(max(0, now - then) for now, then in zip(self._seen, self._first, strict=True))
+        return Leak(" and ".join(words), total) if words else None
 
 
 def _counted() -> tuple[int, int]:
