@@ -25,16 +25,15 @@ from mutirao.errors import (
 )
 
 if TYPE_CHECKING:
-    from mutirao.client.async_client import AsyncClient
-    from mutirao.client.client import Client
-    from mutirao.client.job import AsyncJob, Job
+    from mutirao.client.async_client import AsyncClient, AsyncJob
+    from mutirao.client.client import Client, Job
 
 # Found when they are first asked for: `mutirao --help` and completion need neither numpy nor redis, which take the most time.
 _LATER = {
     "AsyncClient": "mutirao.client.async_client",
-    "AsyncJob": "mutirao.client.job",
+    "AsyncJob": "mutirao.client.async_client",
     "Client": "mutirao.client.client",
-    "Job": "mutirao.client.job",
+    "Job": "mutirao.client.client",
 }
 
 __all__ = [

@@ -410,7 +410,7 @@ def test_polling_opens_no_wait_each_time(idle):
         for _ in range(20):
             with pytest.raises(ResultTimeout, match=r"still queued after 0\.01 s since no live worker serves 'iris'"):
                 job.result(0.01)
-        waits: Any = client._waits()._waits
+        waits: Any = client._listening()._waiters
         assert len(waits._rounds) == 1
         waiting.until(lambda: not waits._rounds, timeout_s=5)
 

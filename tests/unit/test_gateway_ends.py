@@ -2,17 +2,17 @@
 
 import msgspec
 
-from mutirao.client.job import Handle, Origin
+from mutirao.client.job import JobHandle, SubmissionContext
 from mutirao.gateway import recent_submissions
 from mutirao.gateway.coalescer import Queued
 from mutirao.gateway.streams import batch_long_poll
 from mutirao.wire.messages import JobInfo, JobRecord
 
-ORIGIN = Origin("me", None, 1.0)
+ORIGIN = SubmissionContext("me", None, 1.0)
 
 
 def queued(*ids, known=False):
-    return [Queued(Handle(id, None if known else ORIGIN), known) for id in ids]
+    return [Queued(JobHandle(id, None if known else ORIGIN), known) for id in ids]
 
 
 def test_own_jobs_are_remembered_until_their_ends_were_told():

@@ -10,8 +10,7 @@ import click
 from mutirao import errors, keyspace
 from mutirao.cli import console, input_data, render_jobs, render_outputs
 from mutirao.cli.options import SECONDS, as_json, broker, request
-from mutirao.client.client import Client
-from mutirao.client.job import Job
+from mutirao.client.client import Client, Job
 from mutirao.tables.csv_dialect import Dialect
 from mutirao.wire.messages import JobRecord
 

@@ -1,4 +1,4 @@
-"""The asyncio client."""
+"""The asyncio client and its jobs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mutirao.client.backend import NOT_PICKLED, seconds
 from mutirao.client.backends import backend_for
 from mutirao.client.encoding import SubmitOptions
 from mutirao.client.event_loops import LoopClients
-from mutirao.client.job import AsyncJob, Origin
-from mutirao.client.result_listener import Completions, Waiter
+from mutirao.client.job import JobHandle, SubmissionContext, Timings, timings
+from mutirao.client.waiter import Completions, Waiter
 from mutirao.registry import ModelInfo, Registry
 from mutirao.wire.messages import JobRecord
 from mutirao.wire.tensors import Array
@@ -78,27 +78,27 @@ class AsyncClient:
     async def record(self, id: str) -> JobRecord:
         """Read a job's record."""
         here = self._loops.here()
-        return await here.driver.run(here.core.record(id))
+        return await here.driver.run(here.backend.record(id))
 
     async def cancel(self, id: str) -> bool:
         """Cancel a job if it still waits; False where it runs or has ended."""
         here = self._loops.here()
-        return await here.driver.run(here.core.cancel(id))
+        return await here.driver.run(here.backend.cancel(id))
 
     async def models(self) -> list[ModelInfo]:
         """List the models that workers have announced."""
         here = self._loops.here()
-        return list((await here.driver.run(here.core.announced())).models.values())
+        return list((await here.driver.run(here.backend.announced())).models.values())
 
     async def catalog(self) -> Registry:
         """Read the models and the live workers."""
         here = self._loops.here()
-        return await here.driver.run(here.core.catalog())
+        return await here.driver.run(here.backend.catalog())
 
     async def wait(self, job: AsyncJob, timeout: float | None = None) -> dict[str, Array]:  # noqa: ASYNC109
         """Wait for a job's outputs; see `Job.result`."""
         here = self._loops.here()
-        return await here.driver.run(here.core.outputs(await self.finished(job, timeout)))
+        return await here.driver.run(here.backend.outputs(await self.finished(job, timeout)))
 
     async def finished(self, job: AsyncJob, timeout: float | None = None) -> JobRecord:  # noqa: ASYNC109
         """Wait for a job's finished record, however it ended.
@@ -117,7 +117,7 @@ class AsyncClient:
                 raise found
             if not found.done:
                 here = self._loops.here()
-                raise await here.driver.run(here.core.late(found, timeout))
+                raise await here.driver.run(here.backend.late(found, timeout))
             job.finished = found
         return job.finished
 
@@ -165,17 +165,50 @@ class AsyncClient:
         self, ask: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool = False
     ) -> list[AsyncJob]:
         here = self._loops.here()
-        heard = here.waits.heard
-        made = await here.driver.run(here.core.submit(ask, many, ids, rows=rows))
-        origin = Origin(here.core.client, heard, time.monotonic() + made.expires_s)
-        return [AsyncJob(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
+        epoch = here.waiters.epoch
+        submitted = await here.driver.run(here.backend.submit(ask, many, ids, rows=rows))
+        context = SubmissionContext(here.backend.client, epoch, time.monotonic() + submitted.expires_s)
+        return [AsyncJob(self, id, None if at in submitted.known else context) for at, id in enumerate(submitted.ids)]
 
     @contextlib.contextmanager
     def _waiting(self, jobs: Sequence[AsyncJob]) -> Iterator[asyncio.Queue[Completions]]:
         ended: asyncio.Queue[Completions] = asyncio.Queue()
-        wait, waits = Waiter(jobs, ended.put_nowait), self._loops.here().waits
-        waits.watch(wait)
+        waiter, waiters = Waiter(jobs, ended.put_nowait), self._loops.here().waiters
+        waiters.add(waiter)
         try:
             yield ended
         finally:
-            waits.leave(wait)
+            waiters.remove(waiter)
+
+
+class AsyncJob(JobHandle):
+    """A job of an asyncio client; the same verbs as `Job`, awaited."""
+
+    def __init__(self, client: AsyncClient, id: str, origin: SubmissionContext | None = None) -> None:
+        """Take the client that the job is read through."""
+        super().__init__(id, origin)
+        self._client = client
+
+    async def status(self) -> str:
+        """The state now: queued, running, succeeded, failed, cancelled or expired."""
+        return (await self.record()).state
+
+    async def timings(self) -> Timings:
+        """When it was queued, started and finished."""
+        return timings(await self.record())
+
+    async def record(self) -> JobRecord:
+        """Read the whole record."""
+        return await self._client.record(self.id)
+
+    async def done(self) -> bool:
+        """Whether the state is a terminal one."""
+        return (await self.record()).done
+
+    async def result(self, timeout: float | None = None) -> dict[str, Array]:  # noqa: ASYNC109 - the same verb as Job's
+        """Wait for the outputs; see `Job.result`."""
+        return await self._client.wait(self, timeout)
+
+    async def cancel(self) -> bool:
+        """Cancel it if it still waits; False where it runs or has ended."""
+        return await self._client.cancel(self.id)

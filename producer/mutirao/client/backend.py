@@ -1,13 +1,13 @@
-"""What clients do whatever the way to the system: check requests against the catalogue's latest copy, before they leave."""
+"""What every backend shares: the interface, and the check of requests against the latest copy of the registry."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from mutirao import errors, keyspace
 from mutirao.client import encoding
 from mutirao.client.encoding import SubmitOptions, ValidatedRequests
+from mutirao.client.waiter import Waiter
 from mutirao.registry import Registry
 from mutirao.settings import Settings
 from mutirao.single_flight import SharedCall
@@ -29,6 +30,52 @@ NOT_PICKLED = "a {} cannot be pickled, since it holds connections: make one in e
 
 T = TypeVar("T")
 Operation = Generator[Any, Any, T]
+
+
+class Driver(Protocol):
+    """Runs a backend's operations, blocking."""
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+
+class AsyncDriver(Protocol):
+    """Runs a backend's operations on the running event loop."""
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+class Waiters(Protocol):
+    """Delivers the ends of jobs to those who wait. Lives on one event loop."""
+
+    @property
+    def epoch(self) -> object | None:
+        """Return an object that is replaced when ends of this process's jobs may have been missed; None where ends are polled for."""
+
+    def add(self, wait: Waiter) -> None:
+        """Begin to wait."""
+
+    def remove(self, wait: Waiter) -> None:
+        """Wait no longer."""
+
+    async def close(self) -> None:
+        """Stop waiting; everybody who still waits gets an error."""
+
+
+class BackendFactory(NamedTuple):
+    """The constructors of a backend's parts."""
+
+    backend: Callable[..., Backend]
+    driver: Callable[[Settings], Driver]
+    async_driver: Callable[[Settings], AsyncDriver]
+    waiters: Callable[[Any, Any], Waiters]
 
 
 class Submitted(NamedTuple):

@@ -1,4 +1,4 @@
-"""The blocking client."""
+"""The blocking client and its jobs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from mutirao import errors, settings
-from mutirao.client.backend import NOT_PICKLED, Backend, seconds
-from mutirao.client.backends import BackendFactory, backend_for
+from mutirao.client.backend import NOT_PICKLED, Backend, BackendFactory, seconds
+from mutirao.client.backends import backend_for
 from mutirao.client.encoding import SubmitOptions
-from mutirao.client.job import Job, Origin
-from mutirao.client.result_listener import Completions, Waiter, cancel_all, closed
+from mutirao.client.job import JobHandle, SubmissionContext, Timings, timings
+from mutirao.client.waiter import Completions, Waiter, cancel_all, closed_error
 from mutirao.registry import ModelInfo, Registry
 from mutirao.single_flight import Lock
 from mutirao.wire.messages import JobRecord
@@ -38,10 +38,10 @@ class Client:
     def __init__(self, broker_url: str | None = None, *, check: bool = True, **given: Any) -> None:
         """Read the settings; nothing connects yet."""
         self.settings = settings.load(broker_url=broker_url, **given)
-        self._way = backend_for(self.settings)
-        self._core = self._way.operations(self.settings, check=check)
-        self._driver = self._way.driver(self.settings)
-        self._waiter: _Waiter | None = None
+        self._factory = backend_for(self.settings)
+        self._backend = self._factory.backend(self.settings, check=check)
+        self._driver = self._factory.driver(self.settings)
+        self._listener: _ListenerThread | None = None
         self._lock = Lock()
 
     def __reduce__(self) -> Any:
@@ -143,19 +143,19 @@ class Client:
 
     def record(self, id: str) -> JobRecord:
         """Read a job's record."""
-        return self._driver.run(self._core.record(id))
+        return self._driver.run(self._backend.record(id))
 
     def cancel(self, id: str) -> bool:
         """Cancel a job if it still waits; False where it runs or has ended."""
-        return self._driver.run(self._core.cancel(id))
+        return self._driver.run(self._backend.cancel(id))
 
     def models(self) -> list[ModelInfo]:
         """List the models that workers have announced, each with how many live workers serve it now."""
-        return list(self._driver.run(self._core.announced()).models.values())
+        return list(self._driver.run(self._backend.announced()).models.values())
 
     def catalog(self) -> Registry:
         """Read the models and the live workers."""
-        return self._driver.run(self._core.catalog())
+        return self._driver.run(self._backend.catalog())
 
     def wait(self, job: Job, timeout: float | None = None) -> dict[str, Array]:
         """Wait for a job's outputs; see `Job.result`."""
@@ -178,7 +178,7 @@ class Client:
             if isinstance(found, Exception):
                 raise found
             if not found.done:
-                raise self._driver.run(self._core.late(found, timeout))
+                raise self._driver.run(self._backend.late(found, timeout))
             job.finished = found
         return job.finished
 
@@ -188,14 +188,14 @@ class Client:
         Raises:
             JobError: the job ended without a result; the class says how.
         """
-        return self._driver.run(self._core.outputs(record))
+        return self._driver.run(self._backend.outputs(record))
 
     def close(self) -> None:
         """Stop waiting, and close every connection."""
         with self._lock:
-            waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter.close()
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         self._driver.close()
 
     def __enter__(self) -> Self:
@@ -207,68 +207,114 @@ class Client:
         self.close()
 
     def _submitted(self, ask: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[Job]:
-        waiter = self._waiter
-        heard = waiter.heard if waiter is not None and waiter.pid == os.getpid() else None
-        made = self._driver.run(self._core.submit(ask, many, ids, rows=rows))
-        origin = Origin(self._core.client, heard, time.monotonic() + made.expires_s)
-        return [Job(self, id, None if at in made.known else origin) for at, id in enumerate(made.ids)]
+        listener = self._listener
+        epoch = listener.epoch if listener is not None and listener.pid == os.getpid() else None
+        submitted = self._driver.run(self._backend.submit(ask, many, ids, rows=rows))
+        context = SubmissionContext(self._backend.client, epoch, time.monotonic() + submitted.expires_s)
+        return [Job(self, id, None if at in submitted.known else context) for at, id in enumerate(submitted.ids)]
 
     @contextlib.contextmanager
     def _waiting(self, jobs: Sequence[Job]) -> Iterator[queue.SimpleQueue[Completions]]:
         ended: queue.SimpleQueue[Completions] = queue.SimpleQueue()
-        waiter, wait = self._waits(), Waiter(jobs, ended.put)
-        waiter.watch(wait)
+        listener, waiter = self._listening(), Waiter(jobs, ended.put)
+        listener.add(waiter)
         try:
             yield ended
         finally:
-            if wait.left > 0:  # the replies' thread is not woken for nothing
-                waiter.leave(wait)
+            if waiter.left > 0:  # the listener's thread is not woken for nothing
+                listener.remove(waiter)
 
-    def _waits(self) -> _Waiter:
+    def _listening(self) -> _ListenerThread:
         with self._lock:
-            if self._waiter is None or self._waiter.pid != os.getpid():
-                self._waiter = _Waiter(self._way, self._core)
-                # A client that nobody closes ends with the process, or with its last reference, without a word.
-                weakref.finalize(self, self._waiter.close)
-            return self._waiter
+            if self._listener is None or self._listener.pid != os.getpid():
+                self._listener = _ListenerThread(self._factory, self._backend)
+                # A client that nobody closes ends with the process or with its last reference, and logs nothing.
+                weakref.finalize(self, self._listener.close)
+            return self._listener
 
 
-class _Waiter:
-    """What waits on an event loop, on a thread of its own: there is one way to wait."""
+class Job(JobHandle):
+    """A job of a blocking client. Every method may raise BrokerUnavailable, and JobNotFound or ResultExpired."""
 
-    def __init__(self, way: BackendFactory, core: Backend) -> None:
+    def __init__(self, client: Client, id: str, origin: SubmissionContext | None = None) -> None:
+        """Take the client that the job is read through."""
+        super().__init__(id, origin)
+        self._client = client
+
+    @property
+    def status(self) -> str:
+        """The state now: queued, running, succeeded, failed, cancelled or expired."""
+        return self.record().state
+
+    @property
+    def timings(self) -> Timings:
+        """When it was queued, started and finished."""
+        return timings(self.record())
+
+    def record(self) -> JobRecord:
+        """Read the whole record: state, timings, attempts, worker."""
+        return self._client.record(self.id)
+
+    def done(self) -> bool:
+        """Whether the state is a terminal one."""
+        return self.record().done
+
+    def result(self, timeout: float | None = None) -> dict[str, Array]:
+        """Wait for the outputs, by name; each has one element or row for each row of the request.
+
+        A job that was waited for keeps its end, so this asks nothing more, however long ago that was.
+
+        Args:
+            timeout: the longest wait in seconds; None waits until the job ends or expires.
+
+        Raises:
+            ResultTimeout: the time passed; the job goes on.
+            JobError: it ended without a result: ModelFailed, JobExpired, JobCancelled, TimeLimitExceeded, WorkerLost.
+            InvalidRequest: the worker refused the request.
+        """
+        return self._client.wait(self, timeout)
+
+    def cancel(self) -> bool:
+        """Cancel it if it still waits; False where it runs or has ended."""
+        return self._client.cancel(self.id)
+
+
+class _ListenerThread:
+    """An event loop on a thread of its own, where results are waited for as the asyncio client does."""
+
+    def __init__(self, factory: BackendFactory, backend: Backend) -> None:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mutirao-replies", daemon=True)
         self._thread.start()
-        self._driver = way.async_driver(core.settings)
-        self._waits = way.waits(core, self._driver)
+        self._driver = factory.async_driver(backend.settings)
+        self._waiters = factory.waiters(backend, self._driver)
 
     @property
-    def heard(self) -> object | None:
-        return self._waits.heard
+    def epoch(self) -> object | None:
+        return self._waiters.epoch
 
-    def watch(self, wait: Waiter) -> None:
+    def add(self, waiter: Waiter) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._waits.watch, wait)
+            self._loop.call_soon_threadsafe(self._waiters.add, waiter)
         except RuntimeError:  # the loop is closed
-            raise closed() from None
+            raise closed_error() from None
 
-    def leave(self, wait: Waiter) -> None:
+    def remove(self, waiter: Waiter) -> None:
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._waits.leave, wait)
+            self._loop.call_soon_threadsafe(self._waiters.remove, waiter)
 
     def close(self) -> None:
         # Its thread did not follow into a fork; and the last reference may go anywhere, on that thread too.
         if self.pid != os.getpid() or self._loop.is_closed() or threading.current_thread() is self._thread:
             return
-        asyncio.run_coroutine_threadsafe(self._ended(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(asyncio.sleep(0))  # whoever began to wait in between is told
+        self._loop.run_until_complete(asyncio.sleep(0))  # ends waits that began in between
         self._loop.close()
 
-    async def _ended(self) -> None:
-        await self._waits.close()
+    async def _close(self) -> None:
+        await self._waiters.close()
         await self._driver.close()
         await cancel_all({task for task in asyncio.all_tasks() if task is not asyncio.current_task()})

@@ -7,8 +7,7 @@ import contextlib
 import os
 from typing import Any
 
-from mutirao.client.backend import Backend
-from mutirao.client.backends import AsyncDriver, BackendFactory, Waiters
+from mutirao.client.backend import AsyncDriver, Backend, BackendFactory, Waiters
 from mutirao.settings import Settings
 from mutirao.single_flight import Lock
 
@@ -25,11 +24,11 @@ class LoopClient:
         waits: tells how jobs ended.
     """
 
-    def __init__(self, way: BackendFactory, settings: Settings, *, check: bool) -> None:
+    def __init__(self, factory: BackendFactory, settings: Settings, *, check: bool) -> None:
         """Connect nothing yet; any event loop may be the first to use it."""
-        self.core: Backend = way.operations(settings, check=check)
-        self.driver: AsyncDriver = way.async_driver(settings)
-        self.waits: Waiters = way.waits(self.core, self.driver)
+        self.backend: Backend = factory.backend(settings, check=check)
+        self.driver: AsyncDriver = factory.async_driver(settings)
+        self.waiters: Waiters = factory.waiters(self.backend, self.driver)
         self.process = os.getpid()
         self._keeper: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
@@ -58,20 +57,20 @@ class LoopClient:
             await self._closed()
 
     async def _closed(self) -> None:
-        await self.waits.close()
+        await self.waiters.close()
         await self.driver.close()
 
 
 class LoopClients:
     """The parts of one client, by event loop. Threads with a loop each may use it at the same time."""
 
-    def __init__(self, way: BackendFactory, settings: Settings, *, check: bool) -> None:
+    def __init__(self, factory: BackendFactory, settings: Settings, *, check: bool) -> None:
         """Make the part of the first loop.
 
         Raises:
             SettingsError: a package that the broker needs is not installed.
         """
-        self._make: Any = lambda: LoopClient(way, settings, check=check)
+        self._make: Any = lambda: LoopClient(factory, settings, check=check)
         self._timeout_s = settings.timeout_s
         self._first: LoopClient | None = self._make()
         self._parts: dict[asyncio.AbstractEventLoop, LoopClient] = {}

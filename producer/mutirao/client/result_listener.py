@@ -16,15 +16,16 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 import redis
 
 from mutirao import keyspace
-from mutirao.client.job import Handle
+from mutirao.client.job import JobHandle
 from mutirao.client.redis_backend import READ_MAX, RedisBackend
+from mutirao.client.waiter import BACKOFF_S, Completions, Waiter, cancel_all, closed_error
 from mutirao.errors import MutiraoError
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.redisdb.subscription import Subscription
@@ -32,31 +33,9 @@ from mutirao.wire.messages import JobRecord
 
 logger = logging.getLogger(__name__)
 
-Completions = list[tuple[str, JobRecord | Exception]]
-
-BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 REREAD_S = 1.0
 # Results of jobs that nobody has waited for yet.
 EARLY_BYTES_MAX = 32 * 1024 * 1024
-
-
-class Waiter:
-    """Jobs that somebody waits for together, told of in groups of (id, finished record or error).
-
-    Attributes:
-        left: how many have not been told of.
-    """
-
-    def __init__(self, jobs: Iterable[Handle], deliver: Callable[[Completions], object]) -> None:
-        """Take the jobs, and what to call on the event loop of the replies."""
-        self.jobs = tuple(jobs)
-        self.left = len(self.jobs)
-        self._deliver = deliver
-
-    def deliver(self, ended: Completions) -> None:
-        """Hand over how some of them ended."""
-        self.left -= len(ended)
-        self._deliver(ended)
 
 
 class ResultListener:
@@ -84,12 +63,12 @@ class ResultListener:
         self._rereading = False
         self._closed = False
         # Stands for the time since which nothing of the reply channel can have been missed; another object after each gap.
-        self.heard: object | None = None
+        self.epoch: object | None = None
 
-    def watch(self, wait: Waiter) -> None:
+    def add(self, wait: Waiter) -> None:
         """Begin to wait."""
         if self._closed:
-            wait.deliver([(job.id, closed()) for job in wait.jobs])
+            wait.deliver([(job.id, closed_error()) for job in wait.jobs])
             return
         try:
             self._watch(wait)
@@ -124,7 +103,7 @@ class ResultListener:
         if ended:
             wait.deliver(ended)
 
-    def leave(self, wait: Waiter) -> None:
+    def remove(self, wait: Waiter) -> None:
         """Wait no longer."""
         for job in wait.jobs:
             waits = self._waits.get(job.id, ())
@@ -141,14 +120,14 @@ class ResultListener:
         self._closed = True
         await cancel_all(set(self._tasks))
         await self._drop()
-        self._fail(closed())
+        self._fail(closed_error())
         self._set_alarm()
 
-    def _begin(self, job: Handle) -> None:
+    def _begin(self, job: JobHandle) -> None:
         if job.origin is None or job.origin.client != self._core.client:
             self._others.add(job.id)
             self._joining.append(job.id)
-        elif job.origin.heard is None or job.origin.heard is not self.heard:
+        elif job.origin.epoch is None or job.origin.epoch is not self.epoch:
             self._unread.add(job.id)
 
     # Listening
@@ -202,7 +181,7 @@ class ResultListener:
         if message["type"] == "message":
             self._take_records(message["channel"] == self._channel, message["data"])
         elif message["channel"] == self._channel:
-            self.heard = object()
+            self.epoch = object()
             self._unread.update(self._waits.keys() - self._others)
         else:
             self._unread.update({message["channel"].decode().removeprefix(keyspace.record_key(""))} & self._others)
@@ -217,7 +196,7 @@ class ResultListener:
         self._settle(found, keep=grouped)
 
     async def _drop(self) -> None:
-        subscription, self._subscription, self.heard = self._subscription, None, None
+        subscription, self._subscription, self.epoch = self._subscription, None, None
         if subscription is not None:
             await subscription.close()
 
@@ -225,7 +204,7 @@ class ResultListener:
 
     def _read_soon(self) -> None:
         """Read what has to be, once the subscription stands."""
-        if self._unread and self.heard is not None and not self._reading:
+        if self._unread and self.epoch is not None and not self._reading:
             self._reading = True
             self._spawn(self._read_unread())
 
@@ -341,7 +320,7 @@ class ResultListener:
                 told.setdefault(wait, []).append((id, record))
         if self._early_bytes > EARLY_BYTES_MAX:
             self._early.clear()
-            self._early_bytes, self.heard = 0, object()
+            self._early_bytes, self.epoch = 0, object()
         self._leave_soon()
         for wait, ended in told.items():
             wait.deliver(ended)
@@ -377,17 +356,3 @@ class ResultListener:
             self._fail(
                 error if isinstance(error, Exception) else MutiraoError(repr(error))
             )  # a bug here must not leave anybody waiting for ever
-
-
-def closed() -> MutiraoError:
-    """Build the error for who waits through a client that is closed."""
-    return MutiraoError("the client was closed while the job was waited for; the job goes on")
-
-
-async def cancel_all(tasks: set[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended: redis-py loses a cancellation that comes while it connects."""
-    while running := {task for task in tasks if not task.done()}:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=0.1)
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mutirao import errors
 from mutirao.client.encoding import EncodedGroup, Prepared, SubmitOptions
-from mutirao.client.job import Handle, Origin
+from mutirao.client.job import JobHandle, SubmissionContext
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.client.result_listener import ResultListener
 from mutirao.gateway.metrics import Metrics
@@ -28,7 +28,7 @@ LARGE_BYTES = 1024 * 1024
 class Queued(NamedTuple):
     """A request that is in the queue, and whether its id was known already."""
 
-    job: Handle
+    job: JobHandle
     known: bool = False
 
 
@@ -90,13 +90,13 @@ class SubmitCoalescer:
             runs = await asyncio.to_thread(self._backend.encoded, ask, bound, ids)
         else:
             runs = self._backend.encoded(ask, bound, ids)
-        heard = self._listener.heard
+        epoch = self._listener.epoch
         made = await self._redis.run(self._backend.queue(ask, ids, runs))
         self._metrics.queued(ask.model, sum(run.form.rows * (len(run.items) // 3) for run in runs))
-        origin, known, queued = self._origin(heard, made.expires_s), made.known, []
+        origin, known, queued = self._origin(epoch, made.expires_s), made.known, []
         for first in range(0, len(made.ids), MANY):
             for at, id in enumerate(made.ids[first : first + MANY], first):
-                queued.append(Queued(Handle(id, None if at in known else origin), at in known))
+                queued.append(Queued(JobHandle(id, None if at in known else origin), at in known))
             if len(queued) % (20 * MANY) == 0:
                 await asyncio.sleep(0)
         return queued
@@ -134,16 +134,16 @@ class SubmitCoalescer:
             self._fail(items, exc)
 
     async def _together(self, items: list[Item]) -> None:
-        ask, heard = items[0].ask, self._listener.heard
+        ask, epoch = items[0].ask, self._listener.epoch
         made = await self._redis.run(self._backend.queue(ask, [item.id for item in items], _joined(items)))
         self._metrics.queued(ask.model, sum(item.run.form.rows for item in items))
-        origin = self._origin(heard, made.expires_s)
+        origin = self._origin(epoch, made.expires_s)
         for item in items:
             if not item.queued.done():
-                item.queued.set_result(Queued(Handle(item.id, origin)))
+                item.queued.set_result(Queued(JobHandle(item.id, origin)))
 
-    def _origin(self, heard: object | None, expires_s: float) -> Origin:
-        return Origin(self._backend.client, heard, asyncio.get_running_loop().time() + expires_s)
+    def _origin(self, epoch: object | None, expires_s: float) -> SubmissionContext:
+        return SubmissionContext(self._backend.client, epoch, asyncio.get_running_loop().time() + expires_s)
 
     def _fail(self, items: Sequence[Item], error: BaseException) -> None:
         told = error if isinstance(error, Exception) else errors.GatewayBusy("this gateway is stopping: ask again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mutirao.client.job import Handle, Origin
+from mutirao.client.job import JobHandle, SubmissionContext
 from mutirao.gateway.coalescer import Queued
 
 # The latest ones; of others Redis is asked.
@@ -16,7 +16,7 @@ class RecentSubmissions:
 
     def __init__(self) -> None:
         """Know none."""
-        self._origins: dict[str, Origin] = {}
+        self._origins: dict[str, SubmissionContext] = {}
 
     def keep(self, queued: Sequence[Queued]) -> None:
         """Remember the jobs of one call."""
@@ -26,10 +26,10 @@ class RecentSubmissions:
         for id in list(self._origins)[: max(0, len(self._origins) - OWN_MAX)]:
             del self._origins[id]
 
-    def handles(self, ids: Iterable[str]) -> dict[str, Handle]:
+    def handles(self, ids: Iterable[str]) -> dict[str, JobHandle]:
         """Find those of the jobs that are remembered."""
         origins = ((id, self._origins.get(id)) for id in ids)
-        return {id: Handle(id, origin) for id, origin in origins if origin is not None}
+        return {id: JobHandle(id, origin) for id, origin in origins if origin is not None}
 
     def forget(self, ids: Iterable[str]) -> None:
         """Forget jobs whose ends were told."""

@@ -1,6 +1,6 @@
-"""A gateway over HTTP: the second way to the system."""
+"""The HTTP backend: the client's operations through a gateway."""
 
-from mutirao.client.backends import BackendFactory
+from mutirao.client.backend import BackendFactory
 from mutirao.client.http_backend.backend import HttpBackend
 from mutirao.client.http_backend.long_poll import LongPoller
 from mutirao.client.http_backend.transport import AsyncHttpTransport, HttpTransport

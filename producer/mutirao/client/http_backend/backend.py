@@ -15,7 +15,7 @@ from mutirao.client.encoding import SubmitOptions
 from mutirao.client.http_backend import submit_body
 from mutirao.client.http_backend.exchange import BINARY, HEADER_LENGTH, JSON, HttpCall, Operation, T, unavailable
 from mutirao.client.http_backend.job_view import JobBody, JobEndings
-from mutirao.client.result_listener import Completions
+from mutirao.client.waiter import Completions
 from mutirao.registry import ModelInfo, Registry, WorkerInfo
 from mutirao.wire import binary_codec, tensors
 from mutirao.wire.messages import JobRecord, PredictResult

@@ -13,7 +13,7 @@ from itertools import islice
 from mutirao import errors, keyspace
 from mutirao.client.http_backend.backend import HttpBackend
 from mutirao.client.http_backend.transport import AsyncHttpTransport
-from mutirao.client.result_listener import BACKOFF_S, Completions, Waiter, cancel_all, closed
+from mutirao.client.waiter import BACKOFF_S, Completions, Waiter, cancel_all, closed_error
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ UNWANTED_S = 1.0
 class LongPoller:
     """Tells those who wait how their jobs ended. Lives on one event loop."""
 
-    heard: object | None = None
+    epoch: object | None = None
 
     def __init__(self, core: HttpBackend, driver: AsyncHttpTransport) -> None:
         """Take the operations and what runs them."""
@@ -47,10 +47,10 @@ class LongPoller:
         self._dropping: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def watch(self, wait: Waiter) -> None:
+    def add(self, wait: Waiter) -> None:
         """Begin to wait."""
         if self._closed:
-            wait.deliver([(job.id, closed()) for job in wait.jobs])
+            wait.deliver([(job.id, closed_error()) for job in wait.jobs])
             return
         wrong: Completions = []
         for job in wait.jobs:
@@ -66,7 +66,7 @@ class LongPoller:
         if wrong:
             wait.deliver(wrong)
 
-    def leave(self, wait: Waiter) -> None:
+    def remove(self, wait: Waiter) -> None:
         """Wait no longer."""
         for job in wait.jobs:
             waits = self._waits.get(job.id, ())
@@ -84,7 +84,7 @@ class LongPoller:
             if timer is not None:
                 timer.cancel()
         await cancel_all({round.task for round in self._rounds})
-        self._settle([(id, closed()) for id in list(self._waits)])
+        self._settle([(id, closed_error()) for id in list(self._waits)])
 
     def _begin_soon(self) -> None:
         """Let all who come in this turn of the loop join one round."""

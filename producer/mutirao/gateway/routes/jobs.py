@@ -7,7 +7,7 @@ from typing import Any
 from mutirao import errors, keyspace, queue_stats
 from mutirao.api_keys import Verb
 from mutirao.client.encoding import SubmitOptions
-from mutirao.client.job import Handle
+from mutirao.client.job import JobHandle
 from mutirao.client.redis_backend import READ_MAX
 from mutirao.gateway import submit
 from mutirao.gateway.cache import whole
@@ -234,7 +234,7 @@ async def _waited(gateway: Gateway, request: Request, record: JobRecord) -> JobR
         return record
     await request.body(0)
     id = record.task_id
-    ended = await LongPoll(request, wait_s).end(gateway, Handle(id))
+    ended = await LongPoll(request, wait_s).end(gateway, JobHandle(id))
     if ended is not None:
         gateway.recent.forget([id])
         gateway.rate_limiter.ended(request.caller, [id])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mutirao import keyspace
-from mutirao.client.job import Handle
-from mutirao.client.result_listener import Completions
+from mutirao.client.job import JobHandle
+from mutirao.client.waiter import Completions
 from mutirao.errors import JobNotFound
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import presenters
@@ -35,7 +35,7 @@ class BatchLongPoll(LongPoll):
         self._found: Completions = []
         self._count = count
 
-    async def ends(self, gateway: Gateway, jobs: Sequence[Handle]) -> Completions:
+    async def ends(self, gateway: Gateway, jobs: Sequence[JobHandle]) -> Completions:
         """Wait until one of the jobs has ended, or there is no such job, or the time is up.
 
         Returns:
@@ -76,7 +76,7 @@ async def told(gateway: Gateway, request: Request, ids: Sequence[str], wait_s: f
     if found:  # the announcement of another's end may still be on its way
         found |= await _read(gateway, list(own), tenant)
     elif wait_s:
-        jobs = [*own.values(), *map(Handle, others)]
+        jobs = [*own.values(), *map(JobHandle, others)]
         found = _known(await BatchLongPoll(request, wait_s, len(jobs)).ends(gateway, jobs))
     found = {id: found[id] for id in ids if id in found}
     gateway.recent.forget(found)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from mutirao import job_history, keyspace
-from mutirao.client.job import Handle
-from mutirao.client.result_listener import Completions, Waiter
+from mutirao.client.job import JobHandle
+from mutirao.client.waiter import Completions, Waiter
 from mutirao.gateway.auth.authenticator import Caller
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import EventStream, Response
@@ -100,9 +100,9 @@ class JobStream:
 
     async def pieces(self, gateway: Gateway, last: Mark) -> AsyncIterator[bytes]:
         """Yield events until the job has ended."""
-        wait = Waiter([Handle(self.id)], self._told)
+        wait = Waiter([JobHandle(self.id)], self._told)
         sent: set[Mark] = set()  # a record of a job that runs does not tell yet when it was reserved
-        gateway.listener.watch(wait)
+        gateway.listener.add(wait)
         gateway.record_poller.add(self)
         try:
             async for record in self._changes():
@@ -118,7 +118,7 @@ class JobStream:
                     return
         finally:
             gateway.record_poller.discard(self)
-            gateway.listener.leave(wait)
+            gateway.listener.remove(wait)
 
     async def _changes(self) -> AsyncIterator[JobRecord | None]:
         """Yield the job's records, and None where nothing has changed for a while."""

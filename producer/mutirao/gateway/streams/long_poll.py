@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from mutirao import errors
-from mutirao.client.job import Handle
-from mutirao.client.result_listener import Completions, Waiter
+from mutirao.client.job import JobHandle
+from mutirao.client.waiter import Completions, Waiter
 from mutirao.gateway.requests.request import ClientGone, Request
 from mutirao.gateway.state import Gateway
 from mutirao.wire.messages import JobRecord
@@ -31,7 +31,7 @@ class LongPoll:
         self._looking: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def end(self, gateway: Gateway, job: Handle) -> JobRecord | None:
+    async def end(self, gateway: Gateway, job: JobHandle) -> JobRecord | None:
         """Wait.
 
         Returns:
@@ -48,7 +48,7 @@ class LongPoll:
             raise found
         return found
 
-    async def first(self, gateway: Gateway, jobs: Sequence[Handle]) -> None:
+    async def first(self, gateway: Gateway, jobs: Sequence[JobHandle]) -> None:
         """Wait until any of these jobs has ended, or there is no such job, or the time is up.
 
         Raises:
@@ -58,16 +58,16 @@ class LongPoll:
         if isinstance(found, Exception) and not isinstance(found, errors.JobNotFound):
             raise found
 
-    async def _first(self, gateway: Gateway, jobs: Sequence[Handle]) -> JobRecord | Exception | None:
+    async def _first(self, gateway: Gateway, jobs: Sequence[JobHandle]) -> JobRecord | Exception | None:
         with gateway.hold_open(self, self._request.caller):
             wait = Waiter(jobs, self._told)
-            gateway.listener.watch(wait)
+            gateway.listener.add(wait)
             self._set_timer()
             try:
                 return await self._ended
             finally:
                 self._stop()
-                gateway.listener.leave(wait)
+                gateway.listener.remove(wait)
 
     def give_up(self, why: Exception | None = None) -> None:
         """End the wait now, as if its time were up, or with this error."""
