@@ -17,7 +17,7 @@ N ?= 1000000
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-compose test-faults test-rabbitmq lint format bench bench-budget bench-backlog bench-http lock clean
+.PHONY: help install demo test test-compose test-faults test-rabbitmq lint format release bench bench-budget bench-backlog bench-http lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: install ## one definition of clean: ruff, format, mypy --strict, no regist
 format: install ## put the code in its form, and repair what ruff can
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
+
+release: install ## check that version, changelog, wheel and image labels agree, and build into dist/ (see CONTRIBUTING.md)
+	$(BIN)/python .ci/release.py
 
 bench: install ## measure this system, plain Celery and the bare model side by side (ARGS=--quick)
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -17,7 +17,7 @@ from waiting import until
 from mutirao import settings
 
 ROOT = Path(__file__).parents[2]
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Where `mutirao up` has it, unless another program listens there.
 GATEWAY = "http://127.0.0.1:8000"
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "fit_iris.py")
