@@ -26,7 +26,7 @@ PREFIX = "mutirao."
 _RECORD = "celery-task-meta-"
 _PAYLOAD = "mutirao:payload:"
 _TENANTS = "mutirao:tenants:"
-_BELL = "mutirao:bell:"
+_WAKEUP = "mutirao:bell:"
 _CONSUMERS = "mutirao:consumers:"
 _RESERVED = "mutirao:reserved:"
 _REPLY = "mutirao:reply:"
@@ -40,7 +40,7 @@ WORKERS = "mutirao:workers"
 LEASES = "mutirao:leases"
 SLOTS = "mutirao:slots"
 # What has been taken from each list, and the rows of what waits in it beyond one a request.
-LINES = "mutirao:lines"
+LIST_COUNTS = "mutirao:lines"
 # The queue of the tasks that call webhooks: a list of that name, where results are.
 WEBHOOKS = "mutirao:webhooks"
 WEBHOOK_TASK = "mutirao.webhook"
@@ -57,12 +57,12 @@ DEAD_PAYLOAD_S = 7 * 86_400
 
 # What Lua scripts call these names.
 LUA_NAMES: dict[str, str | int] = {
-    "BELL": _BELL,
+    "WAKEUP": _WAKEUP,
     "CANCELLED": _CANCELLED,
     "CONSUMERS": _CONSUMERS,
     "DEAD_MAX": DEAD_MAX,
     "DEAD_PAYLOAD_S": DEAD_PAYLOAD_S,
-    "LINES": LINES,
+    "LIST_COUNTS": LIST_COUNTS,
     "NOTHING": _NOTHING,
     "PAYLOAD": _PAYLOAD,
     "POLLER": _POLLER,
@@ -162,9 +162,9 @@ def tenants_key(queue: str) -> str:
     return f"{_TENANTS}{queue}"
 
 
-def bell_key(queue: str) -> str:
+def wakeup_key(queue: str) -> str:
     """Name the short list of tokens that wakes the workers of a queue."""
-    return f"{_BELL}{queue}"
+    return f"{_WAKEUP}{queue}"
 
 
 def consumers_key(queue: str) -> str:

@@ -135,8 +135,8 @@ def test_redis(system, name):
 
 
 KEYS = [
-    QUICK, keyspace.bell_key(QUICK), f"mutirao:poller:{QUICK}", keyspace.tenants_key(QUICK), keyspace.consumers_key(QUICK),
-    keyspace.LEASES, keyspace.SLOTS, keyspace.LINES, keyspace.WORKERS, keyspace.MODELS, keyspace.DEAD, keyspace.DEAD_INDEX,
+    QUICK, keyspace.wakeup_key(QUICK), f"mutirao:poller:{QUICK}", keyspace.tenants_key(QUICK), keyspace.consumers_key(QUICK),
+    keyspace.LEASES, keyspace.SLOTS, keyspace.LIST_COUNTS, keyspace.WORKERS, keyspace.MODELS, keyspace.DEAD, keyspace.DEAD_INDEX,
 ]  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_a_key_of_another_type(system, key):
         _served(client)
         with admin.pipeline() as at_once:
             at_once.delete(key)
-            at_once.hset(key, "x", "x") if key != keyspace.LINES else at_once.set(key, "x")
+            at_once.hset(key, "x", "x") if key != keyspace.LIST_COUNTS else at_once.set(key, "x")
             at_once.execute()
         for model in ("quick", "dear"):
             with contextlib.suppress(MutiraoError):

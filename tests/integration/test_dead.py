@@ -72,7 +72,7 @@ def test_a_replayed_request_is_as_it_was_first_sent(redis_server, client, operat
     client.submit("iris", [[3.0, 4.0]])
     assert operator.replay_ids([id]) == {id: None}
     assert _envelopes(redis)[-1] == sent
-    assert redis.llen(keyspace.bell_key("mutirao.iris")) >= 1
+    assert redis.llen(keyspace.wakeup_key("mutirao.iris")) >= 1
     raw, record = redis.get(keyspace.record_key(id)), client.job(id).record()
     assert (raw.startswith(b'{"status":"QUEUED","task_id":'), raw.endswith(b"}}")) == (True, True)
     assert list(json.loads(raw))[-1] == "job"
@@ -199,7 +199,7 @@ def test_results_elsewhere():
             broker.start()
             assert operator.replay_ids([job.id for job in jobs]) == {job.id: None for job in jobs}
             assert broker.client().lrange(LIST, 0, -1)[::-1] == envelopes
-            assert broker.client().llen(keyspace.bell_key("mutirao.iris")) >= 1
+            assert broker.client().llen(keyspace.wakeup_key("mutirao.iris")) >= 1
             assert jobs[0].record().state == "queued"
             assert not kept.exists(keyspace.DEAD, LIST)
         operator.close()

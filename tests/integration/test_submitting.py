@@ -111,10 +111,10 @@ def test_the_bell(unserved, redis_server):
     redis = redis_server.client()
     for count in (1, 2):
         unserved.submit_many("iris", np.ones((50, 4)))
-        assert redis.lrange(keyspace.bell_key("mutirao.iris"), 0, -1) == [b"1"] * count
+        assert redis.lrange(keyspace.wakeup_key("mutirao.iris"), 0, -1) == [b"1"] * count
     for _ in range(9):
         unserved.submit("iris", [ROW], priority="high")
-    assert redis.llen(keyspace.bell_key("mutirao.iris")) == 8
+    assert redis.llen(keyspace.wakeup_key("mutirao.iris")) == 8
 
 
 @pytest.mark.parametrize("many", [[ROW, ROW, [1.0, "a", 3.0, 4.0]], [ROW, ROW, [1.0]], np.array([ROW, ROW, ["x"] * 4])])

@@ -45,7 +45,7 @@ def test_a_producer_may_do_what_a_client_does(redis_server):
         for command in (
             ("RPOP", keyspace.queue_key("iris", 3)),
             ("HGETALL", keyspace.reserved_key("worker")),
-            ("BRPOP", keyspace.bell_key("mutirao.iris"), 1),
+            ("BRPOP", keyspace.wakeup_key("mutirao.iris"), 1),
             ("PUBLISH", "mutirao:other", "x"),
             ("HGETALL", keyspace.DEAD),
             ("LINDEX", keyspace.WEBHOOKS, 0),

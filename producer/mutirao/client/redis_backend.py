@@ -298,7 +298,7 @@ class RedisBackend(Backend):
 def _keys(model: str, priority: str, tenant: str) -> tuple[str, ...]:
     """Name the keys of the submit script: the list that requests go to, the bell, and all lists of who submits."""
     lists = [keyspace.queue_key(model, step, tenant) for step in keyspace.KOMBU_STEPS]
-    bell = keyspace.bell_key(keyspace.queue(model))
+    bell = keyspace.wakeup_key(keyspace.queue(model))
     return (keyspace.queue_key(model, keyspace.step(priority), tenant), bell, *lists)
 
 

@@ -175,7 +175,7 @@ def test_depths(worker, ask, redis):
     age(redis, held)
     worker("w2")
     assert ask.counted("iris", "forest", "dear") == whole
-    assert redis.hgetall(keyspace.LINES)
+    assert redis.hgetall(keyspace.LIST_COUNTS)
     for _ in range(6):
         reserve(worker("w3"), 1)
     assert ask.counted("iris", "dear") == {("iris", ""): (0, 0), ("dear", ""): (0, 0)}

@@ -10,7 +10,7 @@ from mutirao import keyspace
 pytestmark = brokers.redis_only
 
 # Keys that are written after something has been taken: counters, who consumes the second queue, its bell, its own list.
-LATER = [keyspace.LINES, keyspace.SLOTS, keyspace.consumers_key(OTHER), keyspace.bell_key(OTHER), OTHER]
+LATER = [keyspace.LIST_COUNTS, keyspace.SLOTS, keyspace.consumers_key(OTHER), keyspace.wakeup_key(OTHER), OTHER]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_what_a_lost_worker_held_is_there_once(worker, submit, redis, spoil):
     lost, other = worker("w1"), worker("w2")
     assert ids(reserve(lost)) == ["a", "b"]
     age(redis, lost)
-    mend = spoil(keyspace.LINES)
+    mend = spoil(keyspace.LIST_COUNTS)
     for _ in range(3):
         with pytest.raises(ResponseError):
             other.tend([QUEUE])

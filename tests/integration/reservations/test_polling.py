@@ -9,7 +9,7 @@ from mutirao import keyspace
 
 pytestmark = brokers.redis_only
 
-BELL = keyspace.bell_key(QUEUE)
+BELL = keyspace.wakeup_key(QUEUE)
 
 
 def poll(worker, *names, hold_ms=60_000):
@@ -29,7 +29,7 @@ def test_rings_for_nothing_else(redis, worker):
     redis.lpush(BELL, "1")
     redis.lpush(QUEUE, b"{}")
     assert poll(worker("w1"), QUEUE, "mutirao.forest") == [1, 1]
-    assert [redis.llen(BELL), redis.exists(keyspace.bell_key("mutirao.forest"))] == [1, 0]
+    assert [redis.llen(BELL), redis.exists(keyspace.wakeup_key("mutirao.forest"))] == [1, 0]
 
 
 def test_one_worker_polls(redis, worker):

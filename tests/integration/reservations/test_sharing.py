@@ -152,7 +152,7 @@ def test_work_is_found_among_tenants_alone(worker, send, redis):
     reserve(other, 0, free=1)
     assert held.idle([QUEUE]) == [1]
     send("a")
-    redis.delete(keyspace.bell_key(QUEUE))
+    redis.delete(keyspace.wakeup_key(QUEUE))
     assert held.waiting([QUEUE])
     assert held.idle([QUEUE]) == [0]
     assert reserve(held, 1, free=1).left == set()

@@ -112,10 +112,10 @@ def test_bells_are_bounded(worker, submit, redis):
         reserve(held, 1)
         submit(f"b{place}")
         held.give_back([], all_but=True)
-        assert redis.llen(keyspace.bell_key(QUEUE)) <= 8
+        assert redis.llen(keyspace.wakeup_key(QUEUE)) <= 8
     while reserve(held).left:
         pass
-    assert not redis.exists(keyspace.bell_key(QUEUE))
+    assert not redis.exists(keyspace.wakeup_key(QUEUE))
 
 
 def test_a_million_is_as_quick_as_a_hundred(worker, redis):

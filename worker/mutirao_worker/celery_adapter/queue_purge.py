@@ -48,8 +48,8 @@ def _taken(client: redis.Redis, key: str) -> list[bytes]:
     found: Any = client.rpop(key, TOGETHER)
     taken: list[bytes] = found or []
     if taken:
-        client.hincrby(keyspace.LINES, key, len(taken))
-        client.hdel(keyspace.LINES, f"rows {key}")
+        client.hincrby(keyspace.LIST_COUNTS, key, len(taken))
+        client.hdel(keyspace.LIST_COUNTS, f"rows {key}")
     return taken
 
 

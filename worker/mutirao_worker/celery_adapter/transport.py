@@ -82,8 +82,8 @@ class Channel(_Channel):  # type: ignore[misc]
         """Wake a worker of a queue; where Redis is full or away, the worker looks by itself before long."""
         with contextlib.suppress(self.ResponseError, *self.connection_errors), self.conn_or_acquire() as client:
             pipe = client.pipeline(transaction=False)
-            pipe.lpush(keyspace.bell_key(queue), "1")
-            pipe.ltrim(keyspace.bell_key(queue), 0, BELL_MAX - 1)
+            pipe.lpush(keyspace.wakeup_key(queue), "1")
+            pipe.ltrim(keyspace.wakeup_key(queue), 0, BELL_MAX - 1)
             pipe.execute()
 
     def _purge(self, queue: str) -> int:
@@ -159,7 +159,7 @@ class Channel(_Channel):  # type: ignore[misc]
         self._in_poll, self._asked_at = self.client.connection, time.monotonic()
         self._brpop_sent_at = None  # or kombu would drop a connection that it believes to be silent, by its own measure
         self._following = self.bells.following()
-        packed = Packer().pack("BRPOP", *map(keyspace.bell_key, names), LISTEN_S)
+        packed = Packer().pack("BRPOP", *map(keyspace.wakeup_key, names), LISTEN_S)
         self.client.connection.send_packed_command(packed if self._following is None else [*packed, self._following])
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -177,7 +177,7 @@ class Channel(_Channel):  # type: ignore[misc]
             self._in_poll = None
             self._flush_brpop_reauth()
         self.heard_at = time.monotonic()
-        queue = token[0].decode().removeprefix(keyspace.bell_key("")) if token else None
+        queue = token[0].decode().removeprefix(keyspace.wakeup_key("")) if token else None
         if following is None and queue is not None and not self.bells.wants(queue):
             self.ring(queue)  # it is for somebody who has room
             self.bells.refused(queue)

@@ -1,4 +1,4 @@
-"""The Lua scripts that Redis runs: each with what it begins with, and with the keyspace's names, which no script spells again."""
+"""The Lua scripts that Redis runs: each with its preludes, and with the names of the keyspace as local variables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from mutirao import keyspace
 
-# What each begins with.
+# The preludes of each.
 _PARTS: dict[str, tuple[str, ...]] = {
     "cancel_or_expire": ("_webhooks",),
     "dead_letters_purge": (),
@@ -22,7 +22,6 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "webhook_settle": (),
     "webhook_take": (),
     "withdraw_model": (),
-    # The engine's.
     **dict.fromkeys(
         (
             "commit",
@@ -39,7 +38,6 @@ _PARTS: dict[str, tuple[str, ...]] = {
         ("_lists", "_webhooks", "_records"),
     ),
 }
-# The names of the keyspace, as local variables of each script.
 _NAMES = "".join(
     f"local {name} = {value if isinstance(value, int) else chr(34) + value + chr(34)}\n"
     for name, value in keyspace.LUA_NAMES.items()
@@ -50,6 +48,7 @@ def _read(name: str) -> str:
     return files(__package__).joinpath(f"{name}.lua").read_text()
 
 
-SCRIPTS = {name: _NAMES + "".join(map(_read, (*parts, name))) for name, parts in _PARTS.items()}
-# Redis's own name for a script.
+_HEAD = _NAMES + _read("_clock")
+SCRIPTS = {name: _HEAD + "".join(map(_read, (*parts, name))) for name, parts in _PARTS.items()}
+# The SHA-1 by which Redis knows a script.
 DIGESTS = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}  # noqa: S324

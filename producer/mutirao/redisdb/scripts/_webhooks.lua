@@ -1,6 +1,6 @@
--- Prelude of the scripts that end jobs: who has a webhook is told by a task of Celery's, left in the very step that ends the job.
+-- Prelude of the scripts that end jobs: a job's webhook is delivered by a Celery task, which is queued in the step that ends the job.
 
-local function hook(document)
+local function push_webhook(document)
   if not string.find(document, '"webhook":"', 1, true) then
     return
   end

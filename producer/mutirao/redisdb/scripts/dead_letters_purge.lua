@@ -1,4 +1,4 @@
--- Remove dead letters for good, and the tensors that were kept beside them.
+-- Remove dead letters for good, and the offloaded tensors that were kept for them.
 -- KEYS[1]: the dead letters.  KEYS[2]: their index.  ARGV, 1 a letter: its id.
 -- Reply: 1 for each that was removed, 0 for each that was not there.
 -- Invariant: the tensors of a job that has not ended, sent under the same id meanwhile, stay.

@@ -1,19 +1,18 @@
--- Send dead letters again: each goes to the end of its queue under its own id, and its record says queued again.
+-- Replay dead letters: each goes to the end of its queue under its own id, and its record says queued again.
 -- KEYS[1]: the dead letters.  KEYS[2]: their index.
 -- ARGV[1]: "all", or "records" where queues are on another server: the caller then pushes what is in the reply.
 -- ARGV[2]: how long a finished record is kept, in seconds.  ARGV[3]: the new deadline, in seconds from now.
 -- ARGV, 1 a letter from ARGV[4]: its id.
--- Reply, an array a letter: {"replayed"} and, for "records", {"replayed", list key, envelope, letter, its place in the index,
+-- Reply, an array a letter: {"replayed"} and, for "records", {"replayed", list key, envelope, letter, its score in the index,
 --   the record as it was or false}; else {"gone"}, {"payload gone"}, or {the status of a job that has not failed}.
--- Invariant: a letter is taken out in the step that pushes it, so nothing is replayed twice, whoever asks, and how often.
--- Invariant: of records only a failed one is changed; the text layout is that of mutirao.wire.messages.JobRecord.
-local time = redis.call("TIME")
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-local kept = math.ceil(tonumber(ARGV[2]) + tonumber(ARGV[3]))
+-- Invariant: a letter is removed in the step that pushes it, so nothing is replayed twice.
+-- Invariant: only the record of a failed job is changed; its text layout is that of mutirao.wire.messages.JobRecord.
+local now = seconds()
+local kept_s = math.ceil(tonumber(ARGV[2]) + tonumber(ARGV[3]))
 local PRIORITIES = {["0"] = "high", ["3"] = "normal", ["6"] = "low"}
 
--- The base part of a record's job, with neither times nor history, and its history; where the record is gone, of the letter.
-local function base_of(document, letter)
+-- Return the base part of a record's job without times and history, and its history; made of the letter where the record is gone.
+local function job_base_of(document, letter)
   local job = string.match(document or "", '"job":({.*)}}$')
   if not job then
     local rows = string.match(letter.envelope, '"mutirao":%s*{"rows":%s*(%d+)') or "0"
@@ -22,8 +21,8 @@ local function base_of(document, letter)
     local owner = tenant ~= "" and ',"owner":"' .. tenant .. '"' or ""
     return string.format('{"model":%s,"rows":%s,"priority":"%s"%s', cjson.encode(letter.model), rows, priority, owner), ""
   end
-  local run = string.find(job, ',"started_at":', 1, true)
-  job = run and string.sub(job, 1, run - 1) or job
+  local run_at = string.find(job, ',"started_at":', 1, true)
+  job = run_at and string.sub(job, 1, run_at - 1) or job
   local before, history = string.match(job, '^(.*),"history":%[(.*)%]$')
   job = string.gsub(before or job, ',"queued_at":[%d%.]+', "", 1)
   job = string.gsub(job, ',"expires_at":[%d%.]+', "", 1)
@@ -31,20 +30,20 @@ local function base_of(document, letter)
   return job, history and history .. "," or ""
 end
 
-local function queued(id, document, letter)
-  local job, history = base_of(document, letter)
-  local line = ARGV[1] == "all" and string.format(',"line":%d',
-    redis.call("LLEN", letter.queue) + tonumber(redis.call("HGET", LINES, letter.queue) or 0)) or ""
+local function queued_record(id, document, letter)
+  local job, history = job_base_of(document, letter)
+  local number = ARGV[1] == "all" and string.format(',"line":%d',
+    redis.call("LLEN", letter.queue) + tonumber(redis.call("HGET", LIST_COUNTS, letter.queue) or 0)) or ""
   return string.format(
     '{"status":"QUEUED","task_id":"%s","result":null,"traceback":null,"date_done":null,"children":null,"job":'
       .. '%s,"queued_at":%.4f,"expires_at":%.4f%s,"history":[%s{"worker":%s,"at":%.4f,"how":%s},'
       .. '{"worker":"","at":%.4f,"how":"replayed"}]}}',
-    id, job, now, now + tonumber(ARGV[3]), line, history, cjson.encode(letter.worker), letter.at, cjson.encode(letter.reason), now
+    id, job, now, now + tonumber(ARGV[3]), number, history, cjson.encode(letter.worker), letter.at, cjson.encode(letter.reason), now
   )
 end
 
--- The envelope as it was first sent: no deliveries are counted, and a stock client's deadline, long past, does not end it.
-local function fresh(envelope)
+-- Return the envelope as it was first sent: deliveries count anew, and a stock client's deadline, which has passed, does not end it.
+local function as_first_sent(envelope)
   local before, after = string.match(envelope, '^(.-"headers":%s*{)"attempts":%d+,(.*)$')
   return (string.gsub(before and before .. after or envelope, '("expires":%s*)"[^"]*"', "%1null", 1))
 end
@@ -61,20 +60,20 @@ local function replay(id)
   if status and status ~= "FAILURE" then
     return {status}
   end
-  local beside = string.match(letter.envelope, '"mutirao":%s*{[^}]*"beside":%s*true')
-  if beside and redis.call("EXPIRE", payload, kept) == 0 then
+  local is_offloaded = string.match(letter.envelope, '"mutirao":%s*{[^}]*"beside":%s*true')
+  if is_offloaded and redis.call("EXPIRE", payload, kept_s) == 0 then
     return {"payload gone"}
   end
   local score = redis.call("ZSCORE", KEYS[2], id) or "0"
   redis.call("HDEL", KEYS[1], id)
   redis.call("ZREM", KEYS[2], id)
   if not string.find(letter.envelope, '"ignore_result":%s*true') then
-    redis.call("SETEX", key, kept, queued(id, document, letter))
+    redis.call("SETEX", key, kept_s, queued_record(id, document, letter))
   end
   if ARGV[1] == "records" then
-    return {"replayed", letter.queue, fresh(letter.envelope), raw, score, document}
+    return {"replayed", letter.queue, as_first_sent(letter.envelope), raw, score, document}
   end
-  put(letter.queue, fresh(letter.envelope))
+  enqueue(letter.queue, as_first_sent(letter.envelope))
   return {"replayed"}
 end
 

@@ -1,8 +1,8 @@
--- Take a worker's name off every list; where it still holds something, its lease lapses instead, and others adopt that at once.
+-- Remove a worker from every list. Where it still holds requests, its lease lapses instead, and other workers adopt them at once.
 -- KEYS[1]: the leases.  KEYS[2]: the workers' free slots.  KEYS[3]: the worker's reservations.
--- ARGV[1]: the worker.  ARGV, 1 a queue from ARGV[2]: what it consumed.
+-- ARGV[1]: the worker.  ARGV, 1 a queue from ARGV[2]: the queues that it consumed.
 -- Reply: 1 if it held nothing, 0 if its lease lapsed.
--- Invariant: whatever is reserved stands under a lease, lapsed or not: without one nobody would look for it.
+-- Invariant: every reservation stands under a lease, lapsed or not: without one no worker would look for it.
 redis.call("HDEL", KEYS[2], ARGV[1])
 for i = 2, #ARGV do
   redis.call("SREM", CONSUMERS .. ARGV[i], ARGV[1])

@@ -1,14 +1,13 @@
--- Announce a worker and the models it knows; forget workers that have been silent for five minutes.
+-- Announce a worker and the models it knows; remove workers that have been silent for five minutes.
 -- KEYS[1]: the models.  KEYS[2]: the workers.
--- ARGV[1]: the worker's own name: no other process has it.  ARGV[2]: its JSON without its last brace.  ARGV, 2 a model from ARGV[3]: its name, its JSON without
---   its last brace.
+-- ARGV[1]: the worker's own name, which no other process has.  ARGV[2]: its JSON without its last brace.
+-- ARGV, 2 a model from ARGV[3]: its name, its JSON without its last brace.
 -- Reply: OK.
--- What is kept of a model is the word of one that serves it, as long as there is one: a worker that cannot says so of itself alone.
--- Of differing copies that which is shown stays, as long as another worker serves it: what the catalogue shows does not go back and forth.
-local time = redis.call("TIME")
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+-- Invariant: as long as a worker serves a model, its announcement stays; one that fails to load it says so of itself alone.
+-- Invariant: of copies that differ the one shown stays as long as another worker serves it: the catalogue does not go back and forth.
+local now = seconds()
 local served = {}
-redis.call("DEL", NOTHING)  -- over its maxmemory Redis lets a script go on whose first write needs no memory
+redis.call("DEL", NOTHING)  -- as allow_when_full of _records.lua
 local workers = redis.call("HGETALL", KEYS[2])
 for at = 1, #workers, 2 do
   local ok, worker = pcall(cjson.decode, workers[at + 1])
@@ -24,10 +23,10 @@ end
 local failing = cjson.decode(ARGV[2] .. "}").failing or {}
 for at = 3, #ARGV, 2 do
   local name, others = ARGV[at], served[ARGV[at]]
-  local shown = others and redis.call("HGET", KEYS[1], name)
-  local copy = shown and string.match(shown, '"digest":"(%x+)"')
-  local differs = copy and copy ~= string.match(ARGV[at + 1], '"digest":"(%x+)"')
-  if not (others and (failing[name] or (differs and others[copy]))) then
+  local shown_model = others and redis.call("HGET", KEYS[1], name)
+  local shown_digest = shown_model and string.match(shown_model, '"digest":"(%x+)"')
+  local differs = shown_digest and shown_digest ~= string.match(ARGV[at + 1], '"digest":"(%x+)"')
+  if not (others and (failing[name] or (differs and others[shown_digest]))) then
     redis.call("HSET", KEYS[1], ARGV[at], string.format('%s,"seen_at":%.4f}', ARGV[at + 1], now))
   end
 end

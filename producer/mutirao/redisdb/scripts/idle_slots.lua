@@ -1,8 +1,8 @@
--- Tell how many slots of other live workers are free while nothing waits in a queue.
+-- Count the free slots of other live workers that serve a queue in which nothing waits.
 -- KEYS[1]: the leases.  KEYS[2]: the workers' free slots.
--- ARGV[1]: the worker that asks.  ARGV[2]: the separator of kombu's priority steps.
+-- ARGV[1]: the calling worker.  ARGV[2]: the separator of kombu's priority steps.
 -- ARGV, 1 a queue from ARGV[3]: its name.
--- Reply: {free slots, ...}.
+-- Reply: {free slots, ...}, one a queue; 0 where something waits.
 -- Invariant: nothing is changed.
 local now, reply = seconds(), {}
 for at = 3, #ARGV do

@@ -1,8 +1,9 @@
--- Say of requests that they run, for those who poll.
--- ARGV[1]: how long a record without a deadline is kept.  ARGV[2]: the model.  ARGV[3]: the run, as in commit.lua.
+-- Write in the records of requests that they run, for clients that poll.
+-- ARGV[1]: how long a record without a deadline is kept, in seconds.  ARGV[2]: the model.  ARGV[3]: the run, as in commit.lua.
 -- ARGV, 1 a request from ARGV[4]: its id.
 -- Reply: OK.
-though_full()
+-- Invariant: a record that has ended never changes.
+allow_when_full()
 for at = 4, #ARGV do
   local id = ARGV[at]
   local key = RECORD .. id

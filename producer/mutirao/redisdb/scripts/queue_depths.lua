@@ -1,11 +1,10 @@
--- Tell what waits in queues: how many requests and rows in each line, and what the oldest is.
--- ARGV[1]: the separator of kombu's priority steps.  ARGV[2]: what a record's key begins with.  ARGV, 1 a queue from ARGV[3]: its name.
+-- Count what waits in queues: requests and rows of each tenant, and since when the oldest waits.
+-- ARGV[1]: the separator of kombu's priority steps.  ARGV[2]: the prefix of a record's key.  ARGV, 1 a queue from ARGV[3]: its name.
 -- Reply: {now, {queue, tenant ("" for the stock lists), requests, rows, {when the request at a list's head was queued ("" where
 --   no record says), its id, ...}, {rows of each priority step, the most urgent first}}, ...}; the stock lists of every queue, and
 --   each tenant that waits in it.
 -- Invariant: nothing is changed.
-local time = redis.call("TIME")
-local reply = {time[1] .. "." .. string.format("%06d", time[2])}
+local reply = {string.format("%.6f", seconds())}
 
 local function head_of(key)
   local envelope = redis.call("LINDEX", key, -1)
@@ -14,7 +13,7 @@ local function head_of(key)
   return document and string.match(document, '.*"job":{.-"queued_at":([%d%.]+)') or "", id
 end
 
-local function told(queue, tenant)
+local function add_counts(queue, tenant)
   local requests, rows, heads, steps = 0, 0, {}, {}
   for _, step in ipairs({"0", "3", "6", "9"}) do
     local key = (tenant ~= "" or step ~= "0") and queue .. ARGV[1] .. step or queue
@@ -23,7 +22,7 @@ local function told(queue, tenant)
     steps[#steps + 1] = length
     if length > 0 then
       requests = requests + length
-      steps[#steps] = length + math.max(0, tonumber(redis.call("HGET", LINES, "rows " .. key) or 0))
+      steps[#steps] = length + math.max(0, tonumber(redis.call("HGET", LIST_COUNTS, "rows " .. key) or 0))
       heads[#heads + 1], heads[#heads + 2] = head_of(key)
     end
   end
@@ -34,10 +33,10 @@ local function told(queue, tenant)
 end
 
 for at = 3, #ARGV do
-  told(ARGV[at], "")
+  add_counts(ARGV[at], "")
   for _, tenant in ipairs(redis.call("ZRANGE", TENANTS .. ARGV[at], 0, -1)) do
     if tenant ~= "" then
-      told(ARGV[at], tenant)
+      add_counts(ARGV[at], tenant)
     end
   end
 end

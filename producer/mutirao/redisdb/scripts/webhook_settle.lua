@@ -1,15 +1,14 @@
--- End a try: the delivery is done, waits for another try, or becomes a dead letter.
--- KEYS[1]: those that are held or wait for another try, by when.  KEYS[2]: the dead letters' index.
--- ARGV[1]: the delivery.  ARGV[2]: the delivery as it waits for another try, "" for none.  ARGV[3]: in how many seconds.
+-- End one attempt of a webhook delivery: it is done, waits for another attempt, or becomes a dead letter.
+-- KEYS[1]: the deliveries that are held or wait for another attempt, by when.  KEYS[2]: the dead letters' index.
+-- ARGV[1]: the delivery.  ARGV[2]: the delivery as it waits for another attempt, "" for none.  ARGV[3]: in how many seconds.
 -- ARGV[4]: the dead letter's id.  ARGV[5]: the dead letter, "" for none.  ARGV[6]: how many dead letters are kept.
--- ARGV[7]: the dead letters' hash, no key of the call's: whoever runs this may write it, and not read it.
--- Reply: 1, or 0 where the delivery was not held any more: it is another's, or has ended.
--- Invariant: what is not held is changed by nobody, so no delivery waits twice.
+-- ARGV[7]: the dead letters' hash, which is not among KEYS: the Redis user of webhooks may write it, and not read it.
+-- Reply: 1, or 0 where the delivery was not held any more: it is another process's, or has ended.
+-- Invariant: a delivery that is not held is not changed, so none waits twice.
 if redis.call("ZREM", KEYS[1], ARGV[1]) == 0 then
   return 0
 end
-local time = redis.call("TIME")
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local now = seconds()
 if ARGV[2] ~= "" then
   redis.call("ZADD", KEYS[1], now + tonumber(ARGV[3]), ARGV[2])
 end

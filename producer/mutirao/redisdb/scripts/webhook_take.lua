@@ -1,13 +1,12 @@
--- Take deliveries, half of them new ones where there are enough of either kind, and hold them for a while.
--- KEYS[1]: the list of those that were never tried.  KEYS[2]: those that are held or wait for another try, by when.
--- ARGV[1]: how many.  ARGV[2]: for how many seconds they are held.  ARGV, 1 a delivery from ARGV[3]: held already, and still on its way.
+-- Take webhook deliveries, half of them new ones where there are enough of either kind, and hold them for a while.
+-- KEYS[1]: the list of deliveries that were never tried.  KEYS[2]: those that are held or wait for another attempt, by when.
+-- ARGV[1]: the most to take.  ARGV[2]: for how many seconds they are held.  ARGV, 1 a delivery from ARGV[3]: already held, and still running.
 -- Reply: the deliveries.
--- Invariant: a delivery is always in exactly one of the two; one that is held by a process that died is taken again when its time is up.
-local time = redis.call("TIME")
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-local room, till = tonumber(ARGV[1]), now + tonumber(ARGV[2])
+-- Invariant: a delivery is always in exactly one of the two; one held by a process that died is taken again when its time is up.
+local now = seconds()
+local room, held_until = tonumber(ARGV[1]), now + tonumber(ARGV[2])
 for at = 3, #ARGV do
-  redis.call("ZADD", KEYS[2], "XX", till, ARGV[at])
+  redis.call("ZADD", KEYS[2], "XX", held_until, ARGV[at])
 end
 if room < 1 then
   return {}
@@ -18,6 +17,6 @@ for at = 1, math.min(#due, room - #reply) do
   reply[#reply + 1] = due[at]
 end
 for _, envelope in ipairs(reply) do
-  redis.call("ZADD", KEYS[2], till, envelope)
+  redis.call("ZADD", KEYS[2], held_until, envelope)
 end
 return reply

@@ -1,15 +1,14 @@
--- Take models off the catalogue, those that no live worker has in its repository.
+-- Remove models from the catalogue that no live worker has in its repository.
 -- KEYS[1]: the models.  KEYS[2]: the workers.  KEYS[3]: the leases.
--- ARGV[1]: "now", or "old" for those only that nobody has announced for a day and for which nothing waits.
+-- ARGV[1]: "now", or "old" for those only that no worker has announced for a day and for which nothing waits.
 -- ARGV[2]: the separator of kombu's priority steps.  ARGV, 1 a model from ARGV[3]: its name.
 -- Reply, an array a model: {"withdrawn"}, {"unknown"}, {"kept", the names of the live workers that have it, ...}.
--- Invariant: a model that a live worker has stays, whoever asks.
+-- Invariant: a model that a live worker has stays.
 local DAY_S = 86400
-local time = redis.call("TIME")
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local now = seconds()
 
--- A worker of an earlier version does not tell its repository: it has what it serves.
-local function has(worker, name)
+-- Return whether a worker has a model. A worker of an earlier version does not announce its repository: it has what it serves.
+local function has_in_repository(worker, name)
   if type(worker.repository) ~= "table" then
     return (worker.models or {})[name] ~= nil
   end
@@ -49,19 +48,19 @@ end
 local reply = {}
 for at = 3, #ARGV do
   local name = ARGV[at]
-  local info, said = redis.call("HGET", KEYS[1], name), {"unknown"}
+  local info, answer = redis.call("HGET", KEYS[1], name), {"unknown"}
   if info then
-    said = {"kept"}
+    answer = {"kept"}
     for _, worker in ipairs(alive) do
-      if has(worker, name) then
-        said[#said + 1] = worker.name
+      if has_in_repository(worker, name) then
+        answer[#answer + 1] = worker.name
       end
     end
-    if #said == 1 and (ARGV[1] == "now" or is_old(name, info)) then
+    if #answer == 1 and (ARGV[1] == "now" or is_old(name, info)) then
       redis.call("HDEL", KEYS[1], name)
-      said = {"withdrawn"}
+      answer = {"withdrawn"}
     end
   end
-  reply[#reply + 1] = said
+  reply[#reply + 1] = answer
 end
 return reply
