@@ -103,7 +103,7 @@ class WorkerProcess:
     def wait_ready(self) -> None:
         """Wait until the worker is among the live ones."""
         given = self._settings
-        with connect(given.result_url if given.foreign else given.broker_url, given) as client:
+        with connect(given.result_url if given.uses_amqp else given.broker_url, given) as client:
             waiting.until(
                 lambda: self._announced(client) or self.process.poll() is not None, timeout_s=READY_S, what=self._said
             )

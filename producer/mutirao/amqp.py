@@ -50,7 +50,7 @@ class Publisher:
         self._settings = settings
         self._kombu = _kombu(settings)
         self._lock = Lock()
-        self._line: _ConfirmChannel | None = None
+        self._confirms: _ConfirmChannel | None = None
 
     def publish(self, queue: str, limit: int, envelopes: Sequence[bytes]) -> Published:
         """Publish messages to a queue, in order; none of them where more than `limit` would wait.
@@ -62,14 +62,14 @@ class Publisher:
             depth = self._depth(queue)
             if depth + len(envelopes) > limit:
                 return Published(depth, frozenset())
-            assert self._line is not None
+            assert self._confirms is not None
             try:
-                self._line.send(queue, envelopes)
-            except self._line.errors as exc:
-                accepted = self._line.accepted()
+                self._confirms.send(queue, envelopes)
+            except self._confirms.errors as exc:
+                accepted = self._confirms.accepted()
                 self._drop()
                 return Published(depth, accepted, self._unavailable(exc))
-            accepted = self._line.accepted()
+            accepted = self._confirms.accepted()
             refused = len(accepted) < len(envelopes)
             return Published(depth, accepted, self._unavailable("it refused messages") if refused else None)
 
@@ -80,16 +80,16 @@ class Publisher:
 
     def _depth(self, queue: str) -> int:
         """Declare a queue as workers do; a connection that broke while nobody used it is opened again."""
-        if self._line is not None and self._line.pid != os.getpid():
-            self._line = None  # it is the parent's
-        kept = self._line is not None
+        if self._confirms is not None and self._confirms.pid != os.getpid():
+            self._confirms = None  # it is the parent's
+        kept = self._confirms is not None
         while True:
             try:
-                if self._line is None:
-                    self._line = _ConfirmChannel(self._kombu, self._settings)
+                if self._confirms is None:
+                    self._confirms = _ConfirmChannel(self._kombu, self._settings)
                     # A client that nobody closes ends with the process, or with its last reference, without a word.
-                    weakref.finalize(self, self._line.close)
-                return self._line.declare(queue)
+                    weakref.finalize(self, self._confirms.close)
+                return self._confirms.declare(queue)
             except _errors(self._kombu) as exc:
                 self._drop()
                 if not kept:
@@ -97,9 +97,9 @@ class Publisher:
                 kept = False
 
     def _drop(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.close()
+        confirms, self._confirms = self._confirms, None
+        if confirms is not None:
+            confirms.close()
 
     def _unavailable(self, reason: Exception | str) -> errors.BrokerUnavailable:
         url = without_password(self._settings.broker_url)
@@ -127,8 +127,8 @@ class _ConfirmChannel:
         except self.errors:
             self.close()
             raise
-        self._channel.events["basic_ack"].add(self._acked)
-        self._channel.events["basic_nack"].add(self._nacked)
+        self._channel.events["basic_ack"].add(self._on_ack)
+        self._channel.events["basic_nack"].add(self._on_nack)
         self._sent = 0
         self._first = 1
         self._waiting: dict[int, None] = {}
@@ -176,16 +176,16 @@ class _ConfirmChannel:
             properties=properties,
         )
 
-    def _acked(self, tag: int, multiple: bool) -> None:
-        for each in self._told(tag, multiple):
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        for each in self._tags(tag, multiple):
             self._waiting.pop(each, None)
 
-    def _nacked(self, tag: int, multiple: bool) -> None:
-        for each in self._told(tag, multiple):
+    def _on_nack(self, tag: int, multiple: bool) -> None:
+        for each in self._tags(tag, multiple):
             self._waiting.pop(each, None)
             self._refused.add(each)
 
-    def _told(self, tag: int, multiple: bool) -> list[int]:
+    def _tags(self, tag: int, multiple: bool) -> list[int]:
         return list(itertools.takewhile(lambda each: each <= tag, self._waiting)) if multiple else [tag]
 
 

@@ -87,7 +87,7 @@ class AddedKey(NamedTuple):
 
 
 # Whom unknown ids are compared with; no secret is known to have this digest.
-_NOBODY = ApiKey(id="", digest=secrets.token_hex(32), tenant="", scopes=())
+_NO_KEY = ApiKey(id="", digest=secrets.token_hex(32), tenant="", scopes=())
 
 
 class ApiKeys:
@@ -95,7 +95,7 @@ class ApiKeys:
 
     def __init__(self, settings: Settings) -> None:
         """Take the settings."""
-        self._side: Database = "results" if settings.split else "broker"
+        self._database: Database = "results" if settings.separate_results else "broker"
 
     def add(
         self, tenant: str, *, scopes: Sequence[str] = SCOPES, limits: KeyLimits | None = None, note: str = ""
@@ -115,17 +115,17 @@ class ApiKeys:
             created_at=(yield from self._now()),
             note=_note(note),
         )
-        yield Command(self._side, "HSET", (keyspace.KEYS,), (id, msgspec.json.encode(key)))
+        yield Command(self._database, "HSET", (keyspace.KEYS,), (id, msgspec.json.encode(key)))
         return AddedKey(key, f"mutirao_{id}_{secret}")
 
     def all(self) -> Operation[dict[str, ApiKey]]:
         """Read every key by its id, revoked ones too."""
-        found = yield Command(self._side, "HGETALL", (keyspace.KEYS,))
-        return {id.decode(): read(id.decode(), raw) for id, raw in found.items()}
+        found = yield Command(self._database, "HGETALL", (keyspace.KEYS,))
+        return {id.decode(): key_from_json(id.decode(), raw) for id, raw in found.items()}
 
     def any(self) -> Operation[bool]:
         """Whether there is any key, a revoked one too."""
-        return bool((yield Command(self._side, "EXISTS", (keyspace.KEYS,))))
+        return bool((yield Command(self._database, "EXISTS", (keyspace.KEYS,))))
 
     def find(self, id: str) -> Operation[ApiKey]:
         """Read one key, by its id or by its token: who finds a token somewhere may revoke it as it is.
@@ -133,12 +133,12 @@ class ApiKeys:
         Raises:
             KeyNotFound: there is none.
         """
-        id = _public(id)
-        raw = yield Command(self._side, "HGET", (keyspace.KEYS,), (id,))
+        id = _id_in(id)
+        raw = yield Command(self._database, "HGET", (keyspace.KEYS,), (id,))
         if raw is None:
             text = f"there is no API key {id!r}: mutirao keys list shows all there are, also revoked ones"
             raise errors.KeyNotFound(text, id=id)
-        return read(id, raw)
+        return key_from_json(id, raw)
 
     def revoke(self, id: str) -> Operation[ApiKey]:
         """Have a key refused from now on; it stays listed, and a revoked one stays as it is.
@@ -159,7 +159,7 @@ class ApiKeys:
             raise
         if key.revoked_at is None:
             key = msgspec.structs.replace(key, revoked_at=(yield from self._now()))
-            yield Command(self._side, "HSET", (keyspace.KEYS,), (key.id, msgspec.json.encode(key)))
+            yield Command(self._database, "HSET", (keyspace.KEYS,), (key.id, msgspec.json.encode(key)))
         return key
 
     def clear(self) -> Operation[int]:
@@ -173,11 +173,11 @@ class ApiKeys:
             text = f"API key {good[0]!r} is good: revoke every key first, with mutirao keys revoke {' '.join(good)}"
             raise errors.InvalidRequest(text, reason="good keys")
         if found:
-            yield Command(self._side, "HDEL", (keyspace.KEYS,), tuple(found))
+            yield Command(self._database, "HDEL", (keyspace.KEYS,), tuple(found))
         return len(found)
 
     def _now(self) -> Operation[float]:
-        seconds, micros = yield Command(self._side, "TIME")
+        seconds, micros = yield Command(self._database, "TIME")
         return int(seconds) + int(micros) / 1e6
 
 
@@ -188,16 +188,16 @@ def refuses_all(found: Sequence[ApiKey]) -> str:
     return "every key is revoked, so the gateway lets nobody in: make one with mutirao keys add TENANT, or open it to this machine again with mutirao keys clear and a restart of the gateway"
 
 
-def find(known: Mapping[str, ApiKey], token: str) -> ApiKey | None:
+def find_by_token(known: Mapping[str, ApiKey], token: str) -> ApiKey | None:
     """Find the key that a token is of, revoked or not; None where it is of none.
 
     Whatever is wrong with the token, the same is done: one hash, one comparison that takes as long for any two digests.
     """
     match = _TOKEN.fullmatch(token)
     id, secret = match.groups() if match else ("", token)
-    key = known.get(id, _NOBODY)
+    key = known.get(id, _NO_KEY)
     same = hmac.compare_digest(_digest(secret).encode(), key.digest.encode())
-    return key if same and key is not _NOBODY else None
+    return key if same and key is not _NO_KEY else None
 
 
 def allows(scopes: Sequence[str], verb: str, model: str = "") -> bool:
@@ -223,7 +223,7 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
-def read(id: str, raw: bytes) -> ApiKey:
+def key_from_json(id: str, raw: bytes) -> ApiKey:
     """Read a key; one that cannot be read is there nevertheless, and refused."""
     try:
         return msgspec.json.decode(raw, type=ApiKey)
@@ -252,6 +252,6 @@ def _refused(name: str, value: Any, rule: str) -> errors.InvalidRequest:
     return errors.InvalidRequest(f"{name} {value!r} is not allowed: {rule}", reason=f"{name} not allowed")
 
 
-def _public(text: str) -> str:
+def _id_in(text: str) -> str:
     """Return the id in a token, or in a part of one; nothing behind it may be shown."""
     return text.removeprefix("mutirao_").partition("_")[0]

@@ -62,13 +62,13 @@ class DeadLetter(msgspec.Struct, frozen=True):
     @property
     def summary(self) -> str | None:
         """The request's shape, as our own client wrote it; a stock client's text may hold values, so there it is None."""
-        found = self._opened()
+        found = self._read_envelope()
         return found.headers.argsrepr if found is not None and found.headers.mutirao else None
 
     @property
     def is_offloaded(self) -> bool:
         """Whether its tensors are kept under a key of their own."""
-        found = self._opened()
+        found = self._read_envelope()
         return bool(found is not None and found.headers.mutirao and found.headers.mutirao.offloaded)
 
     @property
@@ -87,7 +87,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
         Raises:
             InvalidRequest: it is not readable.
         """
-        found = self._opened()
+        found = self._read_envelope()
         if found is None:
             raise errors.InvalidRequest(f"dead letter {self.id!r} is no task message: its text is in its envelope")
         try:
@@ -98,14 +98,14 @@ class DeadLetter(msgspec.Struct, frozen=True):
                 else msgspec.json.decode(body)
             )[0][1]
             request = messages.read_request(given)
-            if raw is not None and binary_codec.is_beside(request):
+            if raw is not None and binary_codec.is_offloaded(request):
                 request = binary_codec.request_with(request, raw)
             return {tensor.name: tensors.decode(tensor) if tensor.datatype else untyped.natural(tensor.name, tensor.data)
                     for tensor in request.inputs}  # fmt: skip
         except (errors.MutiraoError, msgspec.DecodeError, binascii.Error, ValueError, TypeError, LookupError) as exc:
             raise errors.InvalidRequest(f"the request in dead letter {self.id!r} cannot be read: {exc}") from exc
 
-    def _opened(self) -> Envelope | None:
+    def _read_envelope(self) -> Envelope | None:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return msgspec.json.decode(self.envelope, type=Envelope)
         return None
@@ -117,18 +117,18 @@ class DeadLetters:
     def __init__(self, settings: Settings) -> None:
         """Take the settings."""
         self._settings = settings
-        self._side: Database = "results" if settings.split else "broker"
+        self._database: Database = "results" if settings.separate_results else "broker"
 
     def ids(self) -> Operation[list[str]]:
         """List every letter's id, the oldest first."""
-        found = yield Command(self._side, "ZRANGE", (keyspace.DEAD_INDEX,), (0, -1))
+        found = yield Command(self._database, "ZRANGE", (keyspace.DEAD_INDEX,), (0, -1))
         return [id.decode() for id in found]
 
     def letters(self, ids: Sequence[str]) -> Operation[list[DeadLetter | None]]:
         """Read letters; None for each that is not there."""
         found: list[DeadLetter | None] = []
-        for some in _pieces(ids, READ_MAX):
-            raws = yield Command(self._side, "HMGET", (keyspace.DEAD,), tuple(some))
+        for chunk in _chunks(ids, READ_MAX):
+            raws = yield Command(self._database, "HMGET", (keyspace.DEAD,), tuple(chunk))
             found += [raw and letter_from_json(raw) for raw in raws]
         return found
 
@@ -140,7 +140,7 @@ class DeadLetters:
         """
         (letter,) = yield from self.letters([id])
         if letter is None:
-            raise missing(id)
+            raise letter_not_found(id)
         return letter
 
     def matching(
@@ -148,10 +148,10 @@ class DeadLetters:
     ) -> Operation[list[DeadLetter]]:
         """Read those letters among `ids` that are of a model and have a reason, `most` of them at most."""
         found: list[DeadLetter] = []
-        for some in _pieces(ids, READ_MAX):
+        for chunk in _chunks(ids, READ_MAX):
             found += [
                 letter
-                for letter in (yield from self.letters(some))
+                for letter in (yield from self.letters(chunk))
                 if letter is not None and model in {None, letter.model} and reason in {None, letter.reason}
             ]
             if most is not None and len(found) >= most:
@@ -162,7 +162,7 @@ class DeadLetters:
         """Read the tensors that lie beside a letter; None where there are none, or none any more."""
         raw: bytes | None = None
         if letter.is_offloaded:
-            raw = yield Command(self._side, "GET", (keyspace.payload_key(letter.id, "in"),))
+            raw = yield Command(self._database, "GET", (keyspace.payload_key(letter.id, "in"),))
         return raw
 
     def replay(self, letters: Sequence[DeadLetter]) -> Operation[dict[str, errors.MutiraoError | None]]:
@@ -174,25 +174,29 @@ class DeadLetters:
         Raises:
             BrokerUnavailable: Redis did not answer; letters that could not be pushed to another server are put back.
         """
-        said: dict[str, errors.MutiraoError | None] = {
-            letter.id: None if letter.replayable else _no_request(letter) for letter in letters
+        outcomes: dict[str, errors.MutiraoError | None] = {
+            letter.id: None if letter.replayable else _not_a_request(letter) for letter in letters
         }
-        for some in _pieces([id for id, why in said.items() if why is None], WRITE_MAX):
-            mode = "records" if self._settings.split else "all"
-            args = (mode, self._settings.result_ttl_s, self._settings.expires_s, *some)
-            replies = yield Command(self._side, "dead_letters_replay", (keyspace.DEAD, keyspace.DEAD_INDEX), args)
-            said.update({id: _why(id, reply[0].decode()) for id, reply in zip(some, replies, strict=True)})
-            if self._settings.split:
-                sent = [(id, reply) for id, reply in zip(some, replies, strict=True) if said[id] is None]
+        for chunk in _chunks([id for id, why in outcomes.items() if why is None], WRITE_MAX):
+            mode = "records" if self._settings.separate_results else "all"
+            args = (mode, self._settings.result_ttl_s, self._settings.expires_s, *chunk)
+            replies = yield Command(self._database, "dead_letters_replay", (keyspace.DEAD, keyspace.DEAD_INDEX), args)
+            outcomes.update(
+                {id: _replay_error(id, reply[0].decode()) for id, reply in zip(chunk, replies, strict=True)}
+            )
+            if self._settings.separate_results:
+                sent = [(id, reply) for id, reply in zip(chunk, replies, strict=True) if outcomes[id] is None]
                 yield from self._push(sent)
-        return said
+        return outcomes
 
     def purge(self, ids: Sequence[str]) -> Operation[list[str]]:
         """Remove letters for good; the jobs' records stay as they are. Returns those that were there."""
         removed = []
-        for some in _pieces(ids, WRITE_MAX):
-            replies = yield Command(self._side, "dead_letters_purge", (keyspace.DEAD, keyspace.DEAD_INDEX), tuple(some))
-            removed += [id for id, reply in zip(some, replies, strict=True) if reply]
+        for chunk in _chunks(ids, WRITE_MAX):
+            replies = yield Command(
+                self._database, "dead_letters_purge", (keyspace.DEAD, keyspace.DEAD_INDEX), tuple(chunk)
+            )
+            removed += [id for id, reply in zip(chunk, replies, strict=True) if reply]
         return removed
 
     def _push(self, sent: Sequence[tuple[str, Any]]) -> Operation[None]:
@@ -202,7 +206,7 @@ class DeadLetters:
                 if key.decode() == keyspace.WEBHOOKS:  # these are where letters are
                     yield Command("results", "LPUSH", (keyspace.WEBHOOKS,), (envelope,))
                     continue
-                if self._settings.foreign:
+                if self._settings.uses_amqp:
                     yield from self._publish(key, envelope)
                     continue
                 yield Command("broker", "push", (key.decode(),), (envelope,))
@@ -232,15 +236,15 @@ def letter_from_json(raw: bytes) -> DeadLetter:
     return msgspec.json.decode(raw.decode(errors="replace"), type=DeadLetter)
 
 
-def check_version(letters: Iterable[DeadLetter], known: Registry, version: str) -> None:
+def check_version(letters: Iterable[DeadLetter], registry: Registry, version: str) -> None:
     """Make sure that every letter's model is served in this version, by all workers that serve it.
 
     Raises:
         NotReplayable: it is not; the text names both versions and what to do.
     """
     for model in sorted({letter.model for letter in letters}):
-        info = known.models.get(model)
-        served = {worker.models[model] for worker in known.serving(model)} | ({info.version} if info else set())
+        info = registry.models.get(model)
+        served = {worker.models[model] for worker in registry.serving(model)} | ({info.version} if info else set())
         if served == {version}:
             continue
         others = " and ".join(sorted(served - {version}))
@@ -253,26 +257,26 @@ def check_version(letters: Iterable[DeadLetter], known: Registry, version: str) 
         raise errors.NotReplayable(f"nothing was replayed to version {version} of model {model!r}: {text}; {remedy}")
 
 
-def missing(id: str) -> errors.JobNotFound:
+def letter_not_found(id: str) -> errors.JobNotFound:
     """Build the error for an id without a letter."""
     text = f"there is no dead letter {id!r}: it was replayed or purged, or never was; mutirao dead list shows all there are"
     return errors.JobNotFound(text, id=id)
 
 
-def _no_request(letter: DeadLetter) -> errors.NotReplayable:
+def _not_a_request(letter: DeadLetter) -> errors.NotReplayable:
     text = f"dead letter {letter.id!r} is no request ({letter.reason}), so it cannot be replayed: look at it with mutirao dead show {letter.id} --payload, or remove it with mutirao dead purge {letter.id}"
     return errors.NotReplayable(text, id=letter.id)
 
 
-def _why(id: str, said: str) -> errors.MutiraoError | None:
-    if said == "replayed":
+def _replay_error(id: str, outcomes: str) -> errors.MutiraoError | None:
+    if outcomes == "replayed":
         return None
-    if said == "gone":
-        return missing(id)
-    if said == "payload gone":
+    if outcomes == "gone":
+        return letter_not_found(id)
+    if outcomes == "payload gone":
         text = f"dead letter {id!r} cannot be replayed: its tensors, which lay beside it, are gone; submit the request again, and remove the letter with mutirao dead purge {id}"
         return errors.NotReplayable(text, id=id)
-    state = messages.JobRecord(status=said, task_id=id).state
+    state = messages.JobRecord(status=outcomes, task_id=id).state
     state = {"queued": "is queued again", "running": "is running", "succeeded": "has succeeded since"}.get(
         state, "was cancelled or has expired"
     )
@@ -281,5 +285,5 @@ def _why(id: str, said: str) -> errors.MutiraoError | None:
     )
 
 
-def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[first : first + size] for first in range(0, len(items), size))

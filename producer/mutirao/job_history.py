@@ -15,8 +15,8 @@ from mutirao.redisdb.failure import denied
 from mutirao.wire.messages import History, JobRecord
 
 # How far from its head a queue is searched; a script looks at one piece of it while Redis runs nothing else.
-SEARCHED = 10_000
-PIECE = 500
+SEARCH_MAX = 10_000
+SEARCH_CHUNK = 500
 
 
 class JobStep(NamedTuple):
@@ -24,13 +24,13 @@ class JobStep(NamedTuple):
 
     Attributes:
         at: when, in seconds since the epoch by Redis's clock.
-        what: its name.
-        says: the rest of the sentence.
+        name: what happened, in a word.
+        text: the rest of the sentence.
     """
 
     at: float
-    what: str
-    says: str
+    name: str
+    text: str
 
 
 class QueuedAt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,7 +81,7 @@ class JobHistory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # How an attempt ended that was not the last.
-_TRIED = {
+_RETRIED = {
     "process died": "its process died",
     "time limit": "it ran past its time limit among others",
     "terminated": "its process was ended",
@@ -90,53 +90,53 @@ _TRIED = {
 
 def steps(record: JobRecord) -> list[JobStep]:
     """Tell the steps of a job in order; a worker knows Redis's clock to a millisecond or so, so none is shown before the last."""
-    told: list[JobStep] = []
-    for moment in _moments(record):
-        told.append(moment._replace(at=max(moment.at, told[-1].at if told else 0.0)))
-    return told
+    ordered: list[JobStep] = []
+    for step in _steps(record):
+        ordered.append(step._replace(at=max(step.at, ordered[-1].at if ordered else 0.0)))
+    return ordered
 
 
-def read_history(core: RedisBackend, id: str) -> Operation[JobHistory]:
+def read_history(backend: RedisBackend, id: str) -> Operation[JobHistory]:
     """Find out all about a job.
 
     Raises:
         JobNotFound: no such job.
     """
-    record = yield from core.record(id)
-    story = yield from _found(core, record)
-    if not (record.done or story.held or story.waiting or story.hidden):
+    record = yield from backend.record(id)
+    history = yield from _read(backend, record)
+    if not (record.done or history.held or history.waiting or history.hidden):
         # It was taken while it was looked for.
-        newer = yield from core.record(id)
-        story = msgspec.structs.replace(story, record=newer) if newer.done else (yield from _found(core, newer))
-    return story
+        newer = yield from backend.record(id)
+        history = msgspec.structs.replace(history, record=newer) if newer.done else (yield from _read(backend, newer))
+    return history
 
 
-def lost(core: RedisBackend, record: JobRecord) -> Operation[bool]:
+def is_lost(backend: RedisBackend, record: JobRecord) -> Operation[bool]:
     """Tell whether the request of a queued job waits nowhere, and nobody has it."""
-    seen = yield from _allowed(_looked_for(core, record))
-    return seen is not None and not (seen.hidden or seen.held or seen.waiting)
+    history = yield from _allowed(_locate(backend, record))
+    return history is not None and not (history.hidden or history.held or history.waiting)
 
 
-def _found(core: RedisBackend, record: JobRecord) -> Operation[JobHistory]:
-    seen = yield from _allowed(_looked_for(core, record))
-    story = seen if seen is not None else JobHistory(record=record, hidden=True)
-    if story.record.status == "FAILURE":
-        letters = yield from _allowed(DeadLetters(core.settings).letters([record.task_id]))
-        return msgspec.structs.replace(story, letter=letters[0] if letters else None)
-    return story
+def _read(backend: RedisBackend, record: JobRecord) -> Operation[JobHistory]:
+    history = yield from _allowed(_locate(backend, record))
+    history = history if history is not None else JobHistory(record=record, hidden=True)
+    if history.record.status == "FAILURE":
+        letters = yield from _allowed(DeadLetters(backend.settings).letters([record.task_id]))
+        return msgspec.structs.replace(history, letter=letters[0] if letters else None)
+    return history
 
 
-def _looked_for(core: RedisBackend, record: JobRecord) -> Operation[JobHistory]:
-    if record.done or core.settings.foreign:
+def _locate(backend: RedisBackend, record: JobRecord) -> Operation[JobHistory]:
+    if record.done or backend.settings.uses_amqp:
         return JobHistory(record=record, hidden=not record.done)
     model = record.job.model
-    served = bool((yield from core.catalog()).serving(model)) if model else True
-    held = yield from _held(record.task_id, core)
-    waiting = (yield from _waiting(record)) if held is None and record.status == "QUEUED" and model else None
+    served = bool((yield from backend.catalog()).serving(model)) if model else True
+    held = yield from _holder(record.task_id, backend)
+    waiting = (yield from _queued_at(record)) if held is None and record.status == "QUEUED" and model else None
     return JobHistory(record=record, waiting=waiting, held=held, served=served)
 
 
-def _waiting(record: JobRecord) -> Operation[QueuedAt | None]:
+def _queued_at(record: JobRecord) -> Operation[QueuedAt | None]:
     """Look for a request in its model's lists, first where its priority puts it."""
     model, priority = record.job.model, record.job.priority
     steps = [step for name, step in keyspace.STEPS.items() if name == priority] or list(keyspace.KOMBU_STEPS)
@@ -144,13 +144,13 @@ def _waiting(record: JobRecord) -> Operation[QueuedAt | None]:
     for tenant, step in ((tenant, step) for tenant in tenants for step in steps):
         key = keyspace.queue_key(model, step, tenant)
         length: int = yield Command("broker", "LLEN", (key,))
-        searched, place = min(length, SEARCHED), 0
-        for first in range(1, searched + 1, PIECE):
-            last = min(first + PIECE - 1, searched)
+        searched, place = min(length, SEARCH_MAX), 0
+        for first in range(1, searched + 1, SEARCH_CHUNK):
+            last = min(first + SEARCH_CHUNK - 1, searched)
             place = yield Command("broker", "find_request", (key,), (record.task_id, first, last))
             if place:
                 break
-        if place or length > SEARCHED:
+        if place or length > SEARCH_MAX:
             urgent = 0
             for before in (each for each in keyspace.KOMBU_STEPS if each < step):
                 urgent += yield Command("broker", "LLEN", (keyspace.queue_key(model, before, tenant),))
@@ -158,13 +158,13 @@ def _waiting(record: JobRecord) -> Operation[QueuedAt | None]:
     return None
 
 
-def _held(id: str, core: RedisBackend) -> Operation[Held | None]:
+def _holder(id: str, backend: RedisBackend) -> Operation[Held | None]:
     """Look for a request among what workers have reserved."""
     leases = yield Command("broker", "ZRANGE", (keyspace.LEASES,), (0, -1, "WITHSCORES"))
     for identity, until in _pairs(leases):
         worker = identity.decode()
         if (yield Command("broker", "find_request", (keyspace.reserved_key(worker),), (id, 0, 0))):
-            return Held(worker.rpartition("#")[0] or worker, float(until) - core.now())
+            return Held(worker.rpartition("#")[0] or worker, float(until) - backend.now())
     return None
 
 
@@ -186,27 +186,27 @@ def _allowed(operation: Operation[T]) -> Operation[T | None]:
         raise
 
 
-def _moments(record: JobRecord) -> Iterator[JobStep]:
+def _steps(record: JobRecord) -> Iterator[JobStep]:
     job = record.job
     replayed = any(entry.how == "replayed" for entry in job.history)
-    first = keyspace.made_at(record.task_id) if replayed else job.queued_at
+    first = keyspace.created_at(record.task_id) if replayed else job.queued_at
     if first is not None:
-        yield JobStep(first, "submitted", _asked(record))
+        yield JobStep(first, "submitted", _submitted(record))
     for entry, after in zip(job.history, (*job.history[1:], None), strict=False):
         given_up = after is not None and after.how == "replayed"
-        yield JobStep(entry.at, *(_earlier(entry) if given_up or entry.how not in _TRIED else _tried(entry)))
+        yield JobStep(entry.at, *(_ended_early(entry) if given_up or entry.how not in _RETRIED else _retried(entry)))
     if job.reserved_at:
         yield JobStep(job.reserved_at, "reserved", f"by {job.worker}")
     ran = job.started_at is not None and bool(job.version or not record.done)
     if job.started_at is not None and ran:
         if job.batch:
-            yield JobStep(job.started_at, "batched", _company(job.batch, job.place))
+            yield JobStep(job.started_at, "batched", _batched(job.batch, job.place))
         yield JobStep(job.started_at, "run", _run(record))
     if record.done and job.finished_at is not None:
         yield JobStep(job.finished_at, *_end(record, ran=ran))
 
 
-def _asked(record: JobRecord) -> str:
+def _submitted(record: JobRecord) -> str:
     job = record.job
     rows = f"{job.rows} row{'' if job.rows == 1 else 's'}" if job.rows else ""
     return ", ".join(
@@ -214,7 +214,7 @@ def _asked(record: JobRecord) -> str:
     )
 
 
-def _earlier(entry: History) -> tuple[str, str]:
+def _ended_early(entry: History) -> tuple[str, str]:
     if entry.how == "worker lost":
         return "lost", f"with its worker {entry.worker}; back to the head of its queue"
     if entry.how == "given back":
@@ -226,11 +226,11 @@ def _earlier(entry: History) -> tuple[str, str]:
     return "given up", f"on {entry.worker}: {entry.how}; to the dead letters"
 
 
-def _tried(entry: History) -> tuple[str, str]:
-    return "tried", f"on {entry.worker}: {_TRIED[entry.how]}; it runs again"
+def _retried(entry: History) -> tuple[str, str]:
+    return "tried", f"on {entry.worker}: {_RETRIED[entry.how]}; it runs again"
 
 
-def _company(batch: int, place: int) -> str:
+def _batched(batch: int, place: int) -> str:
     if batch == 1:
         return "alone"
     others = f"with {batch - 1} other{'' if batch == 2 else 's'}"

@@ -211,7 +211,7 @@ def new_ids(count: int) -> list[str]:
     return [f"{head}{part[:3]}-{_VARIANTS[part[3]]}{part[4:7]}-{part[7:]}" for part in parts]
 
 
-def made_at(id: str) -> float | None:
+def created_at(id: str) -> float | None:
     """Tell when an id of ours was made, in seconds since the epoch; None for an id of the caller's own."""
     own = unqualified(id)
     try:

@@ -1,4 +1,4 @@
-"""What waits for each model, and for how long: by one call, whoever submitted it, with or without workers."""
+"""Queue statistics: what waits for each model and for how long, and where a request stands in its queue."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mutirao.wire.messages import JobRecord
 
 
 class QueueDepth(msgspec.Struct, frozen=True):
-    """What waits in one line of a model's queue.
+    """What waits of one tenant in a model's queue.
 
     Attributes:
-        model: whose queue it is.
-        tenant: whose line it is; "" for the queue's own, in which everybody's requests wait who is no tenant.
+        model: the queue's model.
+        tenant: the tenant; "" for the stock lists, where requests without a tenant wait.
         requests: how many wait.
         rows: their rows; a request that does not say how many it has counts as one.
-        oldest_s: how long the oldest has waited, in seconds by Redis's clock; None where nothing waits, and where neither its
-            record nor its id tells.
+        oldest_s: how long the oldest has waited, in seconds by Redis's clock; None where nothing waits, or where neither its record
+            nor its id holds a time.
         steps: the rows of each priority step, the most urgent first; () where that is not known.
     """
 
@@ -34,7 +34,7 @@ class QueueDepth(msgspec.Struct, frozen=True):
     steps: tuple[int, ...] = ()
 
     def rows_until(self, priority: str) -> int:
-        """Count the rows that are served before a request of this priority that joins the line now."""
+        """Count the tenant's rows that are served before a request of this priority that is queued now."""
         if not self.steps:
             return self.rows
         return sum(
@@ -43,12 +43,12 @@ class QueueDepth(msgspec.Struct, frozen=True):
 
 
 class QueuePosition(msgspec.Struct, frozen=True):
-    """Where a request stands in its line.
+    """Where a request stands in its queue.
 
     Attributes:
-        before: how many are served before it among those of its priority and its tenant.
-        urgent: how many of its tenant's wait that have a higher priority.
-        wait_s: how long it will still wait, in seconds, until a worker takes it; None where no live worker has said how quick it is.
+        before: how many of its priority and tenant are served before it.
+        urgent: how many of its tenant wait with a higher priority.
+        wait_s: an estimate of the seconds until a worker takes it; None where no live worker has announced its speed.
     """
 
     before: int
@@ -57,16 +57,16 @@ class QueuePosition(msgspec.Struct, frozen=True):
 
 
 class QueueCounts(NamedTuple):
-    """A request's line, and those that share the queue with it.
+    """The counts of a request's list, and of the tenants that share its queue.
 
     Attributes:
-        taken: how many requests have ever been taken from the list in which it waits.
-        requests: how many wait in that list.
+        taken: how many requests have ever been taken from its list.
+        requests: how many wait in its list.
         rows: their rows.
         urgent: how many wait in the more urgent lists of its tenant.
         urgent_rows: their rows.
-        sharing: how many share the queue of whom no more is known.
-        others: the rows that wait of each other that shares the queue.
+        sharing: how many more tenants share the queue, whose rows were not counted.
+        others: the rows that wait of each other tenant.
     """
 
     taken: int
@@ -78,17 +78,17 @@ class QueueCounts(NamedTuple):
     others: tuple[int, ...] = ()
 
 
-def depths(core: RedisBackend, models: Sequence[str]) -> Operation[tuple[QueueDepth, ...]]:
-    """Read what waits for models: the queue's own line of each, and the line of every tenant that waits.
+def depths(backend: RedisBackend, models: Sequence[str]) -> Operation[tuple[QueueDepth, ...]]:
+    """Read what waits for models: in the stock lists of each, and of every tenant that waits.
 
     Args:
-        core: whose Redis to ask.
+        backend: the backend of the Redis to read.
         models: their names.
 
     Returns:
-        None of a model where the broker is no Redis: nobody can look into its queues.
+        Nothing where the broker is RabbitMQ, whose queues cannot be read.
     """
-    if core.settings.foreign or not models:
+    if backend.settings.uses_amqp or not models:
         return ()
     names = [keyspace.queue(model) for model in models]
     now, *found = yield Command(
@@ -107,50 +107,50 @@ def depths(core: RedisBackend, models: Sequence[str]) -> Operation[tuple[QueueDe
     )
 
 
-def place(core: RedisBackend, record: JobRecord) -> Operation[QueuePosition | None]:
-    """Find a request's place in its line: at the same cost however many wait.
+def position(backend: RedisBackend, record: JobRecord) -> Operation[QueuePosition | None]:
+    """Return a request's position in its queue; the cost does not grow with what waits.
 
     Args:
-        core: whose Redis to ask; how quick the workers are it knows from its copy of the catalogue.
-        record: of the job.
+        backend: the backend of the Redis to read; its copy of the registry gives the workers' speed.
+        record: the job's record.
 
     Returns:
-        None for a job that does not wait, and where nobody counts: the queue is on another server than the record, a stock client
-        submitted it, or kombu's own transport takes requests.
+        None for a job that does not wait, and where positions are not counted: the queue is on another server than the record, a
+        stock client submitted the job, or kombu's own transport takes requests.
     """
     job = record.job
-    if record.status != "QUEUED" or job.line is None or not job.model or not core.settings.engine:
+    if record.status != "QUEUED" or job.line is None or not job.model or not backend.settings.engine:
         return None
-    known = yield from core.known()
+    known = yield from backend.known()
     step = keyspace.STEPS.get(job.priority, keyspace.KOMBU_STEPS[0])  # type: ignore[call-overload]
-    args = (keyspace.KOMBU_SEPARATOR, keyspace.queue(job.model), core.line_of(job.owner), step)
+    args = (keyspace.KOMBU_SEPARATOR, keyspace.queue(job.model), backend.line_of(job.owner), step)
     taken, requests, rows, urgent, urgent_rows, sharing, *others = yield Command("broker", "queue_position", (), args)
-    line = QueueCounts(taken, requests, rows, urgent, urgent_rows, sharing, tuple(others))
-    return placed(job.line, line, known.speed(job.model))
+    counts = QueueCounts(taken, requests, rows, urgent, urgent_rows, sharing, tuple(others))
+    return position_from(job.line, counts, known.speed(job.model))
 
 
-def placed(number: int, line: QueueCounts, speed: float) -> QueuePosition:
-    """Tell a request's place.
+def position_from(number: int, counts: QueueCounts, speed: float) -> QueuePosition:
+    """Return the position of a request.
 
     Args:
         number: its own number in its list.
-        line: what waits.
+        counts: what waits.
         speed: rows a second of all workers; 0 where it is not known.
     """
-    before = max(0, min(number - line.taken, line.requests - 1))
-    rows = before * line.rows / line.requests if line.requests else 0.0
+    before = max(0, min(number - counts.taken, counts.requests - 1))
+    rows = before * counts.rows / counts.requests if counts.requests else 0.0
     return QueuePosition(
-        before, line.urgent, drain_s(rows_ahead(rows + line.urgent_rows, line.others, line.sharing), speed)
+        before, counts.urgent, drain_s(rows_ahead(rows + counts.urgent_rows, counts.others, counts.sharing), speed)
     )
 
 
 def wait_s(found: Iterable[QueueDepth], tenant: str, priority: str, speed: float) -> float | None:
-    """Foretell how long a request will wait that joins a tenant's line now.
+    """Estimate how long a request will wait that is queued now, in seconds.
 
     Args:
         found: what waits for its model.
-        tenant: whose it is.
-        priority: of the request: what is less urgent in the tenant's own line is served after it.
+        tenant: the request's tenant.
+        priority: the request's priority; its tenant's less urgent requests are served after it.
         speed: rows a second of all workers; 0 where it is not known.
     """
     lines = {depth.tenant: depth for depth in found}
@@ -160,30 +160,30 @@ def wait_s(found: Iterable[QueueDepth], tenant: str, priority: str, speed: float
 
 
 def rows_ahead(own: float, others: Iterable[int], sharing: int = 0) -> float:
-    """Count the rows that are served before a request: lines that share a queue take turns, so no other has more than its own line.
+    """Count the rows that are served before a request: tenants take turns, so no other is served more than the request's own.
 
     Args:
-        own: the rows before it in its own line.
-        others: the rows that wait in each of the other lines.
-        sharing: how many more lines there are, of any length.
+        own: the rows of its own tenant before it.
+        others: the rows that wait of each other tenant.
+        sharing: how many more tenants there are, with any number of rows.
     """
     return own + sum(min(own, rows) for rows in others) + own * sharing
 
 
 def drain_s(rows: float, speed: float) -> float | None:
-    """Foretell in how many seconds rows will have been served, at so many rows a second; None where the speed is 0: not known."""
+    """Estimate in how many seconds rows are served at a speed in rows a second; None where the speed is 0, not known."""
     return rows / speed if speed > 0 else None
 
 
 def oldest_s(heads: Sequence[bytes], now: float) -> float | None:
-    """Tell how long the oldest of requests has waited.
+    """Return how long the oldest of the requests at the heads of lists has waited, in seconds.
 
     Args:
-        heads: when each was queued, b"" where no record says it, and its id, one after the other.
+        heads: of each request when it was queued, b"" where no record says so, and its id, one after the other.
         now: by Redis's clock, in seconds since the epoch.
     """
     times = [
-        float(at) if at else keyspace.made_at(id.decode(errors="replace"))
+        float(at) if at else keyspace.created_at(id.decode(errors="replace"))
         for at, id in zip(heads[::2], heads[1::2], strict=True)
     ]
     return max((max(0.0, now - at) for at in times if at is not None), default=None)

@@ -88,17 +88,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_secret: str = ""
 
     @property
-    def split(self) -> bool:
+    def separate_results(self) -> bool:
         """Whether results are kept elsewhere than requests."""
         return self.result_url != self.broker_url
 
     @property
-    def remote(self) -> bool:
+    def uses_gateway(self) -> bool:
         """Whether the system is reached through a gateway."""
         return urls.scheme(self.broker_url) in urls.HTTP
 
     @property
-    def foreign(self) -> bool:
+    def uses_amqp(self) -> bool:
         """Whether the broker is no Redis, so that kombu takes messages to it and from it."""
         return not urls.is_redis(self.broker_url)
 
@@ -108,7 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             SettingsError: the URL is a gateway's, through which only clients go.
         """
-        if self.remote:
+        if self.uses_gateway:
             rule = "this speaks with Redis itself, and only clients go through a gateway: name a redis:// URL"
             raise _refused("broker_url", self.broker_url, rule)
         return self
@@ -144,7 +144,7 @@ def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
     if "broker_url" not in values and (running := running_in(values.get("home", Settings().home))):
         values["broker_url"] = running
     settings = Settings(**values)
-    if settings.remote or not settings.result_url:
+    if settings.uses_gateway or not settings.result_url:
         settings = msgspec.structs.replace(settings, result_url=settings.broker_url)
     return _checked(settings)
 

@@ -31,11 +31,11 @@ class SharedCall(NamedTuple):
 
     Attributes:
         name: of what is asked for: who names the same shares it.
-        steps: begins the operation that asks.
+        start: begins the operation that asks.
     """
 
     name: str
-    steps: Callable[[], Generator[Any, Any, Any]]
+    start: Callable[[], Generator[Any, Any, Any]]
 
 
 class SingleFlight:
@@ -48,9 +48,9 @@ class SingleFlight:
     def join(self, name: str, do: Callable[[], Any]) -> Any:
         """Return what `do` returns, or raise what it raises: done here, or by a thread that does it already."""
         key, own = (os.getpid(), name), Future[Any]()
-        found = self._open.setdefault(key, own)
-        if found is not own:
-            return found.result()
+        flight = self._open.setdefault(key, own)
+        if flight is not own:
+            return flight.result()
         try:
             result = do()
         except BaseException as exc:
@@ -74,11 +74,11 @@ class AsyncSingleFlight:
         task = self._open.get(name)
         if task is None or task.done():
             task = self._open[name] = asyncio.create_task(do())
-            task.add_done_callback(_noticed)
+            task.add_done_callback(_retrieve_exception)
         return await asyncio.shield(task)
 
 
-def _noticed(task: asyncio.Task[Any]) -> None:
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
     """Take note of a failure that perhaps nobody waits for."""
     if not task.cancelled():
         task.exception()

@@ -38,9 +38,8 @@ class RedisURL(msgspec.Struct, frozen=True, kw_only=True):
     db: int = 0
     query: dict[str, str] = {}
 
-    @property
-    def url(self) -> str:
-        """The URL with everything in it that kombu and Celery would leave to chance.
+    def explicit(self) -> str:
+        """Return the URL with everything in it that kombu and Celery would leave to chance.
 
         They take user, password and database from the sentinel that they happen to ask, and a rediss:// URL that says nothing of
         certificates makes kombu speak without TLS.

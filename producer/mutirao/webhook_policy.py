@@ -22,7 +22,7 @@ PORTS = {"https": 443, "http": 80}
 _WHSEC = "whsec_"
 
 # Printable ASCII alone, so that no URL can hold a line of its own in a request's head.
-_PLAIN = re.compile(r"[!-~]+", re.ASCII)
+_PRINTABLE = re.compile(r"[!-~]+", re.ASCII)
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
 _LIKE = "crm.example.com, *.example.com, hooks.example.com:8443, or http://10.0.0.7:8080"
 
@@ -75,7 +75,7 @@ class WebhookTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @functools.lru_cache(maxsize=16)
-def allowed(hosts: str) -> tuple[AllowedHost, ...]:
+def allowed_hosts(hosts: str) -> tuple[AllowedHost, ...]:
     """Read the setting `webhook_hosts`.
 
     Raises:
@@ -84,7 +84,7 @@ def allowed(hosts: str) -> tuple[AllowedHost, ...]:
     return tuple(_entry(each.strip()) for each in hosts.split(",") if each.strip())
 
 
-def check(url: str, hosts: str) -> WebhookTarget:
+def check_url(url: str, hosts: str) -> WebhookTarget:
     """Take a webhook's URL apart, if it may be one.
 
     Args:
@@ -94,19 +94,19 @@ def check(url: str, hosts: str) -> WebhookTarget:
     Raises:
         WebhookRefused: webhooks are off, the URL is none, or its host is not allowed.
     """
-    entries = allowed(hosts)
+    entries = allowed_hosts(hosts)
     if not entries:
         raise errors.WebhookRefused(
             "webhooks are off here: an operator allows hosts with MUTIRAO_WEBHOOK_HOSTS; or ask for the job by its id"
         )
-    scheme, host, port, path = _parts(url)
+    scheme, host, port, path = _checked_parts(url)
     for entry in entries:
         if entry.allows(scheme, host, port):
             return WebhookTarget(scheme=scheme, host=host, port=port, path=path, network=entry.network)
     raise _not_allowed(scheme, host, port, entries)
 
 
-def keys(secret: str) -> tuple[bytes, ...]:
+def signing_keys(secret: str) -> tuple[bytes, ...]:
     """Read the setting `webhook_secret`: one secret, or two with a space between while receivers change to the first.
 
     Raises:
@@ -121,7 +121,7 @@ def keys(secret: str) -> tuple[bytes, ...]:
     return found
 
 
-def public(address: Address) -> bool:
+def is_public(address: Address) -> bool:
     """Whether an address is one host's on the public internet.
 
     Whatever else an IPv6 address may carry inside (IPv4 as mapped, compatible, NAT64, 6to4 or Teredo) is not: it leads where the
@@ -157,7 +157,7 @@ def _no_secret(what: str) -> errors.SettingsError:
 
 def _entry(text: str) -> AllowedHost:
     try:
-        return _read(*text.partition("=")[::2])
+        return _parse_entry(*text.partition("=")[::2])
     except ValueError:  # which may quote a password
         shown = without_password(text) if set("@?#") & set(text) else text
         raise errors.SettingsError(
@@ -167,50 +167,50 @@ def _entry(text: str) -> AllowedHost:
         ) from None
 
 
-def _read(address: str, network: str) -> AllowedHost:
-    scheme, host, port, path = _taken_apart(address if "://" in address else f"https://{address}", below=True)
+def _parse_entry(address: str, network: str) -> AllowedHost:
+    scheme, host, port, path = _split_url(address if "://" in address else f"https://{address}", below=True)
     below, literal = host.startswith("*."), _literal(host)
     if path != "/" or (below and "." not in host[2:]):
-        raise _Unfit("it is no host")
+        raise _BadURL("it is no host")
     own = ipaddress.ip_network(literal) if literal else None
     given = ipaddress.ip_network(network) if network else own
     return AllowedHost(scheme=scheme, host=host.removeprefix("*."), port=port, below=below, network=given)
 
 
-def _parts(url: str) -> tuple[str, str, int, str]:
+def _checked_parts(url: str) -> tuple[str, str, int, str]:
     if len(url) > MAX_URL:
         raise _refused(f"it has {len(url):,} characters, and may have {MAX_URL:,}")
     try:
-        return _taken_apart(url)
+        return _split_url(url)
     except ValueError as exc:
-        said = str(exc) if exc.args and isinstance(exc, _Unfit) else "it must look like https://crm.example.com/hook"
+        said = str(exc) if exc.args and isinstance(exc, _BadURL) else "it must look like https://crm.example.com/hook"
         raise _refused(said) from None
 
 
-class _Unfit(ValueError):
+class _BadURL(ValueError):
     """What is wrong with a URL, in words for whoever wrote it."""
 
 
-def _taken_apart(url: str, *, below: bool = False) -> tuple[str, str, int, str]:
+def _split_url(url: str, *, below: bool = False) -> tuple[str, str, int, str]:
     """Split a URL into scheme, host, port, and path with query.
 
     Raises:
         ValueError: it is no URL of a web server.
     """
-    if not _PLAIN.fullmatch(url) or "\\" in url:
-        raise _Unfit("it holds characters other than printable ASCII: write others as %XX, and names as xn--...")
+    if not _PRINTABLE.fullmatch(url) or "\\" in url:
+        raise _BadURL("it holds characters other than printable ASCII: write others as %XX, and names as xn--...")
     parts = urlsplit(url)
     scheme = parts.scheme
     if scheme not in PORTS:
-        raise _Unfit("it must begin with https://")
+        raise _BadURL("it must begin with https://")
     if "@" in parts.netloc:
-        raise _Unfit("it must not hold a user or a password: the signature says who calls")
+        raise _BadURL("it must not hold a user or a password: the signature says who calls")
     if "#" in url:
-        raise _Unfit("it must not hold a fragment: what follows # is never sent")
+        raise _BadURL("it must not hold a fragment: what follows # is never sent")
     host = _host(parts, below=below)
     port = parts.port if parts.port is not None else PORTS[scheme]
     if not port:
-        raise _Unfit("its port must be one from 1 to 65535")
+        raise _BadURL("its port must be one from 1 to 65535")
     return scheme, host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
@@ -219,7 +219,7 @@ def _host(parts: SplitResult, *, below: bool) -> str:
     name = host[2:] if below and host.startswith("*.") else host
     if _literal(host) or (len(host) <= 253 and _NAME.fullmatch(name)):
         return str(_literal(host) or host)
-    raise _Unfit("its host must be a name of a-z 0-9 - . or an address")
+    raise _BadURL("its host must be a name of a-z 0-9 - . or an address")
 
 
 def _literal(host: str) -> Address | None:

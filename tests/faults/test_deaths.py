@@ -45,7 +45,7 @@ def test_child_killed_while_it_predicts(fleet):
             WorkerLost, match=r"the process that ran the model died: .*SIGKILL.* gave up after 3 attempts"
         ):
             job.result(20)
-        told = [(step.what, step.says) for step in job_history.steps(job.record())]
+        told = [(step.name, step.text) for step in job_history.steps(job.record())]
         name = fleet.worker.name
         assert [step for step in told if step[0] == "tried"] == [
             ("tried", f"on {name}: its process died; it runs again")

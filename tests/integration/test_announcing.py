@@ -138,7 +138,7 @@ def test_gone_within_its_lease(announced, look):
         began = time.monotonic()
         waiting.until(lambda: len(look().serving("slow")) == 1, timeout_s=registry.FRESH_S)
         assert time.monotonic() - began < LEASE_S + 2
-        waiting.until(lambda: look().gone == (other.name,), timeout_s=registry.FRESH_S)
+        waiting.until(lambda: look().silent == (other.name,), timeout_s=registry.FRESH_S)
         found = deaf(Snapshot(given=settings.load({}), catalog=look()))
         assert (found.level, f"gone: {other.name}" in found.found) == ("warning", True)
     waiting.until(lambda: len(look().serving("iris")) == 1)  # one of another test may be on its way out

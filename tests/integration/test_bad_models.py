@@ -59,4 +59,4 @@ def test_failure_is_terminal(own):
     assert not job.cancel()
     record = job.record()
     assert (record.state, record.job.model, record.job.version) == ("failed", "raises", "1")
-    assert keyspace.made_at(job.id) == pytest.approx(record.job.queued_at, abs=5)
+    assert keyspace.created_at(job.id) == pytest.approx(record.job.queued_at, abs=5)

@@ -252,7 +252,7 @@ def test_expired_results(connect, fleet):
         job.result(20)
         fleet.server.client().pexpire(keyspace.record_key(job.id), 1)
         waiting.until(lambda: not fleet.server.client().exists(keyspace.record_key(job.id)))
-        waiting.until(lambda: time.time() > cast("float", keyspace.made_at(job.id)) + 1.0)
+        waiting.until(lambda: time.time() > cast("float", keyspace.created_at(job.id)) + 1.0)
         with pytest.raises(ResultExpired, match=r"has expired: results are kept for 0\.5 s"):
             job.record()
         with pytest.raises(ResultExpired):

@@ -26,7 +26,7 @@ def queued(tmp_path_factory):
         jobs["expired"] = client.submit("iris", [[1.0] * 4] * 4096, expires_s=0.1)
         jobs["cancelled"] = client.submit("iris", [ROW])
         jobs["cancelled"].cancel()
-        waiting.until(lambda: time.time() > cast("float", keyspace.made_at(jobs["expired"].id)) + 0.3)
+        waiting.until(lambda: time.time() > cast("float", keyspace.created_at(jobs["expired"].id)) + 0.3)
         with WorkerProcess(server.url, root, concurrency=1):
             yield server, client, jobs
 

@@ -87,7 +87,7 @@ def test_a_socket_of_this_machine(repository, tmp_path, capsys, monkeypatch):
 def _sockets(url, given):
     """Open every kind of connection that a worker has: kombu's two pools, the engine's scripts, and the result backend's."""
     transport.install(engine=True)
-    with kombu.Connection(urls.parse(url).url, transport_options=transport.options(given)) as connection:
+    with kombu.Connection(urls.parse(url).explicit(), transport_options=transport.options(given)) as connection:
         made = connection.default_channel
         clients = (script_client.connect(url, given), connect_redis(url, given, **options(given)))
         pools = [made.pool, made.async_pool, *(client.connection_pool for client in clients)]

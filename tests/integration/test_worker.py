@@ -219,7 +219,7 @@ def test_health_of_a_worker_that_hears_nothing(special):
         assert (ill.returncode, "does not hear Redis" in ill.stdout) == (1, True)
         with Client(special.url) as client:
             known = client.catalog()
-        assert (*known.deaf, *known.gone) == (special.worker.name,)
+        assert (*known.unleased, *known.silent) == (special.worker.name,)
     finally:
         process.resume()
     waiting.until(lambda: _health(special.url).returncode == 0)

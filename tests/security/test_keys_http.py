@@ -254,7 +254,7 @@ def test_a_tenant_sees_its_ids_as_it_wrote_them(system, caller):
     assert (made.json()["id"], made.headers["location"]) == ("as-i-wrote-it", "/v1/jobs/as-i-wrote-it")
     assert made.json()["links"]["events"] == "/v1/jobs/as-i-wrote-it/events"
     anonymous = ask("POST", "/v1/models/iris/jobs", json={"rows": ROW}).json()["id"]
-    assert keyspace.made_at(anonymous)
+    assert keyspace.created_at(anonymous)
     batch = ask("POST", "/v1/models/iris/jobs:batch", json={"requests": [{"rows": ROW}], "ids": ["two"]}).json()["ids"]
     assert batch == ["two"]
     ids = ["as-i-wrote-it", anonymous, *batch]

@@ -36,7 +36,7 @@ def test_a_producer_may_do_what_a_client_does(redis_server):
     driver, core = RedisDriver(given), RedisBackend(given, check=False)
     ask = SubmitOptions(model="iris", tenant="crm", webhook="https://crm.example/hook")
     driver.run(core.submit(ask, [np.ones((2, 4))], ["a"]))
-    assert driver.run(queue_stats.place(core, driver.run(core.record("a")))) == QueuePosition(0, 0, None)
+    assert driver.run(queue_stats.position(core, driver.run(core.record("a")))) == QueuePosition(0, 0, None)
     assert [each.rows for each in driver.run(queue_stats.depths(core, ["iris"])) if each.tenant] == [2]
     assert driver.run(core.cancel("a"))
     assert redis_server.client().llen(keyspace.WEBHOOKS) == 1

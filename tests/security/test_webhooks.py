@@ -110,7 +110,7 @@ def test_a_name_that_is_bound_anew_is_looked_up_once(teller):
 
 def test_public_first_then_inside_is_refused_at_the_second_look():
     """Each delivery looks its host up for itself, so what was public once is no pass for later."""
-    target = webhook_policy.check("https://crm.example.com/", "crm.example.com")
+    target = webhook_policy.check_url("https://crm.example.com/", "crm.example.com")
     answers = iter([["8.8.8.8"], ["127.0.0.1"]])
     resolver = lambda *_: next(answers)  # noqa: E731
     assert dns.resolve(target, resolver) == "8.8.8.8"
@@ -183,7 +183,7 @@ def dripping():
 
 @pytest.fixture
 def target():
-    return lambda receiver: webhook_policy.check(receiver.url, f"http://127.0.0.1:{receiver.port}")
+    return lambda receiver: webhook_policy.check_url(receiver.url, f"http://127.0.0.1:{receiver.port}")
 
 
 def test_a_receiver_that_drips_is_cut_off(target):
@@ -216,7 +216,7 @@ def test_a_receiver_that_says_nothing_is_left(scheme, why):
         began = time.monotonic()
         with pytest.raises(http_post.DeliveryError, match=why):
             http_post.post(
-                webhook_policy.check(address, address),
+                webhook_policy.check_url(address, address),
                 "127.0.0.1",
                 {},
                 b"{}",

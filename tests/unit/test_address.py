@@ -28,15 +28,15 @@ def test_sentinels_share_what_one_of_them_says():
 
     assert read.hosts == (("a", 1), ("b", 26379), ("::1", 3))
     assert (read.user, read.password, read.db) == ("u", "p@w", 4)
-    assert read.url == "sentinel://u:p%40w@a:1/4;sentinel://u:p%40w@b:26379/4;sentinel://u:p%40w@[::1]:3/4"
-    assert urls.parse(read.url) == read
+    assert read.explicit() == "sentinel://u:p%40w@a:1/4;sentinel://u:p%40w@b:26379/4;sentinel://u:p%40w@[::1]:3/4"
+    assert urls.parse(read.explicit()) == read
 
 
 def test_celery_is_told_to_check_certificates():
     """A rediss:// URL that says nothing of certificates has them checked, and one that does is left as it is."""
-    assert urls.parse("rediss://h").url.endswith("?ssl_cert_reqs=required&ssl_check_hostname=true")
-    assert "ssl_cert_reqs=none" in urls.parse("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=%2Fca.pem").url
-    assert "ssl_ca_certs=%2Fca.pem" in urls.parse("rediss://h?ssl_ca_certs=/ca.pem").url
+    assert urls.parse("rediss://h").explicit().endswith("?ssl_cert_reqs=required&ssl_check_hostname=true")
+    assert "ssl_cert_reqs=none" in urls.parse("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=%2Fca.pem").explicit()
+    assert "ssl_ca_certs=%2Fca.pem" in urls.parse("rediss://h?ssl_ca_certs=/ca.pem").explicit()
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_a_socket_is_named_as_redis_py_and_kombu_name_it(url):
     read = urls.parse(url)
 
     assert (read.path, read.hosts, read.user, read.password, read.db) == ("/run/redis.sock", (), "u", "p@w", 3)
-    assert read.url == "redis+socket://u:p%40w@/run/redis.sock?virtual_host=3"
-    assert not settings.load({}, broker_url=url).foreign
+    assert read.explicit() == "redis+socket://u:p%40w@/run/redis.sock?virtual_host=3"
+    assert not settings.load({}, broker_url=url).uses_amqp
 
 
 def test_a_login_may_stand_in_the_query():
@@ -56,7 +56,7 @@ def test_a_login_may_stand_in_the_query():
     read = urls.parse("redis://h/1?username=u&password=p%2Fw")
 
     assert (read.user, read.password, read.query) == ("u", "p/w", {})
-    assert read.url == "redis://u:p%2Fw@h:6379/1"
+    assert read.explicit() == "redis://u:p%2Fw@h:6379/1"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_gateway_is_for_clients_alone():
     """A gateway's URL is taken, results and all, and refused to those who speak with Redis itself."""
     given = settings.load({"MUTIRAO_RESULT_URL": "redis://h"}, broker_url="https://gateway/mutirao")
 
-    assert (given.remote, given.split) == (True, False)
+    assert (given.uses_gateway, given.separate_results) == (True, False)
     with pytest.raises(SettingsError, match="only clients go through a gateway"):
         RedisDriver(given)
 
@@ -208,7 +208,7 @@ def test_no_secret_of_any_url_is_shown(form, secret):
     try:
         given = settings.load({}, broker_url=url, result_url="redis://h" if url.startswith("amqp") else None)
         said.append(repr(given))
-        if not given.remote:
+        if not given.uses_gateway:
             said += [str(failure.unavailable(redis.ConnectionError(f"Error connecting to {url}"), url))]
     except MutiraoError as exc:
         said += [str(exc), repr(exc), repr(exc.data), repr(exc.__cause__), repr(exc.__context__)]

@@ -10,7 +10,7 @@ from mutirao import settings
 from mutirao.doctor import fleet_checks, redis_checks, settings_checks, snapshot
 from mutirao.doctor.orphan_checks import Orphans
 from mutirao.doctor.snapshot import RedisServerInfo, Snapshot
-from mutirao.registry import ModelInfo, Registry, WorkerInfo, redelivered_after_s
+from mutirao.registry import ModelInfo, Registry, WorkerInfo, visibility_timeout_s
 
 GIB = 2**30
 LOCAL = "redis://127.0.0.1:6379/0"
@@ -27,12 +27,12 @@ def worker(name, processes=2, **models):
     return WorkerInfo(name=name, pid=1, processes=processes, models=models)
 
 
-def seen(*workers, broken="", known=("iris",), given=None, reason="", deaf=(), gone=(), **more):
+def seen(*workers, broken="", known=("iris",), given=None, reason="", unleased=(), silent=(), **more):
     models = {
         name: ModelInfo(name=name, version="1", state="unavailable" if name == broken else "ready", reason=reason)
         for name in known
     }
-    found = Registry(models=models, workers=workers, deaf=deaf, gone=gone)
+    found = Registry(models=models, workers=workers, unleased=unleased, silent=silent)
     parts: dict[str, Any] = {
         "waiting": {},
         "reserved": 0,
@@ -102,11 +102,11 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet_checks.workers, seen(worker("a@x", 1)), "ok", "1 alive, 1 prediction at once: a@x"),
         (fleet_checks.workers, seen(), "problem", "last 15 s"),
         (fleet_checks.deaf, seen(IRIS), "ok", "every worker"),
-        (fleet_checks.deaf, seen(IRIS, deaf=("b@x",)), "warning", "nothing is taken: b@x"),
+        (fleet_checks.deaf, seen(IRIS, unleased=("b@x",)), "warning", "nothing is taken: b@x"),
         (fleet_checks.vanished, seen(IRIS), "ok", "waits in its queue"),
         (fleet_checks.vanished, seen(IRIS, orphans=Orphans(("a", "b"), 9, True)), "warning", "2 say queued, but are in no queue"),
         (fleet_checks.vanished, seen(IRIS, given=STOCK), "ok", "not looked for"),
-        (fleet_checks.deaf, seen(IRIS, gone=("b@x",)), "warning", "gone: b@x"),
+        (fleet_checks.deaf, seen(IRIS, silent=("b@x",)), "warning", "gone: b@x"),
         (fleet_checks.models, seen(IRIS), "ok", "1 served: iris"),
         (fleet_checks.models, seen(IRIS, known=()), "warning", "none"),
         (fleet_checks.models, seen(IRIS, known=("iris", "bad"), broken="bad", reason="digest"), "problem", "bad (digest)"),
@@ -199,7 +199,7 @@ def test_the_nearest_setting_is_named():
 @pytest.mark.parametrize(("limits", "timeout_s"), [([], 120.0), ([10.0], 120.0), ([600.0, 5.0], 1230.0)])
 def test_the_visibility_timeout_follows_the_limits(limits, timeout_s):
     """A worker gives requests away after twice the longest limit and 30 s, and 120 s at least."""
-    assert redelivered_after_s(limits) == timeout_s
+    assert visibility_timeout_s(limits) == timeout_s
 
 
 def test_a_snapshot_of_a_real_server(tmp_path):

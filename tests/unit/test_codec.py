@@ -40,7 +40,7 @@ def test_a_request_survives_the_message_body(inputs, inline_bytes):
     body, beside = binary_codec.encode_body("iris", request, {"expires": 5}, inline_bytes)
     (model, back), options, embed = binary_codec.decode_body(body)
     assert (model, options, embed) == ("iris", {"expires": 5}, {})
-    assert binary_codec.is_beside(back) == (beside is not None)
+    assert binary_codec.is_offloaded(back) == (beside is not None)
     if beside is not None:
         assert len(beside) > inline_bytes
         back = binary_codec.request_with(back, beside)
@@ -74,7 +74,7 @@ def whole_body():
 def read(body):
     """Everything that a worker does with a body before it predicts."""
     (model, request), _, _ = binary_codec.decode_body(body)
-    return signature.read(model, TAKES, messages.read_request(request))
+    return signature.decode_request(model, TAKES, messages.read_request(request))
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, 400))

@@ -47,7 +47,7 @@ WAITING = [
 )
 def test_place(number, line, speed, place):
     """A place is what was not taken before it; its wait is those rows and those of the lines that take turns with its own."""
-    assert queue_stats.placed(number, line, speed) == place
+    assert queue_stats.position_from(number, line, speed) == place
 
 
 @pytest.mark.parametrize(

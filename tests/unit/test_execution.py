@@ -154,7 +154,7 @@ def test_a_result_that_is_too_large_goes_beside(ran):
     assert [answer.payload for answer in inside] == [None, None]
     for one, other in zip(inside, beside, strict=True):
         assert len(other.payload) == 96
-        assert json.loads(other.result)["parameters"] == {binary_codec.BESIDE: True}
+        assert json.loads(other.result)["parameters"] == {binary_codec.OFFLOADED: True}
         assert outputs_of(one)["predict_proba"].tolist() == outputs_of(other)["predict_proba"].tolist()
 
 
@@ -183,7 +183,7 @@ WRONG = [
     (binary_codec.BINARY, binary(body(raw_tensor(32, (-1, -4))), bytes(32)), "negative size"),
     (binary_codec.BINARY, binary(body(raw_tensor(32, (1, 4), "BYTES")), b"\xfe\xff\xff\xff" + bytes(28)), "names 4294967294 bytes, but 28 are left"),
     (binary_codec.BINARY, binary(body(raw_tensor(4, (1, 4), "BOOL")), b"\x02\x00\x00\x00"), "a BOOL byte must be 0 or 1"),
-    (binary_codec.BINARY, binary(body(raw_tensor(32), parameters={binary_codec.BESIDE: True})), "its payload key does not exist"),
+    (binary_codec.BINARY, binary(body(raw_tensor(32), parameters={binary_codec.OFFLOADED: True})), "its payload key does not exist"),
     (binary_codec.BINARY, binary(body(raw_tensor(32), model="../x"), bytes(32)), "model name '../x' is not allowed"),
     (binary_codec.BINARY, binary(body(raw_tensor(32), model="rose"), bytes(32)), "model 'rose' is not served"),
     (binary_codec.BINARY, binary(body(raw_tensor(32), outputs=[{"name": "fit"}]), bytes(32)), "output 'fit' is not one of"),

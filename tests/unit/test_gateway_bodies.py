@@ -41,7 +41,7 @@ def outcome(read):
 def test_the_short_way_leads_where_the_long_one_does(inputs):
     """Arrays and refusals are the same by either."""
     short = outcome(lambda: request_body.of_request(INFO, request_body.RequestInputs(inputs=inputs)))
-    assert short == outcome(lambda: signature.read("m", TAKES, PredictRequest(inputs=inputs)))
+    assert short == outcome(lambda: signature.decode_request("m", TAKES, PredictRequest(inputs=inputs)))
 
 
 def test_the_commonest_request_takes_it():

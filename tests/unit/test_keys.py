@@ -85,12 +85,12 @@ def test_a_key_is_found_by_its_token_alone(ring):
     assert re.fullmatch(rf"mutirao_{first.id}_[A-Za-z0-9_-]{{43}}", token)
     assert known == {first.id: first, second.id: second}
     assert (first.tenant, first.scopes, first.note, first.limits) == ("crm", ("predict:iris",), "the shop", None)
-    assert api_keys.find(known, token) == first
-    assert api_keys.find(known, other) == second
+    assert api_keys.find_by_token(known, token) == first
+    assert api_keys.find_by_token(known, other) == second
     swapped = f"mutirao_{first.id}_{other[-43:]}"
     unknown = f"mutirao_{'0' * 12}_{token[-43:]}"
     for wrong in (swapped, unknown, token[:-1], f"{token}x", token.upper(), token[8:], f"{token}\n", "", "é\udc80"):
-        assert api_keys.find(known, wrong) is None
+        assert api_keys.find_by_token(known, wrong) is None
 
 
 def test_whatever_is_wrong_with_a_token_the_same_is_done(ring):
@@ -102,7 +102,7 @@ def test_whatever_is_wrong_with_a_token_the_same_is_done(ring):
         called = []
         sys.setprofile(lambda _frame, event, function: called.append(function.__name__) if event == "c_call" else None)
         try:
-            api_keys.find(known, token)
+            api_keys.find_by_token(known, token)
         finally:
             sys.setprofile(None)
         return [name for name in called if "sha256" in name or "digest" in name]
@@ -136,7 +136,7 @@ def test_revoked_keys_stay_listed(ring):
     revoked = ring.revoke(key.id)
     assert revoked.revoked_at >= key.created_at > 1.7e9
     assert ring.revoke(token) == revoked  # whoever finds a token may revoke it as it is
-    assert api_keys.find(ring.all(), token) == revoked
+    assert api_keys.find_by_token(ring.all(), token) == revoked
 
 
 def test_no_key_of_this_id(ring):
@@ -155,7 +155,7 @@ def test_a_record_that_cannot_be_read_is_a_key_that_is_refused(ring, server):
     server.client().hset(keyspace.KEYS, "bad", "{")
     known = ring.all()
     assert known["bad"].revoked_at is not None
-    assert (found := api_keys.find(known, token)) is not None
+    assert (found := api_keys.find_by_token(known, token)) is not None
     assert found.tenant == "crm"
 
 

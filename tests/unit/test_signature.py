@@ -30,7 +30,7 @@ def bound(takes, data):
 
 
 def through_json(takes, *inputs):
-    return signature.read("m", takes, PredictRequest(inputs=inputs))
+    return signature.decode_request("m", takes, PredictRequest(inputs=inputs))
 
 
 @pytest.mark.parametrize(

@@ -73,13 +73,13 @@ def record(status, result=b"null", id="mine", **job):
 )  # fmt: skip
 def test_steps(job, steps):
     """Each kind of job tells its steps in order, in words that say who, how long and with whom."""
-    assert [(pytest.approx(step.at), step.what, step.says) for step in job_history.steps(job)] == steps
+    assert [(pytest.approx(step.at), step.name, step.text) for step in job_history.steps(job)] == steps
 
 
 def test_clocks_that_differ_do_not_turn_steps_round():
     """A worker whose idea of Redis's clock is off by a millisecond does not run a request before it has reserved it."""
     steps = job_history.steps(record("SUCCESS", **ASKED, **RAN | {"reserved_at": 102.001}))
-    assert [step.what for step in steps] == ["submitted", "reserved", "batched", "run", "committed"]
+    assert [step.name for step in steps] == ["submitted", "reserved", "batched", "run", "committed"]
     assert [step.at for step in steps] == sorted(step.at for step in steps)
 
 

@@ -82,7 +82,7 @@ def test_behind_a_call_that_takes_longer():
     over.set()
     thread.join()
     thread, over = _held(turns)
-    turns.lengthen(30)
+    turns.extend(30)
     threading.Timer(0.3, over.set).start()
     with turns:
         pass

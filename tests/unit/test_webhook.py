@@ -26,7 +26,7 @@ HOSTS = "crm.example.com, *.hooks.example.com, http://intra.example.com:8080=10.
 )
 def test_an_allowed_url_is_taken_apart(url, host, port, path):
     """A URL of a host that the operator allows says where it leads, however it is written."""
-    target = webhook_policy.check(url, HOSTS)
+    target = webhook_policy.check_url(url, HOSTS)
     assert (target.host, target.port, target.path) == (host, port, path)
 
 
@@ -52,7 +52,7 @@ def test_an_allowed_url_is_taken_apart(url, host, port, path):
 def test_a_host_that_is_not_allowed_is_named(url):
     """A host, scheme or port that the operator has not allowed is refused, with the host named and the setting."""
     with pytest.raises(errors.WebhookRefused) as caught:
-        webhook_policy.check(url, HOSTS)
+        webhook_policy.check_url(url, HOSTS)
     assert caught.value.status == 400
     assert caught.value.host
     assert "operator allows" in str(caught.value)
@@ -95,21 +95,21 @@ def test_a_host_that_is_not_allowed_is_named(url):
 def test_what_is_no_plain_url_is_refused(url):
     """Other schemes, credentials, control characters, tricks of parsers and overlong URLs are refused before any look-up."""
     with pytest.raises(errors.WebhookRefused, match="the webhook is refused"):
-        webhook_policy.check(url, HOSTS)
+        webhook_policy.check_url(url, HOSTS)
 
 
 def test_a_refusal_quotes_neither_query_nor_credentials():
     """What a URL may hold of secrets is in no refusal."""
     for url in ("https://other.example.com/?token=hunter2", "https://me:hunter2@crm.example.com/"):
         with pytest.raises(errors.WebhookRefused) as caught:
-            webhook_policy.check(url, HOSTS)
+            webhook_policy.check_url(url, HOSTS)
         assert "hunter2" not in str(caught.value) + repr(caught.value)
 
 
 def test_off_until_hosts_are_allowed():
     """Without allowed hosts every webhook is refused, and the caller is told which setting that is."""
     with pytest.raises(errors.WebhookRefused, match="MUTIRAO_WEBHOOK_HOSTS"):
-        webhook_policy.check("https://crm.example.com/", "")
+        webhook_policy.check_url("https://crm.example.com/", "")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_off_until_hosts_are_allowed():
 def test_an_entry_that_allows_by_mistake_is_refused(entry):
     """An entry that is no host, or allows half of the internet, stops whoever starts with it."""
     with pytest.raises(errors.SettingsError, match="MUTIRAO_WEBHOOK_HOSTS"):
-        webhook_policy.allowed(f"ok.example.com, {entry}")
+        webhook_policy.allowed_hosts(f"ok.example.com, {entry}")
 
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "172.15.0.1", "2001:4860:4860::8888", "2606:4700::1111"]
@@ -136,4 +136,4 @@ PRIVATE = [
 @pytest.mark.parametrize(("text", "is_public"), [(each, True) for each in PUBLIC] + [(each, False) for each in PRIVATE])
 def test_only_a_public_hosts_own_address_is_public(text, is_public):
     """Private, loopback, link-local, metadata, shared, reserved and multicast addresses are not public, nor IPv6 that carries IPv4."""
-    assert webhook_policy.public(ipaddress.ip_address(text)) is is_public
+    assert webhook_policy.is_public(ipaddress.ip_address(text)) is is_public

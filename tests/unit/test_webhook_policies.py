@@ -75,7 +75,9 @@ def test_a_receiver_with_either_secret_believes_it(secret):
     """While secrets change, each event is signed with both, so that a receiver with one of them takes it."""
     made = payload.of(record(), {"id": "a.job"})
     now = int(datetime.datetime.now(datetime.UTC).timestamp())
-    found = standardwebhooks.Webhook(SECRETS[0]).verify(made.body, made.headers(webhook_policy.keys(secret), now))
+    found = standardwebhooks.Webhook(SECRETS[0]).verify(
+        made.body, made.headers(webhook_policy.signing_keys(secret), now)
+    )
     assert found["type"] == "job.succeeded"
     assert found["timestamp"] == "2026-11-23T18:40:53.000+00:00"
 
@@ -86,7 +88,7 @@ def test_a_receiver_with_either_secret_believes_it(secret):
 def test_a_weak_secret_is_refused(secret):
     """What is no secret of 24 to 64 bytes is refused, without being quoted."""
     with pytest.raises(errors.SettingsError, match="MUTIRAO_WEBHOOK_SECRET") as caught:
-        webhook_policy.keys(secret)
+        webhook_policy.signing_keys(secret)
     assert "hunter2" not in str(caught.value) + repr(caught.value)
 
 

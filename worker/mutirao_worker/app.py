@@ -13,7 +13,7 @@ from kombu import Exchange, Queue, compression
 from kombu.serialization import register
 
 from mutirao import errors, keyspace, printable, settings, urls
-from mutirao.registry import redelivered_after_s
+from mutirao.registry import visibility_timeout_s
 from mutirao.settings import PREFIX, Settings, without_password
 from mutirao.wire import binary_codec
 from mutirao_worker import banner, tasks
@@ -41,7 +41,7 @@ def make(given: Settings) -> Celery:
         accept_content=["json", "mutirao"],
         # kombu's own transports tell what a broker refuses as errors of a channel, which would end the worker.
         broker_channel_error_retry=True,
-        broker_transport_options=_rabbitmq() if given.foreign else _redis(given),
+        broker_transport_options=_rabbitmq() if given.uses_amqp else _redis(given),
         event_serializer="json",
         result_accept_content=["json"],
         result_expires=given.result_ttl_s,
@@ -61,7 +61,7 @@ def make(given: Settings) -> Celery:
 
 
 def _broker(given: Settings) -> str:
-    return given.broker_url if given.foreign else urls.parse(given.broker_url).url
+    return given.broker_url if given.uses_amqp else urls.parse(given.broker_url).explicit()
 
 
 def _rabbitmq() -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _redis(given: Settings) -> dict[str, Any]:
         "queue_order_strategy": "round_robin",
         # Kombu gives a dead worker's requests to others after this long, and looks every 10 s. Running twice does no harm: the
         # first result wins. `_load` sets it anew once the models' time limits are known.
-        "visibility_timeout": redelivered_after_s([]),
+        "visibility_timeout": visibility_timeout_s([]),
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
     }
@@ -127,7 +127,7 @@ def _load(worker: Any) -> None:
     # A child is alive once it has warmed its models up; each has a time of its own for that.
     app.conf.worker_proc_alive_timeout = 60.0 + app.host.warm_up_s * len(names)
     _keep_compressed()
-    app.conf.broker_transport_options["visibility_timeout"] = redelivered_after_s(app.host.hard_limits())
+    app.conf.broker_transport_options["visibility_timeout"] = visibility_timeout_s(app.host.hard_limits())
     banner.show(worker, app.host.infos(), app.host.threads)
     if kind == "thread":
         _prepare()  # no process is forked that could

@@ -33,7 +33,7 @@ def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
     each = f"{threads} thread{'' if threads == 1 else 's'}"
     console.print(f"{processes} x {each}, {memory:.0f} MB with the models loaded, before forking")
     given = worker.app.conf.mutirao
-    if not given.engine and not given.foreign:
+    if not given.engine and not given.uses_amqp:
         console.print(
             f"[yellow]warning:[/] {_WITHOUT_ENGINE.format(worker.app.conf.broker_transport_options['visibility_timeout'])}"
         )

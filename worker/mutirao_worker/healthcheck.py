@@ -20,7 +20,7 @@ def main() -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     alive = [worker.name for worker in known.workers if worker.name.partition("@")[2] == here]
-    unleased = [name for name in (*known.deaf, *known.gone) if name.partition("@")[2] == here]
+    unleased = [name for name in (*known.unleased, *known.silent) if name.partition("@")[2] == here]
     if alive:
         said = f"{', '.join(alive)} alive"
     elif unleased:

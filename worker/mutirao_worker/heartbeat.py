@@ -64,7 +64,7 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         """Announce from now on."""
         given = consumer.app.conf.mutirao
         # Beside a broker that is no Redis, the fleet's announcements are where results are.
-        url = given.result_url if given.foreign else given.broker_url
+        url = given.result_url if given.uses_amqp else given.broker_url
         self._client = connect(url, given, min(TIMEOUT_S, given.timeout_s))
         self._script = self._client.register_script(SCRIPTS["heartbeat"])
         self._withdraw = self._client.register_script(SCRIPTS["withdraw_model"])

@@ -13,7 +13,7 @@ from mutirao import errors, keyspace, settings
 from mutirao.cli import console, render_jobs, render_outputs
 from mutirao.cli.options import COMPLETION_S, Command, ModelName, as_json, broker
 from mutirao.client.redis_backend import RedisBackend
-from mutirao.dead_letters import REASONS, DeadLetter, DeadLetters, check_version, missing
+from mutirao.dead_letters import REASONS, DeadLetter, DeadLetters, check_version, letter_not_found
 from mutirao.redisdb.drivers import Operation, RedisDriver
 from mutirao.settings import Settings
 
@@ -175,7 +175,7 @@ def replay(
         console.note("no dead letters to replay")
     codes = []
     for id in dict.fromkeys(ids) if ids else said:
-        why = said.get(id, missing(id))
+        why = said.get(id, letter_not_found(id))
         codes.append(_told(id, "replayed", why, as_json=as_json))
     return next(filter(None, codes), console.Exit.OK)
 
@@ -206,7 +206,9 @@ def purge(
         removed = set(box.run(box.dead.purge(chosen)))
     gone = ids or removed  # of those that were not named, one that somebody else removed is none of our business
     codes = [
-        _told(id, "purged", None if id in removed else missing(id), as_json=as_json) for id in chosen if id in gone
+        _told(id, "purged", None if id in removed else letter_not_found(id), as_json=as_json)
+        for id in chosen
+        if id in gone
     ]
     return next(filter(None, codes), console.Exit.OK)
 

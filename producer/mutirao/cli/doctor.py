@@ -45,7 +45,10 @@ def _examined(given: Settings) -> tuple[list[Finding], console.Exit]:
         seen = snapshot.read(given, os.environ)
     except errors.BrokerUnavailable as exc:
         seen = snapshot.local(given, os.environ)
-        return [_silent(exc) if given.remote else _away(exc), *settings_checks.findings(seen)], console.Exit.UNAVAILABLE
+        return [
+            _silent(exc) if given.uses_gateway else _away(exc),
+            *settings_checks.findings(seen),
+        ], console.Exit.UNAVAILABLE
     found = list(_findings(seen))
     failed = any(finding.level == "problem" for finding in found)
     return found, console.Exit.FAILED if failed else console.Exit.OK

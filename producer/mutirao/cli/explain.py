@@ -57,8 +57,8 @@ def _show(story: JobHistory) -> None:
 
 def _line(step: JobStep, first: float) -> str:
     clock = datetime.datetime.fromtimestamp(step.at).astimezone().time().isoformat("milliseconds")
-    before = f"  {clock}  {f'+{step.at - first:.3f} s':>11}  {step.what:<10} "
-    return console.wrapped(step.says, before, " " * len(before)).rstrip()
+    before = f"  {clock}  {f'+{step.at - first:.3f} s':>11}  {step.name:<10} "
+    return console.wrapped(step.text, before, " " * len(before)).rstrip()
 
 
 def _now(story: JobHistory) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _document(story: JobHistory) -> dict[str, Any]:
     letter = story.letter
     return render_jobs.facts(story.record) | {
         "steps": [
-            {"at": step.at, "after_s": round(step.at - steps[0].at, 6), "what": step.what, "says": step.says}
+            {"at": step.at, "after_s": round(step.at - steps[0].at, 6), "what": step.name, "says": step.text}
             for step in steps
         ],
         "history": [msgspec.structs.asdict(entry) for entry in story.record.job.history],

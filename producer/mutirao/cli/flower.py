@@ -50,7 +50,7 @@ def flower(port: int | None, address: str, password: str | None, *, control: boo
     auth = _checked(given) if given is not None else f"{USER}:{secrets.token_urlsafe(12)}"
     port = chosen_port(port, FLOWER_PORT, "--port", address)
     _tell(address, port, auth if given is None else "")
-    url = now.result_url if now.foreign else now.broker_url
+    url = now.result_url if now.uses_amqp else now.broker_url
     if not answers(url, now):
         console.note(f"Redis does not answer at {settings.without_password(url)} yet: Flower keeps trying")
     env = os.environ | {

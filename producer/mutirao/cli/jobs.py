@@ -142,7 +142,7 @@ def _submitted(
         jobs = _queued(client, model, input_data.split(taken), asked)
     else:
         jobs = [client.submit(model, taken, id=id or given.id, **asked)]
-    if not known.served(model):
+    if not known.is_served(model):
         console.note(f"queued; no live worker serves {model!r} now: start one with mutirao worker")
     return jobs
 

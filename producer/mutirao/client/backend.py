@@ -165,7 +165,7 @@ class Backend(ABC):
     def late(self, record: JobRecord, timeout: float | None) -> Operation[errors.ResultTimeout]:
         """Build the error for a job that has not ended in time, with the reason where there is one to see."""
         why, model = "", record.job.model
-        if record.state == "queued" and model and not (yield from self.announced()).served(model):
+        if record.state == "queued" and model and not (yield from self.announced()).is_served(model):
             why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
         text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
         return errors.ResultTimeout(text, id=record.task_id)

@@ -17,7 +17,7 @@ def backend_for(settings: Settings) -> BackendFactory:
     Raises:
         SettingsError: the URL is a gateway's, and httpx is not installed.
     """
-    if not settings.remote:
+    if not settings.uses_gateway:
         return REDIS
     from mutirao.client.http_backend import HTTP  # noqa: PLC0415 - httpx is an extra, and is loaded by those alone who use it
 

@@ -38,8 +38,8 @@ class RedisBackend(Backend):
         super().__init__(settings, check=check)
         self._ahead_s = 0.0  # of Redis's clock before ours
         self._maker, self._process = _maker(settings), os.getpid()
-        self._results: Database = "results" if settings.split else "broker"
-        self._side: Database = "results" if settings.foreign else "broker"
+        self._results: Database = "results" if settings.separate_results else "broker"
+        self._side: Database = "results" if settings.uses_amqp else "broker"
 
     @property
     def client(self) -> str:
@@ -140,7 +140,7 @@ class RedisBackend(Backend):
         if inline is not None:
             return inline
         response, raw = record.response(), None
-        if binary_codec.is_beside(response):
+        if binary_codec.is_offloaded(response):
             raw = yield Command(self._results, "GET", (keyspace.payload_key(record.task_id, "out"),))
             if raw is None:
                 raise _gone(record.task_id, self.settings)
@@ -155,7 +155,7 @@ class RedisBackend(Backend):
         now = int(seconds) + int(micros) / 1e6
         leases = yield Command(side, "ZRANGEBYSCORE", (keyspace.LEASES,), (now, "+inf"))
         self._ahead_s = now - time.time()
-        return self._learned(registry.decode(models, workers, now, leases), asked_at)
+        return self._learned(registry.decode_registry(models, workers, now, leases), asked_at)
 
     def withdraw(self, names: Sequence[str], *, old: bool = False) -> Operation[list[tuple[str, ...]]]:
         """Take models off the catalogue, those that no live worker has in its repository.
@@ -167,7 +167,7 @@ class RedisBackend(Backend):
         Returns:
             For each ("withdrawn",), ("unknown",), or ("kept",) and the names of the live workers that have it.
         """
-        side: Database = "results" if self.settings.foreign else "broker"
+        side: Database = "results" if self.settings.uses_amqp else "broker"
         keys = (keyspace.MODELS, keyspace.WORKERS, keyspace.LEASES)
         args = ("old" if old else "now", keyspace.KOMBU_SEPARATOR, *map(keyspace.model_name, names))
         replies = yield Command(side, "withdraw_model", keys, args)
@@ -175,7 +175,7 @@ class RedisBackend(Backend):
 
     def line_of(self, tenant: str) -> str:
         """Name the tenant in whose line a tenant's requests wait: without the engine all wait in one, that of ""."""
-        return tenant if self.settings.engine and not self.settings.foreign else ""
+        return tenant if self.settings.engine and not self.settings.uses_amqp else ""
 
     def now(self) -> float:
         """Redis's clock, as far as this client has seen it: seconds since the epoch."""
@@ -183,7 +183,7 @@ class RedisBackend(Backend):
 
     def missing(self, id: str) -> errors.JobNotFound:
         """Build the error for an id without a record."""
-        made = keyspace.made_at(id)
+        made = keyspace.created_at(id)
         if made is not None and time.time() - made > self.settings.result_ttl_s:
             return _gone(id, self.settings)
         return errors.JobNotFound(f"job {id!r} is not known: no such id was submitted", id=id)
@@ -197,7 +197,7 @@ class RedisBackend(Backend):
         self, ask: SubmitOptions, ids: Sequence[str], runs: Sequence[EncodedGroup], expires_s: float
     ) -> Operation[frozenset[int]]:
         """Queue a call's requests; where the queue is on another server than the records, these are written first."""
-        split = self.settings.split
+        split = self.settings.separate_results
         call = self._call("records" if split else "all", ask, runs, expires_s)
         try:
             reply = yield call
@@ -223,7 +223,7 @@ class RedisBackend(Backend):
 
     def _push(self, ask: SubmitOptions, runs: Sequence[EncodedGroup], expires_s: float) -> Operation[None]:
         """Push where the queue is on another server than the records; records of what could not be pushed are taken back."""
-        if self.settings.foreign:
+        if self.settings.uses_amqp:
             yield from self._publish(ask, runs)
             return
         try:

@@ -232,7 +232,7 @@ class ResultListener:
                         if not await self._look(ids):
                             break
                         if self._subscription is not None:
-                            self._subscription.doubt()
+                            self._subscription.check_soon()
                         await asyncio.sleep(0)
         finally:
             self._rereading = False

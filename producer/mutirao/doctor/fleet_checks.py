@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from mutirao.doctor.finding import Finding, hidden, listed
 from mutirao.doctor.snapshot import Snapshot
-from mutirao.registry import Registry, redelivered_after_s
+from mutirao.registry import Registry, visibility_timeout_s
 
 START = "start one with mutirao worker"
 
@@ -41,18 +41,18 @@ def deaf(seen: Snapshot) -> Finding:
     """Each worker that announces itself takes requests."""
     if seen.catalog is None:
         return hidden("leases", "ZRANGEBYSCORE mutirao:leases")
-    if seen.catalog.deaf:
+    if seen.catalog.unleased:
         return Finding(
             "leases",
             "warning",
-            f"announced a moment ago, but without a lease, so that nothing is taken: {listed(seen.catalog.deaf)}",
+            f"announced a moment ago, but without a lease, so that nothing is taken: {listed(seen.catalog.unleased)}",
             "killed a moment ago, or it does not hear Redis: then its log says why; restart it if it does not come back by itself",
         )
-    if seen.catalog.gone:
+    if seen.catalog.silent:
         return Finding(
             "leases",
             "warning",
-            f"gone: {listed(seen.catalog.gone)} (silent, and the lease is over; what was taken is put back for others)",
+            f"gone: {listed(seen.catalog.silent)} (silent, and the lease is over; what was taken is put back for others)",
             "killed, or it stands still: start it again if it is wanted; this is said for 15 s after it was last heard",
         )
     return Finding("leases", "ok", "every worker that announces itself takes requests")
@@ -132,7 +132,7 @@ def versions(seen: Snapshot) -> Finding:
 
 def waiting(seen: Snapshot) -> Finding:
     """Nothing waits where nobody takes it."""
-    if seen.given.foreign:
+    if seen.given.uses_amqp:
         return Finding("queues", "ok", "not to be seen from here: the broker is no Redis, ask it itself")
     if seen.waiting is None:
         return hidden("queues", "LLEN mutirao.*")
@@ -179,7 +179,7 @@ def visibility_timeout(seen: Snapshot) -> Finding:
             "redelivery", "ok", "not checked: the models' time limits are not known on this machine (MUTIRAO_MODELS)"
         )
     for worker in seen.catalog.workers:
-        timeout_s = redelivered_after_s([seen.limits[model] for model in worker.models if model in seen.limits])
+        timeout_s = visibility_timeout_s([seen.limits[model] for model in worker.models if model in seen.limits])
         if slower := [model for model, limit in seen.limits.items() if limit >= timeout_s]:
             text = f"{worker.name} gives requests away after {timeout_s:g} s, but {listed(slower)} may take longer, and would run twice"
             return Finding(
@@ -194,7 +194,7 @@ def visibility_timeout(seen: Snapshot) -> Finding:
 
 def vanished(seen: Snapshot) -> Finding:
     """Each queued job's request waits somewhere, or is in a worker's hands."""
-    if not seen.given.engine or seen.given.foreign:
+    if not seen.given.engine or seen.given.uses_amqp:
         return Finding("queued jobs", "ok", "not looked for: only the engine's transport tells who has a request")
     if seen.orphans is None:
         return hidden("queued jobs", "SCAN, GETRANGE celery-task-meta-*")

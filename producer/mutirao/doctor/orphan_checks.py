@@ -77,6 +77,6 @@ def _lost(core: RedisBackend, ids: Sequence[str]) -> Operation[list[str]]:
     found: list[JobRecord | None] = yield from core.records(ids)
     lost = []
     for record in found:
-        is_lost = record is not None and record.status == "QUEUED" and (yield from job_history.lost(core, record))
+        is_lost = record is not None and record.status == "QUEUED" and (yield from job_history.is_lost(core, record))
         lost += [record.task_id] if record is not None and is_lost else []
     return lost

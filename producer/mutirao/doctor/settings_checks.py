@@ -55,10 +55,10 @@ def address(seen: Snapshot) -> Finding:
 
 def place(seen: Snapshot) -> Finding:
     """Requests and results are kept together."""
-    if not seen.given.split:
+    if not seen.given.separate_results:
         return Finding("results", "ok", "kept with the requests")
     text = f"kept at {without_password(seen.given.result_url)}, apart from the requests: a crash between the two writes leaves a record whose request was never queued, until it expires"
-    if seen.given.foreign:
+    if seen.given.uses_amqp:
         return Finding("results", "ok", text)
     return Finding("results", "warning", text, "unset MUTIRAO_RESULT_URL, unless that is meant")
 

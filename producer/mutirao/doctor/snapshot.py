@@ -108,15 +108,15 @@ def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
         BrokerUnavailable: a server, or the gateway, does not answer.
     """
     seen = local(given, environment)
-    if given.remote:
+    if given.uses_gateway:
         return msgspec.structs.replace(seen, gateway=gateway_checks.read(given))
-    if given.foreign:  # the fleet announces itself where results are kept, and nobody here sees the queues
+    if given.uses_amqp:  # the fleet announces itself where results are kept, and nobody here sees the queues
         with _connected(given, "results") as client:
             fleet = _fleet(client) | {"waiting": None, "reserved": None}
             return msgspec.structs.replace(seen, results=_server(client, given.result_url), **fleet)
     with _connected(given, "broker") as client:
         seen = msgspec.structs.replace(seen, broker=_server(client, given.broker_url), **_fleet(client))
-    if given.split:
+    if given.separate_results:
         with _connected(given, "results") as client:
             untold, closed = _allowed(lambda: _untold(client)), _allowed(lambda: _closed(client))
             seen = msgspec.structs.replace(
@@ -184,7 +184,7 @@ def _catalog(client: redis.Redis) -> Registry:
     seconds, micros = client.time()
     now = seconds + micros / 1e6
     leases = client.zrangebyscore(keyspace.LEASES, now, "+inf")
-    return registry.decode(models, workers, now, leases)  # type: ignore[arg-type]
+    return registry.decode_registry(models, workers, now, leases)  # type: ignore[arg-type]
 
 
 def _waiting(client: redis.Redis, models: Iterable[str]) -> dict[str, int]:
@@ -208,7 +208,7 @@ def _reserved(client: redis.Redis) -> int:
 def _closed(client: redis.Redis) -> str:
     """Say what to do where there are API keys and none is good."""
     found: Any = client.hgetall(keyspace.KEYS)
-    return api_keys.refuses_all([api_keys.read(id.decode(), raw) for id, raw in found.items()])
+    return api_keys.refuses_all([api_keys.key_from_json(id.decode(), raw) for id, raw in found.items()])
 
 
 def _untold(client: redis.Redis) -> int:

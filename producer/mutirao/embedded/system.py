@@ -23,7 +23,7 @@ from mutirao.embedded.supervisor import ChildExit, ChildSpec, Supervisor
 from mutirao.redisdb import failure
 from mutirao.redisdb.connection import connect
 from mutirao.redisdb.drivers import options
-from mutirao.registry import Registry, decode
+from mutirao.registry import Registry, decode_registry
 
 WORKERS, FLOWER, REDIS = range(3)
 GATEWAY_PORT, FLOWER_PORT = 8000, 5555
@@ -137,8 +137,8 @@ class Embedded:
     def start(self) -> None:
         """Start all of it; returns when Redis answers, workers and Flower may take longer: see `wait_ready`."""
         local = settings.load(**self._given, broker_url="redis://127.0.0.1")
-        if webhook_policy.allowed(local.webhook_hosts):
-            webhook_policy.keys(local.webhook_secret)
+        if webhook_policy.allowed_hosts(local.webhook_hosts):
+            webhook_policy.signing_keys(local.webhook_secret)
         self.home = StateDir(Path(local.home))
         self.binary = redis_binary.find(written_by=redis_server.written_by(self.home.redis))
         self.home.prepare()
@@ -356,7 +356,7 @@ class Embedded:
         workers: Any = client.hgetall(keyspace.WORKERS)
         now = time.time()
         leases: Any = client.zrangebyscore(keyspace.LEASES, now, "+inf")
-        return decode(models, workers, now, leases)
+        return decode_registry(models, workers, now, leases)
 
     def _not_ready(self, name: str, timeout_s: float, *, died: bool) -> errors.EmbeddedError:
         what = "died each time it was started" if died else f"is not ready after {timeout_s:g} s"

@@ -114,7 +114,7 @@ async def _allowed(gateway: Gateway, request: Request, ask: SubmitOptions) -> No
     """
     gateway.authenticator.recheck(request.caller)
     if ask.webhook:
-        webhook_policy.check(ask.webhook, gateway.settings.webhook_hosts)
+        webhook_policy.check_url(ask.webhook, gateway.settings.webhook_hosts)
     if ask.expires_s is not None:
         await gateway.late(ask.model, ask.tenant, ask.priority, ask.expires_s)
 

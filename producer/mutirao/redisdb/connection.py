@@ -27,13 +27,13 @@ def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
     """
     options = {"command_packer": Packer(), **options}
     if urls.scheme(url) in urls.SOCKETS:
-        return redis.Redis.from_url(_socket(url), **_of_socket(options))
+        return redis.Redis.from_url(_socket_url(url), **_socket_options(options))
     if urls.scheme(url) != "sentinel":
         return redis.Redis.from_url(url, **options)
-    read = urls.parse(url)
-    sentinels = redis.sentinel.Sentinel(read.hosts, sentinel_kwargs=_timeouts(options))
+    parsed = urls.parse(url)
+    sentinels = redis.sentinel.Sentinel(parsed.hosts, sentinel_kwargs=_timeouts(options))
     master: redis.Redis = sentinels.master_for(
-        settings.sentinel_master, connection_pool_class=_Pool, **_of_master(read), **options
+        settings.sentinel_master, connection_pool_class=_Pool, **_master_options(parsed), **options
     )
     return master
 
@@ -41,17 +41,17 @@ def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
 def connect_async(url: str, settings: Settings, **options: Any) -> redis.asyncio.Redis:
     """Make a client for the running event loop; the arguments are those of `connect`."""
     if urls.scheme(url) == "sentinel":
-        read = urls.parse(url)
-        sentinels = redis.asyncio.sentinel.Sentinel(read.hosts, sentinel_kwargs=_timeouts(options))
+        parsed = urls.parse(url)
+        sentinels = redis.asyncio.sentinel.Sentinel(parsed.hosts, sentinel_kwargs=_timeouts(options))
         client: redis.asyncio.Redis = sentinels.master_for(
-            settings.sentinel_master, connection_pool_class=_AsyncPool, **_of_master(read), **options
+            settings.sentinel_master, connection_pool_class=_AsyncPool, **_master_options(parsed), **options
         )
     elif urls.scheme(url) in urls.SOCKETS:
-        client = redis.asyncio.Redis.from_url(_socket(url), **_of_socket(options))
+        client = redis.asyncio.Redis.from_url(_socket_url(url), **_socket_options(options))
     else:
         client = redis.asyncio.Redis.from_url(url, **options)
     pool: Any = client.connection_pool
-    pool.connection_class = _OURS.get(pool.connection_class, pool.connection_class)
+    pool.connection_class = _CONNECTION_CLASSES.get(pool.connection_class, pool.connection_class)
     return client
 
 
@@ -67,7 +67,7 @@ class Packer:
             raise redis.DataError(str(exc)) from exc
 
 
-class _Ours:
+class _FastPacking:
     """What redis-py's connections of an event loop lack."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
@@ -83,23 +83,23 @@ class _Ours:
             raise ConnectionResetError(str(exc)) from exc
 
 
-class _AsyncConnection(_Ours, redis.asyncio.Connection):
+class _AsyncConnection(_FastPacking, redis.asyncio.Connection):
     pass
 
 
-class _AsyncSSLConnection(_Ours, redis.asyncio.SSLConnection):
+class _AsyncSSLConnection(_FastPacking, redis.asyncio.SSLConnection):
     pass
 
 
-class _AsyncSocketConnection(_Ours, redis.asyncio.UnixDomainSocketConnection):
+class _AsyncSocketConnection(_FastPacking, redis.asyncio.UnixDomainSocketConnection):
     pass
 
 
-class _AsyncMasterConnection(_Ours, redis.asyncio.sentinel.SentinelManagedConnection):
+class _AsyncMasterConnection(_FastPacking, redis.asyncio.sentinel.SentinelManagedConnection):
     pass
 
 
-_OURS: dict[type, type] = {
+_CONNECTION_CLASSES: dict[type, type] = {
     redis.asyncio.Connection: _AsyncConnection,
     redis.asyncio.SSLConnection: _AsyncSSLConnection,
     redis.asyncio.UnixDomainSocketConnection: _AsyncSocketConnection,
@@ -127,25 +127,25 @@ class _AsyncPool(redis.asyncio.sentinel.SentinelConnectionPool):
                 await sentinel.aclose()
 
 
-def _of_master(read: RedisURL) -> dict[str, Any]:
+def _master_options(parsed: RedisURL) -> dict[str, Any]:
     """Choose what is said to the master; the URL's user and password are its own, as kombu has it."""
-    login = {name: value for name, value in (("username", read.user), ("password", read.password)) if value}
-    return {**_parsed(read), **login, "db": read.db}
+    login = {name: value for name, value in (("username", parsed.user), ("password", parsed.password)) if value}
+    return {**_query_options(parsed), **login, "db": parsed.db}
 
 
-def _socket(url: str) -> str:
+def _socket_url(url: str) -> str:
     """Write the URL of a socket as redis-py does."""
-    read = urls.parse(url)
-    query = urlencode({"db": read.db, **read.query})
-    return read.url.replace("redis+socket", "unix", 1).partition("?")[0] + f"?{query}"
+    parsed = urls.parse(url)
+    query = urlencode({"db": parsed.db, **parsed.query})
+    return parsed.explicit().replace("redis+socket", "unix", 1).partition("?")[0] + f"?{query}"
 
 
-def _of_socket(options: dict[str, Any]) -> dict[str, Any]:
+def _socket_options(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not name.startswith("socket_keepalive")}
 
 
-def _parsed(read: RedisURL) -> dict[str, Any]:
-    query = "&".join(f"{name}={value}" for name, value in read.query.items())
+def _query_options(parsed: RedisURL) -> dict[str, Any]:
+    query = "&".join(f"{name}={value}" for name, value in parsed.query.items())
     found: dict[str, Any] = redis.connection.parse_url(f"redis://?{query}")
     return found
 

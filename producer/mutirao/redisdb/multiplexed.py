@@ -29,16 +29,16 @@ class MultiplexedConnection:
         self._connecting = asyncio.Lock()
         self._connection: Any = None
         self._reader: asyncio.Task[None] | None = None
-        self._asked: collections.deque[asyncio.Future[Any]] = collections.deque()
+        self._awaited: collections.deque[asyncio.Future[Any]] = collections.deque()
         self._closed = False
 
-    async def ask(self, packed: bytes) -> Any:
+    async def send(self, packed: bytes) -> Any:
         """Send a command that may be sent twice, and wait for its reply.
 
         Raises:
             redis.RedisError: Redis did not answer in time, or refused.
         """
-        return await self._retry.call_with_retry(lambda: self._ask(packed), _nothing)
+        return await self._retry.call_with_retry(lambda: self._send(packed), _no_cleanup)
 
     async def close(self) -> None:
         """Close the connection, for good; who still waits is told."""
@@ -48,14 +48,14 @@ class MultiplexedConnection:
         if reader is not None:
             await asyncio.wait([reader])
 
-    async def _ask(self, packed: bytes) -> Any:
-        connection = self._connection or await self._connected()
+    async def _send(self, packed: bytes) -> Any:
+        connection = self._connection or await self._connect_once()
         reply = asyncio.get_running_loop().create_future()
         try:
             connection._writer.write(packed)  # noqa: SLF001 - redis-py waits for each write
         except (AttributeError, RuntimeError) as exc:  # it broke, and its reader has not come to it yet
             raise redis.ConnectionError("the connection broke") from exc
-        self._asked.append(reply)
+        self._awaited.append(reply)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await reply
@@ -71,7 +71,7 @@ class MultiplexedConnection:
                 self._drop(error)
             raise error from exc
 
-    async def _connected(self) -> Any:
+    async def _connect_once(self) -> Any:
         async with self._connecting:
             if self._connection is None:
                 connection = await self._pool.get_connection()
@@ -90,13 +90,13 @@ class MultiplexedConnection:
                     reply = await connection.read_response(timeout=math.inf)
                 except redis.ResponseError as exc:
                     reply = exc
-                asked = self._asked.popleft()
-                if asked.done():  # nobody waits any more
+                awaited = self._awaited.popleft()
+                if awaited.done():  # nobody waits any more
                     continue
                 if isinstance(reply, Exception):
-                    asked.set_exception(reply)
+                    awaited.set_exception(reply)
                 else:
-                    asked.set_result(reply)
+                    awaited.set_result(reply)
         except (redis.RedisError, OSError) as exc:
             error = exc
         finally:
@@ -108,10 +108,10 @@ class MultiplexedConnection:
     def _drop(self, error: Exception) -> None:
         """Use this connection no more: its reader closes it."""
         reader, self._connection, self._reader = self._reader, None, None
-        asked, self._asked = self._asked, collections.deque()
+        awaited, self._awaited = self._awaited, collections.deque()
         if reader is not None and reader is not asyncio.current_task():
             reader.cancel()
-        for each in asked:
+        for each in awaited:
             if not each.done():
                 each.set_exception(error)
 
@@ -120,5 +120,5 @@ def _closed() -> redis.RedisError:
     return redis.RedisError("the client was closed")
 
 
-async def _nothing(_: Exception) -> None:
+async def _no_cleanup(_: Exception) -> None:
     """Leave it to the next try: what broke has been dropped."""

@@ -23,7 +23,7 @@ class Subscription:
     def __init__(self, pubsub: redis.asyncio.client.PubSub) -> None:
         """Take redis-py's subscription; nothing connects before the first `subscribe`."""
         self._pubsub = pubsub
-        self._doubted = False
+        self._check_due = False
         self._closed = False
 
     async def subscribe(self, *channels: str | bytes) -> None:
@@ -38,9 +38,9 @@ class Subscription:
         """Ask for it no more."""
         await self._pubsub.unsubscribe(*channels)
 
-    def doubt(self) -> None:
+    def check_soon(self) -> None:
         """Something was missed that should have been heard: ask soon whether it is still there."""
-        self._doubted = True
+        self._check_due = True
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
         """Yield what is announced, and what Redis confirms.
@@ -49,17 +49,17 @@ class Subscription:
             redis.RedisError: the connection broke, or is gone without a word.
         """
         loop = asyncio.get_running_loop()
-        heard_at, asked_at = loop.time(), None
+        received_at, pinged_at = loop.time(), None
         while not self._closed:
             message = await self._pubsub.get_message(timeout=LOOK_S)
             now = loop.time()
             if message is not None:
-                heard_at, asked_at = now, None
+                received_at, pinged_at = now, None
                 yield message
-            elif asked_at is None and (self._doubted or now - heard_at > QUIET_S):
-                self._doubted, asked_at = False, now
+            elif pinged_at is None and (self._check_due or now - received_at > QUIET_S):
+                self._check_due, pinged_at = False, now
                 await self._pubsub.ping()
-            elif asked_at is not None and now - asked_at > PONG_S:
+            elif pinged_at is not None and now - pinged_at > PONG_S:
                 raise redis.TimeoutError("the subscription does not answer")
         raise redis.ConnectionError("the subscription was closed")
 

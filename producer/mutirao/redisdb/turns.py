@@ -47,7 +47,7 @@ class Turns:
         self._ended += kind is None
         self._free.put(None)
 
-    def lengthen(self, longer_s: float) -> None:
+    def extend(self, longer_s: float) -> None:
         """Have others wait for a call, which has its turn now, so much longer than for any other."""
         self._until = max(self._until, time.monotonic() + self._timeout_s + longer_s)
 
@@ -61,9 +61,9 @@ class Turns:
         while True:
             before = self._ended
             with contextlib.suppress(queue.Empty):
-                return self._free.get(timeout=_patience(self._timeout_s, self._until))
+                return self._free.get(timeout=_timeout_left(self._timeout_s, self._until))
             if self._ended == before:
-                raise self._error(_stuck(self._at_once, self._timeout_s))
+                raise self._error(_timeout_text(self._at_once, self._timeout_s))
 
 
 class AsyncTurns:
@@ -95,7 +95,7 @@ class AsyncTurns:
         finally:
             self._free.release()
 
-    def lengthen(self, longer_s: float) -> None:
+    def extend(self, longer_s: float) -> None:
         """Have others wait for a call, which has its turn now, so much longer than for any other."""
         self._until = max(self._until, time.monotonic() + self._timeout_s + longer_s)
 
@@ -103,17 +103,17 @@ class AsyncTurns:
         while True:
             before = self._ended
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_patience(self._timeout_s, self._until)):
+                async with asyncio.timeout(_timeout_left(self._timeout_s, self._until)):
                     await self._free.acquire()
                     return
             if self._ended == before:
-                raise self._error(_stuck(self._at_once, self._timeout_s))
+                raise self._error(_timeout_text(self._at_once, self._timeout_s))
 
 
-def _patience(timeout_s: float, until: float) -> float:
+def _timeout_left(timeout_s: float, until: float) -> float:
     """Say how long those who have their turn may take yet; `until` is when the longest of them ends."""
     return max(timeout_s, until - time.monotonic())
 
 
-def _stuck(at_once: int, timeout_s: float) -> str:
+def _timeout_text(at_once: int, timeout_s: float) -> str:
     return f"none of {at_once} calls before this one was answered within {timeout_s:g} s"

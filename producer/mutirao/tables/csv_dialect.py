@@ -81,7 +81,7 @@ def text_of(raw: bytes, source: str) -> str:
     return text.replace("\r", "\n") if "\r" in text[:100_000] and "\n" not in text[:100_000] else text
 
 
-def opened(text: str, dialect: Dialect) -> tuple[str, Dialect]:
+def skip_sep_line(text: str, dialect: Dialect) -> tuple[str, Dialect]:
     """Take what Excel says of the delimiter in a first line, sep=; - which is left empty, so that lines keep their numbers.
 
     Raises:

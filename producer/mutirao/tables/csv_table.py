@@ -54,7 +54,7 @@ class CsvTable(msgspec.Struct, frozen=True):
         Raises:
             InvalidRequest: it is not UTF-8, holds nothing, or says itself of another delimiter than are read here.
         """
-        text, dialect = csv_dialect.opened(csv_dialect.text_of(raw, source), dialect)
+        text, dialect = csv_dialect.skip_sep_line(csv_dialect.text_of(raw, source), dialect)
         return cls(text, source, dialect)
 
     def rows(self, takes: Signature, max_rows: int | None = None) -> Rows:
@@ -72,10 +72,10 @@ class CsvTable(msgspec.Struct, frozen=True):
             InvalidRequest: it is no table, or a cell is not of its column's type; names the line and the column.
             PayloadTooLarge: there are more rows.
         """
-        return _Reading(self, takes, max_rows).rows()
+        return _CsvReader(self, takes, max_rows).rows()
 
 
-class _Reading:
+class _CsvReader:
     """One table, read for one model."""
 
     def __init__(self, table: CsvTable, takes: Signature, max_rows: int | None) -> None:
@@ -93,9 +93,9 @@ class _Reading:
     def rows(self) -> Rows:
         first = self._first()
         header = tuple(cell.strip() for cell in first) if self._has_header(first) else ()
-        specs, places = self._wanted(header, len(first))
+        specs, places = self._select_columns(header, len(first))
         columns = self._body(specs, places, len(first), skip=bool(header))
-        data = _stacked(columns, self._takes.inputs[0]) if self._matrix else dict(
+        data = _side_by_side(columns, self._takes.inputs[0]) if self._matrix else dict(
             zip((spec.name for spec in specs), columns, strict=True)
         )  # fmt: skip
         return Rows(data, header, tuple(self._notes))
@@ -191,7 +191,7 @@ class _Reading:
         names = spec.columns if len(spec.columns) == width else [str(at + 1) for at in range(width)]
         return [msgspec.structs.replace(spec, name=name) for name in names]
 
-    def _wanted(self, header: tuple[str, ...], width: int) -> tuple[list[InputSpec], list[int]]:
+    def _select_columns(self, header: tuple[str, ...], width: int) -> tuple[list[InputSpec], list[int]]:
         """Choose the columns that the model takes, and say where they stand."""
         if header and self._names and set(self._names) <= set(header):
             places = [header.index(name) for name in self._names]
@@ -252,7 +252,7 @@ class _Reading:
             raise errors.PayloadTooLarge(text, limit=self._max_rows)
 
 
-def _stacked(columns: Sequence[Array], spec: InputSpec) -> Array:
+def _side_by_side(columns: Sequence[Array], spec: InputSpec) -> Array:
     """Put columns side by side; text among numbers, or an integer that no float may hold, makes all objects, for the check to name."""
     if len(columns) == 1 and (columns[0].ndim == 2 or len(spec.shape) == 1):
         return columns[0]

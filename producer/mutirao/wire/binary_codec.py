@@ -2,7 +2,7 @@
 
 A message body is Celery's triple `[[model, request], {options}, embed]`: the JSON's length as 4 bytes little-endian, the
 JSON, the raw tensors. A result must stay JSON, so that a stock Celery client can read its document: there the raw tensors
-stand as base64 in the response's parameters. Either way, tensors over a threshold go beside, under a key of their own.
+stand as base64 in the response's parameters. Either way, tensors over a threshold go offloaded, under a key of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ JSON = "application/json"
 BINARY = "application/x-mutirao"
 SIZE = "binary_data_size"
 INLINE = "binary_data"
-BESIDE = "binary_data_beside"
+OFFLOADED = "binary_data_beside"
 # Of a request's `binary_data_output`: JSON, and raw only what JSON cannot carry.
 AUTO = "auto"
 
@@ -43,12 +43,12 @@ def encode_body(
     Returns:
         The body, and the raw tensors that go beside it where they are more than `inline_bytes`, else None.
     """
-    heads, raw = _taken_out(request.inputs)
-    beside = len(raw) > inline_bytes
-    parameters = {**(request.parameters or {}), BESIDE: True} if beside else request.parameters
+    heads, raw = _detach_raw(request.inputs)
+    offloaded = len(raw) > inline_bytes
+    parameters = {**(request.parameters or {}), OFFLOADED: True} if offloaded else request.parameters
     request = msgspec.structs.replace(request, inputs=heads, parameters=parameters)
     head = msgspec.json.encode([[model, request], options, {}])
-    return len(head).to_bytes(4, "little") + head + (b"" if beside else raw), raw if beside else None
+    return len(head).to_bytes(4, "little") + head + (b"" if offloaded else raw), raw if offloaded else None
 
 
 def decode_body(body: bytes | memoryview) -> list[Any]:
@@ -66,19 +66,19 @@ def decode_body(body: bytes | memoryview) -> list[Any]:
         (model, request), options, embed = msgspec.json.decode(view[4 : 4 + length], type=_Triple)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise errors.InvalidRequest(f"the message body's head is not a request: {exc}", reason="damaged body") from exc
-    if isinstance(request, PredictRequest) and not is_beside(request):
+    if isinstance(request, PredictRequest) and not is_offloaded(request):
         request = request_with(request, view[4 + length :])
     return [[model, request], options, embed]
 
 
-def is_beside(holder: PredictRequest | PredictResult) -> bool:
+def is_offloaded(holder: PredictRequest | PredictResult) -> bool:
     """Tell whether the raw tensors are kept under a key of their own."""
-    return bool((holder.parameters or {}).get(BESIDE))
+    return bool((holder.parameters or {}).get(OFFLOADED))
 
 
 def request_with(request: PredictRequest, raw: bytes | memoryview) -> PredictRequest:
     """Put the raw tensors back into a request."""
-    return msgspec.structs.replace(request, inputs=_put_back(request.inputs, raw))
+    return msgspec.structs.replace(request, inputs=_attach_raw(request.inputs, raw))
 
 
 def pack_result(result: PredictResult, inline_bytes: int) -> tuple[PredictResult, bytes | None]:
@@ -88,13 +88,13 @@ def pack_result(result: PredictResult, inline_bytes: int) -> tuple[PredictResult
         The result, its raw tensors as base64 in its parameters, and the raw tensors that go beside it where they are more
         than `inline_bytes`, else None.
     """
-    heads, raw = _taken_out(result.outputs)
+    heads, raw = _detach_raw(result.outputs)
     if heads == result.outputs:  # none is raw; one of no element is, and has no bytes
         return result, None
-    beside = len(raw) > inline_bytes
-    where = {BESIDE: True} if beside else {INLINE: base64.b64encode(raw).decode()}
+    offloaded = len(raw) > inline_bytes
+    where = {OFFLOADED: True} if offloaded else {INLINE: base64.b64encode(raw).decode()}
     packed = msgspec.structs.replace(result, outputs=heads, parameters={**(result.parameters or {}), **where})
-    return packed, raw if beside else None
+    return packed, raw if offloaded else None
 
 
 def unpack_result(result: PredictResult, raw: bytes | None = None) -> PredictResult:
@@ -105,12 +105,12 @@ def unpack_result(result: PredictResult, raw: bytes | None = None) -> PredictRes
     """
     parameters = dict(result.parameters or {})
     inline = parameters.pop(INLINE, None)
-    parameters.pop(BESIDE, None)
+    parameters.pop(OFFLOADED, None)
     try:
         found = base64.b64decode(inline, validate=True) if inline is not None else raw or b""
     except (binascii.Error, TypeError) as exc:
         raise errors.InvalidTensor(f"the result's binary data is not base64: {exc}") from exc
-    return msgspec.structs.replace(result, outputs=_put_back(result.outputs, found), parameters=parameters or None)
+    return msgspec.structs.replace(result, outputs=_attach_raw(result.outputs, found), parameters=parameters or None)
 
 
 def inline_outputs(document: msgspec.Raw) -> dict[str, Array] | None:
@@ -168,7 +168,7 @@ def _layout(head: bytes, tail: bytes) -> _Layout | None:
     return _Layout(at, tuple(outputs))
 
 
-def _taken_out(whole: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
+def _detach_raw(whole: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
     heads, raws = [], []
     for tensor in whole:
         if isinstance(tensor.data, bytes | memoryview):
@@ -180,7 +180,7 @@ def _taken_out(whole: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
     return tuple(heads), b"".join(raws)
 
 
-def _put_back(heads: Iterable[Tensor], raw: bytes | memoryview) -> tuple[Tensor, ...]:
+def _attach_raw(heads: Iterable[Tensor], raw: bytes | memoryview) -> tuple[Tensor, ...]:
     view, filled = memoryview(raw), []
     for tensor in heads:
         size = (tensor.parameters or {}).get(SIZE)

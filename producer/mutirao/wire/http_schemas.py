@@ -119,7 +119,7 @@ def links(id: str) -> Links:
 
 
 def _kept(record: JobRecord) -> msgspec.Raw:
-    return msgspec.Raw(b"null") if binary_codec.is_beside(record.response()) else record.result
+    return msgspec.Raw(b"null") if binary_codec.is_offloaded(record.response()) else record.result
 
 
 def _failure(record: JobRecord) -> Failure | None:

@@ -151,7 +151,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
             kind: type[errors.MutiraoError] = errors.JobExpired if self.state == "expired" else errors.JobCancelled
             says = "expired before it ran" if self.state == "expired" else "was cancelled"
             return kind(f"job {self.task_id} {says}", id=self.task_id)
-        if failure.ours and (kind_known := errors.named(failure.exc_type)):
+        if failure.is_own and (kind_known := errors.named(failure.exc_type)):
             return kind_known(failure.message, **{"id": self.task_id, **(failure.exc_data or {})})
         kind = _CELERY_ERRORS.get(failure.exc_type, errors.JobError)
         return kind(
@@ -180,7 +180,7 @@ class Failure(msgspec.Struct, frozen=True):
     exc_data: dict[str, Any] | None = None
 
     @property
-    def ours(self) -> bool:
+    def is_own(self) -> bool:
         """Whether it is of this package's tree; Celery has a TimeLimitExceeded too."""
         return self.exc_module == errors.__name__
 

@@ -98,7 +98,7 @@ def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
         return (
             {str(name): _array(str(name), data[name]) for name in data.columns}
             if frame
-            else {"": _array("", _alike(data))}
+            else {"": _array("", _as_matrix(data))}
         )
     if isinstance(data, np.ndarray) and data.dtype.names:
         data = {name: data[name] for name in data.dtype.names}
@@ -128,20 +128,20 @@ def validate(model: str, signature: Signature, given: Mapping[str, Array]) -> di
     if list(given) == [""]:
         given = _named(model, signature, given[""])
     _check_names(model, signature, given)
-    bound = {spec.name: _fitted(model, spec, given[spec.name]) for spec in signature.inputs}
-    _check_rows(model, signature, bound)
+    arrays_by_name = {spec.name: _cast_to_spec(model, spec, given[spec.name]) for spec in signature.inputs}
+    _check_rows(model, signature, arrays_by_name)
     for spec in signature.inputs:
         if not spec.nullable:
-            _check_missing(model, spec, bound[spec.name])
-    return bound
+            _check_missing(model, spec, arrays_by_name[spec.name])
+    return arrays_by_name
 
 
-def read(model: str, signature: Signature, request: PredictRequest) -> dict[str, Array]:
+def decode_request(model: str, signature: Signature, request: PredictRequest) -> dict[str, Array]:
     """Decode and check a request's inputs.
 
     Raises:
         InvalidTensor: a tensor's datatype, shape and data do not agree.
-        SignatureMismatch, PayloadTooLarge: as `bind`.
+        SignatureMismatch, PayloadTooLarge: as `validate`.
     """
     given = {tensor.name: _decoded(tensor, frame=signature.frame) for tensor in request.inputs}
     if len(given) != len(request.inputs):
@@ -149,9 +149,9 @@ def read(model: str, signature: Signature, request: PredictRequest) -> dict[str,
     return validate(model, signature, given)
 
 
-def rows(bound: Mapping[str, Array]) -> int:
+def rows(arrays_by_name: Mapping[str, Array]) -> int:
     """Count the rows of checked inputs."""
-    return len(next(iter(bound.values())))
+    return len(next(iter(arrays_by_name.values())))
 
 
 def _check_columns(names: list[str]) -> None:
@@ -194,7 +194,7 @@ def _array(name: str, values: Any) -> Array:
     return _mixed(name, values.astype(object))
 
 
-def _alike(data: Any) -> Any:
+def _as_matrix(data: Any) -> Any:
     """Make a DataFrame's columns of numbers ready to be one matrix: bools become 0 and 1, and large integers stay beside floats."""
     kinds = {name: getattr(dtype, "kind", "O") for name, dtype in enumerate(data.dtypes)}
     if not set(kinds.values()) <= set("biuf") or len(set(kinds.values())) < 2 or not hasattr(data, "iloc"):
@@ -247,7 +247,7 @@ def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -
         raise _mismatch(model, f"inputs {_list(expected)}", f"inputs {' and '.join(parts)}" if given else "none")
 
 
-def _fitted(model: str, spec: InputSpec, array: Array) -> Array:
+def _cast_to_spec(model: str, spec: InputSpec, array: Array) -> Array:
     if array.shape[:1] == (0,):
         raise _mismatch(model, "at least one row", "none")
     if len(spec.shape) == 1 and array.ndim == 2 and array.shape[1] == 1:
@@ -300,13 +300,13 @@ def _check_missing(model: str, spec: InputSpec, array: Array) -> None:
     )
 
 
-def _check_rows(model: str, signature: Signature, bound: Mapping[str, Array]) -> None:
-    counts = {name: len(array) for name, array in bound.items()}
+def _check_rows(model: str, signature: Signature, arrays_by_name: Mapping[str, Array]) -> None:
+    counts = {name: len(array) for name, array in arrays_by_name.items()}
     if len(set(counts.values())) > 1:
         raise _mismatch(
             model, "the same number of rows in each input", ", ".join(f"{name} {n}" for name, n in counts.items())
         )
-    count = rows(bound)
+    count = rows(arrays_by_name)
     if count > signature.max_rows:
         text = f"model {model!r} takes at most {signature.max_rows} rows in one request, got {count}: split it, see submit_many"
         raise errors.PayloadTooLarge(text, limit=signature.max_rows, size=count)

@@ -41,7 +41,7 @@ def ask(server, redis):
             return {(each.model, each.tenant): (each.requests, each.rows) for each in self.depths(*models)}
 
         def place(self, id):
-            return driver.run(queue_stats.place(core, driver.run(core.record(id))))
+            return driver.run(queue_stats.position(core, driver.run(core.record(id))))
 
         def before(self, *names):
             return [self.place(id).before for id in names]
@@ -129,10 +129,10 @@ def test_no_place(worker, ask, redis, server):
     plain = msgspec.structs.replace(record, job=msgspec.structs.replace(record.job, line=None))
     stock = RedisBackend(settings.load({}, broker_url=server.url, engine=False), check=False)
     core = RedisBackend(settings.load({}, broker_url=server.url), check=False)
-    assert ask.run(queue_stats.place(core, record)) is not None
-    assert ask.run(queue_stats.place(core, plain)) is None
-    assert ask.run(queue_stats.place(stock, record)) is None
-    assert ask.run(queue_stats.place(core, msgspec.structs.replace(record, status="STARTED"))) is None
+    assert ask.run(queue_stats.position(core, record)) is not None
+    assert ask.run(queue_stats.position(core, plain)) is None
+    assert ask.run(queue_stats.position(stock, record)) is None
+    assert ask.run(queue_stats.position(core, msgspec.structs.replace(record, status="STARTED"))) is None
 
 
 def test_how_long_it_takes(worker, ask, redis):

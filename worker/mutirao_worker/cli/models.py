@@ -250,7 +250,7 @@ def _withdrawn(name: str) -> str:
 
 
 def _withdraw(given: Settings, name: str) -> tuple[str, ...]:
-    if given.remote:
+    if given.uses_gateway:
         text = f"{settings.without_password(given.broker_url)} is a gateway: set MUTIRAO_BROKER_URL to its Redis"
         raise errors.InvalidRequest(text, reason="a gateway's URL")
     with contextlib.closing(RedisDriver(given)) as redis:

@@ -31,7 +31,7 @@ def webhooks(threads: int, hosts: str | None, name: str | None, broker_url: str 
     of a day where the receiver is away. Any number of these may run.
     """
     given = settings.load(broker_url=broker_url, webhook_hosts=hosts).direct()
-    if not webhook_policy.allowed(given.webhook_hosts):
+    if not webhook_policy.allowed_hosts(given.webhook_hosts):
         raise errors.SettingsError(
             "MUTIRAO_WEBHOOK_HOSTS is empty, so webhooks are off: name the hosts that may be called, such as crm.example.com",
             key="MUTIRAO_WEBHOOK_HOSTS",

@@ -51,7 +51,7 @@ class Commit:
     def __init__(self, settings: Settings, reservations: Leases | None) -> None:
         """Take what this worker has reserved; None where kombu delivers and acknowledges."""
         self.connection_errors: tuple[type[Exception], ...] = ()
-        self.fenced = reservations is not None and not settings.split
+        self.fenced = reservations is not None and not settings.separate_results
         self._reservations = reservations
         self._kept = math.ceil(settings.result_ttl_s)
         self.results = (

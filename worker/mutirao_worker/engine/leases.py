@@ -192,7 +192,7 @@ class Leases:
         self.scripts.close()
 
     def _recorded(self) -> int:
-        return 0 if self._settings.split else 1
+        return 0 if self._settings.separate_results else 1
 
     def _heard(self, now: bytes) -> None:
         ahead_s = float(now) - time.monotonic()

@@ -75,6 +75,6 @@ class Copies:
             except redis.RedisError as exc:
                 logger.debug("cannot ask who serves what: %s", exc)
             else:
-                self._workers = registry.decode({}, announced, now, leases).workers
+                self._workers = registry.decode_registry({}, announced, now, leases).workers
             self._known_until = time.monotonic() + KNOWN_S
         return self._workers

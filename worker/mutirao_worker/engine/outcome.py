@@ -105,7 +105,7 @@ def _unreadable(answer: RequestResult) -> str:
     """Say why a body is no request at all, and goes to the dead letters; "" for a request that is refused."""
     failure = msgspec.json.decode(answer.result, type=Failure)
     said = str((failure.exc_data or {}).get("reason", ""))
-    return said if failure.ours and said.startswith(UNREADABLE) else ""
+    return said if failure.is_own and said.startswith(UNREADABLE) else ""
 
 
 def in_words(error: Exception) -> str:

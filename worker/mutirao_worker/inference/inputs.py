@@ -149,7 +149,7 @@ class InputReader:
             if joined is None:
                 return None
             unlimited = msgspec.structs.replace(takes, max_rows=sys.maxsize)
-            inputs = signature.read(model, unlimited, PredictRequest(inputs=joined))
+            inputs = signature.decode_request(model, unlimited, PredictRequest(inputs=joined))
         except SoftTimeLimitExceeded:
             raise
         except Exception:  # noqa: BLE001 - one by one, the guilty one alone is refused, by name
@@ -164,11 +164,11 @@ class InputReader:
             args, options, embed = _triple(one)
             model, request = _request(args, options)
             self._find(model)
-            if binary_codec.is_beside(request):
+            if binary_codec.is_offloaded(request):
                 request = binary_codec.request_with(request, _beside(one))
             readable = True
             form = self._form(model, request, embed)
-            inputs = signature.read(model, form.loaded.info.signature, request)
+            inputs = signature.decode_request(model, form.loaded.info.signature, request)
         except SoftTimeLimitExceeded:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a client sent, it costs its own request alone
@@ -186,7 +186,7 @@ def _rows(request: PredictRequest, size: int, max_rows: int) -> int:
     """How many rows each of some like requests has, if all are whole: raw tensors of `size` bytes in all; 0 where that is not plain."""
     rows = {tensor.shape[0] if tensor.shape else 0 for tensor in request.inputs}
     sizes = [_raw_size(tensor) for tensor in request.inputs]
-    if len(rows) != 1 or binary_codec.is_beside(request) or 0 in sizes or sum(sizes) != size:
+    if len(rows) != 1 or binary_codec.is_offloaded(request) or 0 in sizes or sum(sizes) != size:
         return 0
     count = rows.pop()
     return count if 0 < count <= max_rows else 0

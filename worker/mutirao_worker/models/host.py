@@ -71,7 +71,7 @@ class ModelHost:
         if name in self._infos:
             reason = self._refused.get(name) or self._infos[name].reason
             raise errors.ModelUnavailable(f"model {name!r} is unavailable: {reason}", model=name, reason=reason)
-        raise registry.not_found(name, tuple(sorted(self._infos)))
+        raise registry.model_not_found(name, tuple(sorted(self._infos)))
 
     def infos(self) -> tuple[ModelInfo, ...]:
         """Describe every model, loaded or not; one that failed its warm-up is unavailable."""

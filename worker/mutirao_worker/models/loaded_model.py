@@ -44,7 +44,7 @@ class LoadedModel:
         if not self._example:
             return
         request = msgspec.json.decode(self._example, type=PredictRequest)
-        rows = signature.read(self.info.name, self.info.signature, request)
+        rows = signature.decode_request(self.info.name, self.info.signature, request)
         self._runtime.check(self._model, self.predict(rows, self.info.signature.chosen(None)))
 
     def set_threads(self, threads: int) -> None:

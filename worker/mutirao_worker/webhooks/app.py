@@ -33,7 +33,7 @@ def make(given: Settings, threads: int, name: str) -> Celery:
     transport.install(engine=True)
     for name_of in ("celery.app.trace", "celery.worker.strategy"):  # the courier's line says it all
         logging.getLogger(name_of).setLevel(logging.WARNING)
-    app = Celery("mutirao-webhooks", broker=urls.parse(given.result_url).url, backend="disabled://")
+    app = Celery("mutirao-webhooks", broker=urls.parse(given.result_url).explicit(), backend="disabled://")
     app.outbox = Outbox(given)
     app.courier = Deliverer(given, app.outbox, HostLimiter(threads), worker=name)
     app.conf.update(

@@ -62,7 +62,7 @@ class Deliverer:
         self._lanes = lanes
         self._worker = worker
         self._resolver = resolver
-        self._keys = webhook_policy.keys(settings.webhook_secret)
+        self._keys = webhook_policy.signing_keys(settings.webhook_secret)
         self._trust = trust or ssl.create_default_context()
 
     def deliver(self, delivery: Delivery) -> str:
@@ -84,7 +84,7 @@ class Deliverer:
 
     def _tried(self, record: JobRecord, delivery: Delivery) -> Outcome:
         try:
-            target = webhook_policy.check(record.job.webhook, self._settings.webhook_hosts)
+            target = webhook_policy.check_url(record.job.webhook, self._settings.webhook_hosts)
         except errors.WebhookRefused as exc:
             return Outcome("undeliverable", str(exc))
         if wait_s := self._lanes.enter(target.origin, time.monotonic()):

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from mutirao import errors
-from mutirao.webhook_policy import Address, WebhookTarget, public
+from mutirao.webhook_policy import Address, WebhookTarget, is_public
 
 Resolver = Callable[[str, int], Sequence[str]]
 
@@ -48,4 +48,4 @@ def resolve(target: WebhookTarget, resolver: Resolver = system) -> str:
 
 
 def _may_be_called(address: Address, target: WebhookTarget) -> bool:
-    return (target.network is not None and address in target.network) or public(address)
+    return (target.network is not None and address in target.network) or is_public(address)

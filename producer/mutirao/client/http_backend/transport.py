@@ -82,7 +82,7 @@ class HttpTransport:
 
     def _reply(self, exchange: HttpCall | SharedCall) -> Any:
         if isinstance(exchange, SharedCall):
-            return self._flights.join(exchange.name, lambda: self.run(exchange.steps()))
+            return self._flights.join(exchange.name, lambda: self.run(exchange.start()))
         for attempt in _attempts(self._settings.broker_url):
             try:
                 attempt.answer(self._sent(exchange))
@@ -96,7 +96,7 @@ class HttpTransport:
     def _sent(self, exchange: HttpCall) -> httpx.Response:
         with self._turns:
             if exchange.wait_s:
-                self._turns.lengthen(exchange.wait_s)
+                self._turns.extend(exchange.wait_s)
             held, client = self._taken()
             try:
                 return client.send(_request(client, exchange, self._settings))
@@ -246,7 +246,7 @@ class AsyncHttpTransport:
 
     async def _reply(self, exchange: HttpCall | SharedCall) -> Any:
         if isinstance(exchange, SharedCall):
-            return await self._flights.join(exchange.name, lambda: self.run(exchange.steps()))
+            return await self._flights.join(exchange.name, lambda: self.run(exchange.start()))
         for attempt in _attempts(self._settings.broker_url):
             try:
                 response = await (self._sent(exchange) if exchange.polls else self._in_turn(exchange))
@@ -262,7 +262,7 @@ class AsyncHttpTransport:
         """Send it in its turn; long polls have none, since they would keep others from theirs, and are few."""
         async with self._turns.turn():
             if exchange.wait_s:
-                self._turns.lengthen(exchange.wait_s)
+                self._turns.extend(exchange.wait_s)
             return await self._sent(exchange)
 
     async def _sent(self, exchange: HttpCall) -> httpx.Response:

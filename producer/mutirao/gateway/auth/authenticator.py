@@ -155,7 +155,7 @@ class Authenticator:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             raise _unnamed()
-        return self._callers[_good(api_keys.find(self._known, token.strip())).id]
+        return self._callers[_good(api_keys.find_by_token(self._known, token.strip())).id]
 
     def _read_again(self) -> asyncio.Task[None]:
         """Have the copy read, by one task for all who wait for it."""

@@ -61,7 +61,7 @@ class RateLimiter:
     def __init__(self, settings: Settings, redis: AsyncRedisDriver) -> None:
         """Take the settings and the connections of the gateway."""
         self._settings, self._redis = settings, redis
-        self._side: Database = "results" if settings.split else "broker"
+        self._side: Database = "results" if settings.separate_results else "broker"
         self._waiting: dict[str, list[_Asked]] = {}
         self._ended: dict[str, list[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()

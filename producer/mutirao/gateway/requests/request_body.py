@@ -149,7 +149,7 @@ def of_request(info: ModelInfo, body: InferBody | RequestInputs) -> dict[str, Ar
         short = _plain(info.signature, body.inputs)
         if short is not None:
             return short
-        return signature.read(info.name, info.signature, PredictRequest(inputs=body.inputs))
+        return signature.decode_request(info.name, info.signature, PredictRequest(inputs=body.inputs))
     if body.rows is msgspec.UNSET:
         raise errors.InvalidRequest(
             'the body has neither "inputs" (a V2 inference request) nor "rows": see /docs', reason="no inputs"

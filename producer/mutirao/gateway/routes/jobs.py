@@ -257,4 +257,4 @@ async def _placed(gateway: Gateway, record: JobRecord) -> JobView:
     """Show a job, and its place in the queue while it waits."""
     if record.status != "QUEUED":
         return presenters.job(record)
-    return presenters.job(record, await gateway.redis.run(queue_stats.place(gateway.backend, record)))
+    return presenters.job(record, await gateway.redis.run(queue_stats.position(gateway.backend, record)))

@@ -59,13 +59,13 @@ def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
     told: list[tuple[Mark, Step]] = []
     delivery = 0
     for moment in job_history.steps(record):
-        over = moment.what in _OVER
-        mark = (delivery, _OVER_RANK if over else _RANKS.get(moment.what, _END_RANK))
+        over = moment.name in _OVER
+        mark = (delivery, _OVER_RANK if over else _RANKS.get(moment.name, _END_RANK))
         step = Step(
             id=keyspace.unqualified(record.task_id),
-            step=moment.what,
+            step=moment.name,
             at=moment.at,
-            says=moment.says,
+            says=moment.text,
             status=record.state,
         )
         told.append((mark, step))
