@@ -45,8 +45,8 @@ def test_two_names_are_installed(wheel):
 
 
 def test_all_that_the_code_reads_is_in_the_wheel(wheel):
-    """Each module, script and marker of the two packages is in the wheel: an image has only that."""
-    kept = {".py", ".lua", ".typed"}
+    """Each module, script, page and marker of the two packages is in the wheel: an image has only that."""
+    kept = {".css", ".html", ".js", ".lua", ".py", ".svg", ".typed"}
     wanted = {
         path.relative_to(source.parent).as_posix()
         for source in SOURCES
