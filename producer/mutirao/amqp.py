@@ -1,7 +1,7 @@
-"""RabbitMQ: messages are published through kombu, each confirmed by the broker.
+"""The publisher for RabbitMQ: messages go through kombu, and the broker confirms each.
 
-What a Redis does in one step takes three here: look how much waits, publish, hear what was accepted. So a call is not queued as
-a whole or not at all: what the broker has not confirmed counts as not queued, and who calls takes its records back.
+Redis takes a call in one step; RabbitMQ needs three: read the queue's depth, publish, receive the confirmations. A call may therefore
+be queued in part: messages that the broker has not confirmed count as not queued, and the caller deletes their records.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mutirao.settings import Settings, without_password
 from mutirao.single_flight import Lock
 from mutirao.urls import scrubbed
 
-# Messages that are on their way at once, before the broker's word on the first of them is waited for.
+# The most messages without a confirmation before the publisher waits for the first of them.
 WINDOW = 500
 
 
@@ -28,9 +28,9 @@ class Published(NamedTuple):
     """What became of a call's messages.
 
     Attributes:
-        depth: how many waited in the queue before, as far as the broker says: those that workers hold are not among them.
-        accepted: the places of those that the broker has confirmed.
-        error: why the others are not; None where there are none.
+        depth: how many waited in the queue before, by the broker's count, which leaves out those that workers hold.
+        accepted: the places of the messages that the broker has confirmed.
+        error: why the others were not confirmed; None where all were.
     """
 
     depth: int
@@ -39,7 +39,7 @@ class Published(NamedTuple):
 
 
 class Publisher:
-    """One connection, opened when it is first needed; threads take turns at it, and a fork opens its own."""
+    """A connection that is opened at its first use; threads take turns, and a fork opens its own."""
 
     def __init__(self, settings: Settings) -> None:
         """Take the settings.
@@ -79,15 +79,15 @@ class Publisher:
             self._drop()
 
     def _depth(self, queue: str) -> int:
-        """Declare a queue as workers do; a connection that broke while nobody used it is opened again."""
+        """Declare a queue as workers do; a connection that broke while idle is opened again."""
         if self._confirms is not None and self._confirms.pid != os.getpid():
-            self._confirms = None  # it is the parent's
+            self._confirms = None  # the parent's
         kept = self._confirms is not None
         while True:
             try:
                 if self._confirms is None:
                     self._confirms = _ConfirmChannel(self._kombu, self._settings)
-                    # A client that nobody closes ends with the process, or with its last reference, without a word.
+                    # A client that is never closed ends silently with the process, or with its last reference.
                     weakref.finalize(self, self._confirms.close)
                 return self._confirms.declare(queue)
             except _errors(self._kombu) as exc:
@@ -140,7 +140,7 @@ class _ConfirmChannel:
         return int(declared.message_count)
 
     def send(self, queue: str, envelopes: Sequence[bytes]) -> None:
-        """Publish messages, and wait for the broker's word on each."""
+        """Publish messages, and wait for the confirmation of each."""
         self._first = self._sent + 1
         self._waiting, self._refused = dict.fromkeys(range(self._first, self._first + len(envelopes))), set()
         for envelope in envelopes:
@@ -152,12 +152,12 @@ class _ConfirmChannel:
             self._connection.drain_events(timeout=self._timeout_s)
 
     def accepted(self) -> frozenset[int]:
-        """Tell the places of the last call's messages that were confirmed."""
+        """Return the places of the confirmed messages of the last call."""
         tags = range(self._first, self._sent + 1)
         return frozenset(tag - self._first for tag in tags if tag not in self._waiting and tag not in self._refused)
 
     def close(self) -> None:
-        """Close, whatever state it is in; a fork leaves it to its parent. May be called again."""
+        """Close the connection in any state; may be called again. In a fork this does nothing: the connection is the parent's."""
         if self.pid != os.getpid():
             return
         try:

@@ -1,4 +1,4 @@
-"""API keys: who may ask the gateway for what, and how much; Redis keeps of each only the hash of its secret."""
+"""API keys of the gateway: their tenants, scopes and limits; Redis keeps only the hash of each secret."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mutirao.settings import Settings
 
 Verb = Literal["predict", "read", "cancel", "operate"]
 
-# What a key may do that names no scopes.
+# The scopes of a key that is added without any.
 SCOPES = ("predict:*", "read:*", "cancel:*")
-# A full look at the jobs of a key reads so many records at once.
+# A check of all jobs of a key reads this many records at once.
 IN_FLIGHT_MAX = 10_000
 RATE_MAX = 100_000.0
 NOTE_MAX = 200
@@ -28,12 +28,12 @@ _TOKEN = re.compile(r"mutirao_([0-9a-f]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a key may ask for.
+    """The limits of a key.
 
     Attributes:
-        rate_per_s: requests a second in the long run; None for as many as come.
-        burst: how many of them at once.
-        in_flight: jobs that have not ended; None for any number.
+        rate_per_s: requests a second in the long run; None for no limit.
+        burst: how many of them may come at once.
+        in_flight: jobs that have not ended; None for no limit.
     """
 
     rate_per_s: float | None = None
@@ -46,14 +46,14 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         id: its public half: 12 hexadecimal digits.
-        digest: SHA-256 of its secret half. The secret is 32 random bytes, which no search finds, so no slow hash is called for.
-        tenant: whose key it is: jobs belong to tenants, not to keys.
+        digest: SHA-256 of its secret half. The secret is 32 random bytes, which no search finds, so a fast hash is enough.
+        tenant: the owner of its jobs: jobs belong to tenants, not to keys.
         scopes: what it allows, each verb:model, where either may be *.
-        rate_per_s: see `Limits`.
-        burst: see `Limits`.
-        in_flight: see `Limits`.
-        revoked_at: since when it is refused; None for a good one.
-        note: what a person wrote beside it.
+        rate_per_s: see `KeyLimits`.
+        burst: see `KeyLimits`.
+        in_flight: see `KeyLimits`.
+        revoked_at: since when it is refused; None for a valid key.
+        note: a person's remark.
     """
 
     id: str
@@ -69,24 +69,24 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def limits(self) -> KeyLimits | None:
-        """Its limits; None where it has none, so that nobody has to ask Redis about it."""
+        """Its limits; None where it has none, so that its requests need no call of Redis."""
         if self.rate_per_s is None and self.in_flight is None:
             return None
         return KeyLimits(rate_per_s=self.rate_per_s, burst=self.burst, in_flight=self.in_flight)
 
     def __repr__(self) -> str:
-        """Show what a log may hold."""
+        """Show only what a log may hold."""
         return f"Key(id={self.id!r}, tenant={self.tenant!r})"
 
 
 class AddedKey(NamedTuple):
-    """A new key, and its token: nobody can show that again."""
+    """A new key, and its token, which cannot be shown again."""
 
     key: ApiKey
     token: str
 
 
-# Whom unknown ids are compared with; no secret is known to have this digest.
+# The key that tokens of unknown ids are compared with; no known secret has this digest.
 _NO_KEY = ApiKey(id="", digest=secrets.token_hex(32), tenant="", scopes=())
 
 
@@ -94,13 +94,12 @@ class ApiKeys:
     """Operations on the keys, which are kept where results are."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the settings."""
         self._database: Database = "results" if settings.separate_results else "broker"
 
     def add(
         self, tenant: str, *, scopes: Sequence[str] = SCOPES, limits: KeyLimits | None = None, note: str = ""
     ) -> Operation[AddedKey]:
-        """Make a key.
+        """Add a key.
 
         Raises:
             InvalidRequest: the tenant's name, a scope or a limit cannot be used.
@@ -124,11 +123,11 @@ class ApiKeys:
         return {id.decode(): key_from_json(id.decode(), raw) for id, raw in found.items()}
 
     def any(self) -> Operation[bool]:
-        """Whether there is any key, a revoked one too."""
+        """Return whether there is any key, a revoked one too."""
         return bool((yield Command(self._database, "EXISTS", (keyspace.KEYS,))))
 
     def find(self, id: str) -> Operation[ApiKey]:
-        """Read one key, by its id or by its token: who finds a token somewhere may revoke it as it is.
+        """Read one key, by its id or by its token, so that a token that was leaked can be revoked as it is.
 
         Raises:
             KeyNotFound: there is none.
@@ -141,7 +140,7 @@ class ApiKeys:
         return key_from_json(id, raw)
 
     def revoke(self, id: str) -> Operation[ApiKey]:
-        """Have a key refused from now on; it stays listed, and a revoked one stays as it is.
+        """Revoke a key: it stays listed, and is refused from now on. A revoked key stays as it is.
 
         Raises:
             KeyNotFound: there is none.
@@ -166,7 +165,7 @@ class ApiKeys:
         """Remove every key, where all of them are revoked; return how many there were.
 
         Raises:
-            InvalidRequest: one is good, so callers have it.
+            InvalidRequest: a key is still valid, so clients may use it.
         """
         found = yield from self.all()
         if good := sorted(id for id, key in found.items() if key.revoked_at is None):
@@ -182,16 +181,16 @@ class ApiKeys:
 
 
 def refuses_all(found: Sequence[ApiKey]) -> str:
-    """Say what to do where there are keys and every one is revoked, so that a gateway lets nobody in; "" where that is not so."""
+    """Return the remedy where there are keys and all are revoked, so that a gateway refuses every request; else ""."""
     if not found or any(key.revoked_at is None for key in found):
         return ""
     return "every key is revoked, so the gateway lets nobody in: make one with mutirao keys add TENANT, or open it to this machine again with mutirao keys clear and a restart of the gateway"
 
 
 def find_by_token(known: Mapping[str, ApiKey], token: str) -> ApiKey | None:
-    """Find the key that a token is of, revoked or not; None where it is of none.
+    """Return the key of a token, revoked or not; None for an unknown token.
 
-    Whatever is wrong with the token, the same is done: one hash, one comparison that takes as long for any two digests.
+    The time does not depend on what is wrong with the token: there is always one hash and one comparison of constant time.
     """
     match = _TOKEN.fullmatch(token)
     id, secret = match.groups() if match else ("", token)
@@ -201,7 +200,7 @@ def find_by_token(known: Mapping[str, ApiKey], token: str) -> ApiKey | None:
 
 
 def allows(scopes: Sequence[str], verb: str, model: str = "") -> bool:
-    """Whether scopes allow a verb on a model; "" stands for the system as a whole, which only * covers."""
+    """Return whether scopes allow a verb on a model; "" stands for the system as a whole, which only * covers."""
     return not {f"{verb}:{model}", f"{verb}:*", f"*:{model}", "*:*"}.isdisjoint(scopes)
 
 
@@ -224,7 +223,7 @@ def _digest(secret: str) -> str:
 
 
 def key_from_json(id: str, raw: bytes) -> ApiKey:
-    """Read a key; one that cannot be read is there nevertheless, and refused."""
+    """Decode a key; one that cannot be decoded is returned as a revoked key."""
     try:
         return msgspec.json.decode(raw, type=ApiKey)
     except msgspec.DecodeError:
@@ -253,5 +252,5 @@ def _refused(name: str, value: Any, rule: str) -> errors.InvalidRequest:
 
 
 def _id_in(text: str) -> str:
-    """Return the id in a token, or in a part of one; nothing behind it may be shown."""
+    """Return the id in a token, or in a part of one; the rest must not be shown."""
     return text.removeprefix("mutirao_").partition("_")[0]

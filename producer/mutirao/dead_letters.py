@@ -1,4 +1,4 @@
-"""Dead letters: requests that could not be served, kept for people to look at, to send again, or to remove."""
+"""Dead letters: requests that could not be served, kept to be inspected, replayed or removed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from mutirao.wire import binary_codec, messages, tensors, untyped
 from mutirao.wire.envelope import Envelope
 from mutirao.wire.tensors import Array
 
-# Why a request became a dead letter; what was no request in the first place cannot be sent again.
+# Why a message became a dead letter; one that was never a request cannot be replayed.
 NO_REQUEST = ("not decodable", "not a task message", "no id", "id not allowed")
 REASONS = ("worker lost", "process died", "time limit", *NO_REQUEST, "unknown task", "webhook undelivered")
-# Letters hold whole envelopes, and Redis runs nothing else while a script does.
+# Letters hold whole envelopes, and Redis runs nothing else during a script.
 READ_MAX = 200
 WRITE_MAX = 200
 
@@ -34,17 +34,17 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """A request that could not be served.
 
     Attributes:
-        id: its name: the request's id, or one made of its content where it has none.
+        id: the request's id, or one made of its content where it has none.
         task_id: the request's id; "" where it has none.
-        model: whose queue it came from; "" where that is none of ours.
-        queue: the Redis list it came from.
+        model: the model of its queue; "" for a queue that is not a model's.
+        queue: the Redis list that it came from.
         reason: one of `REASONS`.
-        message: what happened, without any of its values.
+        message: what happened, without any of the request's values.
         at: when it was given up, in seconds since the epoch by Redis's clock.
-        worker: who gave it up, or who had it when it was lost.
+        worker: the worker that gave it up, or that held it when it was lost.
         attempts: how often it was tried.
-        envelope: the whole message; as base64 where it is no text.
-        envelope_base64: whether it is.
+        envelope: the whole message; as base64 where it is not text.
+        envelope_base64: whether the envelope is base64.
     """
 
     id: str
@@ -61,7 +61,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str | None:
-        """The request's shape, as our own client wrote it; a stock client's text may hold values, so there it is None."""
+        """The request's shape, as this project's client wrote it; None for a stock client, whose text may hold values."""
         found = self._read_envelope()
         return found.headers.argsrepr if found is not None and found.headers.mutirao else None
 
@@ -73,19 +73,19 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
     @property
     def replayable(self) -> bool:
-        """Whether it is a request at all; its tensors may be gone nevertheless."""
+        """Whether it is a request that can be replayed, unless its offloaded tensors are gone."""
         queue = self.queue.partition(keyspace.KOMBU_SEPARATOR)[0]
         known = queue == keyspace.WEBHOOKS or keyspace.model_of(queue) is not None
         return bool(known and self.task_id and self.reason not in NO_REQUEST and not self.envelope_base64)
 
     def inputs(self, raw: bytes | None = None) -> dict[str, Array]:
-        """Read what was asked, by the inputs' names.
+        """Decode the request's inputs, by name.
 
         Args:
-            raw: the tensors that lay beside.
+            raw: the offloaded tensors.
 
         Raises:
-            InvalidRequest: it is not readable.
+            InvalidRequest: the message is not a request that can be decoded.
         """
         found = self._read_envelope()
         if found is None:
@@ -115,17 +115,16 @@ class DeadLetters:
     """Operations on the dead letters, which are kept where results are."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the settings."""
         self._settings = settings
         self._database: Database = "results" if settings.separate_results else "broker"
 
     def ids(self) -> Operation[list[str]]:
-        """List every letter's id, the oldest first."""
+        """Return every letter's id, the oldest first."""
         found = yield Command(self._database, "ZRANGE", (keyspace.DEAD_INDEX,), (0, -1))
         return [id.decode() for id in found]
 
     def letters(self, ids: Sequence[str]) -> Operation[list[DeadLetter | None]]:
-        """Read letters; None for each that is not there."""
+        """Read letters; None for each that does not exist."""
         found: list[DeadLetter | None] = []
         for chunk in _chunks(ids, READ_MAX):
             raws = yield Command(self._database, "HMGET", (keyspace.DEAD,), tuple(chunk))
@@ -146,7 +145,7 @@ class DeadLetters:
     def matching(
         self, ids: Sequence[str], model: str | None, reason: str | None, most: int | None = None
     ) -> Operation[list[DeadLetter]]:
-        """Read those letters among `ids` that are of a model and have a reason, `most` of them at most."""
+        """Read the letters among `ids` of a model and with a reason, at most `most` of them."""
         found: list[DeadLetter] = []
         for chunk in _chunks(ids, READ_MAX):
             found += [
@@ -159,17 +158,17 @@ class DeadLetters:
         return found
 
     def tensors(self, letter: DeadLetter) -> Operation[bytes | None]:
-        """Read the tensors that lie beside a letter; None where there are none, or none any more."""
+        """Read the offloaded tensors of a letter; None where it has none, or they are gone."""
         raw: bytes | None = None
         if letter.is_offloaded:
             raw = yield Command(self._database, "GET", (keyspace.payload_key(letter.id, "in"),))
         return raw
 
     def replay(self, letters: Sequence[DeadLetter]) -> Operation[dict[str, errors.MutiraoError | None]]:
-        """Send letters again, each under its own id, to the end of its queue.
+        """Replay letters, each under its own id, to the end of its queue.
 
         Returns:
-            By id None where it was sent, or why it was not: `NotReplayable`, or `JobNotFound` where somebody else was quicker.
+            By id None where it was replayed, or why it was not: `NotReplayable`, or `JobNotFound` where another call was quicker.
 
         Raises:
             BrokerUnavailable: Redis did not answer; letters that could not be pushed to another server are put back.
@@ -190,7 +189,7 @@ class DeadLetters:
         return outcomes
 
     def purge(self, ids: Sequence[str]) -> Operation[list[str]]:
-        """Remove letters for good; the jobs' records stay as they are. Returns those that were there."""
+        """Remove letters for good, and return those that existed; the jobs' records stay as they are."""
         removed = []
         for chunk in _chunks(ids, WRITE_MAX):
             replies = yield Command(
@@ -200,10 +199,10 @@ class DeadLetters:
         return removed
 
     def _push(self, sent: Sequence[tuple[str, Any]]) -> Operation[None]:
-        """Push where queues are on another server than letters; what could not be pushed becomes a letter again."""
+        """Push requests whose queues are on another server than letters; what cannot be pushed becomes a letter again."""
         for at, (_, (_, key, envelope, *_)) in enumerate(sent):
             try:
-                if key.decode() == keyspace.WEBHOOKS:  # these are where letters are
+                if key.decode() == keyspace.WEBHOOKS:  # webhooks are on the letters' server
                     yield Command("results", "LPUSH", (keyspace.WEBHOOKS,), (envelope,))
                     continue
                 if self._settings.uses_amqp:
@@ -232,15 +231,15 @@ class DeadLetters:
 
 
 def letter_from_json(raw: bytes) -> DeadLetter:
-    """Read a letter; bytes that are no text are shown as such."""
+    """Decode a letter; bytes that are not UTF-8 become replacement characters."""
     return msgspec.json.decode(raw.decode(errors="replace"), type=DeadLetter)
 
 
 def check_version(letters: Iterable[DeadLetter], registry: Registry, version: str) -> None:
-    """Make sure that every letter's model is served in this version, by all workers that serve it.
+    """Check that all workers serve every letter's model in this version.
 
     Raises:
-        NotReplayable: it is not; the text names both versions and what to do.
+        NotReplayable: they do not; the message names both versions and the remedy.
     """
     for model in sorted({letter.model for letter in letters}):
         info = registry.models.get(model)
@@ -258,7 +257,7 @@ def check_version(letters: Iterable[DeadLetter], registry: Registry, version: st
 
 
 def letter_not_found(id: str) -> errors.JobNotFound:
-    """Build the error for an id without a letter."""
+    """Return the error for an id without a letter."""
     text = f"there is no dead letter {id!r}: it was replayed or purged, or never was; mutirao dead list shows all there are"
     return errors.JobNotFound(text, id=id)
 

@@ -1,4 +1,4 @@
-"""One tree of errors: each class has one sentence, its data as attributes, its HTTP status, and whether trying again can help.
+"""The tree of errors: each class has one sentence, its data as attributes, its HTTP status, and whether a retry can help.
 
 `str(error)` is the sentence for the caller; it may quote the caller's own input. `repr(error)` holds only names and numbers,
 because Celery writes it into logs and events.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar
 
-# An error may quote what a caller sent, which may be a megabyte: its text, and each text of its data, in characters.
+# An error may quote what a caller sent, up to a megabyte. The limits of its text and of each text in its data, in characters.
 TEXT_MAX = 8_000
 NAME_MAX = 1_000
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 def shortened(value: T, most: int) -> T | str:
-    """Leave the middle of a long text out, and say so; other values stay."""
+    """Return a long text without its middle, and with its length; other values unchanged."""
     if not isinstance(value, str) or len(value) <= most:
         return value
     return f"{value[: most // 2]} ... ({len(value):,} characters) ... {value[-most // 4 :]}"
 
 
 class MutiraoError(Exception):
-    """The root of everything that mutirão raises on purpose."""
+    """The root of all errors that mutirão raises on purpose."""
 
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
@@ -35,7 +35,7 @@ class MutiraoError(Exception):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The attributes given at the raise, JSON-ready: they travel with a failed result."""
+        """The attributes given at the raise, ready for JSON: they travel with a failed result."""
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
 
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ class SettingsError(MutiraoError):
 
 
 class BrokerUnavailable(MutiraoError):
-    """Redis did not answer within the time allowed, or refuses work; `reason` says which refusal it is, where it is a known one."""
+    """Redis did not answer in time, or refuses work; `reason` names the refusal where it is a known one."""
 
     status = 503
     retryable = True
@@ -60,27 +60,27 @@ class BrokerUnavailable(MutiraoError):
 
 
 class SlowCall(BrokerUnavailable):
-    """Redis did not queue a call of many requests within the time allowed; it may have since."""
+    """Redis did not queue a call of many requests in time; it may have done so since."""
 
     count: int = 0
     timeout_s: float = 0.0
 
 
 class InvalidRequest(MutiraoError):
-    """The request is not one that any model could answer; `reason` says why without quoting it, for logs and events."""
+    """The request is not one that any model can answer; `reason` says why without quoting it, for logs and events."""
 
     status = 400
     reason: str = ""
 
 
 class UnsupportedMedia(InvalidRequest):
-    """The body is in a form that is not read here."""
+    """The body has a media type that is not supported."""
 
     status = 415
 
 
 class NotAcceptable(MutiraoError):
-    """The answer cannot be written in any form that the caller accepts; `id` names the job whose result is kept, if there is one."""
+    """The response has no form that the caller accepts; `id` names the job whose result is kept, if there is one."""
 
     status = 406
     id: str = ""
@@ -94,7 +94,7 @@ class SlowRequest(MutiraoError):
 
 
 class NotSupported(MutiraoError):
-    """The call is known, but this system does not do what it asks."""
+    """The call is known, but this system does not implement it."""
 
     status = 501
 
@@ -106,7 +106,7 @@ class InvalidTensor(InvalidRequest):
 
 
 class SignatureMismatch(InvalidRequest):
-    """The inputs are not those that the model was fitted on."""
+    """The inputs do not match the model's signature."""
 
     model: str = ""
     expected: str = ""
@@ -114,7 +114,7 @@ class SignatureMismatch(InvalidRequest):
 
 
 class PayloadTooLarge(InvalidRequest):
-    """The request holds more than the model or the system takes at once."""
+    """The request is larger than the model or the system accepts."""
 
     status = 413
     limit: int = 0
@@ -122,13 +122,13 @@ class PayloadTooLarge(InvalidRequest):
 
 
 class WebhookRefused(InvalidRequest):
-    """The webhook's URL is not one that may be called from here."""
+    """The webhook's URL is not allowed here."""
 
     host: str = ""
 
 
 class Unauthorized(MutiraoError):
-    """The call has no key, or none that is good."""
+    """The request has no API key, or none that is valid."""
 
     status = 401
 
@@ -149,7 +149,7 @@ class KeyNotFound(MutiraoError):
 
 
 class TooManyRequests(MutiraoError):
-    """The key's limit is reached; `retry_after_s` is None for what can never fit."""
+    """The key's limit is reached; `retry_after_s` is None for a call that can never fit."""
 
     status = 429
     retryable = True
@@ -190,7 +190,7 @@ class NoWorker(MutiraoError):
 
 
 class GatewayBusy(MutiraoError):
-    """The gateway holds as many waits open as it may, or is stopping."""
+    """The gateway has reached its limit of open waits, or is stopping."""
 
     status = 503
     retryable = True
@@ -241,7 +241,7 @@ class NotCancellable(MutiraoError):
 
 
 class TooLate(MutiraoError):
-    """By the time that the request would be served its deadline will have passed."""
+    """The request's deadline would pass before it could be served."""
 
     status = 429
     retryable = True
@@ -251,7 +251,7 @@ class TooLate(MutiraoError):
 
 
 class QueueFull(MutiraoError):
-    """As many requests of the model wait as may; `retry_after_s` is None where no live worker's rate is known."""
+    """The model's queue has reached its limit; `retry_after_s` is None where no live worker's rate is known."""
 
     status = 429
     retryable = True
@@ -262,7 +262,7 @@ class QueueFull(MutiraoError):
 
 
 class ResultTimeout(MutiraoError, TimeoutError):
-    """The result did not come within the time that the caller would wait; the job goes on."""
+    """The result did not arrive within the caller's time-out; the job goes on."""
 
     status = 504
     retryable = True
@@ -289,7 +289,7 @@ class JobExpired(JobError):
 
 
 class ModelFailed(JobError):
-    """The model raised while it predicted."""
+    """The model raised an error while it predicted."""
 
     model: str = ""
     version: str = ""
@@ -297,11 +297,11 @@ class ModelFailed(JobError):
 
 
 class InvalidOutput(ModelFailed):
-    """What the model returned does not fit its inputs or its signature."""
+    """The model's output does not fit its inputs or its signature."""
 
 
 class TimeLimitExceeded(JobError):
-    """The model ran for longer than its time limit and was stopped."""
+    """The model ran past its time limit and was stopped."""
 
     status = 504
 
@@ -313,14 +313,14 @@ class WorkerLost(JobError):
 
 
 class ResultRefused(JobError):
-    """The result could not be kept: Redis refuses it, or has no room for it."""
+    """The result could not be kept: Redis refuses it, or has no memory for it."""
 
     status = 507
     size: int = 0
 
 
 class NotReplayable(MutiraoError):
-    """The dead letter cannot be sent again as things are."""
+    """The dead letter cannot be replayed."""
 
     status = 409
     id: str = ""
@@ -337,13 +337,13 @@ class ModelExists(RepositoryError):
 
 
 class ManifestError(RepositoryError):
-    """A model.toml does not say what it must."""
+    """A model.toml is incomplete or invalid."""
 
     path: str = ""
 
 
 class DigestMismatch(RepositoryError):
-    """A file is not the one that the manifest names."""
+    """A file does not have the digest in the manifest."""
 
     path: str = ""
 
@@ -356,7 +356,7 @@ class EmbeddedError(MutiraoError):
 
 
 def named(name: str) -> type[MutiraoError] | None:
-    """Find an error class of this tree by its name, as a failed result carries it."""
+    """Return the error class of a name, as a failed result carries it; None for an unknown one."""
     return next((cls for cls in _tree(MutiraoError) if cls.__name__ == name), None)
 
 

@@ -1,4 +1,4 @@
-"""What happened to a job, step by step, and where it is now: from its record, and from where requests wait and are held."""
+"""The history of a job: what happened to it step by step, and where it is now."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mutirao.redisdb.drivers import Command, Operation, T
 from mutirao.redisdb.failure import denied
 from mutirao.wire.messages import History, JobRecord
 
-# How far from its head a queue is searched; a script looks at one piece of it while Redis runs nothing else.
+# How far from its head a queue is searched; one script reads one chunk, while Redis runs nothing else.
 SEARCH_MAX = 10_000
 SEARCH_CHUNK = 500
 
 
 class JobStep(NamedTuple):
-    """One step.
+    """One step of a job.
 
     Attributes:
         at: when, in seconds since the epoch by Redis's clock.
@@ -38,11 +38,11 @@ class QueuedAt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         queue: the queue.
-        priority: its priority; "" for none of ours.
-        before: how many are served before it among those of its priority; None where that is more than `searched`.
-        urgent: how many of higher priority wait.
-        searched: how many were looked at.
-        tenant: whose line it is; "" for the queue's own. Lines of one queue take turns.
+        priority: its priority; "" for a stock client's own.
+        before: how many of its priority and tenant are served before it; None where that is more than `searched`.
+        urgent: how many of its tenant wait with a higher priority.
+        searched: how many requests were compared.
+        tenant: the tenant of the list where it waits; "" for the stock lists.
     """
 
     queue: str
@@ -54,7 +54,7 @@ class QueuedAt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Which worker has reserved a request, and for how long its lease still runs, in seconds; negative once it has lapsed."""
+    """The worker that has reserved a request, and the seconds for which its lease still runs; negative once it has lapsed."""
 
     worker: str
     lease_s: float
@@ -66,10 +66,10 @@ class JobHistory(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         record: its record.
         waiting: where it waits; None where it does not, or was not found.
-        held: who holds it; None where nobody does.
+        held: the worker that holds it; None where none does.
         letter: its dead letter.
         served: whether a live worker serves its model.
-        hidden: nobody can look where requests wait and are held (a broker that is no Redis), or this user may not.
+        hidden: whether queues and reservations cannot be read: the broker is RabbitMQ, or the Redis user lacks the right.
     """
 
     record: JobRecord
@@ -80,7 +80,7 @@ class JobHistory(msgspec.Struct, frozen=True, kw_only=True):
     hidden: bool = False
 
 
-# How an attempt ended that was not the last.
+# How an attempt that was not the last ended.
 _RETRIED = {
     "process died": "its process died",
     "time limit": "it ran past its time limit among others",
@@ -89,7 +89,7 @@ _RETRIED = {
 
 
 def steps(record: JobRecord) -> list[JobStep]:
-    """Tell the steps of a job in order; a worker knows Redis's clock to a millisecond or so, so none is shown before the last."""
+    """Return the steps of a job in order. Workers know Redis's clock to about a millisecond, so no step is dated before the last."""
     ordered: list[JobStep] = []
     for step in _steps(record):
         ordered.append(step._replace(at=max(step.at, ordered[-1].at if ordered else 0.0)))
@@ -97,7 +97,7 @@ def steps(record: JobRecord) -> list[JobStep]:
 
 
 def read_history(backend: RedisBackend, id: str) -> Operation[JobHistory]:
-    """Find out all about a job.
+    """Read all that is known of a job.
 
     Raises:
         JobNotFound: no such job.
@@ -105,14 +105,14 @@ def read_history(backend: RedisBackend, id: str) -> Operation[JobHistory]:
     record = yield from backend.record(id)
     history = yield from _read(backend, record)
     if not (record.done or history.held or history.waiting or history.hidden):
-        # It was taken while it was looked for.
+        # A worker took it during the search.
         newer = yield from backend.record(id)
         history = msgspec.structs.replace(history, record=newer) if newer.done else (yield from _read(backend, newer))
     return history
 
 
 def is_lost(backend: RedisBackend, record: JobRecord) -> Operation[bool]:
-    """Tell whether the request of a queued job waits nowhere, and nobody has it."""
+    """Return whether the request of a queued job is in no queue and no reservation."""
     history = yield from _allowed(_locate(backend, record))
     return history is not None and not (history.hidden or history.held or history.waiting)
 
@@ -137,10 +137,10 @@ def _locate(backend: RedisBackend, record: JobRecord) -> Operation[JobHistory]:
 
 
 def _queued_at(record: JobRecord) -> Operation[QueuedAt | None]:
-    """Look for a request in its model's lists, first where its priority puts it."""
+    """Search the lists of its model for a request, in those of its priority."""
     model, priority = record.job.model, record.job.priority
     steps = [step for name, step in keyspace.STEPS.items() if name == priority] or list(keyspace.KOMBU_STEPS)
-    tenants = dict.fromkeys((record.job.owner, ""))  # without the engine a tenant's requests wait among all others
+    tenants = dict.fromkeys((record.job.owner, ""))  # without the engine a tenant's requests wait in the stock lists
     for tenant, step in ((tenant, step) for tenant in tenants for step in steps):
         key = keyspace.queue_key(model, step, tenant)
         length: int = yield Command("broker", "LLEN", (key,))
@@ -159,7 +159,7 @@ def _queued_at(record: JobRecord) -> Operation[QueuedAt | None]:
 
 
 def _holder(id: str, backend: RedisBackend) -> Operation[Held | None]:
-    """Look for a request among what workers have reserved."""
+    """Search the reservations of workers for a request."""
     leases = yield Command("broker", "ZRANGE", (keyspace.LEASES,), (0, -1, "WITHSCORES"))
     for identity, until in _pairs(leases):
         worker = identity.decode()
@@ -169,7 +169,7 @@ def _holder(id: str, backend: RedisBackend) -> Operation[Held | None]:
 
 
 def _pairs(found: list[object]) -> Iterator[tuple[bytes, bytes]]:
-    """Read members and scores, in pairs or one after the other: that depends on the protocol's version."""
+    """Pair members with scores: the protocol's version decides whether Redis sends them in pairs or one after the other."""
     if found and isinstance(found[0], list | tuple):
         yield from found  # type: ignore[misc]
     else:
@@ -177,7 +177,7 @@ def _pairs(found: list[object]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _allowed(operation: Operation[T]) -> Operation[T | None]:
-    """Run an operation; None where this user has no right to it."""
+    """Run an operation; return None where the Redis user has no right to it."""
     try:
         return (yield from operation)
     except errors.BrokerUnavailable as exc:

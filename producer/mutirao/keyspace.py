@@ -1,4 +1,4 @@
-"""The only place where queue, key, channel and task names are spelled; scripts are given them from here."""
+"""The names of queues, keys, channels and tasks; Lua scripts get them from here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS: dict[Priority, int] = {"high": 0, "normal": 3, "low": 6}
 KOMBU_STEPS = (0, 3, 6, 9)
 KOMBU_SEPARATOR = "\x06\x16"
 
-# Stands between a tenant and the id of its job, in Redis; no id or tenant that a caller names holds it.
+# Separates a tenant from the id of its job, in Redis; ids and tenants of callers cannot hold it.
 TENANT_SEPARATOR = "~"
 
 PREFIX = "mutirao."
@@ -31,31 +31,31 @@ _CONSUMERS = "mutirao:consumers:"
 _RESERVED = "mutirao:reserved:"
 _REPLY = "mutirao:reply:"
 _POLLER = "mutirao:poller:"
-# Counts the jobs that were cancelled; and a key that is never there, see _records.lua.
+# The number of jobs that were cancelled; and a key that never exists, see _records.lua.
 _CANCELLED = "mutirao:cancelled"
 _NOTHING = "mutirao:nothing"
 MODELS = "mutirao:models"
 WORKERS = "mutirao:workers"
-# Until when each worker's reservations are its own, by Redis's clock; and how many of its pool's slots are free.
+# The end of each worker's lease, by Redis's clock; and the free slots of its pool.
 LEASES = "mutirao:leases"
 SLOTS = "mutirao:slots"
-# What has been taken from each list, and the rows of what waits in it beyond one a request.
+# By list: how many requests have been taken from it, and the rows that wait beyond one a request.
 LIST_COUNTS = "mutirao:lines"
-# The queue of the tasks that call webhooks: a list of that name, where results are.
+# The queue of webhook deliveries: a list of that name, on the server of results.
 WEBHOOKS = "mutirao:webhooks"
 WEBHOOK_TASK = "mutirao.webhook"
-# Those that are on their way, or are to be called again, by when.
+# Deliveries that are running or wait for another attempt, by when.
 WEBHOOKS_HELD = "mutirao:webhooks:held"
-# What could not be served, by id; and when it was given up.
+# Dead letters by id; and their ids by when they were given up.
 DEAD = "mutirao:dead"
 DEAD_INDEX = "mutirao:dead:index"
 # The gateway's API keys, by id.
 KEYS = "mutirao:keys"
-# The oldest dead letters go when there are more; and how long the tensors beside one are kept, so that it can be replayed.
+# The oldest dead letters are removed when there are more; and how long the offloaded tensors of one are kept for a replay.
 DEAD_MAX = 100_000
 DEAD_PAYLOAD_S = 7 * 86_400
 
-# What Lua scripts call these names.
+# The names as Lua scripts know them.
 LUA_NAMES: dict[str, str | int] = {
     "WAKEUP": _WAKEUP,
     "CANCELLED": _CANCELLED,
@@ -104,7 +104,7 @@ def job_id(id: str) -> str:
 
 
 def qualified(id: str, tenant: str) -> str:
-    """Make the id under which Redis keeps a tenant's job; "" for a tenant leaves it as it is."""
+    """Return the id under which Redis keeps a tenant's job; it is unchanged where the tenant is ""."""
     return f"{tenant}{TENANT_SEPARATOR}{id}" if tenant else id
 
 
@@ -114,7 +114,7 @@ def unqualified(id: str) -> str:
 
 
 def recorded_id(id: str) -> str:
-    """Return an id that Redis may have a record of, a tenant's too, unchanged, or raise InvalidRequest."""
+    """Return the id of a record, a tenant's too, unchanged, or raise InvalidRequest."""
     tenant, separator, own = id.rpartition(TENANT_SEPARATOR) if isinstance(id, str) else ("", "", id)
     job_id(own)
     if separator:
@@ -123,87 +123,87 @@ def recorded_id(id: str) -> str:
 
 
 def step(priority: str) -> int:
-    """Kombu's priority step: high 0, normal 3, low 6."""
+    """Return kombu's step for a priority: high 0, normal 3, low 6."""
     if priority not in get_args(Priority):
         raise errors.InvalidRequest(f"priority {priority!r} is not known: use high, normal or low")
     return STEPS[priority]  # type: ignore[index]
 
 
 def queue(model: str) -> str:
-    """Name the queue of a model."""
+    """Return the queue of a model."""
     return PREFIX + model_name(model)
 
 
 def model_of(queue: str) -> str | None:
-    """Name the model of a queue, or None where the queue is not one of ours."""
+    """Return the model of a queue, or None for a queue that is not a model's."""
     name = queue.removeprefix(PREFIX)
     return name if name != queue and _MODEL.fullmatch(name) else None
 
 
 def queue_of(key: str) -> str:
-    """Name the queue that a list belongs to."""
+    """Return the queue that a list belongs to."""
     return key.partition(KOMBU_SEPARATOR)[0]
 
 
 def queue_key(model: str, step: int, tenant: str = "") -> str:
-    """Name the Redis list where kombu keeps a model's messages of one priority step, or that of a tenant's requests."""
+    """Return the Redis list of a model's messages of one priority step: kombu's own, or a tenant's."""
     if tenant:
         return f"{queue(model)}{KOMBU_SEPARATOR}{step}{KOMBU_SEPARATOR}{tenant_name(tenant)}"
     return f"{queue(model)}{KOMBU_SEPARATOR}{step}" if step else queue(model)
 
 
 def stock_lists(queue: str) -> tuple[str, ...]:
-    """Name the lists of a queue that kombu keeps: one a priority step, urgent first."""
+    """Return the lists of a queue that kombu keeps: one a priority step, urgent first."""
     return tuple(f"{queue}{KOMBU_SEPARATOR}{step}" if step else queue for step in KOMBU_STEPS)
 
 
 def tenants_key(queue: str) -> str:
-    """Name the ring of those who share a queue: tenants that wait, and "" for the stock lists; score: what each has been served."""
+    """Return the key of a queue's tenant rotation: tenants that wait, "" for the stock lists, by what each has been served."""
     return f"{_TENANTS}{queue}"
 
 
 def wakeup_key(queue: str) -> str:
-    """Name the short list of tokens that wakes the workers of a queue."""
+    """Return the key of the wakeup tokens of a queue, a short list."""
     return f"{_WAKEUP}{queue}"
 
 
 def consumers_key(queue: str) -> str:
-    """Name the set of workers that consume a queue."""
+    """Return the key of the set of workers that consume a queue."""
     return f"{_CONSUMERS}{queue}"
 
 
 def reserved_key(worker: str) -> str:
-    """Name the hash of what a worker has taken and not yet answered: a tag of its own -> list key, newline, envelope."""
+    """Return the key of a worker's reservations: a hash of tag, space and list key -> envelope."""
     return f"{_RESERVED}{worker}"
 
 
 def reply_channel(client: str) -> str:
-    """Name the channel on which a client process hears of all its finished jobs, in groups."""
+    """Return the channel on which a client process receives its finished jobs, in groups."""
     return f"{_REPLY}{client}"
 
 
 def limit_keys(key: str) -> tuple[str, str, str]:
-    """Name what Redis keeps of an API key's limits: its rate, its jobs that have not ended, and that these were looked at lately."""
+    """Return the keys of an API key's limits: its rate, its jobs in flight, and that these were checked lately."""
     return f"mutirao:limit:{key}:rate", f"mutirao:limit:{key}:jobs", f"mutirao:limit:{key}:looked"
 
 
 def record_key(id: str) -> str:
-    """Name the Redis key of a job's record: Celery's own result key, and the channel on which it is announced."""
+    """Return the key of a job's record: Celery's own result key, and the channel on which its end is published."""
     return f"{_RECORD}{id}"
 
 
 def payload_key(id: str, side: Literal["in", "out"]) -> str:
-    """Name the Redis key of the tensors that are too large to travel in the message or in the record."""
+    """Return the key of the offloaded tensors of a request ("in") or of a result ("out")."""
     return f"{_PAYLOAD}{id}:{side}"
 
 
 def new_id() -> str:
-    """Make a UUID of version 7 (RFC 9562): unique, and it tells when it was made."""
+    """Return a UUID of version 7 (RFC 9562), which holds the time of its creation."""
     return new_ids(1)[0]
 
 
 def new_ids(count: int) -> list[str]:
-    """Make many such ids at once."""
+    """Return many such ids at once."""
     millis = f"{time.time_ns() // 1_000_000:012x}"
     head = f"{millis[:8]}-{millis[8:]}-7"
     random = os.urandom(10 * count).hex()
@@ -212,7 +212,7 @@ def new_ids(count: int) -> list[str]:
 
 
 def created_at(id: str) -> float | None:
-    """Tell when an id of ours was made, in seconds since the epoch; None for an id of the caller's own."""
+    """Return when an id of `new_id` was created, in seconds since the epoch; None for an id of the caller's own."""
     own = unqualified(id)
     try:
         parsed = uuid.UUID(own)

@@ -1,4 +1,4 @@
-"""Text from elsewhere, as a terminal, a log or a record may show it: what cannot be printed is escaped."""
+"""Escaping text from elsewhere, so that a terminal, a log or a record may show it."""
 
 from __future__ import annotations
 

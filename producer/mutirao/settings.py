@@ -1,6 +1,6 @@
-"""Every setting, read once, checked as a whole, frozen.
+"""The settings: read once, checked as a whole, frozen.
 
-Order: an argument, then the environment (MUTIRAO_...), then the embedded system that runs in this folder, then the default.
+Precedence: an argument, then the environment (MUTIRAO_...), then the embedded system that runs in this folder, then the default.
 """
 
 from __future__ import annotations
@@ -20,44 +20,45 @@ _POSITIVE = (
     "expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "max_result_bytes", "queue_limit", "gateway_wait_s",
     "gateway_waits", "warm_up_s",
 )  # fmt: skip
-# Redis's proto-max-bulk-len, 512 MB by default, less what stands around a result in its record.
+# Redis's proto-max-bulk-len, 512 MB by default, less the rest of a record.
 RESULT_BYTES_MAX = 512 * 1024 * 1024 - 1024 * 1024
 _SECRET = ("api_key", "webhook_secret")
 _WANTED = {bool: "1 or 0", float: "a number", int: "a whole number", str: "text"}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What producers and workers must agree on.
+    """The settings of clients, workers and gateways.
 
     Attributes:
         broker_url: where requests are queued: redis://, rediss://, sentinel://, or RabbitMQ's amqp://; a client's may be a
             gateway's http:// or https://.
-        api_key: what a gateway knows a client by.
+        api_key: the token by which a client identifies itself to a gateway.
         result_url: where results are kept; the broker's own by default. It is always a Redis.
         sentinel_master: the name by which sentinels know the Redis, for URLs that begin with sentinel://.
         models: the folder that is the model repository.
         home: the folder of the embedded system (`mutirao up`).
-        expires_s: deadline in seconds of a request that names none; a request that nobody served by then is expired.
+        expires_s: the deadline, in seconds, of a request that names none; a request that has not started by then expires.
         result_ttl_s: how long a finished job's record is kept, in seconds.
-        inline_bytes: tensors larger than this go beside the message, under a key of their own.
+        inline_bytes: tensors larger than this are offloaded from the message to a key of their own.
         max_request_bytes: a request larger than this is refused before it is queued.
         max_result_bytes: a request whose result is larger than this fails (workers); Redis takes 512 MB at most.
         queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused. Each tenant has a
             limit of its own.
-        timeout_s: how long a single answer of Redis may take before it counts as away.
+        timeout_s: how long a single reply of Redis may take before it counts as unavailable.
         engine: workers reserve requests under a lease (the default); False for kombu's own transport, which can lose requests.
-        lease_s: a worker that Redis has not heard of for this long has lost what it had reserved to the others.
-        max_deliveries: a request is given up when so many workers that had it were lost.
-        max_batches_per_process: a worker's process is replaced after so many batches; 0 for never.
-        max_memory_per_process: and when its resident memory, the models' shared pages included, is more than so many bytes; 0 for never.
-        warm_up_s: a model whose warm-up takes longer in a process of a worker is unavailable there, and the others are served.
-        grace_s: how long a worker that is told to stop lets running predictions go on before it gives them back.
+        lease_s: after this long without a renewal a worker's reservations are adopted by other workers.
+        max_deliveries: a request is given up once this many workers were lost while they held it.
+        max_batches_per_process: a pool process is replaced after this many batches; 0 for never.
+        max_memory_per_process: a pool process is replaced when its resident memory exceeds this many bytes, the models' shared pages
+            included; 0 for never.
+        warm_up_s: a model whose warm-up takes longer in a pool process is unavailable there; the others are served.
+        grace_s: how long a worker that is stopping lets running predictions go on before it requeues them.
         gateway_host: where the HTTP gateway listens; beyond loopback only once there are keys.
         gateway_port: its port.
-        gateway_wait_s: the longest time for which `infer` holds a request open, in seconds; then it answers with the job's address.
+        gateway_wait_s: the longest time for which `infer` holds a request open, in seconds; then it returns the job's address.
         gateway_waits: the most waits and streams that one gateway process holds open at once; more are refused.
         webhook_hosts: the hosts that webhooks may name, comma-separated, *.example.com for all below one; empty turns webhooks off.
-        webhook_secret: what webhooks are signed with: whsec_ and base64.
+        webhook_secret: the secret that signs webhooks: whsec_ and base64.
     """
 
     broker_url: str = "redis://127.0.0.1:6379/0"
@@ -89,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def separate_results(self) -> bool:
-        """Whether results are kept elsewhere than requests."""
+        """Whether results are kept on another server than requests."""
         return self.result_url != self.broker_url
 
     @property
@@ -99,14 +100,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def uses_amqp(self) -> bool:
-        """Whether the broker is no Redis, so that kombu takes messages to it and from it."""
+        """Whether the broker is RabbitMQ, with which kombu exchanges messages."""
         return not urls.is_redis(self.broker_url)
 
     def direct(self) -> Settings:
-        """Return these settings to who speaks with Redis or the broker itself.
+        """Return these settings for use with Redis or the broker itself.
 
         Raises:
-            SettingsError: the URL is a gateway's, through which only clients go.
+            SettingsError: the URL is a gateway's, which only clients can use.
         """
         if self.uses_gateway:
             rule = "this speaks with Redis itself, and only clients go through a gateway: name a redis:// URL"
@@ -114,7 +115,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
     def __repr__(self) -> str:
-        """Show every setting, without passwords and keys: `inspect conf` and Flower show this of a worker."""
+        """Show every setting without passwords and keys: `inspect conf` and Flower show this for a worker."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         shown |= dict.fromkeys((name for name in _SECRET if shown[name]), "***")
         urls = {name: without_password(url) for name, url in shown.items() if name.endswith("_url")}
@@ -155,7 +156,7 @@ def without_password(url: str) -> str:
 
 
 def running_in(home: str) -> str | None:
-    """Find the broker of the embedded system that runs in this folder, so that no URL has to be typed beside `mutirao up`."""
+    """Return the broker URL of the embedded system that runs in this folder, so that none has to be typed with `mutirao up`."""
     try:
         state = msgspec.json.decode((Path(home) / "up.json").read_bytes(), type=dict[str, Any])
         os.kill(int(state["pid"]), 0)
@@ -226,7 +227,7 @@ def _check_gateway(name: str, url: str) -> None:
 
 
 def _split(url: str) -> SplitResult:
-    """Take a URL apart; one that is none has no part."""
+    """Split a URL; one that is malformed has no parts."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises where it is none

@@ -1,4 +1,4 @@
-"""What many ask for at the same time is asked for once, and all are told."""
+"""Single flight: a call that many callers make at the same time is made once, and all get its result."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any, NamedTuple
 
 
 class Lock:
-    """A lock of the threads of a process. A fork has its own: whoever held this one at that moment did not follow."""
+    """A lock of the threads of a process. A fork has its own: the thread that held this one does not exist there."""
 
     def __init__(self) -> None:
-        """Begin with nobody holding it."""
+        """Create the lock, free."""
         self._locks: dict[int, threading.Lock] = {}
 
     def __enter__(self) -> None:
-        """Wait for it."""
+        """Acquire the lock."""
         self._locks.setdefault(os.getpid(), threading.Lock()).acquire()
 
     def __exit__(self, *_exc: object) -> None:
-        """Leave it to others."""
+        """Release the lock."""
         self._locks[os.getpid()].release()
 
 
 class SharedCall(NamedTuple):
-    """A step of an operation that is taken once for all who come to it while it is under way.
+    """A part of an operation that concurrent callers run once and share.
 
     Attributes:
-        name: of what is asked for: who names the same shares it.
-        start: begins the operation that asks.
+        name: the key: callers with the same name share one run.
+        start: starts the operation.
     """
 
     name: str
@@ -39,14 +39,14 @@ class SharedCall(NamedTuple):
 
 
 class SingleFlight:
-    """What threads share; a fork has its own."""
+    """The shared calls of threads; a fork has its own."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Create it with no call under way."""
         self._open: dict[tuple[int, str], Future[Any]] = {}
 
     def join(self, name: str, do: Callable[[], Any]) -> Any:
-        """Return what `do` returns, or raise what it raises: done here, or by a thread that does it already."""
+        """Run `do`, or wait for a thread that already runs it; return its result, or raise its error."""
         key, own = (os.getpid(), name), Future[Any]()
         flight = self._open.setdefault(key, own)
         if flight is not own:
@@ -63,14 +63,14 @@ class SingleFlight:
 
 
 class AsyncSingleFlight:
-    """What the tasks of an event loop share; who gives up its wait ends nobody else's."""
+    """The shared calls of an event loop's tasks; a task that is cancelled does not end the call for others."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Create it with no call under way."""
         self._open: dict[str, asyncio.Task[Any]] = {}
 
     async def join(self, name: str, do: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Return what `do` returns, or raise what it raises."""
+        """Run `do`, or wait for a task that already runs it; return its result, or raise its error."""
         task = self._open.get(name)
         if task is None or task.done():
             task = self._open[name] = asyncio.create_task(do())
@@ -79,6 +79,6 @@ class AsyncSingleFlight:
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Take note of a failure that perhaps nobody waits for."""
+    """Retrieve the exception of a task for which perhaps no caller waits any more."""
     if not task.cancelled():
         task.exception()

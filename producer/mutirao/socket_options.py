@@ -1,23 +1,23 @@
-"""Options of TCP sockets, by which a peer that is gone without a word is noticed."""
+"""Options of TCP sockets by which a connection breaks when its peer vanishes silently."""
 
 from __future__ import annotations
 
 import socket
 
-# A connection that says nothing is asked after so many seconds, then so often, and is over when so many questions had no answer.
+# The idle seconds before the first probe, the seconds between probes, and the unanswered probes after which a connection breaks.
 IDLE_S = 5
 EVERY_S = 2
 PROBES = 3
 
 
 def keepalive(timeout_s: float) -> dict[int, int]:
-    """Choose the options of level TCP under which a connection breaks whose peer is gone.
+    """Return the options of level TCP under which a connection breaks whose peer is gone.
 
     Args:
         timeout_s: how long what was sent may remain unacknowledged, in seconds.
 
     Returns:
-        Values by option, those that this system has. SO_KEEPALIVE is of another level, and not among them.
+        Values by option, as far as this system has them. SO_KEEPALIVE is of another level, and not included.
     """
     wanted = {
         "TCP_KEEPIDLE": IDLE_S,

@@ -1,4 +1,4 @@
-"""Where a server is: its URL, taken apart."""
+"""The URLs of servers: parsed, written out in full, and shown without their secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 import msgspec
 
 _SERVERS = ("redis", "rediss", "sentinel")
-# A Redis on this machine, behind a socket of its file system: as redis-py and as kombu name it.
+# A Redis on this machine behind a Unix socket, as redis-py and as kombu name it.
 SOCKETS = ("unix", "redis+socket")
 REDIS = (*_SERVERS, *SOCKETS)
 AMQP = ("amqp", "amqps", "pyamqp")
@@ -39,10 +39,10 @@ class RedisURL(msgspec.Struct, frozen=True, kw_only=True):
     query: dict[str, str] = {}
 
     def explicit(self) -> str:
-        """Return the URL with everything in it that kombu and Celery would leave to chance.
+        """Return the URL with everything stated that kombu and Celery would leave to chance.
 
-        They take user, password and database from the sentinel that they happen to ask, and a rediss:// URL that says nothing of
-        certificates makes kombu speak without TLS.
+        They take user, password and database from the URL of the sentinel that they happen to use, and kombu connects without TLS
+        where a rediss:// URL does not mention certificates.
         """
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@" if self.user or self.password else ""
         if self.path:
@@ -55,24 +55,24 @@ class RedisURL(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scheme(url: str) -> str:
-    """Say what kind of server a URL is of."""
+    """Return the scheme of a URL."""
     return url.partition("://")[0]
 
 
 def is_redis(url: str) -> bool:
-    """Whether a URL is of a Redis, however it is reached."""
+    """Return whether a URL names a Redis server, sentinels or a Redis socket."""
     return scheme(url) in REDIS
 
 
 def parse(url: str) -> RedisURL:
-    """Take a Redis URL apart.
+    """Parse a Redis URL.
 
     Raises:
-        ValueError: it is none; says what it must be, and nothing of what it holds.
+        ValueError: it is not a Redis URL; the message says what it must be, and quotes nothing of it.
     """
     try:
         parts = [urlsplit(each) for each in url.split(SEPARATOR)]
-    except ValueError:  # which quotes it
+    except ValueError:  # its message quotes the URL
         raise ValueError(f"{_FORM}{_escaping(url)}") from None
     first = parts[0]
     if first.scheme in SOCKETS:
@@ -101,9 +101,9 @@ def parse(url: str) -> RedisURL:
 
 
 def without_password(url: str) -> str:
-    """Return the URL as it may be shown: with *** for its password, and for whatever may be one.
+    """Return the URL as it may be shown: with *** for its password, and for anything that may be one.
 
-    Of a URL that is not formed as one should be nothing is shown but its scheme: who can say where a password ends in it?
+    Of a malformed URL only the scheme is shown, since the end of a password cannot be found in it.
     """
     parts = url.split(SEPARATOR) if scheme(url) == "sentinel" else [url]
     found = [_SHOWN.fullmatch(part) for part in parts]
@@ -114,7 +114,7 @@ def without_password(url: str) -> str:
 
 
 def scrubbed(text: str, url: str) -> str:
-    """Return a text of elsewhere with *** for what is secret of a URL."""
+    """Return a text from elsewhere with *** for the secrets of a URL."""
     rest = url.partition("://")[2] or url
     logins = [each.rpartition("@")[0].rpartition("//")[2] for each in (rest, *rest.split(SEPARATOR))]
     values = [value for name, value in _raw_pairs(rest.partition("?")[2]) if not _may_be_shown(name)]
@@ -126,7 +126,7 @@ def scrubbed(text: str, url: str) -> str:
 
 
 _FORM = "it must look like redis://127.0.0.1:6379/0, rediss://..., unix:///run/redis.sock or sentinel://a:26379;sentinel://b:26379/0"
-# Host and port alone are shown of what has no scheme.
+# Only host and port are shown of a URL without a scheme.
 _SHOWN = re.compile(
     r"(?:(?P<scheme>redis|rediss|sentinel|amqp|amqps|pyamqp|http|https|unix|redis\+socket)://)?"
     r"(?:(?P<login>[^/?#]*)@)?"
@@ -136,7 +136,7 @@ _SHOWN = re.compile(
     r"(?:\?(?P<query>[^#@;]*))?"
 )
 _USER = re.compile(r"[A-Za-z0-9_.-]*")
-# Options that are no secret, as redis-py and kombu name them.
+# Options of redis-py and kombu that are not secret.
 _OPEN = frozenset(
     {
         "db",
@@ -151,7 +151,7 @@ _OPEN = frozenset(
     | {"retry_on_timeout", "ssl", "client_name"}
 )
 _OPEN_BEGINS = ("socket_", "ssl_")
-# What a query may say of the connections; other names end in a TypeError of redis-py.
+# Options that a query may have; redis-py raises a TypeError for others.
 _OPTIONS = frozenset(
     {"client_name", "db", "health_check_interval", "max_connections", "protocol", "retry_on_timeout"}
     | {"socket_connect_timeout", "socket_keepalive", "socket_read_size", "socket_timeout"}
@@ -167,7 +167,7 @@ _NUMBERS = {
     **dict.fromkeys(("socket_connect_timeout", "socket_timeout"), re.compile(r"\d+(\.\d*)?", re.ASCII)),
 }
 _NAMED = ("username", "password")
-# A text is not searched for less: what is as short stands in it by chance.
+# Shorter secrets are not replaced in a text, since they occur in it by chance.
 _SECRET_MIN = 3
 
 
@@ -202,7 +202,7 @@ def _query(parts: list[SplitResult], url: str) -> dict[str, str]:
     known = {*_NAMED, *_OPTIONS, *(_OF_TLS if parts[0].scheme == "rediss" else ())}
     if parts[0].scheme in SOCKETS:
         known = known - {name for name in _OPTIONS if name.startswith("socket_keep")} | {"virtual_host"}
-    if any(name not in known for name in query):  # which is not named: it may be part of a password
+    if any(name not in known for name in query):  # the message does not name it: it may be part of a password
         raise ValueError(f"an option in its query is none of {', '.join(sorted(known))}{_escaping(url)}")
     for name, form in _NUMBERS.items():
         if name in query and not form.fullmatch(query[name]):
@@ -211,7 +211,7 @@ def _query(parts: list[SplitResult], url: str) -> dict[str, str]:
 
 
 def _of_socket(url: str, part: SplitResult) -> RedisURL:
-    """Read the URL of a Redis behind a Unix socket, as redis-py and as kombu write it."""
+    """Parse the URL of a Redis behind a Unix socket, as redis-py and as kombu write it."""
     if part.hostname or not part.path.strip("/") or SEPARATOR in url:
         raise ValueError("the path of a socket is whole and the only one: unix:///run/redis/redis.sock?db=0")
     query = _query([part], url)
@@ -229,14 +229,14 @@ def _of_socket(url: str, part: SplitResult) -> RedisURL:
 
 
 def _escaping(url: str) -> str:
-    """Say what may be wrong with a URL whose password is not escaped."""
+    """Return a hint on escaping where a URL's password may not be escaped."""
     rest = url.partition("://")[2]
     unescaped = "@" in rest and re.search(r"[/?#]", rest.rpartition("@")[0])
     return "; in a password write / ? # @ as %2F %3F %23 %40" if unescaped else ""
 
 
 def _one(parts: list[SplitResult], said: list[str | None], what: str) -> str:
-    """Choose what one of the parts says, or several in agreement."""
+    """Return the value that one of the parts names, or several in agreement."""
     found = {each for each in said if each}
     if len(found) > 1:
         raise ValueError(f"it names different {what}s: name one, {'in any of its parts' if len(parts) > 1 else 'once'}")
@@ -246,7 +246,7 @@ def _one(parts: list[SplitResult], said: list[str | None], what: str) -> str:
 def _port(part: SplitResult, url: str) -> int:
     try:
         return part.port or _PORTS[part.scheme]
-    except ValueError:  # which quotes what may be a password
+    except ValueError:  # its message quotes what may be a password
         raise ValueError(f"its port must be a number, 1 to 65535{_escaping(url)}") from None
 
 

@@ -1,4 +1,4 @@
-"""The settings of webhooks: which URLs may be told of a job's end, why any other is refused, and what signs."""
+"""The policy for webhooks: which URLs may be called, why others are refused, and the keys that sign."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_URL = 2048
 PORTS = {"https": 443, "http": 80}
 _WHSEC = "whsec_"
 
-# Printable ASCII alone, so that no URL can hold a line of its own in a request's head.
+# Printable ASCII alone, so that no URL can add a line to a request's head.
 _PRINTABLE = re.compile(r"[!-~]+", re.ASCII)
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
 _LIKE = "crm.example.com, *.example.com, hooks.example.com:8443, or http://10.0.0.7:8080"
@@ -34,8 +34,8 @@ class AllowedHost(msgspec.Struct, frozen=True, kw_only=True):
         scheme: https, or http where the entry is written so.
         host: the name, in lower case, or the address.
         port: the only one that is allowed.
-        below: whether the names below `host` are meant, and not `host` itself.
-        network: the addresses that are allowed beside public ones; None for none.
+        below: whether the entry allows the names below `host`, and not `host` itself.
+        network: the addresses that are allowed in addition to public ones; None for none.
     """
 
     scheme: str
@@ -45,20 +45,20 @@ class AllowedHost(msgspec.Struct, frozen=True, kw_only=True):
     network: Network | None = None
 
     def allows(self, scheme: str, host: str, port: int) -> bool:
-        """Whether URLs of this scheme, host and port are meant."""
+        """Return whether URLs of this scheme, host and port are allowed."""
         named = host.endswith(f".{self.host}") if self.below else host == self.host
         return named and (scheme, port) == (self.scheme, self.port)
 
 
 class WebhookTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """A URL that is allowed, taken apart.
+    """A URL that is allowed, in its parts.
 
     Attributes:
         scheme: https or http.
         host: the name, in lower case, or the address.
         port: the URL's, or its scheme's.
         path: path and query, as they stand in a request.
-        network: the addresses that are allowed beside public ones; None for none.
+        network: the addresses that are allowed in addition to public ones; None for none.
     """
 
     scheme: str
@@ -79,20 +79,20 @@ def allowed_hosts(hosts: str) -> tuple[AllowedHost, ...]:
     """Read the setting `webhook_hosts`.
 
     Raises:
-        SettingsError: names the entry, and what it must look like.
+        SettingsError: an entry is malformed; the message names it, and what it must look like.
     """
     return tuple(_entry(each.strip()) for each in hosts.split(",") if each.strip())
 
 
 def check_url(url: str, hosts: str) -> WebhookTarget:
-    """Take a webhook's URL apart, if it may be one.
+    """Split a webhook's URL, if it is allowed.
 
     Args:
         url: the URL.
         hosts: the setting `webhook_hosts`.
 
     Raises:
-        WebhookRefused: webhooks are off, the URL is none, or its host is not allowed.
+        WebhookRefused: webhooks are off, the URL is malformed, or its host is not allowed.
     """
     entries = allowed_hosts(hosts)
     if not entries:
@@ -107,10 +107,10 @@ def check_url(url: str, hosts: str) -> WebhookTarget:
 
 
 def signing_keys(secret: str) -> tuple[bytes, ...]:
-    """Read the setting `webhook_secret`: one secret, or two with a space between while receivers change to the first.
+    """Read the setting `webhook_secret`: one secret, or two separated by a space while receivers change to the first.
 
     Raises:
-        SettingsError: it is missing or is none; never quotes it.
+        SettingsError: it is missing or malformed; the message does not quote it.
     """
     try:
         found = tuple(_key(each) for each in secret.split())
@@ -122,10 +122,9 @@ def signing_keys(secret: str) -> tuple[bytes, ...]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one host's on the public internet.
+    """Return whether an address belongs to one host on the public internet.
 
-    Whatever else an IPv6 address may carry inside (IPv4 as mapped, compatible, NAT64, 6to4 or Teredo) is not: it leads where the
-    inner address leads.
+    An IPv6 address that embeds an IPv4 address (mapped, compatible, NAT64, 6to4 or Teredo) does not: it leads to the inner address.
     """
     if address.is_multicast or not address.is_global:
         return False
@@ -136,7 +135,7 @@ def _networks(*texts: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
-# What `is_global` lets pass, or did in some Python. In IPv6, 2000::/3 is all that has been given to hosts so far.
+# Networks that `is_global` lets pass, at least in some Python. In IPv6 hosts have addresses of 2000::/3 alone so far.
 _NOT_V4 = _networks("192.0.0.0/24", "192.88.99.0/24")
 _NOT_V6 = _networks("::/3", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "4000::/2", "8000::/1")
 
@@ -158,7 +157,7 @@ def _no_secret(what: str) -> errors.SettingsError:
 def _entry(text: str) -> AllowedHost:
     try:
         return _parse_entry(*text.partition("=")[::2])
-    except ValueError:  # which may quote a password
+    except ValueError:  # its message may quote a password
         shown = without_password(text) if set("@?#") & set(text) else text
         raise errors.SettingsError(
             f"MUTIRAO_WEBHOOK_HOSTS has {shown!r}: it must be a comma-separated list of hosts such as {_LIKE}",
@@ -188,14 +187,14 @@ def _checked_parts(url: str) -> tuple[str, str, int, str]:
 
 
 class _BadURL(ValueError):
-    """What is wrong with a URL, in words for whoever wrote it."""
+    """A URL cannot be used; the message says why, for the person who wrote it."""
 
 
 def _split_url(url: str, *, below: bool = False) -> tuple[str, str, int, str]:
     """Split a URL into scheme, host, port, and path with query.
 
     Raises:
-        ValueError: it is no URL of a web server.
+        ValueError: it is not the URL of a web server.
     """
     if not _PRINTABLE.fullmatch(url) or "\\" in url:
         raise _BadURL("it holds characters other than printable ASCII: write others as %XX, and names as xn--...")
@@ -231,7 +230,7 @@ def _literal(host: str) -> Address | None:
 
 
 def _not_allowed(scheme: str, host: str, port: int, entries: Iterable[AllowedHost]) -> errors.WebhookRefused:
-    """Say what is not allowed of a URL: its scheme and port where the host alone would be."""
+    """Return the error for a URL that no entry allows: it names scheme and port where the host itself is allowed."""
     if any(entry.allows(entry.scheme, host, entry.port) for entry in entries):
         return _refused(f"{scheme}://, port {port}, is not how the operator allows this host", host)
     return _refused(f"host {host!r} is not among those that the operator allows (MUTIRAO_WEBHOOK_HOSTS)", host)

@@ -1,1 +1,1 @@
-"""How Redis is spoken to: connections, drivers that run operations, and the scripts."""
+"""Access to Redis: connections, the drivers that run operations, and the Lua scripts."""

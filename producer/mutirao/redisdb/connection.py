@@ -1,4 +1,4 @@
-"""Opening a client of the Redis that a URL names: a server, one behind TLS or a socket, or the master that sentinels know."""
+"""Clients of the Redis that a URL names: a server, one behind TLS or a socket, or the master that sentinels know."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mutirao.urls import RedisURL
 
 
 def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
-    """Make a client; nothing connects before its first call.
+    """Return a client; nothing connects before its first command.
 
     Args:
-        url: the server's. TLS checks certificates and names, unless the URL's query says otherwise, as redis-py takes it.
-        settings: for the master's name.
-        options: redis-py's.
+        url: the server's URL. TLS checks certificates and host names, unless the query turns that off with redis-py's options.
+        settings: the settings with the master's name.
+        options: options of redis-py.
     """
     options = {"command_packer": Packer(), **options}
     if urls.scheme(url) in urls.SOCKETS:
@@ -39,7 +39,7 @@ def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
 
 
 def connect_async(url: str, settings: Settings, **options: Any) -> redis.asyncio.Redis:
-    """Make a client for the running event loop; the arguments are those of `connect`."""
+    """Return a client for the running event loop; the arguments are those of `connect`."""
     if urls.scheme(url) == "sentinel":
         parsed = urls.parse(url)
         sentinels = redis.asyncio.sentinel.Sentinel(parsed.hosts, sentinel_kwargs=_timeouts(options))
@@ -56,10 +56,10 @@ def connect_async(url: str, settings: Settings, **options: Any) -> redis.asyncio
 
 
 class Packer:
-    """Writes commands as they are: redis-py's own looks at each of ten thousand arguments before it hands them to hiredis."""
+    """Packs commands with hiredis directly: redis-py's packer first inspects each of perhaps ten thousand arguments."""
 
     def pack(self, name: str | bytes, *args: Any) -> list[bytes]:
-        """Write one command; its name may be of several words."""
+        """Pack one command; its name may have several words."""
         words = (name if isinstance(name, bytes) else name.encode()).split()
         try:
             return [hiredis.pack_command((*words, *args))]
@@ -68,7 +68,7 @@ class Packer:
 
 
 class _FastPacking:
-    """What redis-py's connections of an event loop lack."""
+    """Packing with hiredis for redis-py's asyncio connections, which take no packer."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return Packer().pack(*args)
@@ -79,7 +79,7 @@ class _FastPacking:
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
         try:
             await super()._send_packed_command(command)  # type: ignore[misc]
-        except RuntimeError as exc:  # uvloop's word for a connection that the other side has closed
+        except RuntimeError as exc:  # how uvloop reports a connection that the peer has closed
             raise ConnectionResetError(str(exc)) from exc
 
 
@@ -118,7 +118,7 @@ class _Pool(redis.sentinel.SentinelConnectionPool):
 
 
 class _AsyncPool(redis.asyncio.sentinel.SentinelConnectionPool):
-    """The same on an event loop."""
+    """The same for an event loop."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
@@ -128,13 +128,13 @@ class _AsyncPool(redis.asyncio.sentinel.SentinelConnectionPool):
 
 
 def _master_options(parsed: RedisURL) -> dict[str, Any]:
-    """Choose what is said to the master; the URL's user and password are its own, as kombu has it."""
+    """Return the options for the master; the URL's user and password are the master's, as in kombu."""
     login = {name: value for name, value in (("username", parsed.user), ("password", parsed.password)) if value}
     return {**_query_options(parsed), **login, "db": parsed.db}
 
 
 def _socket_url(url: str) -> str:
-    """Write the URL of a socket as redis-py does."""
+    """Return the URL of a socket as redis-py writes it."""
     parsed = urls.parse(url)
     query = urlencode({"db": parsed.db, **parsed.query})
     return parsed.explicit().replace("redis+socket", "unix", 1).partition("?")[0] + f"?{query}"

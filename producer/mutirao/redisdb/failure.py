@@ -1,4 +1,4 @@
-"""Why Redis could not serve a call: what it said, told as what it is, and what to do about it."""
+"""The reasons for which Redis refuses a command, each with its remedy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Refusal(NamedTuple):
     """A kind of refusal.
 
     Attributes:
-        reason: what it is.
-        remedy: what to do about it.
+        reason: its name.
+        remedy: what an operator can do.
     """
 
     reason: str
     remedy: str
 
 
-# By the word with which Redis's error begins. Of an error inside a script, Redis before 7 has it in the middle.
+# By the code with which Redis's error begins. Redis before 7 has it in the middle of an error inside a script.
 REFUSALS = {
     "OOM": Refusal("out of memory", "raise its maxmemory, or let results expire sooner (MUTIRAO_RESULT_TTL_S)"),
     "READONLY": Refusal("a replica", "it is not the master: name the master, or its sentinels"),
@@ -38,7 +38,7 @@ REFUSALS = {
     "WRONGPASS": Refusal("wrong login", "check the user and password in MUTIRAO_BROKER_URL"),
 }
 _CODE = re.compile(rf"(?:^|[\s-])({'|'.join(REFUSALS)})\b")
-# redis-py makes a class of some, and leaves the word out.
+# redis-py turns some codes into classes, and leaves the code out of the message.
 _CLASSES = {
     redis.exceptions.OutOfMemoryError: "OOM",
     redis.exceptions.ReadOnlyError: "READONLY",
@@ -55,11 +55,11 @@ _POOL = Refusal("too many calls", "max_connections in the URL is reached: leave 
 
 
 class NotMaster(redis.ConnectionError):
-    """The server is a replica by now: the connections to it are made anew."""
+    """The server has become a replica: connections to it must be replaced."""
 
 
 def code(exc: BaseException) -> str:
-    """Find the word with which Redis says what is wrong; "" for an error that has none of those known here."""
+    """Return the code of a Redis error; "" for an error without one of the codes known here."""
     for kind, word in _CLASSES.items():
         if isinstance(exc, kind):
             return word
@@ -72,22 +72,22 @@ def code(exc: BaseException) -> str:
 
 
 def denied(exc: BaseException | None) -> bool:
-    """Whether the server says that this user may not, at once or within a script."""
+    """Return whether the server refuses for lack of rights, at once or within a script."""
     return exc is not None and code(exc) in ("NOPERM", "NOAUTH", "WRONGPASS")
 
 
 def is_replica(exc: BaseException) -> bool:
-    """Whether a server refuses since it is no master any more."""
+    """Return whether a server refuses because it is no longer the master."""
     return isinstance(exc, NotMaster) or code(exc) in ("READONLY", "MASTERDOWN")
 
 
 def checked(exc: redis.ResponseError) -> redis.RedisError:
-    """Return an error that Redis has sent, as one of a connection that broke where the server is a replica by now."""
+    """Return an error of Redis unchanged, or as a broken connection where the server has become a replica."""
     return NotMaster(f"{code(exc)} {exc}") if is_replica(exc) and not isinstance(exc, NotMaster) else exc
 
 
 def unavailable(exc: redis.RedisError, url: str) -> errors.BrokerUnavailable:
-    """Say in one sentence why the Redis at a URL could not serve a call; nothing secret of the URL is in it."""
+    """Return the error that says in one sentence why the Redis at a URL could not serve a command, without the URL's secrets."""
     shown = without_password(url)
     said = " ".join(scrubbed(str(exc), url).split()) or type(exc).__name__
     said = said.rstrip(".")

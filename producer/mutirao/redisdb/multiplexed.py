@@ -1,7 +1,7 @@
-"""One connection to Redis that any number of an event loop's calls share: each is sent at once, replies come in the same order.
+"""A connection to Redis that all commands of an event loop share: each is sent at once, and replies come in the same order.
 
-redis-py lends a connection to one call at a time, and waits for each write and each read in a task of its own, which takes longer than
-the call. Its connections are used all the same: they know TLS, passwords and Sentinel.
+redis-py lends a connection to one command at a time, and waits for each write and each read in a task of its own, which takes longer
+than the command. Its connections are used all the same, since they implement TLS, passwords and Sentinel.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from mutirao.redisdb import failure
 
 
 class MultiplexedConnection:
-    """Lives on one event loop; connects at its first call, and again after each failure."""
+    """A connection on one event loop; it connects at its first command, and again after each failure."""
 
     def __init__(self, pool: redis.asyncio.ConnectionPool, retry: Retry, timeout_s: float) -> None:
-        """Take redis-py's pool, how often a connection that broke is tried again, and how long a reply may take."""
+        """Take redis-py's pool, its retry policy for a broken connection, and how long a reply may take."""
         self._pool = pool
         self._retry = retry
         self._timeout_s = timeout_s
@@ -41,7 +41,7 @@ class MultiplexedConnection:
         return await self._retry.call_with_retry(lambda: self._send(packed), _no_cleanup)
 
     async def close(self) -> None:
-        """Close the connection, for good; who still waits is told."""
+        """Close the connection for good; commands that still wait fail."""
         self._closed = True
         reader = self._reader
         self._drop(_closed())
@@ -53,14 +53,14 @@ class MultiplexedConnection:
         reply = asyncio.get_running_loop().create_future()
         try:
             connection._writer.write(packed)  # noqa: SLF001 - redis-py waits for each write
-        except (AttributeError, RuntimeError) as exc:  # it broke, and its reader has not come to it yet
+        except (AttributeError, RuntimeError) as exc:  # it broke, and its reader has not noticed yet
             raise redis.ConnectionError("the connection broke") from exc
         self._awaited.append(reply)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await reply
         except TimeoutError:
-            # What comes later would be taken for the reply to another call.
+            # A late reply would be taken for the reply to the next command.
             late = redis.TimeoutError(f"no answer within {self._timeout_s:g} s")
             if connection is self._connection:
                 self._drop(late)
@@ -91,7 +91,7 @@ class MultiplexedConnection:
                 except redis.ResponseError as exc:
                     reply = exc
                 awaited = self._awaited.popleft()
-                if awaited.done():  # nobody waits any more
+                if awaited.done():  # its caller has given up
                     continue
                 if isinstance(reply, Exception):
                     awaited.set_exception(reply)
@@ -106,7 +106,7 @@ class MultiplexedConnection:
             await self._pool.release(connection)
 
     def _drop(self, error: Exception) -> None:
-        """Use this connection no more: its reader closes it."""
+        """Stop using this connection; its reader closes it."""
         reader, self._connection, self._reader = self._reader, None, None
         awaited, self._awaited = self._awaited, collections.deque()
         if reader is not None and reader is not asyncio.current_task():
@@ -121,4 +121,4 @@ def _closed() -> redis.RedisError:
 
 
 async def _no_cleanup(_: Exception) -> None:
-    """Leave it to the next try: what broke has been dropped."""
+    """Do nothing before a retry: the broken connection has already been dropped."""

@@ -1,4 +1,4 @@
-"""A subscription that is asked, when it says nothing, whether it is still there."""
+"""A Redis subscription that is pinged while it is silent, so that a lost connection is noticed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import redis
 import redis.asyncio
 
-# After so long without a word, or at once where a word was missed, a PING is sent; its answer may take so long.
+# The silence after which a PING is sent, and how long its reply may take. A missed message causes a PING at once.
 QUIET_S = 5.0
 PONG_S = 2.0
-# How often that is looked at; who is told something hears it at once.
+# How often silence is checked; messages are yielded at once.
 LOOK_S = 0.5
 
 
 class Subscription:
-    """Lives on one event loop."""
+    """A subscription on one event loop."""
 
     def __init__(self, pubsub: redis.asyncio.client.PubSub) -> None:
         """Take redis-py's subscription; nothing connects before the first `subscribe`."""
@@ -27,7 +27,7 @@ class Subscription:
         self._closed = False
 
     async def subscribe(self, *channels: str | bytes) -> None:
-        """Ask for what is announced on these channels as well.
+        """Subscribe to more channels.
 
         Raises:
             redis.RedisError: Redis does not answer, or refuses.
@@ -35,18 +35,18 @@ class Subscription:
         await self._pubsub.subscribe(*channels)
 
     async def unsubscribe(self, *channels: str) -> None:
-        """Ask for it no more."""
+        """Unsubscribe from channels."""
         await self._pubsub.unsubscribe(*channels)
 
     def check_soon(self) -> None:
-        """Something was missed that should have been heard: ask soon whether it is still there."""
+        """Send a PING soon: a message that should have arrived was missed."""
         self._check_due = True
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what is announced, and what Redis confirms.
+        """Yield messages, and the confirmations of subscriptions.
 
         Raises:
-            redis.RedisError: the connection broke, or is gone without a word.
+            redis.RedisError: the connection broke, or does not answer.
         """
         loop = asyncio.get_running_loop()
         received_at, pinged_at = loop.time(), None
@@ -64,7 +64,7 @@ class Subscription:
         raise redis.ConnectionError("the subscription was closed")
 
     async def close(self) -> None:
-        """Close its connection, whatever state that is in."""
+        """Close its connection in any state."""
         self._closed = True
         with contextlib.suppress(redis.RedisError, OSError):
             await self._pubsub.aclose()

@@ -1,4 +1,4 @@
-"""Calls take turns: so many at once have a connection each, the others wait as long as any is answered."""
+"""A limit on concurrent calls: the others wait their turn for as long as calls are answered."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import AsyncIterator, Callable
 
 import redis
 
-# Calls that have a connection of their own at once. Redis does one after another, so more would wait there.
+# Calls that have a connection at once. Redis runs one command after another, so more would wait there.
 AT_ONCE = 64
 
 Error = Callable[[str], Exception]
 
 
 class Turns:
-    """The turns of threads, one each: `with turns: ...`; a fork has its own."""
+    """The limit for threads, used as `with turns: ...`; a fork has its own."""
 
     def __init__(self, timeout_s: float, at_once: int = AT_ONCE, error: Error = redis.TimeoutError) -> None:
-        """Take how long a call may take, how many have their turn at once, and the error to raise where nobody is answered."""
+        """Take how long a call may take, how many run at once, and the error to raise where none is answered."""
         self._timeout_s = timeout_s
         self._at_once = at_once
         self._error = error
@@ -30,10 +30,10 @@ class Turns:
         self._begin()
 
     def __enter__(self) -> None:
-        """Wait for a turn, and have it until the exit.
+        """Wait for a turn, which lasts until the exit.
 
         Raises:
-            redis.TimeoutError, or the other error: none of those who had theirs was answered in time.
+            redis.TimeoutError, or the error given: none of the running calls was answered in time.
         """
         if self._process != os.getpid():
             self._begin()
@@ -43,19 +43,19 @@ class Turns:
             self._wait()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leave it to the next."""
+        """End the turn."""
         self._ended += kind is None
         self._free.put(None)
 
     def extend(self, longer_s: float) -> None:
-        """Have others wait for a call, which has its turn now, so much longer than for any other."""
+        """Let waiting calls wait longer for a call that runs now, as for a long poll."""
         self._until = max(self._until, time.monotonic() + self._timeout_s + longer_s)
 
     def _begin(self) -> None:
         free: queue.SimpleQueue[None] = queue.SimpleQueue()  # a quarter of a semaphore's time
         for _ in range(self._at_once):
             free.put(None)
-        self._free, self._process = free, os.getpid()  # in this order: other threads look meanwhile
+        self._free, self._process = free, os.getpid()  # in this order, since other threads read both
 
     def _wait(self) -> None:
         while True:
@@ -67,10 +67,10 @@ class Turns:
 
 
 class AsyncTurns:
-    """The turns of an event loop's tasks."""
+    """The limit for the tasks of an event loop."""
 
     def __init__(self, timeout_s: float, at_once: int = AT_ONCE, error: Error = redis.TimeoutError) -> None:
-        """Take how long a call may take, how many have their turn at once, and the error to raise where nobody is answered."""
+        """Take how long a call may take, how many run at once, and the error to raise where none is answered."""
         self._timeout_s = timeout_s
         self._at_once = at_once
         self._error = error
@@ -80,10 +80,10 @@ class AsyncTurns:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and have it meanwhile.
+        """Wait for a turn, which lasts until the exit.
 
         Raises:
-            redis.TimeoutError, or the other error: none of those who had theirs was answered in time.
+            redis.TimeoutError, or the error given: none of the running calls was answered in time.
         """
         if self._free.locked():
             await self._waited()
@@ -96,7 +96,7 @@ class AsyncTurns:
             self._free.release()
 
     def extend(self, longer_s: float) -> None:
-        """Have others wait for a call, which has its turn now, so much longer than for any other."""
+        """Let waiting calls wait longer for a call that runs now, as for a long poll."""
         self._until = max(self._until, time.monotonic() + self._timeout_s + longer_s)
 
     async def _waited(self) -> None:
@@ -111,7 +111,7 @@ class AsyncTurns:
 
 
 def _timeout_left(timeout_s: float, until: float) -> float:
-    """Say how long those who have their turn may take yet; `until` is when the longest of them ends."""
+    """Return how long the running calls may still take; `until` is when the longest of them ends."""
     return max(timeout_s, until - time.monotonic())
 
 

@@ -17,7 +17,7 @@ from mutirao.wire import untyped
 from mutirao.wire.signature import InputSpec
 from mutirao.wire.untyped import Array
 
-# What other programs write for a number that is missing. In a column of text only an empty cell and NA are missing.
+# How other programs write a missing number. In a column of text only an empty cell and NA are missing.
 _MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none"})
 _MISSING_TEXT = frozenset({"", "NA"})
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
@@ -27,39 +27,39 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)
 
 
 def plain(name: str) -> str:
-    """Write a name as people confuse it with others: without case, spaces, and signs between words."""
+    """Return a name without case, spaces and separators, in which people confuse names."""
     return re.sub(r"[\s_.-]+", "", name).casefold()
 
 
 def is_value(cell: str) -> bool:
-    """Tell whether a cell is a number, with a decimal point or comma."""
+    """Return whether a cell is a number, with a decimal point or comma."""
     cell = cell.strip()
     return bool(_NUMBER.fullmatch(cell) or _COMMA.fullmatch(cell) or _THOUSANDS.fullmatch(cell))
 
 
 def is_number(cell: str) -> bool:
-    """Tell whether a cell is a number, or stands for one that is missing."""
+    """Return whether a cell is a number, or stands for one that is missing."""
     return _is_missing(cell) or is_value(cell)
 
 
 def fits(cell: str, spec: InputSpec) -> bool:
-    """Tell whether a cell may stand in a column."""
+    """Return whether a cell may stand in a column."""
     if spec.datatype == "BYTES":
         return True
     return is_number(cell) or (_takes_bools(spec) and cell.strip().lower() in _BOOLS)
 
 
 def is_numeric(spec: InputSpec) -> bool:
-    """Tell whether a column takes numbers, none of them bools."""
+    """Return whether a column takes numbers, none of them bools."""
     return spec.datatype.startswith(("FP", "INT", "UINT"))
 
 
 def numbers(lines: Iterator[str], delimiter: str, decimal: str, width: int, max_rows: int | None) -> Array | None:
-    """Read a table of numbers alone, without an object for each; None where it is none, or needs a closer look.
+    """Read a table of numbers alone, without an object for each; None where it is not one, or must be read cell by cell.
 
-    A whole number of more than 53 bits may need it.
+    That may be needed for an integer of more than 53 bits.
     """
-    if decimal == delimiter:  # its numbers stand in quotes
+    if decimal == delimiter:  # its numbers are quoted
         return None
     first = next((line for line in lines if line.strip()), None)
     if first is None:
@@ -80,7 +80,7 @@ def numbers(lines: Iterator[str], delimiter: str, decimal: str, width: int, max_
 
 
 def allowed(matrix: Array, specs: Sequence[InputSpec]) -> bool:
-    """Tell whether numbers are as their columns take them; those that are not are named by a closer look."""
+    """Return whether numbers are valid for their columns; reading cell by cell names those that are not."""
     if np.isinf(matrix).any():
         return False
     if not all(spec.nullable for spec in specs) and np.isnan(matrix).any():
@@ -96,7 +96,7 @@ def decimal(
     said: str,
     source: str,
 ) -> str:
-    """Find out the decimal sign of a table.
+    """Detect the decimal sign of a table.
 
     Raises:
         InvalidRequest: some numbers have a comma and others a point.
@@ -125,7 +125,7 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
     """Make an array of a column's cells.
 
     Raises:
-        InvalidRequest: a cell is not of the column's type, or is missing where none may be; names the line and the column.
+        InvalidRequest: a cell is not of the column's type, or is missing where that is not allowed; names the line and the column.
     """
     if spec.datatype == "BYTES":
         return _text(cells, missing=bool(spec.nullable))
@@ -137,7 +137,7 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
             values = list(map(float, cells))
         except ValueError:
             values = []
-        text = "".join(cells)  # Python reads 1_000 too, and digits of other scripts, which nobody else does
+        text = "".join(cells)  # Python also reads 1_000, and digits of other scripts, as no other program does
         if values and text.isascii() and "_" not in text and all(map(math.isfinite, values)):
             return np.array(values)
     found: list[Any] = []
@@ -167,7 +167,7 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
 
 
 def _check_held(found: Sequence[Any], cells: Sequence[str], spec: InputSpec, lines: Sequence[int], source: str) -> None:
-    """Refuse a whole number that the floats of a column with missing values do not hold."""
+    """Refuse an integer that a float cannot hold, in a column where missing values make floats of integers."""
     if None not in found or not spec.datatype.startswith(("INT", "UINT")):
         return
     at = next((at for at, value in enumerate(found) if not untyped.held(value)), None)
@@ -179,7 +179,7 @@ def _check_held(found: Sequence[Any], cells: Sequence[str], spec: InputSpec, lin
 
 
 def _with_points(lines: Iterator[str], decimal: str) -> Iterator[str]:
-    """Write decimal points for commas; a table that has both needs a closer look."""
+    """Replace decimal commas by points; a table that has both must be read cell by cell."""
     commas = points = False
     for line in lines:
         commas, points = commas or "," in line, points or "." in line
@@ -204,7 +204,7 @@ def _text(cells: Sequence[str], *, missing: bool) -> Array:
 
 
 def _guessed(cells: Sequence[str], decimal: str) -> Array:
-    """Give a column the type that all of its cells have: whole numbers, numbers, bools, else text."""
+    """Return a column of the type that all of its cells have: integers, numbers, bools, else text."""
     present = [cell for cell in cells if not _is_missing(cell)]
     for read in (_number, _bool):
         values = [read(cell, decimal) for cell in present]
@@ -217,7 +217,7 @@ def _guessed(cells: Sequence[str], decimal: str) -> Array:
 
 
 def _takes_bools(spec: InputSpec) -> bool:
-    """Tell whether bools may stand in a column: also in one that was guessed to take numbers, as JSON's may."""
+    """Return whether a column takes bools, as one does that was guessed to take numbers, and as in JSON."""
     return spec.datatype == "BOOL" or (spec.guessed and spec.datatype.startswith("FP"))
 
 
@@ -233,7 +233,7 @@ def _bool(cell: str, decimal: str) -> bool | None:  # noqa: ARG001 - as `_number
 
 
 def _number(cell: str, decimal: str) -> Any:
-    """Read a number, a whole one as an int; None where it is none."""
+    """Read a number, an integer as an int; None where the cell is not a number."""
     cell = cell.strip()
     if decimal == ",":
         if "." in cell and not _THOUSANDS.fullmatch(cell):

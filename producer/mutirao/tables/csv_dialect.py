@@ -1,4 +1,4 @@
-"""How a CSV is written: its delimiter, its decimal sign and its header, said by the caller or found out; and its records."""
+"""The dialect of a CSV: its delimiter, decimal sign and header, given by the caller or detected; and its records."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mutirao.errors import InvalidRequest
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _NAMES = "comma, semicolon, tab or pipe"
-# The first line in which Excel says what the delimiter is.
+# The first line in which Excel names the delimiter.
 _SEP = re.compile(r'"?sep=(.)"?[ \t,;|]*(?=\r?\n|\Z)', re.IGNORECASE)
 COMMENT = "a line that begins with # is no comment in a CSV: remove it"
 DECIMALS = (".", ",")
 HEADERS = ("present", "absent")
 COLUMNS_MAX = 100_000
 _SAMPLE = 10
-# A cell may be as long as the body or the file that holds it: the module's own limit, 128 KiB, is the process's.
+# A cell may be as long as the file that holds it; the csv module's limit, 128 KiB, applies to the whole process.
 csv.field_size_limit(2**31 - 1)
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller says of a CSV; what is empty is found out.
+    """The dialect that the caller gives; empty values are detected.
 
     Attributes:
         delimiter: a comma, a semicolon, a tab or a pipe.
@@ -39,10 +39,10 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def said(cls, delimiter: str | None = None, decimal: str | None = None, header: str | None = None) -> Dialect:
-        """Check what a caller says; a delimiter may be called comma, semicolon, tab or pipe, and a tab be written as backslash t.
+        """Check a dialect; a delimiter may be called comma, semicolon, tab or pipe, and a tab be written as backslash t.
 
         Raises:
-            InvalidRequest: it is none that is read here.
+            InvalidRequest: a value is not supported.
         """
         named = {**DELIMITERS, "\\t": "\t"}.get(delimiter or "", delimiter or "")
         if named and named not in DELIMITERS.values():
@@ -62,7 +62,7 @@ def text_of(raw: bytes, source: str) -> str:
     """Decode a CSV.
 
     Raises:
-        InvalidRequest: it is not UTF-8 (names the first line that is not, and what it may be), or holds nothing.
+        InvalidRequest: it is not UTF-8 (names the first line that is not, and the likely encoding), or is empty.
     """
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(raw) > 1 and b"\0" in (raw[:1], raw[1:2])):
         raise refused(f"{source} is UTF-16, not UTF-8: save it as CSV UTF-8")
@@ -77,15 +77,15 @@ def text_of(raw: bytes, source: str) -> str:
         ) from exc
     if not text or text.isspace():
         raise refused(f"{source} is empty: it holds no row")
-    # Lines that end as they did on old Macs.
+    # The line ends of old Macs.
     return text.replace("\r", "\n") if "\r" in text[:100_000] and "\n" not in text[:100_000] else text
 
 
 def skip_sep_line(text: str, dialect: Dialect) -> tuple[str, Dialect]:
-    """Take what Excel says of the delimiter in a first line, sep=; - which is left empty, so that lines keep their numbers.
+    """Take the delimiter from Excel's first line, sep=; and leave that line empty, so that lines keep their numbers.
 
     Raises:
-        InvalidRequest: it names a delimiter that is not read here.
+        InvalidRequest: it names a delimiter that is not supported.
     """
     found = _SEP.match(text)
     if found is None:
@@ -95,7 +95,7 @@ def skip_sep_line(text: str, dialect: Dialect) -> tuple[str, Dialect]:
 
 
 def lines(text: str, delimiter: str) -> Iterator[str]:
-    """Give the lines of a text, one at a time.
+    """Yield the lines of a text.
 
     Raises:
         InvalidRequest: a line has more columns than any table may have.
@@ -113,11 +113,11 @@ def lines(text: str, delimiter: str) -> Iterator[str]:
 def records(
     rows: Iterator[str], delimiter: str, source: str, width: int | None = None, before: int = 0
 ) -> Iterator[tuple[int, list[str]]]:
-    """Give the number of the line at which each record ends, and its cells; lines without any are left out.
+    """Yield the number of the line at which each record ends, and its cells; empty lines are skipped.
 
     Args:
         rows: the lines.
-        delimiter: between cells.
+        delimiter: the sign between cells.
         source: the CSV's name, for errors.
         width: how many cells each record must have; as many as the first where not given.
         before: how many lines stand before these.
@@ -145,12 +145,12 @@ def records(
 
 
 def delimiter(text: str, said: str, names: Collection[str], width: int) -> str:
-    """Find out what stands between cells.
+    """Detect the delimiter.
 
     Args:
         text: the CSV.
-        said: what the caller says that it is; empty where nothing.
-        names: the columns that the model takes; those of them in the first line tell the most.
+        said: the delimiter that the caller gives; empty for none.
+        names: the columns that the model takes; finding them in the first line counts most.
         width: how many columns the model takes; 0 for any.
     """
     if said:
@@ -158,12 +158,12 @@ def delimiter(text: str, said: str, names: Collection[str], width: int) -> str:
     fits = {each: _fit(_sample(text, each), names, width) for each in DELIMITERS.values()}
     if not any(fits["|"][:2]):  # which may stand in any text: it counts where names or width say so
         del fits["|"]
-    # The first of those that fit equally well.
+    # The first of those that fit equally.
     return max(fits, key=fits.__getitem__)
 
 
 def _sample(text: str, delimiter: str) -> list[list[str]]:
-    """Read the first records, up to one that cannot be read."""
+    """Return the first records, up to one that cannot be read."""
     found: list[list[str]] = []
     with contextlib.suppress(csv.Error, InvalidRequest):
         for record in csv.reader(lines(text, delimiter), delimiter=delimiter, strict=True):
@@ -178,7 +178,7 @@ def _sample(text: str, delimiter: str) -> list[list[str]]:
 
 
 def _fit(sample: Sequence[Sequence[str]], names: Collection[str], width: int) -> tuple[int, bool, bool, bool, int]:
-    """Say how well records fit: the names in the first, then the number of their columns."""
+    """Return how well records fit a model: by the names in the first, then by the number of columns."""
     if not sample:
         return 0, False, False, False, 0
     found, even = len(sample[0]), len(set(map(len, sample))) == 1
@@ -188,10 +188,10 @@ def _fit(sample: Sequence[Sequence[str]], names: Collection[str], width: int) ->
 
 
 def shown(delimiter: str) -> str:
-    """Name a delimiter."""
+    """Return the name of a delimiter."""
     return next(name for name, sign in DELIMITERS.items() if sign == delimiter)
 
 
 def refused(text: str) -> InvalidRequest:
-    """Build the error for a table that cannot be read."""
+    """Return the error for a table that cannot be read."""
     return InvalidRequest(text, reason="table cannot be read")

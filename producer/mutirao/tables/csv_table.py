@@ -1,4 +1,4 @@
-"""A CSV table, read by the signature of the model that takes it: one set of rules for the command line, HTTP and examples."""
+"""A CSV table, read by a model's signature: one set of rules for the command line, HTTP and examples."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SHOWN = 8
 
 
 class Rows(NamedTuple):
-    """What a CSV holds for a model.
+    """The rows of a CSV, as a model takes them.
 
     Attributes:
         data: arrays by name for a model that takes columns, else the matrix, or the one column of text.
-        names: what its columns are called; none where it has no header.
-        notes: what the caller should know of how it was read.
+        names: the names of its columns; none where it has no header.
+        notes: remarks for the caller on how it was read.
     """
 
     data: Any
@@ -38,9 +38,9 @@ class CsvTable(msgspec.Struct, frozen=True):
     """A CSV whose columns get their types once the model that takes it is known.
 
     Attributes:
-        text: all of it.
+        text: the whole CSV.
         source: its name, for errors.
-        dialect: what the caller says of how it is written.
+        dialect: the dialect that the caller gives.
     """
 
     text: str
@@ -52,7 +52,7 @@ class CsvTable(msgspec.Struct, frozen=True):
         """Decode a CSV.
 
         Raises:
-            InvalidRequest: it is not UTF-8, holds nothing, or says itself of another delimiter than are read here.
+            InvalidRequest: it is not UTF-8, is empty, or names a delimiter that is not supported.
         """
         text, dialect = csv_dialect.skip_sep_line(csv_dialect.text_of(raw, source), dialect)
         return cls(text, source, dialect)
@@ -60,23 +60,23 @@ class CsvTable(msgspec.Struct, frozen=True):
     def rows(self, takes: Signature, max_rows: int | None = None) -> Rows:
         """Read the table as a model takes it.
 
-        Columns go by name where the first line names them, else by place; a first line that names some of them but not all, or
-        that is neither names nor values, is refused. Columns that the model does not take are left out where it has names.
+        Columns are matched by name where the first line names them, else by position. A first line that names only some of them, or
+        that is neither names nor values, is refused. Named columns that the model does not take are left out.
         A column of text stays as it is written, 007 with its zeros. An empty cell, or NA, is a missing value.
 
         Args:
-            takes: the model's signature; an input of no datatype gets the one that its cells have.
-            max_rows: the most rows there may be; nothing is made of more.
+            takes: the model's signature; an input without a datatype gets that of its cells.
+            max_rows: the most rows that are accepted.
 
         Raises:
-            InvalidRequest: it is no table, or a cell is not of its column's type; names the line and the column.
+            InvalidRequest: it is not a table, or a cell is not of its column's type; names the line and the column.
             PayloadTooLarge: there are more rows.
         """
         return _CsvReader(self, takes, max_rows).rows()
 
 
 class _CsvReader:
-    """One table, read for one model."""
+    """The reading of one table for one model."""
 
     def __init__(self, table: CsvTable, takes: Signature, max_rows: int | None) -> None:
         self._table, self._source, self._dialect = table, table.source, table.dialect
@@ -112,10 +112,10 @@ class _CsvReader:
         raise refused(f"{self._source} is empty: it holds no row")
 
     def _has_header(self, first: list[str]) -> bool:
-        """Tell whether the first line names the columns.
+        """Return whether the first line names the columns.
 
         Raises:
-            InvalidRequest: it names some of them but not all, a name twice, or it may be either.
+            InvalidRequest: it names only some of them, or a name twice, or may be names or values.
         """
         if self._dialect.header == "absent":
             return False
@@ -130,7 +130,7 @@ class _CsvReader:
         return self._is_other_header(cells)
 
     def _is_row(self, first: list[str]) -> bool:
-        """Tell whether the first line can only be a row: a number, or none, wherever the model takes numbers."""
+        """Return whether the first line can only be a row: a number, or none, wherever the model takes numbers."""
         names = {csv_cells.plain(name) for name in self._names} if self._strict else set()
         if any(csv_cells.plain(cell) in names and not csv_cells.is_number(cell) for cell in first):
             return False
@@ -140,7 +140,7 @@ class _CsvReader:
         return all(csv_cells.fits(cell, spec) for cell, spec in zip(first, specs, strict=True))
 
     def _is_other_header(self, cells: list[str]) -> bool:
-        """Tell whether a first line without a name that is known is a header all the same: it holds no number."""
+        """Return whether a first line without a known name is a header all the same, because it holds no number."""
         number = next((cell for cell in cells if csv_cells.is_value(cell)), None)
         text = next((cell for cell in cells if cell and not csv_cells.is_value(cell)), None)
         if self._takes.inputs[0].datatype == "BYTES" and self._dialect.header != "present":
@@ -184,7 +184,7 @@ class _CsvReader:
         return refused(f"{self._source}: the first line {said}; {remedy}")
 
     def _specs(self, width: int) -> list[InputSpec]:
-        """Say what each column is where they go by place."""
+        """Return the input of each column where they are matched by position."""
         if not self._matrix:
             return list(self._takes.inputs)
         spec = self._takes.inputs[0]
@@ -192,7 +192,7 @@ class _CsvReader:
         return [msgspec.structs.replace(spec, name=name) for name in names]
 
     def _select_columns(self, header: tuple[str, ...], width: int) -> tuple[list[InputSpec], list[int]]:
-        """Choose the columns that the model takes, and say where they stand."""
+        """Return the columns that the model takes, and their positions."""
         if header and self._names and set(self._names) <= set(header):
             places = [header.index(name) for name in self._names]
             return self._specs(len(places)), places
@@ -223,7 +223,7 @@ class _CsvReader:
         ]
 
     def _opened(self, *, skip: bool) -> tuple[int, Iterator[str]]:
-        """Start at the first row: how many lines stand before it, and the lines."""
+        """Return how many lines come before the first row, and the lines from there on."""
         lines = csv_dialect.lines(self._table.text, self._delimiter)
         if not skip:
             return 0, lines
@@ -233,7 +233,7 @@ class _CsvReader:
     def _cells(
         self, lines: Iterator[str], places: list[int], width: int, before: int
     ) -> tuple[list[int], list[tuple[str, ...]]]:
-        """Read all cells of the columns that are wanted, and the number of each row's line."""
+        """Return the line number of each row, and the cells of the selected columns."""
         found = csv_dialect.records(lines, self._delimiter, self._source, width, before)
         most = None if self._max_rows is None else self._max_rows + 1
         numbers, kept = [], []
@@ -253,7 +253,7 @@ class _CsvReader:
 
 
 def _side_by_side(columns: Sequence[Array], spec: InputSpec) -> Array:
-    """Put columns side by side; text among numbers, or an integer that no float may hold, makes all objects, for the check to name."""
+    """Join columns to a matrix. Text among numbers, or an integer that a float cannot hold, makes it one of objects, for later checks."""
     if len(columns) == 1 and (columns[0].ndim == 2 or len(spec.shape) == 1):
         return columns[0]
     large = any(column.dtype.kind in "iu" and (np.abs(column) >= untyped.EXACT).any() for column in columns)

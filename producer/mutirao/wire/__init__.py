@@ -1,1 +1,1 @@
-"""What travels between processes, and nothing else: requests, results, tensors, signatures."""
+"""The records and encodings that travel between processes: requests, results, tensors, signatures."""

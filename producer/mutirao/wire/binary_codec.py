@@ -2,7 +2,7 @@
 
 A message body is Celery's triple `[[model, request], {options}, embed]`: the JSON's length as 4 bytes little-endian, the
 JSON, the raw tensors. A result must stay JSON, so that a stock Celery client can read its document: there the raw tensors
-stand as base64 in the response's parameters. Either way, tensors over a threshold go offloaded, under a key of their own.
+stand as base64 in the response's parameters. Either way, tensors over a threshold are offloaded to a key of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BINARY = "application/x-mutirao"
 SIZE = "binary_data_size"
 INLINE = "binary_data"
 OFFLOADED = "binary_data_beside"
-# Of a request's `binary_data_output`: JSON, and raw only what JSON cannot carry.
+# A value of a request's `binary_data_output`: JSON, except for tensors that JSON cannot carry.
 AUTO = "auto"
 
 _INLINE = b'"binary_data":"'
@@ -41,7 +41,7 @@ def encode_body(
     """Encode a message body.
 
     Returns:
-        The body, and the raw tensors that go beside it where they are more than `inline_bytes`, else None.
+        The body, and the raw tensors to offload where they are more than `inline_bytes`, else None.
     """
     heads, raw = _detach_raw(request.inputs)
     offloaded = len(raw) > inline_bytes
@@ -72,7 +72,7 @@ def decode_body(body: bytes | memoryview) -> list[Any]:
 
 
 def is_offloaded(holder: PredictRequest | PredictResult) -> bool:
-    """Tell whether the raw tensors are kept under a key of their own."""
+    """Return whether the raw tensors are kept under a key of their own."""
     return bool((holder.parameters or {}).get(OFFLOADED))
 
 
@@ -82,14 +82,14 @@ def request_with(request: PredictRequest, raw: bytes | memoryview) -> PredictReq
 
 
 def pack_result(result: PredictResult, inline_bytes: int) -> tuple[PredictResult, bytes | None]:
-    """Make a result fit for JSON.
+    """Convert a result for JSON.
 
     Returns:
-        The result, its raw tensors as base64 in its parameters, and the raw tensors that go beside it where they are more
-        than `inline_bytes`, else None.
+        The result with its raw tensors as base64 in its parameters, and None; or, where they are more than `inline_bytes`, the
+        result without them, and the raw tensors to offload.
     """
     heads, raw = _detach_raw(result.outputs)
-    if heads == result.outputs:  # none is raw; one of no element is, and has no bytes
+    if heads == result.outputs:  # none is raw; an empty one is, and has no bytes
         return result, None
     offloaded = len(raw) > inline_bytes
     where = {OFFLOADED: True} if offloaded else {INLINE: base64.b64encode(raw).decode()}
@@ -98,7 +98,7 @@ def pack_result(result: PredictResult, inline_bytes: int) -> tuple[PredictResult
 
 
 def unpack_result(result: PredictResult, raw: bytes | None = None) -> PredictResult:
-    """Undo `pack_result`; `raw` is what was kept beside.
+    """Undo `pack_result`; `raw` holds the offloaded tensors.
 
     Raises:
         InvalidTensor: the bytes are not those that the result names.
@@ -114,12 +114,12 @@ def unpack_result(result: PredictResult, raw: bytes | None = None) -> PredictRes
 
 
 def inline_outputs(document: msgspec.Raw) -> dict[str, Array] | None:
-    """Decode a result's outputs where all of them are numbers that stand inline as raw bytes, and nothing is odd about them.
+    """Decode a result's outputs on a fast path: all of them are numbers, and inline as raw bytes.
 
-    Results of one call differ in these bytes only, so what stands around them is read once.
+    Results of one call differ only in these bytes, so the JSON around them is decoded once.
 
     Returns:
-        The arrays by name; None for every other result: `unpack_result` reads all of them, and says what is wrong.
+        The arrays by name; None for every other result, which `unpack_result` decodes or refuses.
     """
     head, found, rest = bytes(document).partition(_INLINE)
     inline, _, tail = rest.partition(b'"')
@@ -139,7 +139,7 @@ def inline_outputs(document: msgspec.Raw) -> dict[str, Array] | None:
 
 
 class _Layout(NamedTuple):
-    """Where each output's bytes are: name, dtype, shape, number of elements, first byte."""
+    """The position of each output's bytes: name, dtype, shape, number of elements, first byte."""
 
     size: int
     outputs: tuple[tuple[str, np.dtype[Any], tuple[int, ...], int, int], ...]
@@ -147,7 +147,7 @@ class _Layout(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _layout(head: bytes, tail: bytes) -> _Layout | None:
-    """Read what stands around the inline bytes; None where they need a look at their values, or at their place in memory."""
+    """Decode the JSON around the inline bytes; None where the fast path does not apply, as for text or unaligned numbers."""
     try:
         result = msgspec.json.decode(head + _INLINE + b'"' + tail, type=PredictResult)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Elements of an array as messages name them: where one is, and of what type."""
+"""Elements of an array as error messages name them: position, value and type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = 40
 
 
 def show(value: object) -> str:
-    """Show a value with its type, shortened: int 3, text 'a', Decimal('1.5'); of other types than these the type alone; None."""
+    """Return a value with its type, shortened: int 3, text 'a', Decimal('1.5'), None; for other types the type alone."""
     kind = "text" if isinstance(value, str) else type(value).__name__
     if value is None:
         return "None"
@@ -23,7 +23,7 @@ def show(value: object) -> str:
 
 
 def place(shape: tuple[int, ...], index: Sequence[int]) -> str:
-    """Say where an element is: row 3; row 3, column 1; or the whole index of an array of more dimensions."""
+    """Return where an element is: row 3; row 3, column 1; or the whole index of an array of more dimensions."""
     if not shape:
         return "the value"
     if len(shape) == 1:
@@ -34,5 +34,5 @@ def place(shape: tuple[int, ...], index: Sequence[int]) -> str:
 
 
 def nth(shape: tuple[int, ...], count: int) -> str:
-    """Say where the element is that so many others stand before."""
+    """Return where an element is, by the number of elements before it."""
     return place(shape, [int(at) for at in np.unravel_index(count, shape)] if shape else [])

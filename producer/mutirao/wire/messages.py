@@ -1,4 +1,4 @@
-"""The wire records: what travels in a message, and what is kept of a job.
+"""The wire records: requests and results as they travel, and the record of a job.
 
 Requests and results are those of the Open Inference Protocol V2 (`open_inference_rest.yaml` of the protocol's repository).
 """
@@ -20,7 +20,7 @@ class Tensor(msgspec.Struct, frozen=True, omit_defaults=True):
         name: empty for the shorthand's only tensor.
         datatype: BOOL, UINT8 ... INT64, FP16, FP32, FP64 or BYTES; empty for the shorthand, whose type the signature gives.
         shape: rows first.
-        data: a nested or flat row-major list (JSON), raw little-endian bytes (binary), or None while the bytes are beside.
+        data: a nested or flat row-major list (JSON), raw little-endian bytes (binary), or None while the bytes are apart from it.
         parameters: `binary_data_size` counts the raw bytes.
     """
 
@@ -32,7 +32,7 @@ class Tensor(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RequestedOutput(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One output that the requester wants."""
+    """One output that the client requests."""
 
     name: str
     parameters: dict[str, Any] | None = None
@@ -57,20 +57,20 @@ class PredictResult(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
-        """Say what is in it without a value of it: Celery writes this into logs and events."""
+        """Describe it without its values: Celery writes this into logs and events."""
         shown = ", ".join(f"{tensor.name} {shape(tensor)}" for tensor in self.outputs)
         return f"{self.model_name}:{self.model_version} -> {shown}"
 
     def __json__(self) -> Any:
-        """Become plain data for kombu, where a stock client's `link`, chain or chord hands the response on."""
+        """Return plain data for kombu, where a stock client's `link`, chain or chord passes the response on."""
         return msgspec.to_builtins(self)
 
 
 class History(msgspec.Struct, frozen=True):
-    """An earlier delivery that came to nothing: who had the request, until when, and how it ended.
+    """An earlier delivery without a result: its worker, until when, and how it ended.
 
     Attributes:
-        worker: who had it.
+        worker: the worker that held the request.
         at: when it was taken from that worker, by Redis's clock.
         how: worker lost, given back, handed over, process died, time limit, or replayed.
     """
@@ -81,15 +81,15 @@ class History(msgspec.Struct, frozen=True):
 
 
 class JobInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What the record knows of a job beside Celery's own fields. Times are seconds since the epoch by Redis's clock.
+    """The fields of a job in its record, in addition to Celery's own. Times are seconds since the epoch by Redis's clock.
 
     Scripts edit records as text: the fields from `started_at` on are written together, and replaced together.
 
     Attributes:
         owner: the tenant that submitted it; empty for a job submitted through Redis, or through a gateway without keys.
-        webhook: the URL that is told of its end; empty for none.
-        digest: of the request's content: what an id that is sent again must have.
-        line: its own number in its list: how many had been taken from the list's head, and how many waited, when it was queued.
+        webhook: the URL that is called at its end; empty for none.
+        digest: of the request's content; a request that is sent again under its id must have the same.
+        line: its number in its list: how many had been taken from the list's head plus how many waited, when it was queued.
         history: earlier deliveries.
         attempts: deliveries, this one included.
         reserved_at: when the worker took it from the queue.
@@ -130,7 +130,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """The state as people say it: queued, running, succeeded, failed, cancelled or expired."""
+        """The state: queued, running, succeeded, failed, cancelled or expired."""
         if self.status == "REVOKED":
             return "expired" if "expired" in self._failure().message else "cancelled"
         return {"STARTED": "running", "SUCCESS": "succeeded", "FAILURE": "failed"}.get(self.status, "queued")
@@ -141,11 +141,11 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in TERMINAL
 
     def response(self) -> PredictResult:
-        """Decode the result of a succeeded job, its raw tensors not yet put back (see `codec`)."""
+        """Decode the result of a succeeded job, without its raw tensors (see `binary_codec`)."""
         return msgspec.json.decode(self.result, type=PredictResult)
 
     def error(self) -> errors.MutiraoError:
-        """Build the error of a job that ended without a result."""
+        """Return the error of a job that ended without a result."""
         failure = self._failure()
         if self.status == "REVOKED":
             kind: type[errors.MutiraoError] = errors.JobExpired if self.state == "expired" else errors.JobCancelled
@@ -172,7 +172,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Celery's form of an exception, and beside it the data of one of ours."""
+    """Celery's form of an exception, with the data of one of this project's errors."""
 
     exc_type: str
     exc_message: Any
@@ -181,7 +181,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def is_own(self) -> bool:
-        """Whether it is of this package's tree; Celery has a TimeLimitExceeded too."""
+        """Whether it is an error of this project; Celery has a TimeLimitExceeded too."""
         return self.exc_module == errors.__name__
 
     @property
@@ -191,7 +191,7 @@ class Failure(msgspec.Struct, frozen=True):
         return ", ".join(str(part) for part in parts)
 
 
-# Of the task, in order.
+# The task's arguments, in order.
 ARGUMENTS = ("model", "request")
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
@@ -210,7 +210,7 @@ _SAYS: dict[type[errors.MutiraoError], str] = {
 
 
 def arguments(args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Find the model and the request among a task's arguments, each given by place or by name; nothing else may be given.
+    """Return the model and the request among a task's arguments, each given by position or by name; no other is allowed.
 
     Raises:
         InvalidRequest: one of them is missing, or there are others.
@@ -227,10 +227,10 @@ def arguments(args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def read_request(request: Any) -> PredictRequest:
-    """Make a request record of what a client sent: a V2 request, or the shorthand, a bare nested list.
+    """Convert what a client sent to a request: a V2 request, or the shorthand, a bare nested list.
 
     Raises:
-        InvalidRequest: it is neither.
+        InvalidRequest: it is neither of them.
     """
     if isinstance(request, PredictRequest):
         return request
@@ -244,7 +244,7 @@ def read_request(request: Any) -> PredictRequest:
 
 
 def summary(model: str, request: PredictRequest) -> str:
-    """Describe a request by its shape, never by its values: what Flower, logs and events show of it."""
+    """Describe a request by its shape, without its values, for Flower, logs and events."""
     inputs = request.inputs
     if len(inputs) > _SHOWN:
         return f"{model}: {rows(inputs[0])} rows x {len(inputs)} inputs"
@@ -252,7 +252,7 @@ def summary(model: str, request: PredictRequest) -> str:
 
 
 def shape(tensor: Tensor) -> str:
-    """Write a tensor's shape as people do: 2x4."""
+    """Return a tensor's shape as text: 2x4."""
     return "x".join(str(size) for size in tensor.shape or _nested(tensor.data))
 
 
@@ -261,7 +261,7 @@ _NAME_SHOWN = 64
 
 
 def rows(tensor: Tensor) -> int:
-    """Count a tensor's rows as it says itself."""
+    """Return a tensor's rows, by its own shape."""
     return (tensor.shape or _nested(tensor.data) or (0,))[0]
 
 

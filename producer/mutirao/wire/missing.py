@@ -1,4 +1,4 @@
-"""Missing values: None among text, NaN among numbers, whatever they were called before (null, None, NaN, pd.NA, NaT)."""
+"""Missing values: None among text, NaN among numbers, whatever their source calls them (null, None, NaN, pd.NA, NaT)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Array = npt.NDArray[Any]
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a single value stands for one that is missing."""
+    """Return whether a value stands for a missing one."""
     if value is None:
         return True
     if isinstance(value, float | np.floating):
         return bool(np.isnan(value))
-    pandas = sys.modules.get("pandas")  # its NA and NaT exist only where it was imported
+    pandas = sys.modules.get("pandas")  # NA and NaT exist only where pandas was imported
     return pandas is not None and (value is pandas.NA or value is pandas.NaT)
 
 
@@ -39,6 +39,6 @@ def mask(array: Array) -> npt.NDArray[np.bool_] | None:
 
 
 def nulls(values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Mark what was null in the nested lists of a JSON document, of which an array of this shape was made."""
+    """Mark the nulls in nested lists of JSON, for the array of this shape that was made of them."""
     elements = np.asarray(values, dtype=object).ravel().tolist()
     return np.fromiter((element is None for element in elements), dtype=bool, count=len(elements)).reshape(shape)

@@ -1,4 +1,4 @@
-"""What a model takes and gives, and the check of inputs against it: the client runs it before queueing, the worker before predicting."""
+"""Signatures: the inputs and outputs of a model, and the check of inputs, which clients and workers both run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
-        """Write it as people read it: age FP64[-1]."""
+        """Show it as age FP64[-1]."""
         return f"{self.name} {self.datatype}{list(self.shape)}"
 
 
@@ -33,9 +33,9 @@ class InputSpec(TensorSpec, frozen=True, omit_defaults=True):
     """An input.
 
     Attributes:
-        nullable: whether values may be missing; None where nobody knows: NaN is then handed on, missing text is refused.
+        nullable: whether values may be missing; None where that is not known: NaN is then passed on, missing text is refused.
         guessed: the datatype was guessed from the values of an example, or of none.
-        columns: what the columns of a matrix are called, where an example had names for them.
+        columns: the names of a matrix's columns, where an example had them.
     """
 
     nullable: bool | None = None
@@ -44,13 +44,13 @@ class InputSpec(TensorSpec, frozen=True, omit_defaults=True):
 
 
 class OutputSpec(TensorSpec, frozen=True, omit_defaults=True):
-    """An output; `default` ones come back when a request names none."""
+    """An output; `default` outputs are returned where a request names none."""
 
     default: bool = False
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model takes and gives.
+    """The inputs and outputs of a model.
 
     Attributes:
         inputs: one matrix `X`, or one input a column where the model was fitted on a DataFrame.
@@ -65,7 +65,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     max_rows: int = 10_000
 
     def chosen(self, names: Iterable[str] | None) -> tuple[OutputSpec, ...]:
-        """Find the outputs of these names, or where there is none the default ones.
+        """Return the outputs of these names, or the default ones where no name is given.
 
         Raises:
             InvalidRequest: the model has no such output, or one is named twice.
@@ -85,11 +85,11 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
-    """Name the arrays of what a caller gave.
+    """Return a caller's data as arrays by name.
 
     Args:
         data: an array or nested list (one unnamed matrix, a row a line), a DataFrame, or a mapping of named arrays; an array with
-            fields is such a mapping.
+            fields counts as such a mapping.
         frame: the model takes columns; where it does not, a DataFrame counts as its matrix.
     """
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
@@ -115,7 +115,7 @@ def validate(model: str, signature: Signature, given: Mapping[str, Array]) -> di
 
     Args:
         model: the model's name, for the error.
-        signature: what it takes.
+        signature: the model's.
         given: arrays by name; one unnamed matrix of shape (rows, features) fits any model.
 
     Returns:
@@ -195,7 +195,7 @@ def _array(name: str, values: Any) -> Array:
 
 
 def _as_matrix(data: Any) -> Any:
-    """Make a DataFrame's columns of numbers ready to be one matrix: bools become 0 and 1, and large integers stay beside floats."""
+    """Return a DataFrame's columns of numbers as one matrix: bools become 0 and 1, and large integers stay exact among floats."""
     kinds = {name: getattr(dtype, "kind", "O") for name, dtype in enumerate(data.dtypes)}
     if not set(kinds.values()) <= set("biuf") or len(set(kinds.values())) < 2 or not hasattr(data, "iloc"):
         return data
@@ -207,7 +207,7 @@ def _as_matrix(data: Any) -> Any:
 
 
 def _mixed(name: str, values: Array) -> Array:
-    """Give an array of objects its own dtype; a matrix whose columns are of several kinds waits until they are known."""
+    """Give an array of objects its own dtype; a matrix whose columns are of several kinds stays as it is until they are known."""
     try:
         return untyped.of_objects(name, values)
     except errors.InvalidTensor:
@@ -217,7 +217,7 @@ def _mixed(name: str, values: Array) -> Array:
 
 
 def _table(values: Any) -> Array | None:
-    """Keep rows that mix types as they are: each column gets a dtype of its own once the columns are known."""
+    """Return rows that mix types as objects: each column gets its own dtype once the columns are known."""
     if not (isinstance(values, list) and values and all(isinstance(row, list | tuple) for row in values)):
         return None
     if len({len(row) for row in values}) != 1 or len(set(map(type, itertools.chain.from_iterable(values)))) < 2:
@@ -267,7 +267,7 @@ def _cast_to_spec(model: str, spec: InputSpec, array: Array) -> Array:
     return fitted
 
 
-# How what has fewer dimensions than an input is written, by its dimensions and the input's.
+# Hints for data of fewer dimensions than its input, by both numbers of dimensions.
 _WRITTEN = {
     (0, 1): "; one value is written [...], for each row one",
     (0, 2): "; one row is written [[...]]",
@@ -284,7 +284,7 @@ def _guessed(model: str, spec: InputSpec) -> str:
 
 
 def _check_missing(model: str, spec: InputSpec, array: Array) -> None:
-    """Refuse missing values where they may not be; where that is not known, NaN is the model's own business."""
+    """Refuse missing values where the signature does not allow them; where it does not say, NaN is left to the model."""
     if spec.nullable is None and spec.datatype.startswith("FP"):
         return
     absent = missing.mask(array)

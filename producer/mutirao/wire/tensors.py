@@ -1,10 +1,10 @@
-"""ndarray <-> V2 tensor, exact in both forms.
+"""The conversion between numpy arrays and V2 tensors, exact in both forms.
 
 Raw bytes carry everything, NaN and infinities too. JSON carries every finite number exactly (its shortest form names one
 float64 only) and refuses the others by name. BYTES elements that are UTF-8 are `str` in Python, others `bytes`.
 
-A missing value is None in a BYTES array and NaN in any other, which is then float64. It is null in JSON; raw, NaN in an FP
-tensor, and in BYTES an element whose length is 0xFFFFFFFF, with nothing behind it.
+A missing value is None in a BYTES array and NaN in any other, which is then float64. In JSON it is null. In raw bytes it is
+NaN in an FP tensor, and in a BYTES tensor an element whose length is 0xFFFFFFFF, without content.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def datatype_of(array: Array) -> str:
-    """Name the V2 datatype of an array.
+    """Return the V2 datatype of an array.
 
     Raises:
-        InvalidTensor: V2 has none for it (dates, complex numbers, longdouble).
+        InvalidTensor: V2 has no datatype for it (dates, complex numbers, longdouble).
     """
     if array.dtype.kind in "OSUT":
         return "BYTES"
@@ -56,7 +56,7 @@ def datatype_of(array: Array) -> str:
 
 
 def encode(name: str, array: Array, *, binary: bool, nullable: bool = False) -> Tensor:
-    """Make a tensor of an array.
+    """Convert an array to a tensor.
 
     Args:
         name: the tensor's name.
@@ -75,11 +75,11 @@ def encode(name: str, array: Array, *, binary: bool, nullable: bool = False) -> 
 
 
 def decode(tensor: Tensor, datatype: str = "") -> Array:
-    """Make an array of a tensor: writable, aligned, of native byte order.
+    """Convert a tensor to an array: writable, aligned, of native byte order.
 
     Args:
         tensor: raw bytes or a list, nested or flat. Without a shape (the shorthand) the list's own nesting counts.
-        datatype: what a tensor that names none is taken to be.
+        datatype: the datatype of a tensor that names none.
 
     Raises:
         InvalidTensor: datatype, shape and data do not agree.
@@ -168,15 +168,15 @@ def _from_json(tensor: Tensor, datatype: str) -> Array:
 
 
 def cast(name: str, array: Array, datatype: str, *, bools: bool = False) -> Array:
-    """Convert an array to a datatype, or refuse where a value would change: text to number, 1.5 to INT64, 300 to UINT8.
+    """Convert an array to a datatype, or refuse it where a value would change: text to number, 1.5 to INT64, 300 to UINT8.
 
-    Missing values stay missing: an integer or bool array with any becomes float64. A bool among values of no type is no number.
+    Missing values stay missing: an integer or bool array with any becomes float64. A bool among values without a datatype is not a number.
 
     Args:
         name: the tensor's name.
-        array: what is converted.
-        datatype: what it is to be.
-        bools: take bools of no type as numbers, too.
+        array: the array.
+        datatype: the target.
+        bools: take bools without a datatype as numbers, too.
 
     Raises:
         InvalidTensor: the conversion would not keep the values.
@@ -217,7 +217,7 @@ def _as_text(name: str, array: Array) -> Array:
         return objects([None] * array.size).reshape(array.shape)
     flat = array.ravel().tolist()
     if set(map(type, flat)) == {str}:
-        with contextlib.suppress(UnicodeEncodeError):  # then the element is named below
+        with contextlib.suppress(UnicodeEncodeError):  # the element is named below
             "".join(flat).encode()
             return objects(flat).reshape(array.shape)
     _check_elements(name, array, "BYTES", (str, bytes))
@@ -232,7 +232,7 @@ def _kept(array: Array, result: Array) -> npt.NDArray[np.bool_]:
 
 
 def _check_elements(name: str, array: Array, datatype: str, kinds: tuple[type, ...], *, bools: bool = True) -> None:
-    """Refuse the first element that is neither missing nor of these types, or a bool where bools are not taken."""
+    """Refuse the first element that is neither missing nor of these types, or a bool where bools are not accepted."""
     elements = array.ravel().tolist()
     strange = {
         kind
@@ -272,15 +272,15 @@ def _elements(name: str, array: Array, *, nullable: bool) -> list[bytes | None]:
 
 
 def check_finite(name: str, array: Array, values: Any = None) -> None:
-    """Refuse NaN and infinities by name: what came as JSON cannot hold them.
+    """Refuse NaN and infinities, which JSON cannot hold.
 
     Args:
         name: the tensor's name.
-        array: what is looked at.
-        values: the JSON of which it was made: what was null there is missing, and no NaN.
+        array: the array.
+        values: the JSON of which it was made: a null there is a missing value, and not NaN.
 
     Raises:
-        InvalidTensor: names the first and where it is.
+        InvalidTensor: there is one; names the first and its position.
     """
     if array.dtype.kind != "f":
         return

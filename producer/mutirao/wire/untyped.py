@@ -1,7 +1,7 @@
-"""Values that nobody has given a datatype: nested lists, and arrays of objects.
+"""Values without a datatype: nested lists, and arrays of objects.
 
-They get the dtype that their elements have, where it holds all of them as they are. Else they stay objects until a datatype is known:
-bools, which are no numbers unless that says so, and integers that no float holds, beside floats or missing values.
+They get the dtype of their elements where it holds all of them exactly. Others stay objects until a datatype is known: bools, which
+count as numbers only where the datatype says so, and integers that no float holds among floats or missing values.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Array = npt.NDArray[Any]
 
 BOOL = (bool, np.bool_)
 NUMBER = (int, float, np.number, np.bool_)
-_BITS_MAX = 1023  # of an integer that is surely a float64
+_BITS_MAX = 1023  # an integer of so many bits is surely within a float64's range
 EXACT = 2.0**53  # up to here every integer is a float64
 
 
 def natural(name: str, values: Any) -> Array:
-    """Make an array of nested lists, of the dtype that their elements have.
+    """Convert nested lists to an array of their elements' dtype.
 
     Raises:
-        InvalidTensor: rows of different lengths, bools or text among numbers, what is neither, or an integer that no float holds.
+        InvalidTensor: rows of different lengths, bools or text among numbers, other types, or an integer beyond a float's range.
     """
     try:
         array = np.asarray(values)
@@ -43,10 +43,10 @@ def natural(name: str, values: Any) -> Array:
 
 
 def of_objects(name: str, array: Array) -> Array:
-    """Give an array of objects the dtype that its elements have; what is missing among those that stay objects is None.
+    """Convert an array of objects to its elements' dtype; missing values among those that stay objects become None.
 
     Raises:
-        InvalidTensor: bools or text among numbers, or what is neither; names the first such element.
+        InvalidTensor: bools or text among numbers, or other types; names the first such element.
     """
     elements = _elements(array)
     present = set(map(type, elements)) - {type(None)}
@@ -61,15 +61,15 @@ def of_objects(name: str, array: Array) -> Array:
 
 
 def typed(name: str, array: Array, *, whole: bool | None = None) -> Array:
-    """Make numbers or bools of what stayed objects; text stays as it is.
+    """Convert objects to numbers or bools; text stays as it is.
 
     Args:
         name: the tensor's name.
         array: objects: text, or numbers and bools.
-        whole: they are to be integers; False where floats; None where that is not known.
+        whole: True for integers, False for floats, None where that is not known.
 
     Raises:
-        InvalidTensor: a float would have to stand for an integer that it does not hold; names the first.
+        InvalidTensor: an integer would become a float that does not hold it; names the first.
     """
     if array.dtype.kind != "O":
         return array
@@ -100,19 +100,19 @@ def _check_held(name: str, shape: tuple[int, ...], elements: list[Any], beside: 
 
 
 def called(name: str) -> str:
-    """Begin a sentence about a tensor; one without a name goes without."""
+    """Return the beginning of a sentence about a tensor; "" for one without a name."""
     return f"tensor {name!r}: " if name else ""
 
 
 def objects(elements: list[Any]) -> Array:
-    """Make an array of objects."""
+    """Return an array of objects."""
     array = np.empty(len(elements), dtype=object)
     array[:] = elements
     return array
 
 
 def _elements(array: Array) -> list[Any]:
-    """List the elements; those that are missing are None."""
+    """Return the elements as a list; missing ones are None."""
     elements: list[Any] = array.ravel().tolist()
     absent = missing.mask(array)
     if absent is None:
@@ -121,7 +121,7 @@ def _elements(array: Array) -> list[Any]:
 
 
 def _numbers(elements: list[Any]) -> Array:
-    """Make numbers of numbers; those that no dtype holds as they are stay objects."""
+    """Return numbers as an array; those that no dtype holds exactly stay objects."""
     if None not in elements:
         plain = np.asarray(elements)
         return _exact(elements, plain) if plain.size else plain
@@ -131,7 +131,7 @@ def _numbers(elements: list[Any]) -> Array:
 
 
 def _exact(values: Any, array: Array) -> Array:
-    """Undo what numpy guessed: text of one fixed length, numbers made of bools, or floats of large integers."""
+    """Undo numpy's guesses: text of one fixed length, numbers made of bools, floats made of large integers."""
     kind = array.dtype.kind
     if kind in "biuf" and not _may_hide_bools(values, array) and not (kind == "f" and (np.abs(array) >= EXACT).any()):
         return array
@@ -148,7 +148,7 @@ def _exact(values: Any, array: Array) -> Array:
 
 
 def _may_hide_bools(values: Any, array: Array) -> bool:
-    """Tell whether a bool is among the values, of which numpy makes 0 and 1."""
+    """Return whether a bool is among the values; numpy turns bools among numbers into 0 and 1."""
     if array.dtype.kind == "b":
         return True
     if array.ndim == 0 or not ((array == 0) | (array == 1)).any():
@@ -162,12 +162,12 @@ def _may_hide_bools(values: Any, array: Array) -> bool:
 
 
 def held(number: Any) -> bool:
-    """Tell whether a float holds a number as it is; what is missing is held as NaN."""
+    """Return whether a float holds a number exactly; a missing value is held as NaN."""
     return not isinstance(number, int | np.integer) or abs(int(number)) <= EXACT or int(float(number)) == int(number)
 
 
 def _of_two_kinds(name: str, shape: tuple[int, ...], elements: list[Any]) -> errors.InvalidTensor:
-    """Name the first element that is neither number nor text, or the first that is not what the first one is."""
+    """Return the error that names the first element of another type than numbers and text, or than the first element."""
     present = [(at, each) for at, each in enumerate(elements) if each is not None]
     strange = next(((at, each) for at, each in present if not isinstance(each, (*NUMBER, str, bytes))), None)
     if strange is not None:
@@ -187,7 +187,7 @@ def _sort(element: Any) -> str:
 
 
 def _unheld(name: str, elements: Array) -> errors.InvalidTensor:
-    """Name the first integer that no float holds, by its place and about how many digits it has."""
+    """Return the error that names the first integer beyond a float's range, by its position and number of digits."""
     held = (element for element in np.ndenumerate(elements) if isinstance(element[1], int))
     at, number = next(each for each in held if each[1].bit_length() > _BITS_MAX)
     digits = int(number.bit_length() * math.log10(2)) + 1
