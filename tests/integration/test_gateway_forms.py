@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import samples
 
-from mutirao.gateway.responses import result_response
+from mutirao.gateway.responses import response_format, result_response
 from mutirao.wire.messages import JobRecord
 
 IRIS, HOUSES = samples.get("iris"), samples.get("houses")
@@ -235,7 +235,7 @@ def test_a_large_result_is_written_in_slices():
         beside.cancel()
         return b"".join(message.get("body", b"") for message in sent)
 
-    told = json.loads(asyncio.run(write(result_response.ResponseFormat(null=True))))
+    told = json.loads(asyncio.run(write(response_format.ResponseFormat(null=True))))
     assert [tensor["data"] for tensor in told["outputs"]] == [
         [[None if np.isnan(at) else at for at in row] for row in given["wide"].tolist()],
         given["deep"].tolist(),
@@ -243,7 +243,7 @@ def test_a_large_result_is_written_in_slices():
     ]
     assert turns > 2
     del given["deep"], given["text"]
-    lines = asyncio.run(write(result_response.ResponseFormat(media="text/csv"))).decode().splitlines()
+    lines = asyncio.run(write(response_format.ResponseFormat(media="text/csv"))).decode().splitlines()
     assert [len(line.split(",")) for line in lines] == [40_000] * 4
     assert lines[2].split(",")[6:8] == ["50006.0", "nan"]
 

@@ -3,9 +3,9 @@
 import msgspec
 
 from mutirao.client.job import JobHandle, SubmissionContext
-from mutirao.gateway import recent_submissions
+from mutirao.gateway import coalescer
 from mutirao.gateway.coalescer import Queued
-from mutirao.gateway.streams import batch_long_poll
+from mutirao.gateway.streams import long_poll
 from mutirao.wire.messages import JobInfo, JobRecord
 
 ORIGIN = SubmissionContext("me", None, 1.0)
@@ -17,7 +17,7 @@ def queued(*ids, known=False):
 
 def test_own_jobs_are_remembered_until_their_ends_were_told():
     """A job is remembered with what its submit knew; one that was known before, and another tenant's of the same id, are not."""
-    kept = recent_submissions.RecentSubmissions()
+    kept = coalescer.RecentSubmissions()
     kept.keep(queued("crm~a", "crm~b"))
     kept.keep(queued("crm~c", known=True))
 
@@ -29,8 +29,8 @@ def test_own_jobs_are_remembered_until_their_ends_were_told():
 
 def test_only_the_latest_jobs_are_remembered(monkeypatch):
     """However many jobs nobody waits for, the memory of them is bounded; the oldest go first."""
-    monkeypatch.setattr(recent_submissions, "OWN_MAX", 3)
-    kept = recent_submissions.RecentSubmissions()
+    monkeypatch.setattr(coalescer, "RECENT_MAX", 3)
+    kept = coalescer.RecentSubmissions()
     kept.keep(queued("a", "b"))
     kept.keep(queued("c", "d", "e"))
 
@@ -39,16 +39,16 @@ def test_only_the_latest_jobs_are_remembered(monkeypatch):
 
 def test_an_answer_holds_so_many_results(monkeypatch):
     """Results beyond the limit of an answer are left out, smaller ones behind them not; every end is told."""
-    monkeypatch.setattr(batch_long_poll, "RESULTS_BYTES", 150)
+    monkeypatch.setattr(long_poll, "RESULTS_BYTES", 150)
 
     def record(id, size):
         result = msgspec.json.encode({"model_name": "m" * size, "model_version": "1", "outputs": []})
         return JobRecord(status="SUCCESS", task_id=id, result=msgspec.Raw(result), job=JobInfo(model="m"))
 
-    told = batch_long_poll._answer(
+    told = long_poll._answer(
         {"a": record("a", 10), "b": record("b", 100), "c": record("c", 10), "d": None}, results=True
     )
     assert [(job.id, job.result is not msgspec.UNSET) for job in told.jobs] == [("a", True), ("b", False), ("c", True)]
     assert told.missing == ("d",)
-    bare = batch_long_poll._answer({"a": record("a", 10)}, results=False)
+    bare = long_poll._answer({"a": record("a", 10)}, results=False)
     assert bare.jobs[0].result is msgspec.UNSET

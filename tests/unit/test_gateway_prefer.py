@@ -2,7 +2,7 @@
 
 import pytest
 
-from mutirao.gateway.requests.prefer_header import Preference, read
+from mutirao.gateway.requests.submit_options import Preference, preference
 
 TABLE = [
     ([], Preference()),
@@ -28,10 +28,10 @@ TABLE = [
 @pytest.mark.parametrize(("lines", "expected"), TABLE)
 def test_a_header_is_read(lines, expected):
     """Names in any case, values quoted or not, the first of a repeated one; what is not known is ignored."""
-    assert read(lines) == expected
+    assert preference(lines) == expected
 
 
 def test_what_was_applied_is_told():
     """Preference-Applied lists the tokens that mean something."""
-    assert read(["x, wait=3, respond-async"]).applied == "respond-async, wait=3"
-    assert read(["x"]).applied == ""
+    assert preference(["x, wait=3, respond-async"]).applied == "respond-async, wait=3"
+    assert preference(["x"]).applied == ""

@@ -6,7 +6,7 @@ import pytest
 from mutirao import errors
 from mutirao.gateway import openapi
 from mutirao.gateway.middleware import infer_path
-from mutirao.gateway.responses import error_response, response, result_response
+from mutirao.gateway.responses import error_response, response, response_format
 from mutirao.gateway.streams import job_stream
 from mutirao.wire.messages import History, JobInfo, JobRecord
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
@@ -28,14 +28,14 @@ ACCEPT = [
 @pytest.mark.parametrize(("accept", "expected"), ACCEPT)
 def test_the_form_is_chosen_by_accept(accept, expected):
     """The one that weighs most; the default where the client does not care."""
-    assert result_response.accepted(accept) == expected
+    assert response_format.accepted(accept) == expected
 
 
 @pytest.mark.parametrize("accept", [b"text/html", b"application/json;q=0", b"", b";;,"])
 def test_no_form_at_all_is_refused(accept):
     """Weights of 0 and other types leave none."""
     with pytest.raises(errors.NotAcceptable):
-        result_response.accepted(accept)
+        response_format.accepted(accept)
 
 
 @pytest.mark.parametrize(

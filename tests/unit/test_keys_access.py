@@ -170,7 +170,7 @@ def test_without_keys_this_machine_alone_needs_none(server, ring):
             await soon(lambda: refused(door, {}))
             assert not await door.is_open()
             server.client().delete(keyspace.KEYS)
-            door._read_at = float("-inf")  # the copy is old
+            door._copy.read_at = float("-inf")  # the copy is old
             assert await refused(door, {})
             assert await refused(door, bearer(token))
         async with keeper(server.url) as another:
@@ -236,7 +236,7 @@ def test_where_redis_is_away_nobody_comes_in(redis_server):
         async with keeper(redis_server.url, timeout_s=0.3) as door:
             await door.caller(bearer(token))
             redis_server.pause()
-            door._read_at = float("-inf")  # the copy is old
+            door._copy.read_at = float("-inf")  # the copy is old
             with pytest.raises(errors.BrokerUnavailable):
                 await door.caller(bearer(token))
             redis_server.resume()

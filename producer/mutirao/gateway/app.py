@@ -15,7 +15,7 @@ from mutirao.gateway.middleware import Middleware
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import error_response, response
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.routes import console, docs, jobs, metrics, v2
+from mutirao.gateway.routes import console, docs, jobs, metrics, models, v2
 from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.redisdb.drivers import RedisDriver
@@ -66,7 +66,7 @@ def _routed(gateway: Gateway) -> Litestar:
 
 def handlers() -> list[Any]:
     """List every route of the gateway."""
-    return [*v2.routes, *jobs.routes, *console.routes, *metrics.routes, *_PAGES]
+    return [*v2.routes, *jobs.routes, *models.routes, *console.routes, *metrics.routes, *_PAGES]
 
 
 def _options(routes: Iterable[Any]) -> list[Any]:

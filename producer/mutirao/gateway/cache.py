@@ -1,66 +1,53 @@
-"""What waits for each model: one look at Redis for all who ask, kept for a moment."""
+"""What waits for each model, read from Redis once for all requests within half a second."""
 
 from __future__ import annotations
 
-import asyncio
-import time
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 
 from mutirao import queue_stats
 from mutirao.client.redis_backend import RedisBackend
+from mutirao.gateway.refreshed import Refreshed
 from mutirao.queue_stats import QueueDepth
 from mutirao.redisdb.drivers import AsyncRedisDriver
 
 # An estimate made of it is no better than this.
 KEPT_S = 0.5
 
-Found = dict[str, tuple[QueueDepth, ...]]
+Depths = dict[str, tuple[QueueDepth, ...]]
 
 
 class QueueStatsCache:
-    """The lines of all models by one call, read when somebody asks."""
+    """The queue depths of all models, read by one call."""
 
     def __init__(self, backend: RedisBackend, redis: AsyncRedisDriver) -> None:
         """Take the operations, and what runs them."""
         self._backend, self._redis = backend, redis
-        self._found: Found = {}
         self._models: frozenset[str] = frozenset()
-        self._read_at = float("-inf")
-        self._reading: asyncio.Task[Found] | None = None
+        self._depths = Refreshed(functools.partial(self._read, ()))
 
-    async def of(self, models: Sequence[str]) -> Found:
-        """Read the lines of models, by model: the queue's own and each tenant's that waits.
+    async def of(self, models: Sequence[str]) -> Depths:
+        """Return the queue depths by model: those without a tenant, and those of each tenant that has requests waiting.
 
         Raises:
             BrokerUnavailable: Redis does not answer.
         """
-        if time.monotonic() - self._read_at <= KEPT_S and self._models.issuperset(models):
-            return self._found
-        if self._reading is None or self._reading.done() or not self._models.issuperset(models):
+        if not self._models.issuperset(models):
             self._models = frozenset(models)
-            self._reading = asyncio.create_task(self._read(models))
-            self._reading.add_done_callback(_noticed)
-        return await asyncio.shield(self._reading)
+            self._depths = Refreshed(functools.partial(self._read, models))
+        return await self._depths.get(KEPT_S)
 
-    async def _read(self, models: Sequence[str]) -> Found:
-        asked_at = time.monotonic()
-        found: defaultdict[str, list[QueueDepth]] = defaultdict(list)
+    async def _read(self, models: Sequence[str]) -> Depths:
+        by_model: defaultdict[str, list[QueueDepth]] = defaultdict(list)
         for depth in await self._redis.run(queue_stats.depths(self._backend, models)):
-            found[depth.model].append(depth)
-        self._found, self._read_at = {name: tuple(lines) for name, lines in found.items()}, asked_at
-        return self._found
+            by_model[depth.model].append(depth)
+        return {name: tuple(depths) for name, depths in by_model.items()}
 
 
-def whole(model: str, lines: Sequence[QueueDepth]) -> QueueDepth | None:
-    """Add a model's lines up; None where nobody can look into them."""
-    if not lines:
+def total(model: str, depths: Sequence[QueueDepth]) -> QueueDepth | None:
+    """Add up a model's queue depths; return None where the broker does not tell them."""
+    if not depths:
         return None
-    oldest = max((line.oldest_s for line in lines if line.oldest_s is not None), default=None)
-    return QueueDepth(model, "", sum(line.requests for line in lines), sum(line.rows for line in lines), oldest)
-
-
-def _noticed(reading: asyncio.Task[Found]) -> None:
-    """Take note of a failure that perhaps nobody waits for."""
-    if not reading.cancelled():
-        reading.exception()
+    oldest = max((depth.oldest_s for depth in depths if depth.oldest_s is not None), default=None)
+    return QueueDepth(model, "", sum(depth.requests for depth in depths), sum(depth.rows for depth in depths), oldest)

@@ -23,6 +23,8 @@ TOGETHER_MAX = 256
 # More of one call are encoded in a thread: others go on meanwhile.
 MANY = 500
 LARGE_BYTES = 1024 * 1024
+# Jobs that are remembered, the latest ones; the records of others are read.
+RECENT_MAX = 100_000
 
 
 class Queued(NamedTuple):
@@ -35,9 +37,9 @@ class Queued(NamedTuple):
 class Item(NamedTuple):
     """A request that is to be queued."""
 
-    ask: SubmitOptions
+    options: SubmitOptions
     id: str
-    run: EncodedGroup
+    group: EncodedGroup
     queued: asyncio.Future[Queued]
 
 
@@ -55,7 +57,7 @@ class SubmitCoalescer:
         self._gathered: dict[tuple[object, ...], list[Item]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def one(self, ask: SubmitOptions, inputs: tuple[Tensor, ...], id: str) -> asyncio.Future[Queued]:
+    def one(self, options: SubmitOptions, inputs: tuple[Tensor, ...], id: str) -> asyncio.Future[Queued]:
         """Queue one request, together with those like it that arrive at the same time.
 
         Returns:
@@ -64,9 +66,9 @@ class SubmitCoalescer:
         Raises:
             PayloadTooLarge: the request is.
         """
-        (run,) = self._backend.encoded(ask, [inputs], [id])
-        item = Item(ask, id, run, asyncio.get_running_loop().create_future())
-        key = (ask.model, ask.priority, ask.expires_s, ask.tenant)
+        (group,) = self._backend.encoded(options, [inputs], [id])
+        item = Item(options, id, group, asyncio.get_running_loop().create_future())
+        key = (options.model, options.priority, options.expires_s, options.tenant)
         gathered = self._gathered.get(key)
         if gathered is not None:
             gathered.append(item)
@@ -78,7 +80,7 @@ class SubmitCoalescer:
         return item.queued
 
     async def many(
-        self, ask: SubmitOptions, bound: Prepared, ids: Sequence[str], *, large: bool = False
+        self, options: SubmitOptions, bound: Prepared, ids: Sequence[str], *, large: bool = False
     ) -> list[Queued]:
         """Queue requests in a call of their own, all of them or none.
 
@@ -87,15 +89,15 @@ class SubmitCoalescer:
             QueueFull: they do not fit.
         """
         if len(ids) > MANY or large:
-            runs = await asyncio.to_thread(self._backend.encoded, ask, bound, ids)
+            runs = await asyncio.to_thread(self._backend.encoded, options, bound, ids)
         else:
-            runs = self._backend.encoded(ask, bound, ids)
+            runs = self._backend.encoded(options, bound, ids)
         epoch = self._listener.epoch
-        made = await self._redis.run(self._backend.queue(ask, ids, runs))
-        self._metrics.queued(ask.model, sum(run.form.rows * (len(run.items) // 3) for run in runs))
-        origin, known, queued = self._origin(epoch, made.expires_s), made.known, []
-        for first in range(0, len(made.ids), MANY):
-            for at, id in enumerate(made.ids[first : first + MANY], first):
+        submitted = await self._redis.run(self._backend.queue(options, ids, runs))
+        self._metrics.queued(options.model, sum(group.form.rows * (len(group.items) // 3) for group in runs))
+        origin, known, queued = self._origin(epoch, submitted.expires_s), submitted.known, []
+        for first in range(0, len(submitted.ids), MANY):
+            for at, id in enumerate(submitted.ids[first : first + MANY], first):
                 queued.append(Queued(JobHandle(id, None if at in known else origin), at in known))
             if len(queued) % (20 * MANY) == 0:
                 await asyncio.sleep(0)
@@ -134,10 +136,10 @@ class SubmitCoalescer:
             self._fail(items, exc)
 
     async def _together(self, items: list[Item]) -> None:
-        ask, epoch = items[0].ask, self._listener.epoch
-        made = await self._redis.run(self._backend.queue(ask, [item.id for item in items], _joined(items)))
-        self._metrics.queued(ask.model, sum(item.run.form.rows for item in items))
-        origin = self._origin(epoch, made.expires_s)
+        options, epoch = items[0].options, self._listener.epoch
+        submitted = await self._redis.run(self._backend.queue(options, [item.id for item in items], _joined(items)))
+        self._metrics.queued(options.model, sum(item.group.form.rows for item in items))
+        origin = self._origin(epoch, submitted.expires_s)
         for item in items:
             if not item.queued.done():
                 item.queued.set_result(Queued(JobHandle(item.id, origin)))
@@ -146,10 +148,36 @@ class SubmitCoalescer:
         return SubmissionContext(self._backend.client, epoch, asyncio.get_running_loop().time() + expires_s)
 
     def _fail(self, items: Sequence[Item], error: BaseException) -> None:
-        told = error if isinstance(error, Exception) else errors.GatewayBusy("this gateway is stopping: ask again")
+        failure = error if isinstance(error, Exception) else errors.GatewayBusy("this gateway is stopping: ask again")
         for item in items:
             if not item.queued.done():
-                item.queued.set_exception(told)
+                item.queued.set_exception(failure)
+
+
+class RecentSubmissions:
+    """The jobs that this process has queued: it learns of their ends without asking Redis. A job is forgotten once its end was answered."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._origins: dict[str, SubmissionContext] = {}
+
+    def keep(self, queued: Sequence[Queued]) -> None:
+        """Remember the jobs of one request."""
+        for job, known in queued:
+            if not known and job.origin is not None:
+                self._origins[job.id] = job.origin
+        for id in list(self._origins)[: max(0, len(self._origins) - RECENT_MAX)]:
+            del self._origins[id]
+
+    def handles(self, ids: Iterable[str]) -> dict[str, JobHandle]:
+        """Return those of the jobs that are remembered."""
+        origins = ((id, self._origins.get(id)) for id in ids)
+        return {id: JobHandle(id, origin) for id, origin in origins if origin is not None}
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Forget jobs whose ends were answered."""
+        for id in ids:
+            self._origins.pop(id, None)
 
 
 def is_large(inputs: Iterable[Tensor]) -> bool:
@@ -161,8 +189,8 @@ def _joined(items: Sequence[Item]) -> list[EncodedGroup]:
     """Put requests of one form that follow each other into one run."""
     runs: list[EncodedGroup] = []
     for item in items:
-        if runs and runs[-1].form is item.run.form:
-            runs[-1].items.extend(item.run.items)
+        if runs and runs[-1].form is item.group.form:
+            runs[-1].items.extend(item.group.items)
         else:
-            runs.append(EncodedGroup(item.run.form, list(item.run.items)))
+            runs.append(EncodedGroup(item.group.form, list(item.group.items)))
     return runs

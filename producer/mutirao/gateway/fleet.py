@@ -1,4 +1,4 @@
-"""The fleet at a glance: models, queues and workers at one moment, as far as a caller may see them."""
+"""The fleet at one moment: models, queues and workers, as far as a caller may see them."""
 
 from __future__ import annotations
 
@@ -87,37 +87,37 @@ class FleetSnapshot(msgspec.Struct, frozen=True):
     """The fleet as it was read at one moment, for any caller."""
 
     at: float
-    catalog: Registry
-    lines: Mapping[str, Sequence[QueueDepth]]
+    registry: Registry
+    depths: Mapping[str, Sequence[QueueDepth]]
 
     def shown_to(self, caller: Caller) -> Fleet:
         """Return what a caller may see: an operator sees everything; others see the models that they may read, and what they queued."""
-        return fleet(self.catalog, self.lines, self.at, caller)
+        return fleet(self.registry, self.depths, self.at, caller)
 
 
-def fleet(catalog: Registry, lines: Mapping[str, Sequence[QueueDepth]], at: float, caller: Caller) -> Fleet:
-    """Make the snapshot that a caller may see.
+def fleet(registry: Registry, depths: Mapping[str, Sequence[QueueDepth]], at: float, caller: Caller) -> Fleet:
+    """Return the part of a snapshot that a caller may see.
 
     Args:
-        catalog: the models and the live workers.
-        lines: what waits, by model: the queue's own line and each tenant's.
+        registry: the models and the live workers.
+        depths: what waits, by model: without a tenant, and each tenant's.
         at: when, in seconds since the epoch by Redis's clock.
-        caller: who looks: with the scope operate, at everything; else at the models that it may read, its own requests that wait,
-            and no workers. How soon a queue drains counts everybody's requests for all.
+        caller: with the scope operate it sees everything; else the models that it may read, its own requests that wait,
+            and no workers. How soon a queue drains counts the requests of every tenant.
     """
     operator = caller.may("operate")
     models = tuple(
-        _model(info, catalog, lines.get(name), None if operator else caller.tenant)
-        for name, info in sorted(catalog.models.items())
+        _model(info, registry, depths.get(name), None if operator else caller.tenant)
+        for name, info in sorted(registry.models.items())
         if (operator or caller.may("read", name))
-        and (info.expected or any(line.requests for line in lines.get(name, ())))
+        and (info.expected or any(depth.requests for depth in depths.get(name, ())))
     )
-    return Fleet(at=at, models=models, workers=tuple(map(_worker, catalog.workers)) if operator else None)
+    return Fleet(at=at, models=models, workers=tuple(map(_worker, registry.workers)) if operator else None)
 
 
-def _model(info: ModelInfo, catalog: Registry, lines: Sequence[QueueDepth] | None, tenant: str | None) -> ModelRow:
-    shown = [line for line in lines or () if tenant is None or line.tenant == tenant]
-    serving = catalog.serving(info.name)
+def _model(info: ModelInfo, registry: Registry, depths: Sequence[QueueDepth] | None, tenant: str | None) -> ModelRow:
+    shown = [depth for depth in depths or () if tenant is None or depth.tenant == tenant]
+    serving = registry.serving(info.name)
     ready = info.state == "ready" and bool(serving)
     return ModelRow(
         name=info.name,
@@ -127,12 +127,12 @@ def _model(info: ModelInfo, catalog: Registry, lines: Sequence[QueueDepth] | Non
         ready=ready,
         reason=info.reason or ("" if ready else _why(info)),
         workers=len(serving),
-        requests=None if lines is None else sum(line.requests for line in shown),
-        rows=None if lines is None else sum(line.rows for line in shown),
-        oldest_s=max((line.oldest_s for line in shown if line.oldest_s is not None), default=None),
-        rate_per_s=catalog.rate(info.name),
+        requests=None if depths is None else sum(depth.requests for depth in shown),
+        rows=None if depths is None else sum(depth.rows for depth in shown),
+        oldest_s=max((depth.oldest_s for depth in shown if depth.oldest_s is not None), default=None),
+        rate_per_s=registry.rate(info.name),
         batch_rows=_batch_rows(info.name, serving),
-        drain_s=None if lines is None else drain_s(sum(line.rows for line in lines), catalog.speed(info.name)),
+        drain_s=None if depths is None else drain_s(sum(depth.rows for depth in depths), registry.speed(info.name)),
     )
 
 
@@ -142,8 +142,8 @@ def _why(info: ModelInfo) -> str:
 
 def _batch_rows(model: str, serving: Sequence[WorkerInfo]) -> float:
     """Mean rows of a batch, over the workers that ran any."""
-    found = [worker.batches[model] for worker in serving if worker.batches.get(model)]
-    return sum(found) / len(found) if found else 0.0
+    means = [worker.batches[model] for worker in serving if worker.batches.get(model)]
+    return sum(means) / len(means) if means else 0.0
 
 
 def _worker(info: WorkerInfo) -> WorkerRow:

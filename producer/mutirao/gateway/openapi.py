@@ -13,7 +13,7 @@ import msgspec
 
 from mutirao.gateway.responses.presenters import Problem
 from mutirao.gateway.responses.response import JSON
-from mutirao.gateway.routing import Param, RouteDoc
+from mutirao.gateway.route_doc import Param, RouteDoc
 from mutirao.registry import ModelInfo
 from mutirao.wire.signature import Signature, TensorSpec
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
 
@@ -14,11 +13,11 @@ from mutirao.client.result_listener import ResultListener
 from mutirao.gateway.auth.authenticator import READ_S, Authenticator, Caller
 from mutirao.gateway.auth.rate_limit import RateLimiter
 from mutirao.gateway.cache import QueueStatsCache
-from mutirao.gateway.coalescer import SubmitCoalescer
+from mutirao.gateway.coalescer import RecentSubmissions, SubmitCoalescer
 from mutirao.gateway.fleet import FleetSnapshot
 from mutirao.gateway.metrics import Metrics
 from mutirao.gateway.process_pool import ProcessPool
-from mutirao.gateway.recent_submissions import RecentSubmissions
+from mutirao.gateway.refreshed import Refreshed
 from mutirao.gateway.streams.fleet_stream import FleetBroadcaster
 from mutirao.gateway.streams.record_poller import RecordPoller
 from mutirao.redisdb.drivers import AsyncRedisDriver
@@ -78,9 +77,7 @@ class Gateway:
         self.queue_stats = QueueStatsCache(self.backend, self.redis)
         self.fleet_broadcaster = FleetBroadcaster(self.fleet)
         self.stopping = False
-        self._catalog: Registry | None = None
-        self._read_at = float("-inf")
-        self._reading: asyncio.Task[None] | None = None
+        self._registry = Refreshed(self._read_registry)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -110,31 +107,24 @@ class Gateway:
             VersionNotFound: the model is served, but not in this version.
             BrokerUnavailable: the catalogue could not be read yet.
         """
-        if self._catalog is None:
+        if self._registry.value is None:
             raise errors.BrokerUnavailable("the catalogue could not be read from Redis yet")
-        info = self._catalog.find(name)
+        info = self._registry.value.find(name)
         if version and version != info.version:
             text = f"model {name!r} is not served in version {version!r}: its active version is {info.version}"
             raise errors.VersionNotFound(text, model=name, version=version, known=(info.version,))
         return info
 
     async def find(self, name: str, version: str = "") -> ModelInfo:
-        """Find a model; one that the copy does not have may have come since."""
-        keyspace.model_name(name)
+        """Find a model in the copy of the registry, or in a new copy: it may have been announced since."""
         try:
             return self.model(name, version)
         except errors.MutiraoError:
-            await self.catalog(0)
+            keyspace.model_name(name)
+            await self.registry(0)
         return self.model(name, version)
 
-    async def known(self, name: str, version: str = "") -> ModelInfo:
-        """Find a model in the copy, without a look at Redis where it is there."""
-        try:
-            return self.model(name, version)
-        except errors.MutiraoError:
-            return await self.find(name, version)
-
-    def served(self, info: ModelInfo) -> None:
+    def require_worker(self, info: ModelInfo) -> None:
         """Make sure that a live worker serves a model.
 
         Raises:
@@ -144,15 +134,9 @@ class Gateway:
             text = f"no live worker serves {info.name!r} now: try again, or have it queued with ?queue=1 or Prefer: respond-async"
             raise errors.NoWorker(text, model=info.name, retry_after_s=5)
 
-    async def catalog(self, age_s: float = READY_AGE_S) -> Registry:
-        """Return the catalogue, read anew where the copy is older than this; all who ask meanwhile share one reading."""
-        oldest = time.monotonic() - age_s
-        while self._catalog is None or self._read_at < oldest:  # one that is on its way may have begun before that
-            if self._reading is None or self._reading.done():
-                self._reading = asyncio.create_task(self._read())
-                self._reading.add_done_callback(_noticed)
-            await asyncio.shield(self._reading)
-        return self._catalog
+    async def registry(self, age_s: float = READY_AGE_S) -> Registry:
+        """Return the registry, read again where the copy is older than this."""
+        return await self._registry.get(age_s)
 
     async def fleet(self) -> FleetSnapshot:
         """Read the fleet now.
@@ -160,8 +144,8 @@ class Gateway:
         Raises:
             BrokerUnavailable: Redis does not answer.
         """
-        catalog = await self.catalog()
-        return FleetSnapshot(self.backend.now(), catalog, await self.queue_stats.of(tuple(catalog.models)))
+        registry = await self.registry()
+        return FleetSnapshot(self.backend.now(), registry, await self.queue_stats.of(tuple(registry.models)))
 
     async def record(self, id: str, tenant: str) -> JobRecord:
         """Read a job's record for a tenant, by the id that Redis keeps it under.
@@ -176,15 +160,15 @@ class Gateway:
             self.recent.forget([id])
         return record
 
-    async def late(self, model: str, tenant: str, priority: str, expires_s: float) -> None:
+    async def check_deadline(self, model: str, tenant: str, priority: str, expires_s: float) -> None:
         """Make sure that a request would be served before its deadline, as far as the live workers' speed tells.
 
         Raises:
             TooLate: it would not.
         """
-        known = await self.catalog(REFRESH_S + READY_AGE_S)
-        found = await self.queue_stats.of(tuple(known.models))
-        wait_s = queue_stats.wait_s(found.get(model, ()), tenant, priority, known.speed(model))
+        registry = await self.registry(REFRESH_S + READY_AGE_S)
+        depths = await self.queue_stats.of(tuple(registry.models))
+        wait_s = queue_stats.wait_s(depths.get(model, ()), tenant, priority, registry.speed(model))
         if wait_s is not None and wait_s > expires_s:
             text = f"model {model!r} would come to this request in about {wait_s:.3g} s, and it expires in {expires_s:g} s: try again later"
             raise errors.TooLate(text, model=model, wait_s=round(wait_s, 3), retry_after_s=wait_s - expires_s)
@@ -212,7 +196,7 @@ class Gateway:
         """Be no longer ready, and end the waits that lose nothing by it: a poll asks again, a stream goes on elsewhere."""
         self.stopping = True
         for one in tuple(self.open_waits):
-            if not getattr(one, "patient", False):
+            if not getattr(one, "outlasts_stop", False):
                 one.give_up()
 
     def give_up(self) -> None:
@@ -235,19 +219,11 @@ class Gateway:
                 with contextlib.suppress(errors.MutiraoError):  # Redis is away: no result comes either
                     await self.authenticator.refresh()
 
-    async def _read(self) -> None:
-        asked_at = time.monotonic()
-        self._catalog = await self.redis.run(self.backend.catalog())
-        self._read_at = asked_at
+    async def _read_registry(self) -> Registry:
+        return await self.redis.run(self.backend.catalog())
 
     async def _refresh(self) -> None:
         while True:
-            with contextlib.suppress(errors.MutiraoError):  # Redis is away: whoever asks is told
-                await self.catalog(0)
+            with contextlib.suppress(errors.MutiraoError):  # Redis is away: a request that needs the registry raises it
+                await self.registry(0)
             await asyncio.sleep(REFRESH_S)
-
-
-def _noticed(reading: asyncio.Task[None]) -> None:
-    """Take note of a failure that perhaps nobody waits for."""
-    if not reading.cancelled():
-        reading.exception()

@@ -22,31 +22,31 @@ from mutirao.gateway.state import Gateway
 from mutirao.registry import ModelInfo
 from mutirao.wire.http_schemas import JobView
 
-__all__ = ["Queued", "Sent", "accepted", "many", "one"]
+__all__ = ["Queued", "Submitted", "accepted", "many", "one"]
 
-_NOTHING = InferBody()
+_NO_BODY = InferBody()
 T = TypeVar("T")
 
 
-class Sent(NamedTuple):
+class Submitted(NamedTuple):
     """A request that was read and queued.
 
     Attributes:
         queued: its job.
-        ask: what was asked for.
-        given: what stood around its data.
-        rows: how many it has.
+        options: its options.
+        parsed: its body.
+        rows: how many rows it has.
     """
 
     queued: Queued
-    ask: SubmitOptions
-    given: ParsedBody
+    options: SubmitOptions
+    parsed: ParsedBody
     rows: int
 
 
 async def one(
-    gateway: Gateway, request: Request, info: ModelInfo, asked: Callable[[ParsedBody], SubmitOptions]
-) -> Sent:
+    gateway: Gateway, request: Request, info: ModelInfo, options_of: Callable[[ParsedBody], SubmitOptions]
+) -> Submitted:
     """Read one request and queue it: with others that arrive at the same time, or alone where it has an id of its own.
 
     Its key is charged for it before it is parsed: a body that is refused costs too.
@@ -55,7 +55,7 @@ async def one(
         gateway: the gateway.
         request: the request.
         info: the model.
-        asked: finds out what is asked for, once the body is read.
+        options_of: gathers the options once the body is parsed.
 
     Raises:
         InvalidRequest: it is none that the model takes.
@@ -65,16 +65,16 @@ async def one(
         QueueFull, BrokerUnavailable: it is not.
     """
     body = await request.raw(gateway.settings.max_request_bytes)
-    own = submit_options.own_id(request)
-    id = own or keyspace.qualified(keyspace.new_id(), request.caller.tenant)
+    own_id = submit_options.own_job_id(request)
+    id = own_id or keyspace.qualified(keyspace.new_id(), request.caller.tenant)
     if request.caller.limits is None:
-        return await _one(gateway, request, info, asked, body, id, named=own is not None)
-    async with gateway.rate_limiter.admitted(request.caller, [id], submit_options.expires_s(request, _NOTHING)):
-        return await _one(gateway, request, info, asked, body, id, named=own is not None)
+        return await _one(gateway, request, info, options_of, body, id, named=own_id is not None)
+    async with gateway.rate_limiter.admitted(request.caller, [id], submit_options.expires_s(request, _NO_BODY)):
+        return await _one(gateway, request, info, options_of, body, id, named=own_id is not None)
 
 
 async def many(
-    gateway: Gateway, request: Request, info: ModelInfo, asked: Callable[[ParsedBody], SubmitOptions]
+    gateway: Gateway, request: Request, info: ModelInfo, options_of: Callable[[ParsedBody], SubmitOptions]
 ) -> tuple[ParsedBody, list[str], list[Queued]]:
     """Read many requests and queue them in one round trip, all of them or none.
 
@@ -90,17 +90,17 @@ async def many(
     body = await request.raw(gateway.settings.max_request_bytes)
     await gateway.rate_limiter.charge(request.caller)
     read = await _read(body_parsing.many, gateway, request, body, info)
-    ask, given, count = asked(read.given), read.given.body.ids, encoding.count(range(read.requests))
-    ids = [keyspace.job_id(id) for id in given] if given is not None else keyspace.new_ids(count)
+    options, named, count = options_of(read.parsed), read.parsed.body.ids, encoding.count(range(read.requests))
+    ids = [keyspace.job_id(id) for id in named] if named is not None else keyspace.new_ids(count)
     if len(ids) != count:
         text = f"{len(set(ids))} ids were given for {count} requests"
         raise errors.InvalidRequest(text, reason="ids and requests differ")
-    await _allowed(gateway, request, ask)
+    await _check_allowed(gateway, request, options)
     qualified = [keyspace.qualified(id, request.caller.tenant) for id in ids]
-    async with gateway.rate_limiter.admitted(request.caller, qualified, ask.expires_s, charged=1):
-        made = await gateway.coalescer.many(ask, read.bound, qualified)
-    gateway.recent.keep(made)
-    return read.given, ids, made
+    async with gateway.rate_limiter.admitted(request.caller, qualified, options.expires_s, charged=1):
+        queued = await gateway.coalescer.many(options, read.bound, qualified)
+    gateway.recent.keep(queued)
+    return read.parsed, ids, queued
 
 
 def accepted(view: JobView, status: int) -> Response:
@@ -108,37 +108,37 @@ def accepted(view: JobView, status: int) -> Response:
     return response.json(view, status).with_header(b"location", view.links.self)
 
 
-async def _allowed(gateway: Gateway, request: Request, ask: SubmitOptions) -> None:
+async def _check_allowed(gateway: Gateway, request: Request, options: SubmitOptions) -> None:
     """Refuse what would come to nothing, a webhook that nobody would call, a deadline that will have passed; and what is nobody's
     any more: the key may have been revoked while the body came.
     """
     gateway.authenticator.recheck(request.caller)
-    if ask.webhook:
-        webhook_policy.check_url(ask.webhook, gateway.settings.webhook_hosts)
-    if ask.expires_s is not None:
-        await gateway.late(ask.model, ask.tenant, ask.priority, ask.expires_s)
+    if options.webhook:
+        webhook_policy.check_url(options.webhook, gateway.settings.webhook_hosts)
+    if options.expires_s is not None:
+        await gateway.check_deadline(options.model, options.tenant, options.priority, options.expires_s)
 
 
 async def _one(
     gateway: Gateway,
     request: Request,
     info: ModelInfo,
-    asked: Callable[[ParsedBody], SubmitOptions],
+    options_of: Callable[[ParsedBody], SubmitOptions],
     body: bytes,
     id: str,
     *,
     named: bool,
-) -> Sent:
+) -> Submitted:
     read = await _read(body_parsing.one, gateway, request, body, info)
-    ask = asked(read.given)
-    await _allowed(gateway, request, ask)
+    options = options_of(read.parsed)
+    await _check_allowed(gateway, request, options)
     if named:
-        queued = await _named(gateway, request, ask, read.inputs, id)
+        queued = await _submit_named(gateway, request, options, read.inputs, id)
     elif coalescer.is_large(read.inputs):
-        (queued,) = await gateway.coalescer.many(ask, [read.inputs], [id], large=True)
+        (queued,) = await gateway.coalescer.many(options, [read.inputs], [id], large=True)
     else:
-        queued = await gateway.coalescer.one(ask, read.inputs, id)
-    return Sent(queued, ask, read.given, read.rows)
+        queued = await gateway.coalescer.one(options, read.inputs, id)
+    return Submitted(queued, options, read.parsed, read.rows)
 
 
 async def _read(
@@ -157,11 +157,11 @@ async def _read(
         raise
 
 
-async def _named(
-    gateway: Gateway, request: Request, ask: SubmitOptions, inputs: body_parsing.Inputs, id: str
+async def _submit_named(
+    gateway: Gateway, request: Request, options: SubmitOptions, inputs: body_parsing.Inputs, id: str
 ) -> Queued:
     try:
-        (queued,) = await gateway.coalescer.many(ask, [inputs], [id], large=coalescer.is_large(inputs))
+        (queued,) = await gateway.coalescer.many(options, [inputs], [id], large=coalescer.is_large(inputs))
     except errors.IdTaken as exc:
         if submit_options.IDEMPOTENCY not in request.headers:
             raise

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-import math
-import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
@@ -14,6 +12,7 @@ import msgspec
 
 from mutirao import api_keys, errors
 from mutirao.api_keys import ApiKey, ApiKeys, KeyLimits, Verb
+from mutirao.gateway.refreshed import Refreshed
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.settings import Settings
 
@@ -73,11 +72,10 @@ class Authenticator:
         """Take where the gateway listens: `gateway_host` of the settings by default; nothing is read yet."""
         self._keys, self._redis = ApiKeys(settings), redis
         self._closed = not is_loopback(host or settings.gateway_host)
+        self._copy = Refreshed(self._read)
         self._known: dict[str, ApiKey] = {}
         self._callers: dict[str, Caller] = {}
-        self._read_at = float("-inf")
-        self._reading: asyncio.Task[None] | None = None
-        # Called when other keys are good than before, or the gateway has closed.
+        # Called when other keys are valid than before, or the gateway has closed.
         self.changed: Callable[[], None] = lambda: None
 
     async def is_open(self) -> bool:
@@ -97,7 +95,7 @@ class Authenticator:
             Forbidden: the gateway is open, and a web page of elsewhere sent the call.
             BrokerUnavailable: Redis does not say which keys there are.
         """
-        if time.monotonic() - self._read_at > READ_S:
+        if self._copy.age_s > READ_S:
             await self.refresh()
         if not self._closed:
             _check_local(headers)
@@ -126,30 +124,26 @@ class Authenticator:
         Raises:
             Forbidden: the gateway is open, and a web page of elsewhere sent the call.
         """
-        if not self._closed and time.monotonic() - self._read_at > READ_S:
-            reading = self._read_again()
-            if math.isinf(self._read_at):
+        if not self._closed and self._copy.age_s > READ_S:
+            reading = self._copy.start()
+            if self._copy.value is None:
                 await asyncio.wait([reading], timeout=LEARN_S)
         if not self._closed:
             _check_local(headers)
 
     async def refresh(self) -> None:
-        """Have the copy read where it is old, and wait for that where it is too old.
+        """Read the copy again where it is old, and wait for that where it is too old.
 
         Raises:
             BrokerUnavailable: Redis does not say which keys there are.
         """
-        age_s = time.monotonic() - self._read_at
-        if age_s > READ_S:
-            reading = self._read_again()
-            if age_s > AGE_S:
-                await asyncio.shield(reading)
+        if self._copy.age_s > READ_S:
+            self._copy.start()
+        await self._copy.get(AGE_S)
 
     async def close(self) -> None:
         """Stop reading."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+        await self._copy.close()
 
     def _bearer(self, authorization: str | None) -> Caller:
         scheme, _, token = (authorization or "").partition(" ")
@@ -157,21 +151,14 @@ class Authenticator:
             raise _unnamed()
         return self._callers[_good(api_keys.find_by_token(self._known, token.strip())).id]
 
-    def _read_again(self) -> asyncio.Task[None]:
-        """Have the copy read, by one task for all who wait for it."""
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-            self._reading.add_done_callback(_noticed)
-        return self._reading
-
-    async def _read(self) -> None:
-        asked_at = time.monotonic()
+    async def _read(self) -> dict[str, ApiKey]:
         known = await self._redis.run(self._keys.all())
-        changed, self._known, self._read_at = known != self._known, known, asked_at
-        if changed:
+        if known != self._known:
+            self._known = known
             self._callers = {id: _caller(key) for id, key in known.items()}
             self._closed = self._closed or bool(known)
             self.changed()
+        return known
 
 
 def is_loopback(host: str) -> bool:
@@ -238,9 +225,3 @@ def _is_local(value: str) -> bool:
     except ValueError:
         return False
     return is_loopback(host) or host.endswith(".localhost")
-
-
-def _noticed(reading: asyncio.Task[None]) -> None:
-    """Take note of a failure that perhaps nobody waits for; whoever needs the copy fails by itself."""
-    if not reading.cancelled():
-        reading.exception()

@@ -35,7 +35,7 @@ T = TypeVar("T")
 class One(NamedTuple):
     """One request: what stood around its data, and its inputs as raw tensors."""
 
-    given: ParsedBody
+    parsed: ParsedBody
     inputs: Inputs
 
     @property
@@ -47,7 +47,7 @@ class One(NamedTuple):
 class Many(NamedTuple):
     """A batch's requests: what stood around them, their inputs, and how many there are."""
 
-    given: ParsedBody
+    parsed: ParsedBody
     bound: RowBatch | Packed | Sequence[Inputs]
     requests: int
 
@@ -101,9 +101,9 @@ def _has_text(info: ModelInfo) -> bool:
 
 
 def _one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
-    given = request_body.read(head, unpacked(head, body, limit), info)
-    arrays = request_body.arrays(info, given)
-    return One(given, encoding.encoded(arrays))
+    parsed = request_body.read(head, unpacked(head, body, limit), info)
+    arrays = request_body.arrays(info, parsed)
+    return One(parsed, encoding.encoded(arrays))
 
 
 def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
@@ -111,18 +111,18 @@ def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
     # All rows are checked at once, so the limit of one request is not theirs.
     takes = msgspec.structs.replace(info.signature, max_rows=encoding.REQUESTS_MAX)
     wide = msgspec.structs.replace(info, signature=takes)
-    given = request_body.read(head, unpacked(head, body, limit), wide)
-    requests = given.body.requests
+    parsed = request_body.read(head, unpacked(head, body, limit), wide)
+    requests = parsed.body.requests
     if requests is not None:
         encoding.count(requests)
         bound = [_numbered(at, info, request) for at, request in enumerate(requests)]
-        return Many(given, Packed.of(bound) if len(bound) > FEW else bound, len(bound))
-    arrays = {name: np.ascontiguousarray(array) for name, array in request_body.arrays(wide, given).items()}
+        return Many(parsed, Packed.of(bound) if len(bound) > FEW else bound, len(bound))
+    arrays = {name: np.ascontiguousarray(array) for name, array in request_body.arrays(wide, parsed).items()}
     rows = len(next(iter(arrays.values())))
     if any(array.dtype == object for array in arrays.values()):
         each = map(encoding.encoded, RowBatch(arrays, rows).apart())
-        return Many(given, Packed.of(each) if rows > FEW else list(each), rows)
-    return Many(given, RowBatch(arrays, rows), rows)
+        return Many(parsed, Packed.of(each) if rows > FEW else list(each), rows)
+    return Many(parsed, RowBatch(arrays, rows), rows)
 
 
 def _numbered(at: int, info: ModelInfo, request: RequestInputs) -> Inputs:
@@ -138,5 +138,5 @@ _NO_DATA: dict[str, Any] = {"inputs": msgspec.UNSET, "rows": msgspec.UNSET, "req
 def _without_data(work: Callable[..., Any], *args: Any) -> Any:
     """Leave out what was encoded: it need not go from process to process."""
     read = work(*args)
-    body: InferBody = msgspec.structs.replace(read.given.body, **_NO_DATA)
-    return read._replace(given=read.given._replace(body=body, data=None))
+    body: InferBody = msgspec.structs.replace(read.parsed.body, **_NO_DATA)
+    return read._replace(parsed=read.parsed._replace(body=body, data=None))

@@ -13,8 +13,7 @@ import numpy as np
 from mutirao import errors
 from mutirao.gateway.requests import body_limits, table_files
 from mutirao.gateway.requests.request import Head
-from mutirao.gateway.responses.response import Response
-from mutirao.gateway.routing import Param
+from mutirao.gateway.route_doc import Param
 from mutirao.registry import ModelInfo
 from mutirao.tables.csv_dialect import DELIMITERS, HEADERS, Dialect
 from mutirao.wire import binary_codec, signature, tensors
@@ -97,12 +96,6 @@ class ParsedBody(NamedTuple):
     data: Any = None
     bare: bool = False
     notes: tuple[str, ...] = ()
-
-    def noted(self, answer: Response) -> Response:
-        """Add the notes to an answer, as warnings."""
-        for note in self.notes:
-            answer = answer.with_header(b"warning", f'299 mutirao "{note}"')
-        return answer
 
 
 T = TypeVar("T")

@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import math
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from mutirao import errors, keyspace
 from mutirao.client.encoding import SubmitOptions
-from mutirao.gateway.requests.request import Head, Request
+from mutirao.gateway.requests.request import Request
 from mutirao.gateway.requests.request_body import InferBody
-from mutirao.gateway.responses.result_response import ResponseFormat, accepted
-from mutirao.gateway.routing import Param
+from mutirao.gateway.route_doc import Param
 from mutirao.registry import ModelInfo
 
 EXPIRES = b"mutirao-expires"
@@ -23,8 +23,8 @@ _SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e8}
 _LEVELS = {0: "normal", 1: "high", 2: "normal"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 # Extensions of V2 that are not spoken here: to leave them out silently would be another answer than was asked for.
-_UNKNOWN = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
-_OURS = ("binary_data_output", "priority", "timeout")
+_UNSUPPORTED = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+_FOR_GATEWAY = ("binary_data_output", "priority", "timeout")
 PARAMS = {
     "priority": Param("What is served first.", {"enum": ["high", "normal", "low"]}),
     "expires_s": Param("Drop the job if it has not started in so many seconds.", _SECONDS),
@@ -38,7 +38,40 @@ PARAMS = {
 }
 
 
-def ask(request: Request, info: ModelInfo, body: InferBody, *, text: bool = False) -> SubmitOptions:
+class Preference(NamedTuple):
+    """What a client prefers (RFC 7240): the job's address at once, or to wait for so many seconds.
+
+    Attributes:
+        respond_async: the client prefers the job's address to waiting.
+        wait_s: how long it would wait; None where the header has no wait.
+    """
+
+    respond_async: bool = False
+    wait_s: int | None = None
+
+    @property
+    def applied(self) -> str:
+        """The value of Preference-Applied."""
+        wait = [] if self.wait_s is None else [f"wait={self.wait_s}"]
+        return ", ".join((["respond-async"] if self.respond_async else []) + wait)
+
+
+NO_PREFERENCE = Preference()
+
+
+def preference(headers: Iterable[str]) -> Preference:
+    """Read all Prefer headers of a request (RFC 7240); unknown tokens are ignored, of a repeated one the first counts."""
+    tokens: dict[str, str] = {}
+    for header in headers:
+        for part in header.split(","):
+            name, _, value = part.partition(";")[0].partition("=")
+            tokens.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait = tokens.get("wait", "")
+    known = wait.isascii() and wait.isdigit() and len(wait) < 9
+    return Preference("respond-async" in tokens, int(wait) if known else None)
+
+
+def from_request(request: Request, info: ModelInfo, body: InferBody, *, text: bool = False) -> SubmitOptions:
     """Gather what a request asks for.
 
     Args:
@@ -56,7 +89,7 @@ def ask(request: Request, info: ModelInfo, body: InferBody, *, text: bool = Fals
     return SubmitOptions(
         model=info.name,
         outputs=outputs,
-        parameters=_handed_on(body.parameters),
+        parameters=_for_runtime(body.parameters),
         expires_s=expires_s(request, body),
         priority=_priority(request, body),
         tenant=request.caller.tenant,
@@ -65,55 +98,25 @@ def ask(request: Request, info: ModelInfo, body: InferBody, *, text: bool = Fals
     )
 
 
-def form(request: Request, body: InferBody, *, bare: bool = False) -> ResponseFormat:
-    """Find out how the answer is to be written.
-
-    Args:
-        request: the request.
-        body: what stood around its data.
-        bare: the request was one raw tensor, so the answer's are raw.
-    """
-    media = accepted(request.headers.get(b"accept"))
-    raw = bare or (body.parameters or {}).get("binary_data_output") is True
-    own = {
-        output.name: bool((output.parameters or {})["binary_data"])
-        for output in body.outputs or ()
-        if "binary_data" in (output.parameters or {})
-    }
-    return ResponseFormat(media, raw, own, null(request))
-
-
-def null(request: Head) -> bool:
-    """Whether JSON is to hold null for what it cannot carry.
-
-    Raises:
-        InvalidRequest: something else is asked for.
-    """
-    asked = request.param("nan")
-    if asked not in (None, "null"):
-        raise _refused("nan", asked, "null, or left out")
-    return asked is not None
-
-
 def expires_s(request: Request, body: InferBody) -> float | None:
     """Find the deadline: the header first, then the query, the body, and V2's timeout in microseconds; None for the default."""
-    given = request.headers.get(EXPIRES)
-    if given is not None:
-        return _seconds("header Mutirao-Expires", given.decode("latin-1"))
-    asked = request.param("expires_s")
-    if asked is not None:
-        return _seconds("expires_s", asked)
+    header = request.headers.get(EXPIRES)
+    if header is not None:
+        return _seconds("header Mutirao-Expires", header.decode("latin-1"))
+    param = request.param("expires_s")
+    if param is not None:
+        return _seconds("expires_s", param)
     if body.expires_s is not None:
         return _seconds("expires_s", body.expires_s)
     timeout = (body.parameters or {}).get("timeout")
     if timeout is None or timeout == 0:
         return None
     if type(timeout) not in (int, float, str):
-        raise _refused("timeout", timeout, "a number of microseconds")
+        raise not_allowed("timeout", timeout, "a number of microseconds")
     return _seconds("timeout", timeout) / 1e6
 
 
-def own_id(request: Request) -> str | None:
+def own_job_id(request: Request) -> str | None:
     """Make the id of a request that brings an Idempotency-Key, or take the one that it names itself; None for neither. Within its tenant.
 
     Raises:
@@ -129,15 +132,15 @@ def own_id(request: Request) -> str | None:
     return keyspace.qualified("key-" + hashlib.sha256(tenant.encode() + b"\0" + key).hexdigest()[:40], tenant)
 
 
-def _handed_on(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+def _for_runtime(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
     """Leave out of V2's parameters what is said to the gateway; the runtime is handed the others."""
-    return {name: value for name, value in (parameters or {}).items() if name not in _OURS} or None
+    return {name: value for name, value in (parameters or {}).items() if name not in _FOR_GATEWAY} or None
 
 
 def _outputs(request: Request, body: InferBody) -> tuple[str, ...] | None:
     if body.outputs:
         for output in body.outputs:
-            asked = next((name for name in _UNKNOWN if name in (output.parameters or {})), None)
+            asked = next((name for name in _UNSUPPORTED if name in (output.parameters or {})), None)
             if asked is not None:
                 text = f"output {output.name!r} asks for {asked}, an extension that is not spoken here: see /v2; ask for predict_proba, and choose the classes yourself"
                 raise errors.InvalidRequest(text, reason=f"{asked} not supported")
@@ -161,10 +164,10 @@ def _priority(request: Request, body: InferBody) -> str:
         return "normal"
     if type(asked) is int:
         if asked < 0:
-            raise _refused("priority", asked, "0 or more")
+            raise not_allowed("priority", asked, "0 or more")
         return _LEVELS.get(asked, "low")
     if not isinstance(asked, str):
-        raise _refused("priority", asked, "high, normal or low")
+        raise not_allowed("priority", asked, "high, normal or low")
     keyspace.step(asked)
     return asked
 
@@ -180,9 +183,9 @@ def _seconds(name: str, value: str | float) -> float:
     except OverflowError:
         seconds = math.inf
     if not 0 < seconds < 1e14:
-        raise _refused(name, value, "a number of seconds, more than 0")
+        raise not_allowed(name, value, "a number of seconds, more than 0")
     return seconds
 
 
-def _refused(name: str, value: object, rule: str) -> errors.InvalidRequest:
+def not_allowed(name: str, value: object, rule: str) -> errors.InvalidRequest:
     return errors.InvalidRequest(f"{name} is {str(value)[:40]!r}: it must be {rule}", reason=f"{name} not allowed")

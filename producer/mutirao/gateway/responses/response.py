@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -49,8 +49,14 @@ class Response:
         ]
 
     def with_header(self, name: bytes, value: str) -> Response:
-        """Add a header, and return the answer."""
+        """Add a header, and return the response."""
         self.headers.append((name, plain(value)))
+        return self
+
+    def with_warnings(self, notes: Iterable[str]) -> Response:
+        """Add a Warning header for each note, and return the response."""
+        for note in notes:
+            self.with_header(b"warning", f'299 mutirao "{note}"')
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature

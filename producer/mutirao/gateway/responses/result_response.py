@@ -8,7 +8,7 @@ import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,68 +16,18 @@ import numpy as np
 from mutirao import errors
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import Parts, Response
-from mutirao.gateway.routing import Param
+from mutirao.gateway.responses.response_format import ResponseFormat
 from mutirao.wire import binary_codec, tensors
 from mutirao.wire.messages import JobRecord, PredictResult, Tensor
 from mutirao.wire.tensors import Array
 
-FORMS = (response.JSON, response.BINARY, response.CSV, response.NPY)
 # Values that are written at once, in some milliseconds, and bytes that are gathered before others have a turn.
 SLICE = 20_000
 PART_BYTES = 256 * 1024
-LIKED_MAX = 64
-NAN = {
-    "nan": Param(
-        "null has JSON hold null for NaN and infinities, which it cannot carry; else they are 406.", {"enum": ["null"]}
-    )
-}
-_PLAIN = (b"*/*", b"application/json")
 # Stands for data that is written apart; by chance it stands in no name.
 _MARK_TEXT = os.urandom(16).hex()
 _MARK = b'"%b"' % _MARK_TEXT.encode()
 _ENCODER = msgspec.json.Encoder()
-
-
-class ResponseFormat(NamedTuple):
-    """How an answer is written.
-
-    Attributes:
-        media: one of `FORMS`; JSON and octet-stream are V2's two forms.
-        raw: whether outputs are raw bytes where their own word does not say otherwise.
-        own: the outputs that say it themselves.
-        null: whether JSON has null for a number that it cannot carry: NaN or an infinity.
-    """
-
-    media: str = response.JSON
-    raw: bool = False
-    own: Mapping[str, bool] = {}
-    null: bool = False
-
-    @property
-    def text(self) -> bool:
-        """Whether the worker's own JSON can be handed on."""
-        return self.media == response.JSON and not self.raw and not any(self.own.values())
-
-
-PLAIN = ResponseFormat()
-
-
-def accepted(accept: bytes | None, default: str = response.JSON) -> str:
-    """Choose the form of an answer that an Accept header likes best.
-
-    Raises:
-        NotAcceptable: it likes none; names those there are.
-    """
-    if accept is None or accept in _PLAIN:
-        return default if accept != _PLAIN[1] else response.JSON
-    best, liked = 0.0, ""
-    for media, q in _liked(accept.decode("latin-1")):
-        found = next((form for form in (default, *FORMS) if _matches(media, form)), "")
-        if found and q > best:
-            best, liked = q, found
-    if not liked:
-        raise errors.NotAcceptable(f"answers are {', '.join(FORMS)}: the Accept header takes none of them")
-    return liked
 
 
 def is_text(record: JobRecord) -> bool:
@@ -115,7 +65,7 @@ async def encode(
     raw = form.raw or form.media == response.BINARY
     made = [
         tensors.encode(name, array, binary=True)
-        if form.own.get(name, raw)
+        if form.by_output.get(name, raw)
         else _hollow(name, array, form, record.task_id)
         for name, array in outputs.items()
     ]
@@ -245,19 +195,3 @@ def _npy(outputs: Mapping[str, Array]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
-
-
-def _liked(accept: str) -> list[tuple[str, float]]:
-    found = []
-    for part in accept.split(",", LIKED_MAX)[:LIKED_MAX]:
-        media, _, rest = part.strip().partition(";")
-        q = next((each.partition("=")[2] for each in rest.replace(" ", "").split(";") if each.startswith("q=")), "1")
-        try:
-            found.append((media.strip().lower(), float(q)))
-        except ValueError:
-            continue
-    return found
-
-
-def _matches(media: str, form: str) -> bool:
-    return media in ("*/*", form, form.partition("/")[0] + "/*")

@@ -81,7 +81,7 @@ async def _models(gateway: Gateway) -> list[ModelInfo]:
     try:
         if not await gateway.authenticator.is_open():
             return []
-        return list((await gateway.catalog()).models.values())
+        return list((await gateway.registry()).models.values())
     except errors.BrokerUnavailable:
         return []
 

@@ -10,16 +10,16 @@ from mutirao.client.encoding import SubmitOptions
 from mutirao.client.job import JobHandle
 from mutirao.client.redis_backend import READ_MAX
 from mutirao.gateway import submit
-from mutirao.gateway.cache import whole
 from mutirao.gateway.requests import request_body, submit_options
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.requests.request_body import InferBody
-from mutirao.gateway.responses import presenters, response, result_response
-from mutirao.gateway.responses.presenters import Await, Jobs, Models, SubmitManyReply
+from mutirao.gateway.responses import presenters, response, response_format, result_response
+from mutirao.gateway.responses.presenters import Await, Jobs, SubmitManyReply
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.routing import Param, RouteDoc, endpoint
+from mutirao.gateway.route_doc import Param, RouteDoc
+from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
-from mutirao.gateway.streams import batch_long_poll, job_stream
+from mutirao.gateway.streams import job_stream, long_poll
 from mutirao.gateway.streams.long_poll import LongPoll
 from mutirao.wire.http_schemas import JobView
 from mutirao.wire.messages import JobInfo, JobRecord, PredictResult
@@ -58,14 +58,16 @@ async def create(gateway: Gateway, request: Request, model: str) -> Response:
     202 for a job that has not ended; 200 for one that has, where the same id or Idempotency-Key was sent before.
     """
     request.caller.require("predict", model)
-    info = await gateway.known(model)
-    queued, ask, given, rows = await submit.one(
-        gateway, request, info, lambda given: submit_options.ask(request, info, given.body)
+    info = await gateway.find(model)
+    queued, options, parsed, rows = await submit.one(
+        gateway, request, info, lambda parsed: submit_options.from_request(request, info, parsed.body)
     )
     if queued.known:
         record = await gateway.record(queued.job.id, request.caller.tenant)
-        return given.noted(submit.accepted(presenters.job(record), 200 if record.done else 202))
-    return given.noted(submit.accepted(presenters.job(_fresh(gateway, ask, queued.job.id, rows)), 202))
+        return submit.accepted(presenters.job(record), 200 if record.done else 202).with_warnings(parsed.notes)
+    return submit.accepted(presenters.job(_just_queued(gateway, options, queued.job.id, rows)), 202).with_warnings(
+        parsed.notes
+    )
 
 
 @endpoint(
@@ -87,19 +89,19 @@ async def create_many(gateway: Gateway, request: Request, model: str) -> Respons
     Either `requests`, each with its `inputs` or `rows`; or one body in any form, each of whose rows is a request.
     """
     request.caller.require("predict", model)
-    info = await gateway.known(model)
-    given, ids, queued = await submit.many(
-        gateway, request, info, lambda given: submit_options.ask(request, info, given.body)
+    info = await gateway.find(model)
+    parsed, ids, queued = await submit.many(
+        gateway, request, info, lambda parsed: submit_options.from_request(request, info, parsed.body)
     )
     known = tuple(at for at, one in enumerate(queued) if one.known)
-    return given.noted(response.json(SubmitManyReply(ids=tuple(ids), known=known), 202))
+    return response.json(SubmitManyReply(ids=tuple(ids), known=known), 202).with_warnings(parsed.notes)
 
 
 @endpoint("GET", _JOB, RouteDoc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
 async def show(gateway: Gateway, request: Request, id: str) -> Response:
     """Tell where a job is; with `?wait=` as soon as it has ended, or when the time is up."""
-    record = await _waited(gateway, request, await _own(gateway, request, id))
-    return response.json(await _placed(gateway, record))
+    record = await _wait_for_end(gateway, request, await _own(gateway, request, id))
+    return response.json(await _with_position(gateway, record))
 
 
 @endpoint(
@@ -107,9 +109,9 @@ async def show(gateway: Gateway, request: Request, id: str) -> Response:
     _JOB + "/result",
     RouteDoc(
         tag=_TAG,
-        params={"wait": _WAIT, **result_response.NAN},
+        params={"wait": _WAIT, **response_format.NAN},
         answer=PredictResult,
-        forms=result_response.FORMS[1:],
+        forms=response_format.FORMS[1:],
         refusals=(400, 404, 406, 409, 410, 413, 500, 503, 504),
     ),
 )
@@ -118,10 +120,10 @@ async def result(gateway: Gateway, request: Request, id: str) -> Response:
 
     A job that ended without a result answers with its error.
     """
-    form = result_response.ResponseFormat(
-        result_response.accepted(request.headers.get(b"accept")), null=submit_options.null(request)
+    form = response_format.ResponseFormat(
+        response_format.accepted(request.headers.get(b"accept")), null=response_format.nan_as_null(request)
     )
-    record = await _waited(gateway, request, await _own(gateway, request, id))
+    record = await _wait_for_end(gateway, request, await _own(gateway, request, id))
     if not record.done:
         text = f"job {id!r} is {record.state}: it has no result yet; ask again, or wait with ?wait=20"
         raise errors.JobNotFinished(text, id=id, state=record.state)
@@ -165,69 +167,48 @@ async def stream(gateway: Gateway, request: Request, id: str) -> Response:
 @endpoint("POST", "/v1/jobs:wait", RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
 async def wait(gateway: Gateway, request: Request) -> Response:
     """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
-    asked = request_body.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
-    if len(asked.ids) > READ_MAX:
+    body = request_body.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
+    if len(body.ids) > READ_MAX:
         raise errors.InvalidRequest(
-            f"{len(asked.ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids"
+            f"{len(body.ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids"
         )
-    ids = list(dict.fromkeys(_recorded(request, id) for id in asked.ids))
+    ids = list(dict.fromkeys(_qualified(request, id) for id in body.ids))
     return response.json(
-        await batch_long_poll.told(gateway, request, ids, min(asked.wait, WAIT_MAX_S), results=asked.results)
+        await long_poll.wait_for_any(gateway, request, ids, min(body.wait, WAIT_MAX_S), results=body.results)
     )
 
 
-@endpoint("GET", "/v1/models", RouteDoc(tag="Models", answer=Models, refusals=(503,)))
-async def models(gateway: Gateway, request: Request) -> Response:
-    """List the models: what they take and give, who serves them, and what waits for them."""
-    known = await gateway.catalog()
-    infos = [info for name, info in sorted(known.models.items()) if request.caller.may("read", name)]
-    found = await gateway.queue_stats.of(tuple(known.models))
-    shown = (
-        presenters.model(info, known.rate(info.name), whole(info.name, found.get(info.name, ()))) for info in infos
-    )
-    return response.json(Models(models=tuple(shown)))
+routes: list[Any] = [create, create_many, show, result, cancel, stream, wait]
 
 
-@endpoint(
-    "GET", "/v1/models/{model:str}", RouteDoc(tag="Models", answer=presenters.ModelView, refusals=(400, 404, 503))
-)
-async def model(gateway: Gateway, request: Request, model: str) -> Response:
-    """Tell of one model."""
-    request.caller.require("read", model)
-    known = await gateway.catalog()
-    info = known.models.get(keyspace.model_name(model))
-    if info is None:
-        info = known.find(model)
-    found = await gateway.queue_stats.of(tuple(known.models))
-    return response.json(presenters.model(info, known.rate(info.name), whole(info.name, found.get(info.name, ()))))
-
-
-routes: list[Any] = [create, create_many, show, result, cancel, stream, wait, models, model]
-
-
-def _fresh(gateway: Gateway, ask: SubmitOptions, id: str, rows: int) -> JobRecord:
+def _just_queued(gateway: Gateway, options: SubmitOptions, id: str, rows: int) -> JobRecord:
     """Tell of a job that was queued this moment, without reading it back."""
     now = gateway.backend.now()
-    wait_s = gateway.settings.expires_s if ask.expires_s is None else ask.expires_s
+    wait_s = gateway.settings.expires_s if options.expires_s is None else options.expires_s
     job = JobInfo(
-        model=ask.model, rows=rows, priority=ask.priority, queued_at=now, expires_at=now + wait_s, owner=ask.tenant
+        model=options.model,
+        rows=rows,
+        priority=options.priority,
+        queued_at=now,
+        expires_at=now + wait_s,
+        owner=options.tenant,
     )
     return JobRecord(status="QUEUED", task_id=id, job=job)
 
 
 async def _own(gateway: Gateway, request: Request, id: str, verb: Verb = "read") -> JobRecord:
     """Read a job for its owner, who must have the scope of its model; to all others there is no such job."""
-    record = await gateway.record(_recorded(request, id), request.caller.tenant)
+    record = await gateway.record(_qualified(request, id), request.caller.tenant)
     request.caller.require(verb, record.job.model)
     return record
 
 
-def _recorded(request: Request, id: str) -> str:
+def _qualified(request: Request, id: str) -> str:
     """Find the id under which Redis keeps a job of the caller's."""
     return keyspace.qualified(keyspace.job_id(id), request.caller.tenant)
 
 
-async def _waited(gateway: Gateway, request: Request, record: JobRecord) -> JobRecord:
+async def _wait_for_end(gateway: Gateway, request: Request, record: JobRecord) -> JobRecord:
     """Wait for a job's end as long as the query says."""
     wait_s = _wait_s(request)
     if record.done or not wait_s:
@@ -242,18 +223,16 @@ async def _waited(gateway: Gateway, request: Request, record: JobRecord) -> JobR
 
 
 def _wait_s(request: Request) -> float:
-    asked = request.param("wait")
-    if asked is None:
+    text = request.param("wait")
+    if text is None:
         return 0.0
-    wait_s = submit_options.number(asked)
+    wait_s = submit_options.number(text)
     if not 0 <= wait_s <= 1e9:
-        raise errors.InvalidRequest(
-            f"wait is {asked[:40]!r}: it must be a number of seconds", reason="wait not allowed"
-        )
+        raise errors.InvalidRequest(f"wait is {text[:40]!r}: it must be a number of seconds", reason="wait not allowed")
     return min(wait_s, WAIT_MAX_S)
 
 
-async def _placed(gateway: Gateway, record: JobRecord) -> JobView:
+async def _with_position(gateway: Gateway, record: JobRecord) -> JobView:
     """Show a job, and its place in the queue while it waits."""
     if record.status != "QUEUED":
         return presenters.job(record)

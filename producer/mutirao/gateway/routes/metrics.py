@@ -14,7 +14,8 @@ from mutirao import queue_stats
 from mutirao.gateway.metrics import SECONDS, Histogram, Metrics
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.routing import RouteDoc, endpoint
+from mutirao.gateway.route_doc import RouteDoc
+from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.queue_stats import QueueDepth
 from mutirao.registry import Registry
@@ -24,7 +25,7 @@ from mutirao.registry import Registry
 async def metrics(gateway: Gateway, request: Request) -> Response:
     """Tell Prometheus of requests, waits and queues; queues are counted with no worker alive too, so autoscaling can start one."""
     request.caller.require("operate")
-    known = await gateway.catalog()
+    known = await gateway.registry()
     lines = await gateway.queue_stats.of(tuple(known.models))
     waits = GaugeMetricFamily("mutirao_open_waits", "Waits and streams that are open.", value=len(gateway.open_waits))
     families = [*_own(gateway.metrics), waits, *_fleet(known), *_queues(known, lines)]

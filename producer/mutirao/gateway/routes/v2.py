@@ -11,12 +11,13 @@ import msgspec
 from mutirao import errors
 from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway import submit
-from mutirao.gateway.requests import prefer_header, request_body, submit_options
+from mutirao.gateway.requests import request_body, submit_options
 from mutirao.gateway.requests.request import ClientGone, Request
 from mutirao.gateway.requests.request_body import InferBody, ParsedBody
-from mutirao.gateway.responses import presenters, response, result_response
+from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.routing import Param, RouteDoc, endpoint
+from mutirao.gateway.route_doc import Param, RouteDoc
+from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.gateway.streams.long_poll import LongPoll
 from mutirao.registry import ModelInfo
@@ -108,43 +109,48 @@ async def infer(gateway: Gateway, request: Request, model: str, version: str = "
     request that has not begun is cancelled, unless an id of its own or a webhook leads to its result.
     """
     request.caller.require("predict", model)
-    info = await gateway.known(model, version)
-    wanted = result_response.PLAIN
+    info = await gateway.find(model, version)
+    form = response_format.DEFAULT
 
-    def asked(given: ParsedBody) -> SubmitOptions:
-        nonlocal wanted
-        wanted = submit_options.form(request, given.body, bare=given.bare)
-        return submit_options.ask(request, info, given.body, text=wanted.text)
+    def options_of(parsed: ParsedBody) -> SubmitOptions:
+        nonlocal form
+        form = response_format.requested(request, parsed.body, bare=parsed.bare)
+        return submit_options.from_request(request, info, parsed.body, text=form.text)
 
-    preferred = prefer_header.read(request.every(b"prefer")) if b"prefer" in request.headers else prefer_header.NONE
-    if not info.workers and not preferred.respond_async and request.param("queue") is None:
-        gateway.served(info)
-    queued, _, given, _ = await submit.one(gateway, request, info, asked)
+    preference = (
+        submit_options.preference(request.every(b"prefer"))
+        if b"prefer" in request.headers
+        else submit_options.NO_PREFERENCE
+    )
+    if not info.workers and not preference.respond_async and request.param("queue") is None:
+        gateway.require_worker(info)
+    queued, _, parsed, _ = await submit.one(gateway, request, info, options_of)
     limit = gateway.settings.gateway_wait_s
-    wait_s = limit if preferred.wait_s is None else min(limit, preferred.wait_s)
-    if preferred.respond_async and not preferred.wait_s:
-        return given.noted(await _later(gateway, request, queued, preferred))
+    wait_s = limit if preference.wait_s is None else min(limit, preference.wait_s)
+    if preference.respond_async and not preference.wait_s:
+        return (await _later(gateway, request, queued, preference)).with_warnings(parsed.notes)
     try:
-        record = await LongPoll(request, wait_s, patient=True).end(gateway, queued.job)
+        record = await LongPoll(request, wait_s, outlasts_stop=True).end(gateway, queued.job)
     except ClientGone:
-        if submit_options.own_id(request) is None and not (given.body.webhook or request.param("webhook")):
+        if submit_options.own_job_id(request) is None and not (parsed.body.webhook or request.param("webhook")):
             await _withdraw(gateway, request, queued.job.id)
         raise
     if record is None:
-        if preferred.respond_async:
-            return given.noted(await _later(gateway, request, queued, preferred))
+        if preference.respond_async:
+            return (await _later(gateway, request, queued, preference)).with_warnings(parsed.notes)
         raise await gateway.redis.run(
             gateway.backend.late(await gateway.record(queued.job.id, request.caller.tenant), wait_s)
         )
     gateway.metrics.ended(record)
     gateway.rate_limiter.ended(request.caller, [record.task_id])
-    if wanted.text and not queued.known and result_response.is_text(record):
-        made = result_response.passthrough(record, given.body.id)
+    if form.text and not queued.known and result_response.is_text(record):
+        answer = result_response.passthrough(record, parsed.body.id)
     else:
         outputs = await gateway.redis.run(gateway.backend.outputs(record))
-        made = await result_response.encode(outputs, record, wanted, given.body.id)
-    made = given.noted(made) if given.notes else made
-    return made.with_header(b"preference-applied", preferred.applied) if preferred.wait_s is not None else made
+        answer = await result_response.encode(outputs, record, form, parsed.body.id)
+    if preference.wait_s is not None:
+        answer.with_header(b"preference-applied", preference.applied)
+    return answer.with_warnings(parsed.notes)
 
 
 _INFER = RouteDoc(
@@ -152,7 +158,7 @@ _INFER = RouteDoc(
     params={
         **submit_options.PARAMS,
         **request_body.PARAMS,
-        **result_response.NAN,
+        **response_format.NAN,
         "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
         "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
         request_body.HEADER_LENGTH.decode().title(): Param(
@@ -164,7 +170,7 @@ _INFER = RouteDoc(
     body=InferBody,
     medias=request_body.MEDIAS,
     answer=PredictResult,
-    forms=result_response.FORMS[1:],
+    forms=response_format.FORMS[1:],
     others={202: JobView},
     refusals=(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
 )
@@ -187,7 +193,7 @@ async def live(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
 @endpoint("GET", "/v2/health/ready", RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(503,), answered=(503,)))
 async def ready(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
     """Tell whether every model that live workers have in their repositories is ready, and there is one."""
-    known = (await gateway.catalog()).expected()
+    known = (await gateway.registry()).expected()
     missing = [name for name, info in known.items() if not _is_ready(info)]
     if gateway.stopping or not known or missing:
         return response.json(ReadyReply(ready=False, reason=await _why(gateway, missing)), 503)
@@ -197,7 +203,7 @@ async def ready(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
 async def model_ready(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
     """Tell whether a live worker has warmed the model up and takes its requests."""
     request.caller.require("read", model)
-    await gateway.catalog()
+    await gateway.registry()
     try:
         info = gateway.model(model, version)
     except errors.ModelUnavailable as exc:
@@ -234,12 +240,12 @@ metadata_version_route = endpoint("GET", _VERSION, _METADATA)(metadata)
 @endpoint("POST", "/v2/repository/index", RouteDoc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
 async def index(gateway: Gateway, request: Request) -> Response:
     """List the models that workers have announced, with their states."""
-    asked = request_body.decode(
+    query = request_body.decode(
         await request.body(INDEX_BYTES, "it is an object with one field, ready") or b"{}", Index
     )
-    known = await gateway.catalog()
+    known = await gateway.registry()
     infos = [info for info in known.models.values() if request.caller.may("read", info.name)]
-    rows = [_indexed(info) for info in infos if _is_ready(info) or not asked.ready]
+    rows = [_indexed(info) for info in infos if _is_ready(info) or not query.ready]
     return response.json(sorted(rows, key=lambda row: row.name))
 
 
@@ -272,12 +278,11 @@ routes: list[Any] = [
 
 
 async def _later(
-    gateway: Gateway, request: Request, queued: submit.Queued, preferred: prefer_header.Preference
+    gateway: Gateway, request: Request, queued: submit.Queued, preference: submit_options.Preference
 ) -> Response:
     """Answer 202 with the job's address."""
     record = await gateway.record(queued.job.id, request.caller.tenant)
-    made = submit.accepted(presenters.job(record), 202)
-    return made.with_header(b"preference-applied", preferred.applied)
+    return submit.accepted(presenters.job(record), 202).with_header(b"preference-applied", preference.applied)
 
 
 async def _withdraw(gateway: Gateway, request: Request, id: str) -> None:

@@ -90,7 +90,7 @@ class FleetBroadcaster:
 class FleetStream:
     """One stream. While its reader is slow, it keeps the latest snapshot alone."""
 
-    patient = False
+    outlasts_stop = False
 
     def __init__(self, broadcaster: FleetBroadcaster, caller: Caller) -> None:
         """Take what offers the snapshots, and the caller that they are shown to."""
