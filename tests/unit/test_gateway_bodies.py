@@ -32,7 +32,8 @@ TENSORS = st.builds(
 
 def outcome(read):
     try:
-        return {name: (array.dtype, array.tolist()) for name, array in read().items()}
+        # As text: NaN, which is a null's value, equals nothing.
+        return {name: (array.dtype, repr(array.tolist())) for name, array in read().items()}
     except errors.MutiraoError as exc:
         return type(exc), str(exc)
 
