@@ -17,8 +17,15 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from mutirao import errors
 from mutirao.wire.messages import Failure
-from mutirao_worker.inference import execution
+from mutirao_worker.inference import execution, interruption
 from mutirao_worker.inference.execution import Bounds
+
+
+@pytest.fixture(autouse=True)
+def _pool_that_interrupts(monkeypatch):
+    """What the pool's adapter hands in, without the pool."""
+    monkeypatch.setattr(interruption, "TIME_LIMIT", SoftTimeLimitExceeded)
+
 
 GUILTY = [
     ("raises", errors.ModelFailed, "model 'raises' version 1 raised ValueError: the sky is falling"),
@@ -121,7 +128,7 @@ def test_what_a_method_writes_the_next_does_not_see(ran):
 FORKING = """
 import sys
 import batches
-from mutirao_worker.inference import execution
+from mutirao_worker.inference import execution, interruption
 from mutirao_worker.models.host import ModelHost
 from mutirao_worker.models.repository import Repository
 host = ModelHost()

@@ -168,7 +168,9 @@ def _prepare(**_: Any) -> None:
     if app.host.infos():
         app.host.cap_threads()
         with descriptors.withheld(worker.outq._writer.fileno()) if worker is not None else contextlib.nullcontext():  # noqa: SLF001
-            app.host.warm_up()  # who warms up has nothing to say to the parent yet, and a model is not to
+            app.host.warm_up(
+                getattr(current_process(), "index", 0)
+            )  # who warms up has nothing to say to the parent yet, and a model is not to
         run_delay.waited_s()  # it keeps a file open
         app.host.leak_detector = LeakDetector()
 

@@ -7,11 +7,10 @@ from typing import Any
 import msgspec
 from celery import Task
 from celery.worker import control
-from celery.worker import state as worker_state
 
 from mutirao import errors, keyspace
 from mutirao.wire import binary_codec
-from mutirao_worker.celery_adapter import consumer, pool
+from mutirao_worker.celery_adapter import consumer, pool, registry
 
 OPTIONS: dict[str, Any] = {
     "name": keyspace.TASK,
@@ -54,5 +53,5 @@ def scheduled(state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ARG001 - C
     """List requests whose time has not come: Celery's own command knows no requests but its own."""
     return [
         {"eta": request.headers.eta, "priority": request.priority, "request": request.info()}
-        for request in worker_state.scheduled_requests
+        for request in registry.scheduled()
     ]

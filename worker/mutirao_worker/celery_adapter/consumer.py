@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 import redis
+from billiard.exceptions import WorkerLostError
 from celery import Celery, bootsteps, signals
 from celery.exceptions import NotRegistered
-from celery.worker import state as worker_state
 
 from mutirao import errors, keyspace
 from mutirao.settings import Settings
@@ -22,6 +22,7 @@ from mutirao_worker.celery_adapter import pool, rejection
 from mutirao_worker.celery_adapter.canvas import Canvas
 from mutirao_worker.celery_adapter.pool import WorkerPool
 from mutirao_worker.celery_adapter.reconnection import Consumer as ReconnectingConsumer
+from mutirao_worker.celery_adapter.registry import CeleryRequestRegistry
 from mutirao_worker.celery_adapter.task_events import TaskEventSender
 from mutirao_worker.celery_adapter.transport import Channel
 from mutirao_worker.engine.commit import Commit
@@ -102,7 +103,7 @@ class Consumer(ReconnectingConsumer):
             self.engine.dispatcher.aside.add(request)
         if early_s > 0:
             request._eta_timer_entry = self.timer.call_after(early_s, self._due, (request,))  # noqa: SLF001 - Celery's name
-            worker_state.task_scheduled(request)
+            self.engine.registry.mark_scheduled(request)
         elif bucket:
             self._limit_task(request, bucket, 1)
         else:
@@ -147,7 +148,7 @@ class Consumer(ReconnectingConsumer):
         rejection.refuse(self, message, errors.InvalidRequest(TRIPLE, reason="not Celery's triple"))
 
     def _due(self, request: Request) -> None:
-        worker_state.scheduled_requests.discard(request)
+        self.engine.registry.unmark_scheduled(request)
         self.process(request)
 
 
@@ -169,7 +170,9 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._ends_at = math.inf  # the time by which a stop may have ended
         self._thread: threading.Thread | None = None
         self.dispatcher: Dispatcher
+        self.events: TaskEventSender
         self.hold: LeasedSource | BrokerSource
+        self.registry = CeleryRequestRegistry()
         self.slots: WorkerPool
         self.reservations: Leases | None = None
         # Also while there is no connection, when Celery does not stop what it has not started.
@@ -180,7 +183,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         channel = consumer.task_consumer.channel
         if not hasattr(self, "dispatcher"):
             self._build(consumer, engine=isinstance(channel, Channel))
-        self.dispatcher.events.attach(consumer.event_dispatcher)
+        self.events.attach(consumer.event_dispatcher)
         self.dispatcher.closing = False
         self._timers = []
         if hasattr(consumer.pool, "maintain_pool"):
@@ -230,7 +233,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.slots.hear()
         self.dispatcher.commit.results.hear(wait=True)
         _attempt(self.dispatcher.keep)
-        _attempt(self.dispatcher.events.flush)
+        _attempt(self.events.flush)
         if (reservations := self.reservations) is not None:
             _attempt(lambda: reservations.give_back([], all_but=True))
             _attempt(reservations.leave)
@@ -297,22 +300,30 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.reservations = Leases(self._settings, consumer.hostname) if engine else None
         commit = Commit(self._settings, self.reservations)
         listen = self._listen if commit.fenced and not slots.inline else None
+        self.events = TaskEventSender(consumer.event_dispatcher, later)
         self.dispatcher = Dispatcher(
             self._app,
             consumer.hostname,
             pool=slots,
             commit=commit,
-            events=TaskEventSender(consumer.event_dispatcher, later),
+            events=self.events,
+            registry=self.registry,
             now=self.reservations.now if self.reservations else time.time,
             later=later,
-            canvas=Canvas(self._app),
+            follow_ups=Canvas(self._app),
             listen=listen,
         )
         self.dispatcher.connection_errors = self.dispatcher.commit.connection_errors = consumer.connection_errors
         if self.reservations is not None:
             polling = Polling(self.reservations.scripts, self.reservations.identity, later, listen)
             self.hold = LeasedSource(
-                self.dispatcher, self.reservations, lambda: slots.slots, consumer.admit, self._queues, polling
+                self.dispatcher,
+                self.reservations,
+                lambda: slots.slots,
+                consumer.admit,
+                self._queues,
+                polling,
+                WorkerLostError,
             )
         else:
             self.hold = BrokerSource(self.dispatcher, lambda: slots.slots, self._prefetch)

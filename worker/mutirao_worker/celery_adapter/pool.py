@@ -11,15 +11,15 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from billiard.common import TERM_SIGNAL
-from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.common import TERM_SIGNAL, terminate_handler_fired
+from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
 from celery import current_app
 from celery.concurrency.asynpool import WORKER_UP
 
 from mutirao.settings import Settings
 from mutirao_worker.celery_adapter.process_pipes import ProcessPipes
 from mutirao_worker.engine.process_recycling import Wear
-from mutirao_worker.inference import execution
+from mutirao_worker.inference import execution, interruption
 from mutirao_worker.inference.execution import TOGETHER_BYTES, BatchResult
 from mutirao_worker.inference.inputs import PackedRequest
 from mutirao_worker.inference.outputs import Bounds, RequestResult
@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 ACCEPTED_IN_LOOKS = 10
 # What follows in a pipe that was full comes within this time.
 READ_MS = 50
+
+interruption.TIME_LIMIT = SoftTimeLimitExceeded
+interruption.is_terminating = terminate_handler_fired
 
 
 def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:

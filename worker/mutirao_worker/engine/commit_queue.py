@@ -13,12 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import redis
-from celery.worker import state as worker_state
 
-from mutirao import keyspace
-from mutirao_worker.celery_adapter.canvas import Canvas
-from mutirao_worker.celery_adapter.task_events import TaskEventSender
 from mutirao_worker.engine.commit import Commit, refused_for_good
+from mutirao_worker.engine.interfaces import FollowUps, RequestRegistry, TaskEventSink
 from mutirao_worker.engine.outcome import BatchRun, Outcome, refused
 from mutirao_worker.engine.request import Request
 from mutirao_worker.engine.script_client import Call, warn_once
@@ -59,17 +56,26 @@ class CommitQueue:
         counts: how many requests of each model have ended.
     """
 
-    def __init__(self, commit: Commit, events: TaskEventSender, canvas: Canvas, again: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        commit: Commit,
+        events: TaskEventSink,
+        follow_ups: FollowUps,
+        registry: RequestRegistry,
+        again: Callable[[float], None],
+    ) -> None:
         """Take the parts.
 
         Args:
             commit: how ends are kept.
-            events: where they are told.
-            canvas: runs what a stock client wants to be run after a request.
+            events: takes their task events.
+            follow_ups: runs what a stock client wants to be run after a request.
+            registry: where Celery finds requests.
             again: has `keep` called in so many seconds.
         """
         self.counts: dict[str, int] = {}
-        self._canvas = canvas
+        self._follow_ups = follow_ups
+        self._registry = registry
         self._commit = commit
         self._events = events
         self._again = again
@@ -159,14 +165,10 @@ class CommitQueue:
     def forget(self, request: Request) -> None:
         """Let go of a request: it has ended, or others have it."""
         request.batch, request.ended = None, True
-        worker_state.requests.pop(request.id, None)
-        worker_state.reserved_requests.discard(request)
-        worker_state.active_requests.discard(request)
-        if request.headers.eta is not None:
-            worker_state.scheduled_requests.discard(request)
+        self._registry.remove(request)
 
     def _planned(self, endings: Sequence[Outcome]) -> list[Outcome]:
-        return [self._canvas.planned(ending) if ending.embed else ending for ending in endings]
+        return [self._follow_ups.planned(ending) if ending.embed else ending for ending in endings]
 
     def _post(
         self, run: BatchRun, endings: list[Outcome], runtime: float, free: int, then: Call | None, heard: Heard
@@ -204,10 +206,9 @@ class CommitQueue:
                 self._noted(ending, how)
             self.forget(ending.request)
             if ending.embed and how == "1":
-                self._canvas.follow(ending)
+                self._follow_ups.follow(ending)
         if answers:
-            worker_state.total_count[keyspace.TASK] += len(answers)
-            worker_state.all_total_count[0] += len(answers)
+            self._registry.count_succeeded(len(answers))
             self._events.succeeded(answers, runtime)
         self.counts[run.model] = self.counts.get(run.model, 0) + len(endings)
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import msgspec
 import redis
-from celery.worker import state as worker_state
 
-from mutirao_worker.celery_adapter.canvas import Canvas
-from mutirao_worker.celery_adapter.task_events import TaskEventSender
 from mutirao_worker.engine import batch_policy, outcome
-from mutirao_worker.engine.batch import Batch, Pool, RequestSource
+from mutirao_worker.engine.batch import Batch
 from mutirao_worker.engine.batch_policy import Batcher
 from mutirao_worker.engine.commit import Commit
 from mutirao_worker.engine.commit_queue import CommitQueue
+from mutirao_worker.engine.interfaces import FollowUps, Pool, RequestRegistry, RequestSource, TaskEventSink
 from mutirao_worker.engine.outcome import BatchRun, Outcome
 from mutirao_worker.engine.prerun_check import PrerunCheck
 from mutirao_worker.engine.request import Request
@@ -61,10 +59,11 @@ class Dispatcher:
         *,
         pool: Pool,
         commit: Commit,
-        events: TaskEventSender,
+        events: TaskEventSink,
+        registry: RequestRegistry,
         now: Callable[[], float],
         later: Callable[..., Any],
-        canvas: Canvas,
+        follow_ups: FollowUps,
         listen: Callable[[int], None] | None = None,
     ) -> None:
         """Take the parts.
@@ -74,10 +73,11 @@ class Dispatcher:
             hostname: Celery's.
             pool: the slots.
             commit: how ends are kept.
-            events: where they are told.
+            events: takes their task events.
+            registry: where Celery finds requests.
             now: Redis's clock.
             later: the loop's timer: seconds, function, arguments.
-            canvas: runs what a stock client wants to be run after a request.
+            follow_ups: runs what a stock client wants to be run after a request.
             listen: has the replies to what was posted heard, once a descriptor can be read; None to wait for each reply.
         """
         host: ModelHost = app.host
@@ -91,14 +91,15 @@ class Dispatcher:
         self.events = events
         self.hold: RequestSource | None = None
         self.later = later
-        self.outcomes = CommitQueue(commit, events, canvas, lambda after_s: later(after_s, self.keep))
+        self.outcomes = CommitQueue(commit, events, follow_ups, registry, lambda after_s: later(after_s, self.keep))
         self.running: dict[int, Batch] = {}
-        self.vetting = PrerunCheck(commit, now, self._end_unrun, self.outcomes.ended)
+        self.vetting = PrerunCheck(commit, now, self._end_unrun, self.outcomes.ended, registry.revoked)
         self._dispatching = False
         self._host = host
         self._listen = listen
         self._now = now
         self._pool = pool
+        self._registry = registry
 
     @property
     def free(self) -> int:
@@ -118,6 +119,11 @@ class Dispatcher:
         return bool(self.free) and not any(self.batcher.lines.values())
 
     @property
+    def revoked(self) -> Container[str]:
+        """The ids of the requests that the worker has been told to drop."""
+        return self._registry.revoked
+
+    @property
     def held(self) -> list[Request]:
         """Every request that must stay reserved: what waits, what runs, and what has ended but could not be kept yet."""
         running = [request for batch in self.running.values() for request in batch.requests]
@@ -126,7 +132,7 @@ class Dispatcher:
     def received(self, requests: Sequence[Request]) -> None:
         """Note requests that have come in: in Celery's registers, and as events."""
         for request in requests:
-            worker_state.requests[request.id] = request
+            self._registry.add(request)
         self.events.received(requests)
 
     def offer(self, request: Request) -> None:
@@ -134,7 +140,7 @@ class Dispatcher:
         self.aside.discard(request)
         if request.ended:  # it was given back while it stood aside
             return
-        worker_state.reserved_requests.add(request)
+        self._registry.mark_waiting(request)
         self.batcher.add(request)
 
     def dispatch(self) -> None:
@@ -262,14 +268,14 @@ class Dispatcher:
 
     def terminate(self, request: Request, signal: Any) -> None:
         """End a running request together with its process; the others of its batch run again."""
-        if request.batch is not None:
-            request.batch.terminated[request.id] = int(signal) if signal else None
-            self._pool.terminate(request.batch, signal)
+        if (batch := self._running_batch(request)) is not None:
+            batch.terminated[request.id] = int(signal) if signal else None
+            self._pool.terminate(batch, signal)
 
     def stop_running(self, request: Request) -> None:
         """Give a running request back, and all that run beside it, and end its process: Celery's cold shutdown asks for it."""
-        batch = request.batch
-        if batch is None or batch.stopped:
+        batch = self._running_batch(request)
+        if batch is None:
             return
         batch.stopped = True
         self.give_back()  # first: what runs goes to the head of the line, before what waits
@@ -309,7 +315,7 @@ class Dispatcher:
         for request in requests:
             request.batch = batch
         self.events.started(requests)
-        worker_state.active_requests.update(requests)
+        self._registry.mark_running(requests)
         self.later(SHOWN_AFTER_S, self._show, batch)
         self._pool.send(batch, asked)
         return True
@@ -368,6 +374,9 @@ class Dispatcher:
         self.aside.clear()
         return waiting
 
+    def _running_batch(self, request: Request) -> Batch | None:
+        return self.running.get(request.batch.number) if request.batch is not None else None
+
     def _left(self, batch: Batch) -> Batch | None:
         """Take a batch out of the running ones; None where it was given back."""
         found = self.running.pop(batch.number, None)
@@ -383,7 +392,7 @@ class Dispatcher:
         )
         for request in requests:
             request.batch = None
-            worker_state.active_requests.discard(request)
+            self._registry.unmark_running(request)
             self.events.retried(request.id, why)
 
     def _limits(self, requests: list[Request]) -> tuple[float | None, float | None]:

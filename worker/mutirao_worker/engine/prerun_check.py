@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import redis
-from celery.worker import state as worker_state
 
 from mutirao_worker.engine import outcome
 from mutirao_worker.engine.commit import Commit
@@ -29,8 +28,9 @@ class PrerunCheck:
         now: Callable[[], float],
         end: Callable[[Outcome], None],
         ended: Callable[[Request, str], None],
+        revoked: Container[str],
     ) -> None:
-        """Take the records, Redis's clock, who ends a request, and who notes that one has ended."""
+        """Take the records, Redis's clock, what ends a request, what notes that one has ended, and the ids to drop."""
         self._cancelled = 0
         self._commit = commit
         self._deadline = float("inf")
@@ -38,6 +38,7 @@ class PrerunCheck:
         self._ended = ended
         self._heard_at = self._doubted_at = 0.0
         self._now = now
+        self._revoked = revoked
 
     def heard(self, cancelled: int, deadline: float) -> None:
         """Note what Redis said when it gave requests: how many jobs have ever been cancelled, and the earliest deadline."""
@@ -49,7 +50,7 @@ class PrerunCheck:
     def passed(self, batch: list[Request]) -> list[Request]:
         """End what must not run any more, and return the rest."""
         for request in batch:
-            if request.id in worker_state.revoked:
+            if request.id in self._revoked:
                 self._revoke(request, "revoked")
             elif request.headers.expires is not None and (request.expires or 0) <= time.time():
                 self._revoke(request, "expired")

@@ -7,20 +7,15 @@ import binascii
 import datetime
 import functools
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Mapping
+from typing import Any, Protocol
 
 import msgspec
-from celery.worker import state as worker_state
 
 from mutirao import errors, keyspace
 from mutirao.wire import binary_codec, messages
 from mutirao.wire.envelope import TaskEnvelope, TaskHeaders
 from mutirao_worker.inference.inputs import TRIPLE
-
-if TYPE_CHECKING:
-    from mutirao_worker.engine.batch import Batch
-    from mutirao_worker.engine.dispatcher import Dispatcher
 
 # A larger body of a stock client is not decoded twice.
 _LOOKED_INTO_MAX = 16_384
@@ -28,6 +23,31 @@ _OF_A_TENANT = f"{keyspace.TENANT_SEPARATOR!r} stands between a tenant of the HT
 
 
 _DECODER = msgspec.json.Decoder(TaskEnvelope)
+
+
+class Owner(Protocol):
+    """Who holds a request: what Celery asks of it is asked of its owner."""
+
+    app: Any
+    hostname: str
+
+    @property
+    def revoked(self) -> Container[str]:
+        """The ids of the requests that the worker has been told to drop."""
+
+    def terminate(self, request: Request, signal: Any) -> None:
+        """End a running request together with its process."""
+
+    def stop_running(self, request: Request) -> None:
+        """Give a running request back, and end its process."""
+
+
+class Run(Protocol):
+    """The batch in which a request runs."""
+
+    number: int
+    pid: int | None
+    started_at: float
 
 
 class Request:
@@ -38,7 +58,7 @@ class Request:
     """
 
     __slots__ = (
-        "__weakref__", "_dispatcher", "_eta_timer_entry", "_summary", "acknowledged", "attempts", "base64", "batch", "body",
+        "__weakref__", "_eta_timer_entry", "_owner", "_summary", "acknowledged", "attempts", "base64", "batch", "body",
         "content_type", "ended", "eventer", "headers", "id", "key", "limits", "message", "model", "priority", "raw", "received",
         "reserved_at", "rows", "size", "tag",
     )  # fmt: skip
@@ -48,7 +68,7 @@ class Request:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        owner: Owner,
         headers: TaskHeaders,
         body: str | bytes,
         *,
@@ -57,13 +77,13 @@ class Request:
         queue: str,
     ) -> None:
         """Take what the message says; `queue` is the list or queue that it came from."""
-        self._dispatcher = dispatcher
         self._eta_timer_entry: Any = None
+        self._owner = owner
         self._summary: str | None = None
         self.acknowledged = False
         self.attempts = 0
         self.base64 = base64
-        self.batch: Batch | None = None
+        self.batch: Run | None = None
         self.body = body
         self.content_type = content_type
         self.ended = False
@@ -169,7 +189,7 @@ class Request:
     @property
     def task(self) -> Any:
         """The task."""
-        return self._dispatcher.app.tasks[keyspace.TASK]
+        return self._owner.app.tasks[keyspace.TASK]
 
     @property
     def worker_pid(self) -> int | None:
@@ -185,7 +205,7 @@ class Request:
         """Describe it for `celery inspect`."""
         return {
             "id": self.id, "name": self.name, "args": [self.summary()], "kwargs": {}, "type": self.type,
-            "hostname": self._dispatcher.hostname, "time_start": self.time_start, "acknowledged": self.acknowledged,
+            "hostname": self._owner.hostname, "time_start": self.time_start, "acknowledged": self.acknowledged,
             "delivery_info": {"exchange": "", "routing_key": keyspace.PREFIX + self.model, "priority": self.priority,
                               "redelivered": self.deliveries > 1},
             "worker_pid": self.worker_pid,
@@ -193,22 +213,22 @@ class Request:
 
     def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
         """End it, and the process that runs it; what ran beside it runs again."""
-        self._dispatcher.terminate(self, signal)
+        self._owner.terminate(self, signal)
 
     def cancel(self, pool: Any, **_: Any) -> None:  # noqa: ARG002
         """Stop running it without ending it: the cold shutdown gives it back."""
-        self._dispatcher.stop_running(self)
+        self._owner.stop_running(self)
 
     def revoked(self) -> bool:
         """Whether the worker has been told to drop it."""
-        return self.id in worker_state.revoked
+        return self.id in self._owner.revoked
 
     def __repr__(self) -> str:
         """Show the id."""
         return f"Request({self.id!r})"
 
 
-def of_envelope(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Request:
+def of_envelope(owner: Owner, tag: int, key: bytes, raw: bytes) -> Request:
     """Make a request of an envelope that was reserved.
 
     Raises:
@@ -216,7 +236,7 @@ def of_envelope(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Req
     """
     envelope = _DECODER.decode(raw)
     request = Request(
-        dispatcher,
+        owner,
         envelope.headers,
         envelope.body,
         content_type=envelope.content_type,
@@ -230,7 +250,7 @@ def of_envelope(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> Req
     return request
 
 
-def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> tuple[Request, errors.InvalidRequest]:
+def unreadable(owner: Owner, tag: int, key: bytes, raw: bytes) -> tuple[Request, errors.InvalidRequest]:
     """Stand in for a request where an envelope is none, and say why; its id is what can be found of one, or ""."""
     id: Any = ""
     try:
@@ -250,7 +270,7 @@ def unreadable(dispatcher: Dispatcher, tag: int, key: bytes, raw: bytes) -> tupl
     except (msgspec.DecodeError, binascii.Error, TypeError, ValueError, LookupError):
         error = errors.InvalidRequest(TRIPLE, reason="not a task message")
     named = TaskHeaders(id=id if isinstance(id, str) and _is_id(id) else "", task="")
-    request = Request(dispatcher, named, b"", content_type=None, base64=False, queue=key.decode(errors="replace"))
+    request = Request(owner, named, b"", content_type=None, base64=False, queue=key.decode(errors="replace"))
     request.tag, request.key, request.raw = tag, key, raw
     return request, error
 
@@ -282,14 +302,14 @@ def _is_id(id: str) -> bool:
         return False
 
 
-def of_message(dispatcher: Dispatcher, message: Any, headers: Mapping[str, Any]) -> Request:
+def of_message(owner: Owner, message: Any, headers: Mapping[str, Any]) -> Request:
     """Make a request of a message that kombu delivered.
 
     Raises:
         msgspec.ValidationError: its headers are not those of a task message of protocol 2.
     """
     request = Request(
-        dispatcher,
+        owner,
         msgspec.convert(dict(headers), TaskHeaders),
         message.body,
         content_type=message.content_type,

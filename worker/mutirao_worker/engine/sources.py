@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import redis
-from billiard.exceptions import WorkerLostError
 
 from mutirao import keyspace
 from mutirao_worker.engine.leases import Demand, Leases
@@ -42,6 +41,7 @@ class LeasedSource:
         admit: Callable[[Request], None],
         queues_of: Callable[[], list[str]],
         polling: Polling,
+        worker_lost: Callable[[str], Exception],
     ) -> None:
         """Take the parts.
 
@@ -52,6 +52,7 @@ class LeasedSource:
             admit: what each request passes on its way in.
             queues_of: which queues are consumed now.
             polling: what looks after producers that ring no bell.
+            worker_lost: makes the error of a request whose workers were lost.
         """
         self.queues = queues_of
         self._first: str | None = None
@@ -69,6 +70,7 @@ class LeasedSource:
         self._sparing = False
         self._unleased = ""  # why the lease could not be renewed, as it was last told
         self._unsure = False
+        self._worker_lost = worker_lost
 
     def wants(self, queue: str | None = None) -> bool:
         """Whether a request could be put to use now: one of this queue, or any."""
@@ -322,7 +324,7 @@ class LeasedSource:
             return
         request = self._read(0, key, envelope) or unreadable(self._dispatcher, 0, key, envelope)[0]
         text = f"gave up after {request.deliveries} deliveries: each worker that took it was lost"
-        self._dispatcher.refuse(request, WorkerLostError(text), "worker lost")
+        self._dispatcher.refuse(request, self._worker_lost(text), "worker lost")
 
 
 class ClosedSource:

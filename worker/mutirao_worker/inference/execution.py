@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from billiard.common import terminate_handler_fired
-from billiard.exceptions import SoftTimeLimitExceeded
 
 from mutirao import errors
 from mutirao.wire import tensors
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
+from mutirao_worker.inference import interruption
 from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, Stack
 from mutirao_worker.inference.outputs import (
     INTERRUPTED,
@@ -73,7 +72,7 @@ def run(find: Callable[[str], LoadedModel], asked: Sequence[PackedRequest], boun
     batch = _BatchRunner(find, asked, bounds)
     try:
         batch.answer(range(len(asked)))
-    except SoftTimeLimitExceeded as exc:
+    except interruption.TIME_LIMIT as exc:
         batch.interrupt(exc)
     return BatchResult(batch.answers, batch.rows, batch.predict_s, run_delay.waited_s() - waited_s)
 
@@ -103,7 +102,7 @@ class _BatchRunner:
             for call in calls(stacks, limits.max_batch_rows, limits.max_batch_bytes):
                 self._answer(call)
 
-    def interrupt(self, exc: SoftTimeLimitExceeded) -> None:
+    def interrupt(self, exc: Exception) -> None:
         """Time is up: a request that ran alone for most of it has exceeded its limit; of several nobody knows which."""
         unanswered = {at for at, one in enumerate(self.answers) if one is INTERRUPTED}
         running = [(at, stack) for stack in self._running for at in unanswered.intersection(stack.members)]
@@ -122,7 +121,7 @@ class _BatchRunner:
         self._running, self._called = call, time.perf_counter()
         try:
             self._predict_and_split(call)
-        except SoftTimeLimitExceeded:
+        except interruption.TIME_LIMIT:
             raise
         except Exception as exc:  # noqa: BLE001 - of ours too: one request's rows must not cost the others
             error = exc
@@ -197,10 +196,10 @@ def _predicted(
     try:
         with isolation.preserved_process_state():
             return loaded.predict(inputs, wanted)
-    except SoftTimeLimitExceeded:
+    except interruption.TIME_LIMIT:
         raise
     except BaseException as exc:  # sys.exit() in a model must not end the worker
-        if terminate_handler_fired():  # that is not the model: this process is being ended
+        if interruption.is_terminating():  # that is not the model: this process is being ended
             raise
         if not alone and (late := _time_was_up(exc)):
             raise late from None
@@ -213,11 +212,11 @@ def _predicted(
     raise error
 
 
-def _time_was_up(exc: BaseException) -> SoftTimeLimitExceeded | None:
+def _time_was_up(exc: BaseException) -> Exception | None:
     """Find the time limit behind an exception that a model made of it."""
     found: BaseException | None = exc
     for _ in range(100):
-        if found is None or isinstance(found, SoftTimeLimitExceeded):
+        if found is None or isinstance(found, interruption.TIME_LIMIT):
             return found
         found = found.__cause__ or found.__context__
     return None

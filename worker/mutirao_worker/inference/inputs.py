@@ -7,6 +7,7 @@ decoded once, and the tensors of all of them are read and checked as those of on
 from __future__ import annotations
 
 import binascii
+import json
 import math
 import sys
 from collections import defaultdict
@@ -15,14 +16,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from billiard.exceptions import SoftTimeLimitExceeded
-from kombu.utils import json
 
 from mutirao import errors, keyspace
 from mutirao.wire import binary_codec, messages, signature
 from mutirao.wire.messages import PredictRequest, RequestedOutput, Tensor
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import DTYPES, MISSING, Array
+from mutirao_worker.inference import interruption
 from mutirao_worker.models.loaded_model import LoadedModel
 
 TRIPLE = "the body must be Celery's triple [[model, request], {options}, embed], message protocol 2"
@@ -150,7 +150,7 @@ class InputReader:
                 return None
             unlimited = msgspec.structs.replace(takes, max_rows=sys.maxsize)
             inputs = signature.decode_request(model, unlimited, PredictRequest(inputs=joined))
-        except SoftTimeLimitExceeded:
+        except interruption.TIME_LIMIT:
             raise
         except Exception:  # noqa: BLE001 - one by one, the guilty one alone is refused, by name
             return None
@@ -169,7 +169,7 @@ class InputReader:
             readable = True
             form = self._form(model, request, embed)
             inputs = signature.decode_request(model, form.loaded.info.signature, request)
-        except SoftTimeLimitExceeded:
+        except interruption.TIME_LIMIT:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a client sent, it costs its own request alone
             return RejectedRequest(at, exc, _told(embed), readable and isinstance(exc, errors.InvalidRequest))
@@ -259,7 +259,7 @@ def _from_json(body: bytes) -> Any:
         return _DECODER.decode(body)
     except _UNDECODABLE:
         # Of other shape, or with the NaN that Python's own module writes: what is wrong can then be said by name.
-        return json.loads(body)
+        return json.loads(body.decode())
 
 
 def _unreadable(one: PackedRequest, said: str) -> errors.InvalidRequest:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from billiard.exceptions import SoftTimeLimitExceeded
 
 from mutirao import errors
 from mutirao.settings import Settings
@@ -20,6 +19,7 @@ from mutirao.wire import binary_codec, tensors
 from mutirao.wire.messages import PredictResult, Tensor
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import DTYPES, Array
+from mutirao_worker.inference import interruption
 from mutirao_worker.inference.inputs import Stack
 from mutirao_worker.models.loaded_model import LoadedModel
 
@@ -117,7 +117,7 @@ def model_failed(loaded: LoadedModel, exc: BaseException) -> errors.ModelFailed:
     name, version, cause = loaded.info.name, loaded.info.version, _plain(type(exc).__name__)
     try:
         text = _plain(str(exc)[:2000])
-    except SoftTimeLimitExceeded:
+    except interruption.TIME_LIMIT:
         raise
     except BaseException:  # noqa: BLE001 - a model's exception may fail to print
         text = "(its text could not be read)"
@@ -147,7 +147,7 @@ def tensor(loaded: LoadedModel, spec: OutputSpec, array: Array, *, binary: bool 
             with contextlib.suppress(errors.InvalidTensor):
                 return tensors.encode(spec.name, array, binary=False)
         return tensors.encode(spec.name, array, binary=binary is not False)
-    except SoftTimeLimitExceeded:
+    except interruption.TIME_LIMIT:
         raise
     except errors.InvalidTensor as exc:
         said = str(exc).removesuffix("; a missing value is null") + (_ASK if array.dtype.kind == "f" else "")
@@ -218,7 +218,7 @@ def _encoded(failure: dict[str, Any]) -> bytes:
 def _traceback(exc: BaseException) -> str:
     try:
         return _plain("".join(traceback.format_exception(exc))[-_TRACEBACK_MAX:])
-    except SoftTimeLimitExceeded:
+    except interruption.TIME_LIMIT:
         raise
     except BaseException:  # noqa: BLE001 - as above
         return "(its traceback could not be read)"

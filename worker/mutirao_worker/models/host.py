@@ -9,7 +9,6 @@ import os
 import signal
 from collections.abc import Iterable
 
-import billiard
 import msgspec
 
 from mutirao import errors, registry
@@ -116,9 +115,12 @@ class ModelHost:
         for loaded in self._loaded.values():
             loaded.set_threads(self.threads)
 
-    def warm_up(self) -> None:
-        """Run every model once on its own example; one that fails says so in the log, and to the parent of this process."""
-        number = getattr(billiard.current_process(), "index", 0)
+    def warm_up(self, number: int) -> None:
+        """Run every model once on its own example; one that fails says so in the log, and to the parent of this process.
+
+        Args:
+            number: of this process in its pool.
+        """
         for name, loaded in self._loaded.items():
             if name in self._refused:
                 continue
