@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 from redis.backoff import ExponentialBackoff
 
-from mutirao import errors
+from mutirao import errors, operations
 from mutirao.amqp import Publisher
 from mutirao.redisdb import failure
 from mutirao.redisdb.connection import Packer, connect, connect_async
@@ -75,18 +75,7 @@ class RedisDriver:
         Raises:
             BrokerUnavailable: Redis did not answer in time, or refused.
         """
-        try:
-            command = next(operation)
-            while True:
-                try:
-                    reply = self._execute(command)
-                except errors.BrokerUnavailable as exc:
-                    command = operation.throw(exc)  # an operation may take back what it has done
-                else:
-                    command = operation.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        return operations.run(operation, self._execute, self._flights)
 
     def close(self) -> None:
         """Close every connection; one that a thread uses is closed when its command ends."""
@@ -109,9 +98,7 @@ class RedisDriver:
         settings = self._settings
         return {database: connect(url, settings, **options(settings)) for database, url in _urls(settings).items()}
 
-    def _execute(self, command: Command | SharedCall) -> Any:
-        if isinstance(command, SharedCall):
-            return self._flights.join(command.name, lambda: self.run(command.start()))
+    def _execute(self, command: Command) -> Any:
         if self._publisher is not None and command.database == "broker":
             return self._publisher.publish(command.keys[0], command.args[0], command.args[1:])
         client = self._own_clients()[command.database]
@@ -151,18 +138,7 @@ class AsyncRedisDriver:
         Raises:
             BrokerUnavailable: Redis did not answer in time, or refused.
         """
-        try:
-            command = next(operation)
-            while True:
-                try:
-                    reply = await self._execute(command)
-                except errors.BrokerUnavailable as exc:
-                    command = operation.throw(exc)  # an operation may take back what it has done
-                else:
-                    command = operation.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        return await operations.run_async(operation, self._execute, self._flights)
 
     def subscription(self) -> Subscription:
         """Open a subscription on the server where results are announced."""
@@ -178,9 +154,7 @@ class AsyncRedisDriver:
         if self._publisher is not None:
             self._publisher.close()  # not in a thread: when the interpreter ends, none can be started any more
 
-    async def _execute(self, command: Command | SharedCall) -> Any:
-        if isinstance(command, SharedCall):
-            return await self._flights.join(command.name, lambda: self.run(command.start()))
+    async def _execute(self, command: Command) -> Any:
         if self._publisher is not None and command.database == "broker":
             return await asyncio.to_thread(self._publisher.publish, command.keys[0], command.args[0], command.args[1:])
         client = self._clients[command.database]

@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from mutirao import errors
+from mutirao import errors, operations
 from mutirao.client.http_backend.exchange import HttpCall, Operation, Reply, T, refused, unavailable
 from mutirao.redisdb.turns import AsyncTurns, Turns
 from mutirao.settings import Settings
-from mutirao.single_flight import AsyncSingleFlight, Lock, SharedCall, SingleFlight
+from mutirao.single_flight import AsyncSingleFlight, Lock, SingleFlight
 from mutirao.socket_options import options
 
 try:
@@ -60,18 +60,7 @@ class HttpTransport:
             BrokerUnavailable: the gateway did not answer in time, or whoever answered is none.
             MutiraoError: what the gateway refused.
         """
-        try:
-            exchange = next(operation)
-            while True:
-                try:
-                    reply = self._reply(exchange)
-                except errors.MutiraoError as exc:
-                    exchange = operation.throw(exc)
-                else:
-                    exchange = operation.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        return operations.run(operation, self._reply, self._flights)
 
     def close(self) -> None:
         """Close every connection: that of a call which a thread is about when the call ends; a later call opens new ones."""
@@ -80,9 +69,7 @@ class HttpTransport:
         if held is not None:
             held.end()
 
-    def _reply(self, exchange: HttpCall | SharedCall) -> Any:
-        if isinstance(exchange, SharedCall):
-            return self._flights.join(exchange.name, lambda: self.run(exchange.start()))
+    def _reply(self, exchange: HttpCall) -> Any:
         for attempt in _attempts(self._settings.broker_url):
             try:
                 attempt.answer(self._sent(exchange))
@@ -225,18 +212,7 @@ class AsyncHttpTransport:
             BrokerUnavailable: the gateway did not answer in time, or whoever answered is none.
             MutiraoError: what the gateway refused.
         """
-        try:
-            exchange = next(operation)
-            while True:
-                try:
-                    reply = await self._reply(exchange)
-                except errors.MutiraoError as exc:
-                    exchange = operation.throw(exc)
-                else:
-                    exchange = operation.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        return await operations.run_async(operation, self._reply, self._flights)
 
     async def close(self) -> None:
         """Close every connection, for good: that of a call which is under way when the call ends."""
@@ -244,9 +220,7 @@ class AsyncHttpTransport:
         for client in self._idle.all():
             await client.aclose()
 
-    async def _reply(self, exchange: HttpCall | SharedCall) -> Any:
-        if isinstance(exchange, SharedCall):
-            return await self._flights.join(exchange.name, lambda: self.run(exchange.start()))
+    async def _reply(self, exchange: HttpCall) -> Any:
         for attempt in _attempts(self._settings.broker_url):
             try:
                 response = await (self._sent(exchange) if exchange.polls else self._in_turn(exchange))
