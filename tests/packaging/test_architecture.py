@@ -41,6 +41,22 @@ def test_the_flow_names_modules_that_exist(name):
     assert f"`{name}`" in table()
 
 
+def test_the_trip_names_modules_that_exist():
+    """Each module that the trip of one request, and the reasons below it, pass through is a module."""
+    page = PICTURE.read_text(encoding="utf-8").split("## The modules")[0].split("## The trip of one request")[1]
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)+)`", page))
+    assert len(named) > 15
+    assert sorted(name for name in named if f"`{name}`" not in table()) == []
+
+
+def test_contributing_names_places_that_exist():
+    """Each folder and file that CONTRIBUTING.md sends a reader to is there."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where things go")[1].split("\n## ")[0]
+    named = re.findall(r"`((?:producer|worker|deploy|benchmarks|docs|tests|\.ci)/[\w./-]*)`", page)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_failure_matrix_names_tests_that_exist():
     """Each test that docs/reliability.md names as the proof of a row is a test."""
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8"))
