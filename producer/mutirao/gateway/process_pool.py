@@ -18,6 +18,8 @@ from mutirao import errors
 
 # Each takes as much memory as the largest body needs; what comes meanwhile waits.
 PROCESSES = 2
+# malloc.h's M_MMAP_THRESHOLD.
+_MMAP_THRESHOLD = -3
 
 T = TypeVar("T")
 
@@ -65,6 +67,16 @@ def _run(work: Callable[..., T], *args: Any) -> T:
         _trim()
 
 
+def map_large_blocks() -> None:
+    """Have the C library, where it is glibc, ask the system for each block over 1 MiB, and give it back as soon as it is freed.
+
+    By default glibc keeps such blocks in its heap once it has freed a few of them, where smaller ones hold them fast.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, 1 << 20)
+
+
 def _trim() -> None:
     """Give memory back to the system, where its C library can: small objects of a large body leave holes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -74,6 +86,7 @@ def _trim() -> None:
 
 def _begin() -> None:
     """Leave Ctrl-C, which the whole terminal hears, to the gateway; and end with it, however it ends."""
+    map_large_blocks()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mutirao import errors
+from mutirao.gateway import process_pool
 from mutirao.gateway.state import Gateway
 from mutirao.settings import Settings
 from mutirao.socket_options import options
@@ -341,6 +342,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(settings: Settings, gateway: Gateway, app: ASGIApp, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT."""
     _raise_limit()
+    process_pool.map_large_blocks()  # a body and its copies are large blocks
     whole: dict[str, Any] = {
         "access_log": False,
         "backlog": BACKLOG,
