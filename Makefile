@@ -45,7 +45,7 @@ lint: install ## one definition of clean: ruff, format, mypy --strict, no regist
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy $(UNTYPED) tests $(wildcard benchmarks examples)
+	$(BIN)/mypy $(UNTYPED) tests $(wildcard benchmarks examples) .ci/release.py
 	.ci/no-hosts
 
 format: install ## put the code in its form, and repair what ruff can
