@@ -238,7 +238,7 @@ def test_what_is_on_its_way_is_held_until_its_holder_falls_silent(redis_server, 
         while time.monotonic() - began < 5:
             assert busy.take(0) == other.take(1) == []
         assert waiting.until(lambda: other.take(1), timeout_s=10) == [envelope]
-        busy.done(envelope)
+        busy.complete(envelope)
         assert empty(redis_server.client())
 
 

@@ -191,7 +191,7 @@ def test_a_receiver_that_drips_is_cut_off(target):
     with Receiver(200, body=dripping) as receiver:
         began = time.monotonic()
         answer = http_post.post(
-            target(receiver), "127.0.0.1", {}, b"{}", trust=ssl.create_default_context(), whole_s=0.5
+            target(receiver), "127.0.0.1", {}, b"{}", tls=ssl.create_default_context(), timeout_s=0.5
         )
         assert answer.status == 200
         assert 0.4 < time.monotonic() - began < 5
@@ -204,7 +204,7 @@ def test_a_head_that_drips_is_no_answer(target):
     ) as receiver:
         began = time.monotonic()
         with pytest.raises(http_post.DeliveryError, match="timed out"):
-            http_post.post(target(receiver), "127.0.0.1", {}, b"{}", trust=ssl.create_default_context(), whole_s=0.5)
+            http_post.post(target(receiver), "127.0.0.1", {}, b"{}", tls=ssl.create_default_context(), timeout_s=0.5)
         assert time.monotonic() - began < 5
 
 
@@ -220,8 +220,8 @@ def test_a_receiver_that_says_nothing_is_left(scheme, why):
                 "127.0.0.1",
                 {},
                 b"{}",
-                trust=ssl.create_default_context(),
-                whole_s=0.5,
+                tls=ssl.create_default_context(),
+                timeout_s=0.5,
             )
         assert time.monotonic() - began < 5
 
@@ -231,11 +231,11 @@ def test_tls_is_checked_against_the_urls_own_name(tmp_path, teller):
     certificate = certificates.certificate(tmp_path, "DNS:crm.example.com")
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own.load_cert_chain(certificate, tmp_path / "key.pem")
-    trust = ssl.create_default_context(cafile=str(certificate))
+    tls = ssl.create_default_context(cafile=str(certificate))
     with Receiver(tls=own) as receiver:
         hosts = ", ".join(f"https://{name}.example.com:{receiver.port}=127.0.0.1" for name in ("crm", "other"))
         given = {"resolver": lambda *_: ["127.0.0.1"]}
-        believing, others = teller(hosts, trust=trust, **given), teller(hosts, **given)
+        believing, others = teller(hosts, tls=tls, **given), teller(hosts, **given)
         assert believing.tell(f"https://crm.example.com:{receiver.port}/hook") == "answered 204"
         assert "certificate" in believing.tell(f"https://other.example.com:{receiver.port}/hook")
         assert "certificate" in others.tell(f"https://crm.example.com:{receiver.port}/hook")

@@ -1,1 +1,1 @@
-"""Webhooks: whoever asked for it is told that a job has ended. Loads no model."""
+"""Webhooks: POST a job's end to the URL that was submitted with it. Loads no model."""

@@ -19,26 +19,26 @@ from mutirao_worker.webhooks.outbox import Delivery, Outbox
 CONSUMER = f"{reconnection.__name__}:Consumer"
 
 
-def make(given: Settings, threads: int, name: str) -> Celery:
+def make(settings: Settings, threads: int, name: str) -> Celery:
     """Build the app; nothing connects.
 
     Args:
-        given: the settings.
-        threads: how many deliveries run at once.
-        name: of this worker, for dead letters.
+        settings: the settings.
+        threads: how many deliveries run at a time.
+        name: this worker's name, for dead letters.
 
     Raises:
         SettingsError: the hosts or the secret cannot be used.
     """
     transport.install(engine=True)
-    for name_of in ("celery.app.trace", "celery.worker.strategy"):  # the courier's line says it all
-        logging.getLogger(name_of).setLevel(logging.WARNING)
-    app = Celery("mutirao-webhooks", broker=urls.parse(given.result_url).explicit(), backend="disabled://")
-    app.outbox = Outbox(given)
-    app.courier = Deliverer(given, app.outbox, HostLimiter(threads), worker=name)
+    for module in ("celery.app.trace", "celery.worker.strategy"):  # the deliverer logs each attempt in a line
+        logging.getLogger(module).setLevel(logging.WARNING)
+    app = Celery("mutirao-webhooks", broker=urls.parse(settings.result_url).explicit(), backend="disabled://")
+    app.outbox = Outbox(settings)
+    app.deliverer = Deliverer(settings, app.outbox, HostLimiter(threads), worker=name)
     app.conf.update(
         accept_content=["json"],
-        broker_transport_options={**transport.options(given), "priority_steps": [0]},
+        broker_transport_options={**transport.options(settings), "priority_steps": [0]},
         event_serializer="json",
         task_ignore_result=True,
         # What is taken is acknowledged by the script that ends it.
@@ -54,22 +54,22 @@ def make(given: Settings, threads: int, name: str) -> Celery:
 
 
 def deliver(self: Task, job_id: str) -> str:
-    """Tell a receiver of a job's end: one try."""
+    """Attempt one delivery."""
     app: Any = self.app
     envelope = _envelope(self.request)
     try:
-        said: str = app.courier.deliver(Delivery(envelope, job_id, self.request.retries))
+        outcome: str = app.deliverer.deliver(Delivery(envelope, job_id, self.request.retries))
     finally:
-        app.outbox.forget(envelope)
-    return said
+        app.outbox.release(envelope)
+    return outcome
 
 
 def _revoked(sender: Task, request: Any, **_: Any) -> None:
-    """End a delivery that an operator has revoked by Celery's remote control: its task is never run."""
+    """End a delivery that an operator has revoked by Celery's remote control: its task never runs."""
     app: Any = sender.app
-    app.outbox.done(_envelope(request))
+    app.outbox.complete(_envelope(request))
 
 
 def _envelope(request: Any) -> bytes:
-    found: str = (request.headers or {})[HEADER]
-    return found.encode()
+    envelope: str = (request.headers or {})[HEADER]
+    return envelope.encode()

@@ -1,6 +1,6 @@
-"""Celery's side of the deliveries: takes them from Redis while threads are free, and hands them to the task as kombu's messages.
+"""Celery's bootstep for deliveries: takes them from Redis while threads are free, and passes them to the task as kombu's messages.
 
-kombu's own transport pops a message first and notes it afterwards; a process that dies in between loses it. Here both are one
+kombu's own transport pops a message first and records it afterwards; a process that dies in between loses it. Here both are one
 script (webhook_take.lua), and the engine's channel leaves the list alone.
 """
 
@@ -20,94 +20,93 @@ from mutirao_worker.webhooks.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
-# How soon a delivery is seen for which no bell rang, and one whose time has come; and while there is something to do.
-LOOK_S = 0.2
-BUSY_S = 0.04
-# The header in which a message carries the envelope that it was, and the consumer whose messages kombu does not acknowledge.
+# How soon a delivery is seen without a wake-up token, and one whose retry is due; and how soon while deliveries run.
+POLL_S = 0.2
+BUSY_POLL_S = 0.04
+# The header in which a message carries its own envelope, and the consumer tag whose messages kombu does not acknowledge.
 HEADER = "mutirao"
 
 
 class WebhookConsumer(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """Takes deliveries for the free threads, and holds on to those that are on their way."""
+    """Takes deliveries for the free threads, and renews the leases of those that run."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        """Take Celery's consumer."""
         super().__init__(consumer, **kwargs)
         self._outbox: Outbox = consumer.app.outbox
         self._pool = consumer.pool
         self._channel: Any = None
         self._timer: Any = None
         self._open = False
-        self._looked_at = 0.0
+        self._polled_at = 0.0
 
     def start(self, consumer: Any) -> None:
-        """Begin, or go on with another connection."""
+        """Start, or continue on another connection."""
         self._channel = consumer.task_consumer.channel
         self._channel.bells = self
         self._channel.no_ack_consumers = {HEADER}  # a script acknowledges, not kombu
         self._open = True
-        self._timer = consumer.timer.call_repeatedly(BUSY_S, self._tick)
+        self._timer = consumer.timer.call_repeatedly(BUSY_POLL_S, self._tick)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Take no more; what is on its way goes on."""
+        """Take no more deliveries; those that run continue."""
         self._open = False
         if self._timer is not None:
             self._timer.cancel()
 
     def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002 - the channel's question
         """Whether a thread is free."""
-        return self._open and self._room() > 0
+        return self._open and self._free_threads() > 0
 
     def refused(self, queue: str) -> None:
-        """Leave it: it is looked for again before long."""
+        """Do nothing: the list is polled before long."""
 
     def woken(self, queue: str | None) -> None:
-        """Look, if it was a bell that woke us."""
+        """Take deliveries, if a wake-up token has come."""
         if queue is not None:
-            self.look()
+            self.take_deliveries()
 
     def unsure(self) -> None:
-        """A token that was lost is nothing to look for: the list is looked at before long."""
+        """Do nothing for a token that may be lost: the list is polled before long."""
 
     def following(self) -> None:
-        """Nothing is taken before a bell has rung."""
+        """Send no command together with the wait for a token."""
 
     def followed(self, queue: str | None, reply: Any) -> None:
-        """No call follows a bell."""
+        """Do nothing: no command was sent with the wait for a token."""
 
-    def look(self) -> None:
-        """Take what there is room for."""
+    def take_deliveries(self) -> None:
+        """Take deliveries for the free threads."""
         if not self._open:
             return
-        self._looked_at = time.monotonic()
+        self._polled_at = time.monotonic()
         try:
-            for envelope in self._outbox.take(self._room()):
+            for envelope in self._outbox.take(self._free_threads()):
                 self._hand_over(envelope)
         except redis.RedisError as exc:
             logger.warning("cannot take webhooks: %s", " ".join(str(exc).split()))
 
     def _tick(self) -> None:
-        if self._outbox.held or time.monotonic() - self._looked_at >= LOOK_S:
-            self.look()
+        if self._outbox.held or time.monotonic() - self._polled_at >= POLL_S:
+            self.take_deliveries()
 
-    def _room(self) -> int:
+    def _free_threads(self) -> int:
         return int(self._pool.limit) - len(self._outbox.held)
 
     def _hand_over(self, envelope: bytes) -> None:
-        message = read(envelope)
+        message = decode_message(envelope)
         if message is None:
             logger.error("dropped a message of %d bytes that is no webhook's", len(envelope))
-            self._outbox.done(envelope)
+            self._outbox.complete(envelope)
             return
         message["headers"][HEADER] = envelope.decode()
         message["properties"]["delivery_info"]["consumer_tag"] = HEADER
         self._channel.connection._deliver(message, keyspace.WEBHOOKS)  # noqa: SLF001 - as kombu's own poll does
 
 
-def read(envelope: bytes) -> dict[str, Any] | None:
-    """Read a message; None where it is not one that tells the task of a job."""
+def decode_message(envelope: bytes) -> dict[str, Any] | None:
+    """Decode a message; return None for one that is not a delivery of a job."""
     try:
         known = msgspec.json.decode(envelope, type=WebhookEnvelope)
         msgspec.json.decode(known.body, type=tuple[tuple[str], dict[str, Any], Any])

@@ -1,4 +1,4 @@
-"""From a webhook's host to the one address that is called: resolved once, and refused unless all of what was found may be called."""
+"""Resolves a webhook's host once to the one address that is called; refused unless every address found may be called."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Unresolved(Exception):
 
 
 def system(host: str, port: int) -> list[str]:
-    """Ask the system's resolver.
+    """Return what the system's resolver says.
 
     Raises:
-        OSError: there is no such name, or nobody to ask.
+        OSError: there is no such name, or no resolver to ask.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(info[4][0]) for info in found]
 
 
 def resolve(target: WebhookTarget, resolver: Resolver = system) -> str:
-    """Find the address to call.
+    """Return the address to call.
 
     Every address must be a public one, or lie in the network that the operator allows for this host: a name that leads to both
     kinds is no mistake.

@@ -1,6 +1,6 @@
-"""One POST to one address: no redirects, no proxies, no second look-up, and an end after 15 seconds whatever the receiver does.
+"""One POST to one address: no redirects, no proxies, no second look-up, over within 15 seconds whatever the receiver does.
 
-http.client of the standard library over a socket of ours: what could follow a redirect, read a proxy from the environment or
+http.client of the standard library over a connected socket: what could follow a redirect, read a proxy from the environment or
 resolve the name again is not there in the first place.
 """
 
@@ -19,20 +19,20 @@ import msgspec
 from mutirao.webhook_policy import WebhookTarget
 
 CONNECT_S = 5.0
-WHOLE_S = 15.0
-# An answer's status is all that counts; of its body no more than this is read.
-READ_BYTES = 65_536
+TIMEOUT_S = 15.0
+# A response's status is all that counts; of its body no more than this is read.
+MAX_READ_BYTES = 65_536
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What a receiver said."""
+class ReceiverResponse(msgspec.Struct, frozen=True):
+    """A receiver's response."""
 
     status: int
     retry_after: str | None = None
 
 
 class DeliveryError(Exception):
-    """The receiver could not be reached, or did not answer as HTTP has it; says why without a word of the URL."""
+    """The receiver could not be reached, or did not speak HTTP; says why without a word of the URL."""
 
 
 def post(
@@ -41,28 +41,28 @@ def post(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    trust: ssl.SSLContext,
-    whole_s: float = WHOLE_S,
-) -> Answer:
+    tls: ssl.SSLContext,
+    timeout_s: float = TIMEOUT_S,
+) -> ReceiverResponse:
     """Send a body to a target at an address.
 
     Args:
-        target: whose name TLS checks and the Host header says.
+        target: the host whose name TLS checks and the Host header carries.
         address: where to connect.
-        headers: beside Host and Content-Length.
+        headers: in addition to Host and Content-Length.
         body: what is sent.
-        trust: whose certificates are believed.
-        whole_s: the longest that all of it may take.
+        tls: which certificates are trusted.
+        timeout_s: the longest that all of it may take.
 
     Raises:
-        Unreached: there was no answer, in time or at all.
+        DeliveryError: there was no response, in time or at all.
     """
-    until = time.monotonic() + whole_s
+    until = time.monotonic() + timeout_s
     try:
         with (
-            socket.create_connection((address, target.port), min(CONNECT_S, whole_s)) as connected,
-            _ended(connected, until - time.monotonic()) as left,
-            _secured(connected, target, trust, left) as channel,
+            socket.create_connection((address, target.port), min(CONNECT_S, timeout_s)) as connected,
+            _deadline(connected, until - time.monotonic()) as left,
+            _with_tls(connected, target, tls, left) as channel,
         ):
             return _exchange(channel, target, headers, body)
     except TimeoutError as exc:
@@ -71,12 +71,12 @@ def post(
         raise DeliveryError(f"its certificate is not good: {exc.verify_message}") from exc
     except (OSError, http.client.HTTPException, ValueError) as exc:
         late = time.monotonic() >= until
-        raise DeliveryError("timed out" if late else _said(exc)) from exc
+        raise DeliveryError("timed out" if late else _describe_failure(exc)) from exc
 
 
 @contextlib.contextmanager
-def _ended(connected: socket.socket, left_s: float) -> Iterator[float]:
-    """End the connection when its time is over: a receiver that sends a byte now and then runs into no socket's timeout."""
+def _deadline(connected: socket.socket, left_s: float) -> Iterator[float]:
+    """Shut the connection down when its time is over: a receiver that sends a byte now and then runs into no socket's timeout."""
     if left_s <= 0:
         raise TimeoutError
     twin = connected.dup()  # TLS takes the socket itself over
@@ -97,18 +97,20 @@ def _shut(twin: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _secured(
-    connected: socket.socket, target: WebhookTarget, trust: ssl.SSLContext, left_s: float
+def _with_tls(
+    connected: socket.socket, target: WebhookTarget, tls: ssl.SSLContext, left_s: float
 ) -> Iterator[socket.socket]:
     connected.settimeout(left_s)
     if target.scheme == "http":
         yield connected
         return
-    with trust.wrap_socket(connected, server_hostname=target.host) as channel:
+    with tls.wrap_socket(connected, server_hostname=target.host) as channel:
         yield channel
 
 
-def _exchange(channel: socket.socket, target: WebhookTarget, headers: Mapping[str, str], body: bytes) -> Answer:
+def _exchange(
+    channel: socket.socket, target: WebhookTarget, headers: Mapping[str, str], body: bytes
+) -> ReceiverResponse:
     connection = http.client.HTTPConnection(target.host, target.port)
     connection.auto_open = 0
     connection.sock = channel
@@ -122,17 +124,17 @@ def _exchange(channel: socket.socket, target: WebhookTarget, headers: Mapping[st
         }.items():
             connection.putheader(name, value)
         connection.endheaders(body)
-        answer = connection.getresponse()
-        status, retry_after = answer.status, answer.getheader("retry-after")
-        with contextlib.suppress(OSError, http.client.HTTPException):  # said is said, whatever becomes of the rest
-            answer.read(READ_BYTES)
-        return Answer(status, retry_after)
+        response = connection.getresponse()
+        status, retry_after = response.status, response.getheader("retry-after")
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the status counts, whatever becomes of the rest
+            response.read(MAX_READ_BYTES)
+        return ReceiverResponse(status, retry_after)
     finally:
         connection.close()
 
 
-def _said(exc: Exception) -> str:
-    """Say what went wrong by its kind: the receiver's own words are not for our log."""
+def _describe_failure(exc: Exception) -> str:
+    """Describe a failure by its kind: the receiver's own words are not for our log."""
     if isinstance(exc, ConnectionRefusedError):
         return "the connection was refused"
     if isinstance(exc, ssl.SSLError):

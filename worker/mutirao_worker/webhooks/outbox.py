@@ -1,4 +1,4 @@
-"""Deliveries in Redis: the list that jobs' ends push to, what is held while it is tried, what waits for another try."""
+"""Deliveries in Redis: the list that jobs' ends push to, those that are leased while they run, those that wait for a retry."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ class Delivery(msgspec.Struct, frozen=True):
     """One event on its way to one receiver.
 
     Attributes:
-        envelope: the message as it lies in Redis; it is what names the delivery there.
-        job_id: whose end is told.
-        tries: how many tries have failed.
+        envelope: the message as it lies in Redis, where it identifies the delivery.
+        job_id: the job that has ended.
+        failed_attempts: how many attempts have failed.
     """
 
     envelope: bytes
     job_id: str
-    tries: int = 0
+    failed_attempts: int = 0
 
 
 class Outbox:
-    """The deliveries of one Redis. Threads may share it.
+    """The deliveries in one Redis. Threads may share it.
 
     Attributes:
-        held: what this process has taken and not yet ended.
+        held: what this process has taken and not yet completed.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Take the settings; nothing is sent yet."""
         self.held: set[bytes] = set()
         self._lease_s = settings.lease_s
         self._lock = threading.Lock()
@@ -52,27 +51,29 @@ class Outbox:
             self._client.register_script(SCRIPTS[name]) for name in ("webhook_take", "webhook_settle")
         )
 
-    def take(self, room: int) -> list[bytes]:
-        """Take deliveries, `room` of them at most, and hold on to those that are on their way.
+    def take(self, max_count: int) -> list[bytes]:
+        """Take at most `max_count` deliveries, and renew the leases of those that run.
 
         Raises:
-            redis.RedisError: Redis did not answer; what it may have given is taken again when the hold on it lapses.
+            redis.RedisError: Redis did not answer; what it may have handed out is taken again when its lease expires.
         """
         due = time.monotonic() - self._renewed_at > self._lease_s / 3
-        if room < 1 and not due:
+        if max_count < 1 and not due:
             return []
         with self._lock:
             held = tuple(self.held) if due else ()
-        found: Any = self._take(keys=(keyspace.WEBHOOKS, keyspace.WEBHOOKS_HELD), args=(room, self._lease_s, *held))
+        taken: Any = self._take(
+            keys=(keyspace.WEBHOOKS, keyspace.WEBHOOKS_HELD), args=(max_count, self._lease_s, *held)
+        )
         if due:
             self._renewed_at = time.monotonic()
         with self._lock:
-            fresh = [envelope for envelope in found if envelope not in self.held]
+            fresh = [envelope for envelope in taken if envelope not in self.held]
             self.held.update(fresh)
         return fresh
 
     def record(self, job_id: str) -> JobRecord | None:
-        """Read a job's record; None where there is none any more.
+        """Return a job's record; None where it has expired.
 
         Raises:
             redis.RedisError: Redis did not answer.
@@ -80,45 +81,45 @@ class Outbox:
         raw: Any = self._client.get(keyspace.record_key(job_id))
         return msgspec.json.decode(raw, type=JobRecord) if raw else None
 
-    def done(self, envelope: bytes) -> None:
-        """End a delivery.
+    def complete(self, envelope: bytes) -> None:
+        """Remove a delivery.
 
         Raises:
-            redis.RedisError: Redis did not answer; the hold lapses, and it is tried again.
+            redis.RedisError: Redis did not answer; the lease expires, and the delivery is attempted again.
         """
-        self._ended(envelope, b"", 0.0, "", b"")
+        self._end_lease(envelope, b"", 0.0, "", b"")
 
-    def postpone(self, delivery: Delivery, wait_s: float, *, failed: bool) -> None:
-        """Have a delivery wait; a try that failed is counted.
+    def reschedule(self, delivery: Delivery, delay_s: float, *, failed: bool) -> None:
+        """Return a delivery to wait for a retry, and count the attempt where it failed.
 
         Raises:
-            redis.RedisError: as `done`.
+            redis.RedisError: as `complete`.
         """
-        later = tried(delivery.envelope, delivery.tries + 1) if failed else delivery.envelope
-        self._ended(delivery.envelope, later, wait_s, "", b"")
+        later = with_retries(delivery.envelope, delivery.failed_attempts + 1) if failed else delivery.envelope
+        self._end_lease(delivery.envelope, later, delay_s, "", b"")
 
-    def bury(self, delivery: Delivery, why: str, *, model: str, worker: str) -> None:
-        """Give a delivery up: it becomes a dead letter, which can be replayed.
+    def dead_letter(self, delivery: Delivery, reason: str, *, model: str, worker: str) -> None:
+        """Give a delivery up as a dead letter, which can be replayed.
 
         Raises:
-            redis.RedisError: as `done`.
+            redis.RedisError: as `complete`.
         """
         id = f"webhook-{delivery.job_id}"
         letter = commit.letter(
             id,
             keyspace.WEBHOOKS,
-            tried(delivery.envelope, 0),
+            with_retries(delivery.envelope, 0),
             reason=REASON,
-            message=why,
+            message=reason,
             at=time.time(),
             worker=worker,
-            attempts=delivery.tries + 1,
+            attempts=delivery.failed_attempts + 1,
         )
         letter = msgspec.structs.replace(letter, model=model)
-        self._ended(delivery.envelope, b"", 0.0, id, msgspec.json.encode(letter))
+        self._end_lease(delivery.envelope, b"", 0.0, id, msgspec.json.encode(letter))
 
-    def forget(self, envelope: bytes) -> None:
-        """Hold on to it no longer; where it was not ended, it is taken again when the hold lapses."""
+    def release(self, envelope: bytes) -> None:
+        """Renew a delivery's lease no longer; one that was not completed is taken again when that expires."""
         with self._lock:
             self.held.discard(envelope)
 
@@ -126,14 +127,14 @@ class Outbox:
         """Close the connections."""
         self._client.close()
 
-    def _ended(self, envelope: bytes, later: bytes, wait_s: float, letter_id: str, letter: bytes) -> None:
-        self.forget(envelope)  # first, or the hold would be renewed on what waits for another time
+    def _end_lease(self, envelope: bytes, later: bytes, delay_s: float, letter_id: str, letter: bytes) -> None:
+        self.release(envelope)  # first: else the lease of what waits for a retry would be renewed
         keys: Sequence[str] = (keyspace.WEBHOOKS_HELD, keyspace.DEAD_INDEX)
-        self._end(keys=keys, args=(envelope, later, wait_s, letter_id, letter, keyspace.DEAD_MAX, keyspace.DEAD))
+        self._end(keys=keys, args=(envelope, later, delay_s, letter_id, letter, keyspace.DEAD_MAX, keyspace.DEAD))
 
 
-def tried(envelope: bytes, tries: int) -> bytes:
-    """Write into an envelope how many tries have failed, where Celery has it: in the header `retries`."""
+def with_retries(envelope: bytes, count: int) -> bytes:
+    """Return an envelope with the number of failed attempts where Celery keeps it, in the header `retries`."""
     message = msgspec.json.decode(envelope)
-    message["headers"] |= {"retries": tries, "ignore_result": True}
+    message["headers"] |= {"retries": count, "ignore_result": True}
     return msgspec.json.encode(message)

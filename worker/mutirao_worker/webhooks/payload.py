@@ -1,4 +1,4 @@
-"""What a receiver is sent: the event as JSON, signed as Standard Webhooks (standardwebhooks.com) has it."""
+"""The event that a receiver is sent: JSON, signed as Standard Webhooks (standardwebhooks.com) specifies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mutirao.wire.messages import JobRecord
 
 
 class SignedPayload(msgspec.Struct, frozen=True):
-    """An event, the same at each try.
+    """An event, the same in each attempt.
 
     Attributes:
         id: of the event: a job that ends again, because it was replayed, makes another.
@@ -26,7 +26,7 @@ class SignedPayload(msgspec.Struct, frozen=True):
     body: bytes
 
     def headers(self, keys: Sequence[bytes], now: int) -> dict[str, str]:
-        """Make the headers of one try, signed with each key."""
+        """Return the headers of one attempt, signed with each key."""
         signatures = " ".join(sign(key, self.id, now, self.body) for key in keys)
         return {
             "content-type": "application/json",
@@ -37,19 +37,19 @@ class SignedPayload(msgspec.Struct, frozen=True):
         }
 
 
-def of(record: JobRecord, data: Any) -> SignedPayload:
-    """Make the event of a job that has ended; `data` is what is told of it."""
+def build(record: JobRecord, data: Any) -> SignedPayload:
+    """Return the event of a job that has ended; `data` is the job as the receiver sees it."""
     ended = record.job.finished_at or 0.0
-    said = {
+    event = {
         "type": f"job.{record.state}",
         "timestamp": datetime.datetime.fromtimestamp(ended, datetime.UTC).isoformat(timespec="milliseconds"),
         "data": data,
     }
-    return SignedPayload(_id(record.task_id, ended), msgspec.json.encode(said))
+    return SignedPayload(_id(record.task_id, ended), msgspec.json.encode(event))
 
 
 def sign(key: bytes, id: str, timestamp: int, body: bytes) -> str:
-    """Sign one try: `v1,` and the base64 of HMAC-SHA256 over id, timestamp and body."""
+    """Return the signature of one attempt: `v1,` and the base64 of HMAC-SHA256 over id, timestamp and body."""
     signed = f"{id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
 
