@@ -207,7 +207,7 @@ def test_a_worker_refuses_them_too(repository, tmp_path):
     import mutirao_worker.models.runtimes.sklearn_checks as checks
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("refuse_old_trees", "check_answers"):
+        for name in ("refuse_old_trees", "check_outputs"):
             patch.setattr(checks, name, lambda *_: None)
         repository.add("m", OLD / "forest.joblib")
     with pytest.raises(errors.ModelUnavailable, match=r"saved with scikit-learn 1\.3\.2, this is"):

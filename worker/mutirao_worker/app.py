@@ -157,7 +157,7 @@ def _model(queue: str) -> str:
 
 
 def _before_fork(**_: Any) -> None:
-    app.host.look_after_warm_ups()
+    app.host.check_warm_ups()
     app.host.parent_descriptors = descriptors.opened()
 
 

@@ -95,7 +95,7 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
 
     def _look(self, consumer: Any) -> None:
         """Announce what has changed; a worker that starts is announced once it consumes and has tried all its models, or after 5 s."""
-        if self._served is None and not consumer.app.host.tried:
+        if self._served is None and not consumer.app.host.warmed_or_failed:
             return
         if _served(consumer) != self._served or _changed_at(self._repository) != self._listed_at:
             self._announce(consumer)
@@ -216,7 +216,7 @@ def _own_name(consumer: Any) -> str:
 
 def _served(consumer: Any) -> dict[str, str]:
     """Find what can be asked of this worker now: models that are warm, and whose queues it consumes."""
-    warm = consumer.app.host.warm()
+    warm = consumer.app.host.warm_versions()
     consuming = consumer.task_consumer.consuming_from if consumer.task_consumer else lambda _: False
     return {name: version for name, version in warm.items() if consuming(keyspace.queue(name))}
 

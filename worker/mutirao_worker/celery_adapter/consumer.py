@@ -370,7 +370,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         hub.add_reader(descriptor, heard)
 
     def _look_after_processes(self) -> None:
-        self._app.host.look_after_warm_ups()
+        self._app.host.check_warm_ups()
         self.slots.look_after()
         self._consumer.pool.maintain_pool()
 

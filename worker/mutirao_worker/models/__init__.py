@@ -1,1 +1,1 @@
-"""The repository of models and what serves them."""
+"""The repository of models, and the models that a worker has loaded from it."""

@@ -17,15 +17,15 @@ ALGORITHM = "sha256:"
 
 
 def digest(content: bytes) -> str:
-    """Name some bytes by their content."""
+    """Return the digest of some bytes, as sha256:<64 hex digits>."""
     return ALGORITHM + hashlib.sha256(content).hexdigest()
 
 
-def read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """Read a regular file.
 
     Raises:
-        RepositoryError: there is none, or it cannot be read.
+        RepositoryError: there is no such file, or it cannot be read.
     """
     try:
         if path.is_file():
@@ -36,50 +36,50 @@ def read(path: Path) -> bytes:
     raise errors.RepositoryError(f"{path} cannot be read: {reason}")
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a file over an old one of its name, in one step."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file, or create it, in one step."""
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    with _refused(path):
+    with _write_errors(path):
         try:
             _write(draft, content)
             draft.rename(path)
         except OSError:
             draft.unlink(missing_ok=True)
             raise
-        _flush(path.parent)
+        _fsync_folder(path.parent)
 
 
-def make(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make a folder with its files, in one step."""
+def create_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Create a folder with its files, in one step."""
     draft = folder.with_name(f".adding-{uuid.uuid4().hex}")
-    with _refused(folder):
+    with _write_errors(folder):
         try:
             draft.mkdir(parents=True)
             for name, content in files.items():
                 _write(draft / name, content)
-            _flush(draft)
+            _fsync_folder(draft)
             draft.rename(folder)
         except OSError:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        _flush(folder.parent)
+        _fsync_folder(folder.parent)
 
 
-def remove(folder: Path) -> None:
-    """Take a folder away in one step, then delete what is in it."""
-    gone = folder.with_name(f".removed-{uuid.uuid4().hex}")
-    with _refused(folder):
-        folder.rename(gone)
-        if gone.is_symlink():
-            gone.unlink()
+def remove_folder(folder: Path) -> None:
+    """Rename a folder away in one step, then delete what is in it."""
+    trash = folder.with_name(f".removed-{uuid.uuid4().hex}")
+    with _write_errors(folder):
+        folder.rename(trash)
+        if trash.is_symlink():
+            trash.unlink()
         else:
-            shutil.rmtree(gone)
+            shutil.rmtree(trash)
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one process change a folder at a time; readers need no lock."""
-    with _refused(folder):
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes that change it; readers need no lock."""
+    with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
@@ -96,7 +96,7 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _flush(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -105,7 +105,7 @@ def _flush(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _refused(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:

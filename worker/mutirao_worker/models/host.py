@@ -1,4 +1,4 @@
-"""Which models this process holds: loaded once by the parent, before it forks, so that its children share the pages."""
+"""The models of one worker: loaded once by the parent, before it forks, so that its children share the pages."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from mutirao_worker.process import isolation, native_threads
 
 logger = logging.getLogger(__name__)
 
-# A process may die in a warm-up for a reason of somebody else's; hardly twice.
-DEATHS = 2
+# A process may die in a warm-up without the model's fault; hardly twice.
+MAX_WARM_UP_DEATHS = 2
 
 
 class ModelHost:
-    """The models of one worker, by name; one that could not be loaded keeps its reason."""
+    """The loaded models by name; of one that could not be loaded, the reason."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
         self.threads = 1
         self.parent_descriptors: frozenset[int] = frozenset()  # those that were open when it last forked
         self.model_descriptors: frozenset[int] = frozenset()  # those among them that models hold
         self.leak_detector: isolation.LeakDetector | None = None  # of this process, once it is ready to serve
         self.warm_up_s = 60.0
-        self._deaths: collections.Counter[str] = collections.Counter()
-        self._refused: dict[str, str] = {}  # models that no process tries any more
+        self._warm_up_deaths: collections.Counter[str] = collections.Counter()
+        self._disabled: dict[
+            str, str
+        ] = {}  # the reason, by the name of a model that no process warms up or runs any more
         self._loaded: dict[str, LoadedModel] = {}
         self._infos: dict[str, ModelInfo] = {}
         self._limits: dict[str, tuple[float | None, float | None]] = {}
-        self._warmth = WarmupState(())
+        self._warm_ups = WarmupState(())
 
     def load(self, repository: Repository, names: Iterable[str]) -> None:
         """Load models; one that fails does not stop the others."""
@@ -53,123 +54,123 @@ class ModelHost:
             else:
                 self._loaded[name], self._infos[name] = loaded, loaded.info
                 self._limits[name] = (loaded.manifest.time_limit_s, loaded.manifest.soft_time_limit_s)
-        self._warmth = WarmupState(self._loaded)
+        self._warm_ups = WarmupState(self._loaded)
         # What is loaded now lives as long as the process: the collector need not touch, and so copy, its pages in the children.
         gc.collect()
         gc.freeze()
 
     def find(self, name: str) -> LoadedModel:
-        """Find a loaded model.
+        """Return a loaded model.
 
         Raises:
             ModelNotFound: this worker does not serve it.
             ModelUnavailable: it could not be loaded, or not warmed up.
         """
-        if name in self._loaded and name not in self._refused:
+        if name in self._loaded and name not in self._disabled:
             return self._loaded[name]
         if name in self._infos:
-            reason = self._refused.get(name) or self._infos[name].reason
+            reason = self._disabled.get(name) or self._infos[name].reason
             raise errors.ModelUnavailable(f"model {name!r} is unavailable: {reason}", model=name, reason=reason)
         raise registry.model_not_found(name, tuple(sorted(self._infos)))
 
     def infos(self) -> tuple[ModelInfo, ...]:
         """Describe every model, loaded or not; one that failed its warm-up is unavailable."""
-        return tuple(self._info(name) for name in sorted(self._infos))
+        return tuple(self._model_info(name) for name in sorted(self._infos))
 
-    def warm(self) -> dict[str, str]:
-        """The models that are loaded and warmed up, with their versions."""
-        return {name: loaded.info.version for name, loaded in self._loaded.items() if self._failure(name) == ""}
+    def warm_versions(self) -> dict[str, str]:
+        """Return the versions of the models that are loaded and warmed up, by name."""
+        return {name: loaded.info.version for name, loaded in self._loaded.items() if self._warm_up_failure(name) == ""}
 
     @property
-    def tried(self) -> bool:
-        """Whether every model that is loaded has been warmed up, or has failed at it."""
-        return all(self._failure(name) is not None for name in self._loaded)
+    def warmed_or_failed(self) -> bool:
+        """Whether every loaded model is warm, or has failed its warm-up."""
+        return all(self._warm_up_failure(name) is not None for name in self._loaded)
 
     def time_limits(self, name: str | None) -> tuple[float | None, float | None]:
-        """A model's hard and soft time limits in seconds, None for none."""
+        """Return a model's hard and soft time limits in seconds, None for none."""
         return self._limits.get(name or "", (None, None))
 
     def batch_limits(self, name: str) -> BatchLimits:
-        """A model's limits for batches."""
+        """Return a model's limits for batches."""
         return self._loaded[name].manifest.batch_limits if name in self._loaded else BatchLimits()
 
     def max_attempts(self, name: str) -> int:
-        """How often a request of a model may be running when its process dies."""
+        """Return how often a request of a model may be running when its process dies."""
         return self._loaded[name].manifest.max_attempts if name in self._loaded else 1
 
     def version(self, name: str) -> str:
-        """The version of a model that is served; "" where it is not."""
+        """Return the version of a model that is served; "" where it is not served."""
         return self._infos[name].version if name in self._infos else ""
 
     def digest(self, name: str) -> str:
-        """The digest of this worker's copy of a model; "" where it has none."""
+        """Return the digest of this worker's copy of a model; "" where it has none."""
         return self._infos[name].digest if name in self._infos else ""
 
     def hard_limits(self) -> tuple[float, ...]:
-        """Every model's hard time limit, in seconds."""
+        """Return every model's hard time limit, in seconds."""
         return tuple(hard for hard, _ in self._limits.values() if hard)
 
     def cap_threads(self) -> None:
-        """Cap native thread pools and joblib in this process."""
+        """Cap the native thread pools of this process, and the models' own threads."""
         native_threads.cap(self.threads)
         for loaded in self._loaded.values():
             loaded.set_threads(self.threads)
 
-    def warm_up(self, number: int) -> None:
-        """Run every model once on its own example; one that fails says so in the log, and to the parent of this process.
+    def warm_up(self, process_index: int) -> None:
+        """Run every model once on its own example; log a failure, and record it for the parent of this process.
 
         Args:
-            number: of this process in its pool.
+            process_index: this process's number in its pool.
         """
         for name, loaded in self._loaded.items():
-            if name in self._refused:
+            if name in self._disabled:
                 continue
-            self._warmth.begin(name, number)
+            self._warm_ups.start(name, process_index)
             try:
                 with isolation.preserved_process_state():
                     loaded.warm_up()
             except Exception as exc:
                 logger.exception("model %s failed its warm-up", name)
-                self._warmth.tell(name, f"{type(exc).__name__}: {exc}")
+                self._warm_ups.record(name, f"{type(exc).__name__}: {exc}")
             else:
-                self._warmth.tell(name)
-        self._warmth.done(number)
+                self._warm_ups.record(name)
+        self._warm_ups.finish(process_index)
 
-    def look_after_warm_ups(self) -> None:
-        """End processes that hang in a warm-up; a model at which one hangs, or of which two have died, is tried no more.
+    def check_warm_ups(self) -> None:
+        """End processes that hang in a warm-up; disable a model whose warm-up hangs, or has ended two processes.
 
-        The parent calls this now and then, and before it forks: so a new process does not try what has cost its forerunner.
+        The parent calls this twice a second, and before it forks: a new process must not repeat what ended the one before it.
         """
-        for each in self._warmth.warming():
-            if each.for_s > self.warm_up_s:
-                os.kill(each.pid, signal.SIGKILL)
-                self._refuse(each.model, f"its warm-up did not end within {self.warm_up_s:g} s (MUTIRAO_WARM_UP_S)")
-            elif not _runs(each.pid):
-                self._deaths[each.model] += 1
-                if self._deaths[each.model] >= DEATHS:
-                    self._refuse(each.model, f"its warm-up ended its process, {DEATHS} times")
+        for warm_up in self._warm_ups.in_progress():
+            if warm_up.elapsed_s > self.warm_up_s:
+                os.kill(warm_up.pid, signal.SIGKILL)
+                self._disable(warm_up.model, f"its warm-up did not end within {self.warm_up_s:g} s (MUTIRAO_WARM_UP_S)")
+            elif not _is_alive(warm_up.pid):
+                self._warm_up_deaths[warm_up.model] += 1
+                if self._warm_up_deaths[warm_up.model] >= MAX_WARM_UP_DEATHS:
+                    self._disable(warm_up.model, f"its warm-up ended its process, {MAX_WARM_UP_DEATHS} times")
             else:
                 continue
-            self._warmth.done(each.number)
+            self._warm_ups.finish(warm_up.process_index)
 
-    def _refuse(self, name: str, reason: str) -> None:
+    def _disable(self, name: str, reason: str) -> None:
         logger.error("model %s is unavailable until this worker starts again: %s", name, reason)
-        self._refused[name] = reason
+        self._disabled[name] = reason
 
-    def _failure(self, name: str) -> str | None:
-        return self._refused.get(name) or self._warmth.failure(name)
+    def _warm_up_failure(self, name: str) -> str | None:
+        return self._disabled.get(name) or self._warm_ups.failure(name)
 
-    def _info(self, name: str) -> ModelInfo:
+    def _model_info(self, name: str) -> ModelInfo:
         info = self._infos[name]
-        if name in self._refused:
-            return msgspec.structs.replace(info, state="unavailable", reason=self._refused[name])
-        failure = self._warmth.failure(name) if name in self._loaded else None
+        if name in self._disabled:
+            return msgspec.structs.replace(info, state="unavailable", reason=self._disabled[name])
+        failure = self._warm_ups.failure(name) if name in self._loaded else None
         if not failure:
             return info
         return msgspec.structs.replace(info, state="unavailable", reason=f"its warm-up failed: {failure}")
 
 
-def _runs(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -32,21 +32,21 @@ class LoadedModel:
         self._example = example
 
     def predict(self, inputs: Mapping[str, Array], outputs: tuple[OutputSpec, ...]) -> dict[str, Array]:
-        """Compute outputs for inputs that `signature.bind` has checked; what the model raises comes out as it is."""
+        """Compute outputs for inputs that `signature.bind` has checked; what the model raises is passed on."""
         return self._runtime.predict(self._model, inputs, outputs, frame=self.info.signature.frame)
 
     def warm_up(self) -> None:
-        """Predict the example once, so that the first request does not pay for lazy imports and cold pages; look at the answers.
+        """Predict the example once, so that the first request does not pay for lazy imports and cold pages, and check the outputs.
 
         Raises:
-            InvalidOutput: they cannot be right.
+            InvalidOutput: the outputs cannot be right.
         """
         if not self._example:
             return
         request = msgspec.json.decode(self._example, type=PredictRequest)
-        rows = signature.decode_request(self.info.name, self.info.signature, request)
-        self._runtime.check(self._model, self.predict(rows, self.info.signature.chosen(None)))
+        inputs = signature.decode_request(self.info.name, self.info.signature, request)
+        self._runtime.check_outputs(self._model, self.predict(inputs, self.info.signature.chosen(None)))
 
     def set_threads(self, threads: int) -> None:
-        """Let the model itself use no more than this many threads; its native libraries are capped elsewhere."""
+        """Cap the threads that the model itself starts; its native libraries are capped elsewhere."""
         self._runtime.set_threads(self._model, threads)

@@ -1,4 +1,4 @@
-"""model.toml: what a person may read and edit of a model, and what the worker believes of it."""
+"""model.toml, a model's manifest: its settings, which a person may edit, and its versions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         frame: the inputs are the columns of a DataFrame.
         inputs: what it takes.
         outputs: what it gives.
-        files: the digest of each file, as sha256:<64 hex digits>; a file that is not in here is never read.
+        files: the digest of each file, as sha256:<64 hex digits>; a file that is not listed is never read.
     """
 
     model: str
@@ -78,7 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         name: the folder's name.
-        runtime: what loads it: sklearn, ...
+        runtime: the kind of model, which decides what loads it: sklearn, ...
         active: the version that is served.
         max_rows: the most rows that one request may hold.
         time_limit_s: a prediction that runs for longer is stopped with its process.
@@ -129,7 +129,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def parse(text: bytes, path: PurePath) -> Manifest:
-    """Read a model.toml; the name of its folder is the model's.
+    """Parse a model.toml; the model has its folder's name.
 
     Raises:
         ManifestError: names the file, the key and its value.
@@ -149,7 +149,7 @@ def parse(text: bytes, path: PurePath) -> Manifest:
 
 
 def dump(manifest: Manifest) -> bytes:
-    """Write a model.toml, laid out for people."""
+    """Return a model.toml, laid out for people."""
     settings = msgspec.structs.asdict(manifest)
     versions = settings.pop("versions")
     lines = [_HEAD, *(_setting(key, value) for key, value in settings.items())]
@@ -256,8 +256,8 @@ def _broken_specs(key: str, specs: Iterable[TensorSpec]) -> Iterator[tuple[str, 
             )
 
 
-def is_model(name: str) -> bool:
-    """Tell whether this may be a model's name."""
+def is_model_name(name: str) -> bool:
+    """Whether this may be a model's name."""
     return _allowed(keyspace.model_name, name)
 
 

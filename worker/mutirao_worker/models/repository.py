@@ -1,7 +1,7 @@
 """The model repository: a folder that holds `<model>/model.toml` and `<model>/<version>/<files>`.
 
 A reader never sees a half-written change: files are complete before the manifest that names them replaces the old one.
-What is loaded are the very bytes whose digest was checked.
+The bytes that are loaded are those whose digest was checked.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from mutirao import errors, keyspace
 from mutirao.registry import ModelInfo
 from mutirao.wire import tensors
 from mutirao.wire.messages import PredictRequest
-from mutirao_worker.models import atomic_files, manifest, model_file, runtimes
+from mutirao_worker.models import atomic_files, model_file, runtimes
+from mutirao_worker.models import manifest as manifest_file
 from mutirao_worker.models.loaded_model import LoadedModel
 from mutirao_worker.models.manifest import Manifest, Version
 
 __all__ = ["Finding", "LoadedModel", "Repository"]
 
-MODEL_FILE = "model.joblib"
-EXAMPLE_FILE = "example.json"
-# Every client reads the catalogue: a longer row stays out of it.
-_ROW_BYTES = 2048
+# Every client reads the registry: a longer row stays out of it.
+_EXAMPLE_ROW_BYTES = 2048
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something that `verify` has to say; a note does not keep the model from being served."""
+    """A result of `verify`; a note does not keep the model from being served."""
 
     version: str
     text: str
@@ -55,7 +54,7 @@ class Repository:
             RepositoryError: the folder cannot be read.
         """
         try:
-            return tuple(sorted(entry.name for entry in self.root.iterdir() if self._holds_model(entry)))
+            return tuple(sorted(entry.name for entry in self.root.iterdir() if self._is_model_folder(entry)))
         except FileNotFoundError:
             return ()
         except OSError as exc:
@@ -65,13 +64,13 @@ class Repository:
         """Read a model's manifest.
 
         Raises:
-            InvalidRequest: this is no model's name.
+            InvalidRequest: the name is not allowed for a model.
             ModelNotFound: there is no such model.
-            ManifestError: the manifest does not say what it must.
+            ManifestError: the manifest is not valid.
         """
-        path = self._folder(name) / manifest.FILE
+        path = self._folder(name) / manifest_file.FILE
         try:
-            return manifest.parse(path.read_bytes(), path)
+            return manifest_file.parse(path.read_bytes(), path)
         except OSError as exc:
             raise errors.ManifestError(f"{path} cannot be read: {exc.strerror}", path=str(path)) from exc
 
@@ -83,53 +82,57 @@ class Repository:
             DigestMismatch: a file is not the one that the manifest names.
             ModelUnavailable: a file is missing, the runtime is not there, or the model cannot be loaded.
         """
-        found = self.manifest(name)
-        info = _info(found, _version_note(found))
-        files = self._files(found, found.active)
-        runtime = runtimes.find(found.runtime)
+        manifest = self.manifest(name)
+        info = _model_info(manifest, _version_note(manifest))
+        files = self._read_version(manifest, manifest.active)
+        runtime = runtimes.find(manifest.runtime)
         try:
-            model, _ = _loaded(self._path(found, found.version.model), files[found.version.model], found.runtime)
+            model, _ = model_file.load(
+                self._path(manifest, manifest.version.model), files[manifest.version.model], manifest.runtime
+            )
         except errors.RepositoryError as exc:
             raise _unavailable(name, str(exc)) from exc
-        example = files.get(found.version.example, b"")
-        return LoadedModel(msgspec.structs.replace(info, example=_row(example)), found, runtime, model, example)
+        example = files.get(manifest.version.example, b"")
+        return LoadedModel(
+            msgspec.structs.replace(info, example=_example_row(example)), manifest, runtime, model, example
+        )
 
     def info(self, name: str) -> ModelInfo:
-        """Tell what is known of a model without loading it; what keeps it from being served becomes its state.
+        """Describe a model without loading it; what keeps it from being served becomes its state.
 
         Raises:
             InvalidRequest, ModelNotFound: as `manifest`.
         """
         self._folder(name)
         try:
-            found = self.manifest(name)
-            note = _version_note(found)
-            self._files(found, found.active)
+            manifest = self.manifest(name)
+            note = _version_note(manifest)
+            self._read_version(manifest, manifest.active)
         except errors.MutiraoError as exc:
             return self.unavailable(name, exc)
-        return _info(found, note)
+        return _model_info(manifest, note)
 
     def unavailable(self, name: str, error: Exception) -> ModelInfo:
         """Describe a model that could not be loaded, as far as its manifest can be read."""
         try:
-            known = _info(self.manifest(name))
+            info = _model_info(self.manifest(name))
         except errors.MutiraoError:
-            known = ModelInfo(name=name, version="")
-        return msgspec.structs.replace(known, state="unavailable", reason=str(error))
+            info = ModelInfo(name=name, version="")
+        return msgspec.structs.replace(info, state="unavailable", reason=str(error))
 
     def verify(self, name: str) -> list[Finding]:
-        """Check every version's files, and load and try the active one; nothing found means that it can be served.
+        """Check every version's files, and load and try the active one; an empty list means that it can be served.
 
         Raises:
             InvalidRequest, ModelNotFound: as `manifest`.
         """
         try:
-            found = self.manifest(name)
+            manifest = self.manifest(name)
         except errors.ManifestError as exc:
             return [Finding("", str(exc))]
-        findings = [*self._unlisted(found), *self._verify_files(found)]
-        broken = any(finding.version == found.active and not finding.note for finding in findings)
-        return findings if broken else [*findings, *self._verify_active(found)]
+        findings = [*self._find_unlisted(manifest), *self._verify_files(manifest)]
+        broken = any(finding.version == manifest.active and not finding.note for finding in findings)
+        return findings if broken else [*findings, *self._verify_active(manifest)]
 
     def add(
         self,
@@ -141,41 +144,41 @@ class Repository:
         runtime: str = "sklearn",
         **settings: Any,
     ) -> ModelInfo:
-        """Add a version of a model, and make it the active one. The file is loaded for that: add only what you trust.
+        """Add a version of a model, and make it the active one. That loads the file: add only what you trust.
 
         Args:
             name: the model's name.
             file: the saved model; it is copied.
             version: its name; one more than the highest number by default.
             example: rows as the model takes them: a DataFrame, an array, or the path of a .csv, .json or .npy file.
-            runtime: what loads it.
+            runtime: the kind of model.
             settings: max_rows, time_limit_s, max_batch_rows, ..., as in `Manifest`; those not given (or None) stay as they are.
 
         Raises:
             InvalidRequest: the name or the version is not allowed.
             ModelExists: there is such a version.
-            ManifestError: a setting has a value that cannot be.
+            ManifestError: a setting has a value that is not allowed.
             RepositoryError: the file cannot be read, or is no model; what it takes cannot be known without an example.
         """
         keyspace.model_name(name)
         if version is not None:
             self._check_free(name, keyspace.version_name(version))
-        new, files = _described(Path(file), runtime, example)
-        given = {key: value for key, value in settings.items() if value is not None}
-        with atomic_files.locked(self.root):
-            return self._add(name, version, new, files, {"runtime": runtime, **given})
+        new, files = model_file.describe(Path(file), runtime, example)
+        changed = {key: value for key, value in settings.items() if value is not None}
+        with atomic_files.exclusive_lock(self.root):
+            return self._add(name, version, new, files, {"runtime": runtime, **changed})
 
     def activate(self, name: str, version: str) -> ModelInfo:
-        """Make another version the one that is served.
+        """Make a version the one that is served.
 
         Raises:
             ModelNotFound: there is no such model or version.
             ManifestError: as `manifest`.
         """
-        with atomic_files.locked(self.root):
-            found = self.manifest(name)
-            _check_version(found, version)
-            changed = msgspec.structs.replace(found, active=version)
+        with atomic_files.exclusive_lock(self.root):
+            manifest = self.manifest(name)
+            _check_version(manifest, version)
+            changed = msgspec.structs.replace(manifest, active=version)
             self._write(changed)
             return self.info(name)
 
@@ -187,13 +190,13 @@ class Repository:
             RepositoryError: the version is the active one of several.
         """
         folder = self._folder(name)
-        with atomic_files.locked(self.root):
-            rest = self._rest(name, version) if version is not None else None
+        with atomic_files.exclusive_lock(self.root):
+            rest = self._manifest_without(name, version) if version is not None else None
             if rest is None:
-                atomic_files.remove(folder)
+                atomic_files.remove_folder(folder)
                 return
             self._write(rest)
-            atomic_files.remove(folder / str(version))
+            atomic_files.remove_folder(folder / str(version))
 
     def _add(
         self, name: str, version: str | None, new: Version, files: Mapping[str, bytes], settings: dict[str, Any]
@@ -201,36 +204,36 @@ class Repository:
         self._check_free(name, version)
         old = self.manifest(name) if name in self.names() else None
         versions = dict(old.versions) if old else {}
-        version = version or _next({*versions, *self._folders(name)})
+        version = version or _next_version({*versions, *self._version_folders(name)})
         base = msgspec.structs.asdict(old) if old else {"name": name}
-        path = self.root / name / manifest.FILE
+        path = self.root / name / manifest_file.FILE
         changed = Manifest(**{**base, **settings, "active": version, "versions": {**versions, version: new}})
-        manifest.parse(manifest.dump(changed), path)
-        atomic_files.make(self.root / name / version, files)
+        manifest_file.parse(manifest_file.dump(changed), path)
+        atomic_files.create_folder(self.root / name / version, files)
         self._write(changed)
         return self.info(name)
 
     def _check_free(self, name: str, version: str | None) -> None:
-        if version in self._folders(name):
+        if version in self._version_folders(name):
             raise errors.ModelExists(
                 f"version {version} of model {name!r} is already there ({self.root / name / version}): choose another, or remove it first"
             )
 
-    def _rest(self, name: str, version: str) -> Manifest | None:
-        """Make the manifest without a version; None where it was the only one."""
-        found = self.manifest(name)
-        _check_version(found, version)
-        rest = {key: value for key, value in found.versions.items() if key != version}
-        if rest and version == found.active:
+    def _manifest_without(self, name: str, version: str) -> Manifest | None:
+        """Return the manifest without a version; None where it was the only one."""
+        manifest = self.manifest(name)
+        _check_version(manifest, version)
+        rest = {key: value for key, value in manifest.versions.items() if key != version}
+        if rest and version == manifest.active:
             hint = f"first run: mutirao models activate {name} {next(reversed(rest))}"
             raise errors.RepositoryError(f"version {version} of model {name!r} is the active one: {hint}")
-        return msgspec.structs.replace(found, versions=rest) if rest else None
+        return msgspec.structs.replace(manifest, versions=rest) if rest else None
 
     def _write(self, changed: Manifest) -> None:
-        atomic_files.replace(self.root / changed.name / manifest.FILE, manifest.dump(changed))
+        atomic_files.replace_file(self.root / changed.name / manifest_file.FILE, manifest_file.dump(changed))
 
     def _folder(self, name: str) -> Path:
-        # A name is looked up among the folders that are there; it never makes a path of its own.
+        # A name is looked up among the existing folders; no path is made of it.
         names = self.names()
         if keyspace.model_name(name) in names:
             return self.root / name
@@ -241,14 +244,14 @@ class Repository:
             f"model {name!r} is not in the repository {str(self.root)!r}: {hint}", model=name, known=names
         )
 
-    def _holds_model(self, folder: Path) -> bool:
-        file = folder / manifest.FILE
-        return manifest.is_model(folder.name) and file.is_file() and self._inside(file)
+    def _is_model_folder(self, folder: Path) -> bool:
+        file = folder / manifest_file.FILE
+        return manifest_file.is_model_name(folder.name) and file.is_file() and self._is_inside(file)
 
-    def _inside(self, path: Path) -> bool:
+    def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.root.resolve())
 
-    def _folders(self, name: str) -> tuple[str, ...]:
+    def _version_folders(self, name: str) -> tuple[str, ...]:
         folder = self.root / name
         return (
             tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
@@ -256,167 +259,124 @@ class Repository:
             else ()
         )
 
-    def _path(self, found: Manifest, file: str) -> Path:
-        return self.root / found.name / found.active / file
+    def _path(self, manifest: Manifest, file: str) -> Path:
+        return self.root / manifest.name / manifest.active / file
 
-    def _files(self, found: Manifest, version: str) -> dict[str, bytes]:
-        return {file: self._file(found, version, file) for file in found.versions[version].files}
+    def _read_version(self, manifest: Manifest, version: str) -> dict[str, bytes]:
+        return {file: self._read_version_file(manifest, version, file) for file in manifest.versions[version].files}
 
-    def _file(self, found: Manifest, version: str, file: str) -> bytes:
-        path = self.root / found.name / version / file
-        if not self._inside(path):
-            raise _unavailable(found.name, f"{path} is a link out of the repository: copy the file into it")
+    def _read_version_file(self, manifest: Manifest, version: str, file: str) -> bytes:
+        path = self.root / manifest.name / version / file
+        if not self._is_inside(path):
+            raise _unavailable(manifest.name, f"{path} is a link out of the repository: copy the file into it")
         if not path.is_file():
-            raise _unavailable(found.name, f"{path} is missing: put it back, or add the model again")
+            raise _unavailable(manifest.name, f"{path} is missing: put it back, or add the model again")
         try:
             raw = path.read_bytes()
         except OSError as exc:
-            raise _unavailable(found.name, f"{path} cannot be read: {exc.strerror}") from exc
-        wanted, got = found.versions[version].files[file], atomic_files.digest(raw)
+            raise _unavailable(manifest.name, f"{path} cannot be read: {exc.strerror}") from exc
+        wanted, got = manifest.versions[version].files[file], atomic_files.digest(raw)
         if got != wanted:
-            says = f"its digest is {got[:15]}..., {manifest.FILE} names {wanted[:15]}..."
+            mismatch = f"its digest is {got[:15]}..., {manifest_file.FILE} names {wanted[:15]}..."
             raise errors.DigestMismatch(
-                f"{path} is not the file that was added: {says}; put it back, or add it as a new version",
+                f"{path} is not the file that was added: {mismatch}; put it back, or add it as a new version",
                 path=str(path),
             )
         return raw
 
-    def _unlisted(self, found: Manifest) -> Iterator[Finding]:
-        for folder in self._folders(found.name):
-            if folder not in found.versions:
+    def _find_unlisted(self, manifest: Manifest) -> Iterator[Finding]:
+        for folder in self._version_folders(manifest.name):
+            if folder not in manifest.versions:
                 yield Finding(
                     folder,
-                    f"{self.root / found.name / folder} is not in {manifest.FILE}: it is never served",
+                    f"{self.root / manifest.name / folder} is not in {manifest_file.FILE}: it is never served",
                     note=True,
                 )
 
-    def _verify_files(self, found: Manifest) -> Iterator[Finding]:
-        for version, listed in found.versions.items():
+    def _verify_files(self, manifest: Manifest) -> Iterator[Finding]:
+        for version, listed in manifest.versions.items():
             for file in listed.files:
                 try:
-                    self._file(found, version, file)
+                    self._read_version_file(manifest, version, file)
                 except errors.MutiraoError as exc:
                     yield Finding(version, str(exc))
 
-    def _verify_active(self, found: Manifest) -> Iterator[Finding]:
+    def _verify_active(self, manifest: Manifest) -> Iterator[Finding]:
         try:
-            loaded = self.load(found.name)
+            loaded = self.load(manifest.name)
         except errors.MutiraoError as exc:
-            yield Finding(found.active, str(exc))
+            yield Finding(manifest.active, str(exc))
             return
         if loaded.info.reason:
-            yield Finding(found.active, loaded.info.reason, note=True)
+            yield Finding(manifest.active, loaded.info.reason, note=True)
         try:
             loaded.warm_up()
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - the model's own code runs here
             yield Finding(
-                found.active,
-                f"{self._path(found, found.version.model)} loads, but does not answer its example as it should: {_said(exc)}",
+                manifest.active,
+                f"{self._path(manifest, manifest.version.model)} loads, but does not answer its example as it should: {model_file.describe_error(exc)}",
             )
 
 
-def _described(file: Path, runtime: str, example: Any) -> tuple[Version, dict[str, bytes]]:
-    raw = atomic_files.read(file)
-    model, saved_with = _loaded(file, raw, runtime)
-    try:
-        found = runtimes.find(runtime).describe(model, example)
-    except (Exception, SystemExit) as exc:
-        said = str(exc) if isinstance(exc, errors.MutiraoError) else f"{file} cannot be looked at: {_said(exc)}"
-        installed = runtimes.installed(runtime)
-        if saved_with and saved_with != installed:
-            said = f"{said}; it was saved with {saved_with}, this is {installed}: install that version for its worker, or save it again"
-        raise errors.RepositoryError(said) from exc
-    files = {MODEL_FILE: raw, EXAMPLE_FILE: found.example}
-    version = Version(
-        model=MODEL_FILE,
-        example=EXAMPLE_FILE,
-        saved_with=saved_with or runtimes.installed(runtime),
-        frame=found.frame,
-        inputs=found.inputs,
-        outputs=found.outputs,
-        files={name: atomic_files.digest(content) for name, content in files.items()},
-    )
-    return version, files
-
-
-def _loaded(file: Path, raw: bytes, runtime: str) -> tuple[Any, str]:
-    """Load a model's file.
-
-    Raises:
-        RepositoryError: it is another format's, or it does not load; says what it is, and what to do.
-        ModelUnavailable: as `runtimes.find`.
-    """
-    if said := model_file.foreign(raw):
-        raise errors.RepositoryError(f"{file} {said}")
-    module = runtimes.find(runtime)
-    try:
-        return module.load(raw)
-    except errors.RepositoryError as exc:
-        raise errors.RepositoryError(f"{file} cannot be served: {exc}") from exc
-    except (Exception, SystemExit) as exc:
-        said = model_file.not_loaded(raw, exc, runtimes.installed(runtime))
-        raise errors.RepositoryError(f"{file} does not load: {said}") from exc
-
-
-def _info(found: Manifest, note: str = "") -> ModelInfo:
+def _model_info(manifest: Manifest, note: str = "") -> ModelInfo:
     return ModelInfo(
-        name=found.name,
-        version=found.active,
-        versions=tuple(found.versions),
-        runtime=found.runtime,
-        signature=found.signature,
+        name=manifest.name,
+        version=manifest.active,
+        versions=tuple(manifest.versions),
+        runtime=manifest.runtime,
+        signature=manifest.signature,
         reason=note,
-        digest=_copy_digest(found),
+        digest=_version_digest(manifest),
     )
 
 
-def _row(example: bytes) -> dict[str, list[Any]]:
+def _example_row(example: bytes) -> dict[str, list[Any]]:
     """Return the first row of an example, for forms to begin with."""
     if not example:
         return {}
     request = msgspec.json.decode(example, type=PredictRequest)
     row = {tensor.name: np.ravel(tensors.decode(tensor)[:1]).tolist() for tensor in request.inputs}
-    return row if len(msgspec.json.encode(row)) <= _ROW_BYTES else {}
+    return row if len(msgspec.json.encode(row)) <= _EXAMPLE_ROW_BYTES else {}
 
 
-def _copy_digest(found: Manifest) -> str:
-    """Digest a version's files, and what it takes and gives: the same for every true copy."""
-    version = found.version
-    told = (sorted(version.files.items()), version.frame, version.inputs, version.outputs)
-    return hashlib.blake2b(msgspec.json.encode(told), digest_size=8).hexdigest()
+def _version_digest(manifest: Manifest) -> str:
+    """Return a digest of a version's files, inputs and outputs: the same for every true copy."""
+    version = manifest.version
+    content = (sorted(version.files.items()), version.frame, version.inputs, version.outputs)
+    return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
 
 
-def _version_note(found: Manifest) -> str:
-    """Say where the library is not of the version that saved the model."""
-    installed, saved_with = runtimes.installed(found.runtime), found.version.saved_with
+def _version_note(manifest: Manifest) -> str:
+    """Return a note where the library has another version than the one that saved the model.
+
+    Raises:
+        ModelUnavailable: the manifest is strict about it.
+    """
+    installed, saved_with = runtimes.installed(manifest.runtime), manifest.version.saved_with
     if not saved_with or saved_with == installed:
         return ""
     text = f"saved with {saved_with}, loaded with {installed}"
-    if found.strict_version:
+    if manifest.strict_version:
         raise _unavailable(
-            found.name,
+            manifest.name,
             f"{text}, which its strict_version = true refuses: install {saved_with}, or save the model again",
         )
     return text
 
 
-def _check_version(found: Manifest, version: str) -> None:
-    if version not in found.versions:
-        has = ", ".join(found.versions)
+def _check_version(manifest: Manifest, version: str) -> None:
+    if version not in manifest.versions:
+        has = ", ".join(manifest.versions)
         raise errors.ModelNotFound(
-            f"model {found.name!r} has no version {version!r}: it has {has}",
-            model=found.name,
-            known=tuple(found.versions),
+            f"model {manifest.name!r} has no version {version!r}: it has {has}",
+            model=manifest.name,
+            known=tuple(manifest.versions),
         )
 
 
-def _next(taken: set[str]) -> str:
+def _next_version(taken: set[str]) -> str:
     return str(max((int(version) for version in taken if version.isascii() and version.isdecimal()), default=0) + 1)
 
 
 def _unavailable(name: str, reason: str) -> errors.ModelUnavailable:
     return errors.ModelUnavailable(reason, model=name, reason=reason)
-
-
-def _said(exc: BaseException) -> str:
-    return str(exc) if isinstance(exc, errors.MutiraoError) else f"{type(exc).__name__}: {exc}"

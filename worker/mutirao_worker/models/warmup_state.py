@@ -1,6 +1,6 @@
-"""Which models are warm, as the pool's processes tell their parent: through memory that they share since it forked them.
+"""Which models are warm: recorded by the pool's processes in memory that they share with their parent.
 
-Before a process warms a model up it says so. So the parent sees which model a process hangs at, or has died of.
+A process records the start of a warm-up too, so the parent sees at which model a process hangs, or has died.
 """
 
 from __future__ import annotations
@@ -12,72 +12,74 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-_SLOT = 512
+_OUTCOME_BYTES = 512
 _WARM = b"\x01"
-# Of each process: its id, the model's place counted from 1 (0 for none), since when by the monotonic clock.
-_ENTRY = struct.Struct("=iid")
+# Of each process: its id, the model's number from 1 (0 for none), and the monotonic time at which its warm-up started.
+_PROCESS_ENTRY = struct.Struct("=iid")
 _PROCESSES = 256
 
 
-class Warming(NamedTuple):
-    """A process that warms a model up, or has died of it.
+class WarmUpInProgress(NamedTuple):
+    """A warm-up that a process has started and not finished; the process may be dead.
 
     Attributes:
-        number: of the process in its pool.
-        pid: its id.
+        process_index: the process's number in its pool.
+        pid: the process's id.
         model: the model's name.
-        for_s: for how long already.
+        elapsed_s: for how long.
     """
 
-    number: int
+    process_index: int
     pid: int
     model: str
-    for_s: float
+    elapsed_s: float
 
 
 class WarmupState:
-    """What the latest warm-up of each model came to, in whichever process it was, and who is at it now."""
+    """The outcome of each model's latest warm-up, in whichever process it was, and the warm-ups in progress."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Take the models' names, before any process is forked; none of them is warm yet."""
+        """Allocate the shared memory, before any process is forked; no model is warm yet."""
         self._names = sorted(names)
-        self._places = {name: at * _SLOT for at, name in enumerate(self._names)}
-        self._entries = _SLOT * len(self._names)
-        self._shared = mmap.mmap(-1, self._entries + _ENTRY.size * _PROCESSES)
+        self._offsets = {name: offset * _OUTCOME_BYTES for offset, name in enumerate(self._names)}
+        self._entries_offset = _OUTCOME_BYTES * len(self._names)
+        self._shared = mmap.mmap(-1, self._entries_offset + _PROCESS_ENTRY.size * _PROCESSES)
 
-    def begin(self, name: str, number: int) -> None:
-        """Say that this process, of this number in its pool, warms a model up from now on."""
-        self._note(number, os.getpid(), self._names.index(name) + 1)
+    def start(self, name: str, process_index: int) -> None:
+        """Record that this process, of this number in its pool, starts to warm a model up."""
+        self._write_entry(process_index, os.getpid(), self._names.index(name) + 1)
 
-    def done(self, number: int) -> None:
-        """Say that this process warms nothing up any more."""
-        self._note(number, 0, 0)
+    def finish(self, process_index: int) -> None:
+        """Record that this process warms nothing up any more."""
+        self._write_entry(process_index, 0, 0)
 
-    def warming(self) -> Iterator[Warming]:
-        """Find the processes that have begun to warm a model up, and have not ended it."""
+    def in_progress(self) -> Iterator[WarmUpInProgress]:
+        """Return the warm-ups that have started and not finished."""
         now = time.monotonic()
-        for number in range(_PROCESSES):
-            pid, place, since = _ENTRY.unpack_from(self._shared, self._entries + _ENTRY.size * number)
-            if place:
-                yield Warming(number, pid, self._names[place - 1], now - since)
+        for process_index in range(_PROCESSES):
+            pid, model_number, started_at = _PROCESS_ENTRY.unpack_from(
+                self._shared, self._entries_offset + _PROCESS_ENTRY.size * process_index
+            )
+            if model_number:
+                yield WarmUpInProgress(process_index, pid, self._names[model_number - 1], now - started_at)
 
-    def tell(self, name: str, failure: str = "") -> None:
-        """Say how a model's warm-up ended.
+    def record(self, name: str, failure: str = "") -> None:
+        """Record the outcome of a model's warm-up.
 
         Args:
             name: the model.
-            failure: what went wrong; empty where it is warm.
+            failure: what went wrong; empty where the model is warm.
         """
-        text = failure.encode()[: _SLOT - 1] or _WARM
-        at = self._places[name]
-        self._shared[at : at + _SLOT] = text.ljust(_SLOT, b"\0")
+        text = failure.encode()[: _OUTCOME_BYTES - 1] or _WARM
+        offset = self._offsets[name]
+        self._shared[offset : offset + _OUTCOME_BYTES] = text.ljust(_OUTCOME_BYTES, b"\0")
 
     def failure(self, name: str) -> str | None:
-        """Return what went wrong with a model's warm-up: "" where it is warm, None where no process has said yet."""
-        at = self._places[name]
-        text = self._shared[at : at + _SLOT].rstrip(b"\0")
+        """Return what went wrong with a model's warm-up: "" where it is warm, None where no process has finished one yet."""
+        offset = self._offsets[name]
+        text = self._shared[offset : offset + _OUTCOME_BYTES].rstrip(b"\0")
         return None if not text else "" if text == _WARM else text.decode(errors="ignore")
 
-    def _note(self, number: int, pid: int, place: int) -> None:
-        at = self._entries + _ENTRY.size * (number % _PROCESSES)
-        _ENTRY.pack_into(self._shared, at, pid, place, time.monotonic())
+    def _write_entry(self, process_index: int, pid: int, model_number: int) -> None:
+        offset = self._entries_offset + _PROCESS_ENTRY.size * (process_index % _PROCESSES)
+        _PROCESS_ENTRY.pack_into(self._shared, offset, pid, model_number, time.monotonic())

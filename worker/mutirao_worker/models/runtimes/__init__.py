@@ -1,4 +1,4 @@
-"""The kinds of models: one module each, its heavy imports inside, found by the name that a manifest gives."""
+"""The kinds of models: one module each, imported only when a manifest names it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mutirao.wire.tensors import Array
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runtime found out of a model when it was added; the example is a V2 request in JSON."""
+    """What a model takes and gives, found by a trial when it was added; the example is a V2 request in JSON."""
 
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
@@ -24,56 +24,56 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Runtime(Protocol):
-    """What a runtime's module offers."""
+    """What the module of a kind of model offers."""
 
     def load(self, raw: bytes) -> tuple[Any, str]:
-        """Make a model of a file's bytes; beside it, the version of the library that saved it, "" where it is the installed one."""
+        """Load a model from a file's bytes; return it with the version of the library that saved it, "" for the installed one."""
 
     def describe(self, model: Any, example: Any) -> Description:
-        """Find out what a model takes and gives, by a trial run."""
+        """Return what a model takes and gives, by a trial run."""
 
     def predict(
         self, model: Any, inputs: Mapping[str, Array], outputs: tuple[OutputSpec, ...], *, frame: bool
     ) -> dict[str, Array]:
-        """Compute the outputs."""
+        """Return the outputs by name, computed from the inputs."""
 
-    def check(self, model: Any, answers: Mapping[str, Array]) -> None:
-        """Raise InvalidOutput where the answers to a trial, the default outputs, cannot be right."""
+    def check_outputs(self, model: Any, outputs: Mapping[str, Array]) -> None:
+        """Raise InvalidOutput where the default outputs of a trial cannot be right."""
 
     def set_threads(self, model: Any, threads: int) -> None:
-        """Let the model use no more than this many threads."""
+        """Cap the threads that the model itself starts."""
 
 
-class _Kind(NamedTuple):
+class _Runtime(NamedTuple):
     module: str
     library: str
 
 
-_KINDS = {"sklearn": _Kind("mutirao_worker.models.runtimes.sklearn", "scikit-learn")}
+_RUNTIMES = {"sklearn": _Runtime("mutirao_worker.models.runtimes.sklearn", "scikit-learn")}
 
 
 def find(name: str) -> Runtime:
-    """Import a runtime.
+    """Import a runtime's module.
 
     Raises:
         ModelUnavailable: it is not known, or its library is not installed.
     """
     installed(name)
     try:
-        return cast("Runtime", importlib.import_module(_KINDS[name].module))
+        return cast("Runtime", importlib.import_module(_RUNTIMES[name].module))
     except ImportError as exc:
         raise _unavailable(f"runtime {name!r} cannot be imported: {exc}") from exc
 
 
 def installed(name: str) -> str:
-    """Name the library of a runtime and its installed version, without importing it: scikit-learn 1.9.1.
+    """Return the library of a runtime with its installed version, without importing it: scikit-learn 1.9.1.
 
     Raises:
         ModelUnavailable: the runtime is not known, or its library is not installed.
     """
-    if name not in _KINDS:
-        raise _unavailable(f"runtime {name!r} is not known: this worker has {', '.join(_KINDS)}")
-    library = _KINDS[name].library
+    if name not in _RUNTIMES:
+        raise _unavailable(f"runtime {name!r} is not known: this worker has {', '.join(_RUNTIMES)}")
+    library = _RUNTIMES[name].library
     try:
         return f"{library} {importlib.metadata.version(library)}"
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""A few rows as the model takes them: they tell the dtype of each column, and warm the model up."""
+"""A few rows as a model takes them: they show the dtype of each column, and warm the model up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Example(msgspec.Struct, frozen=True):
 
     Attributes:
         arrays: by column; one unnamed matrix where the source has no names.
-        guessed: the source is text, and does not say itself of what type its numbers are.
+        guessed: the source is text, so the types of its numbers are guessed.
     """
 
     arrays: dict[str, Array]
@@ -33,24 +33,24 @@ class Example(msgspec.Struct, frozen=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the columns are called; none where the source has no names."""
+        """The columns' names; none where the source has no names."""
         return () if "" in self.arrays else tuple(self.arrays)
 
     def columns(self, names: Iterable[str]) -> dict[str, Array]:
-        """Choose columns; others are left out, such as the label.
+        """Return these columns, without others such as the label.
 
         Raises:
             RepositoryError: a column is missing.
         """
         if missing := [name for name in names if name not in self.arrays]:
-            has = ", ".join(repr(name) for name in self.arrays if name) or "an unnamed matrix"
+            available = ", ".join(repr(name) for name in self.arrays if name) or "an unnamed matrix"
             raise errors.RepositoryError(
-                f"the example lacks the column {missing[0]!r} that the model was fitted on; it has {has}"
+                f"the example lacks the column {missing[0]!r} that the model was fitted on; it has {available}"
             )
         return {name: self.arrays[name] for name in names}
 
     def matrix(self, features: int | None) -> Array:
-        """Make one matrix of the columns; of a single column of text for a model that counts no features, that column.
+        """Return the columns as one matrix; a single column of text for a model without a number of features as it is.
 
         Raises:
             RepositoryError: text among numbers, or another number of columns than the model was fitted on.
@@ -69,57 +69,57 @@ class Example(msgspec.Struct, frozen=True):
         return matrix
 
 
-def read(source: Any, takes: Signature) -> Example:
+def read_example(source: Any, expected: Signature) -> Example:
     """Read an example.
 
     Args:
         source: a DataFrame, an array, or the path of a .csv (a header line names the columns), .npy or .json file (a V2 request,
             rows, records, or columns).
-        takes: what is known of the model that takes it: the names of its columns, or their number.
+        expected: what is known of the model's inputs: the names of its columns, or their number.
 
     Raises:
         RepositoryError: it cannot be read, has no complete row, or has a type that no tensor has.
     """
     try:
-        found, guessed = _opened(Path(source), takes) if isinstance(source, str | Path) else (source, False)
-        arrays = _arrays(found)
+        content, guessed = _read_file(Path(source), expected) if isinstance(source, str | Path) else (source, False)
+        arrays = _arrays(content)
     except (OSError, ValueError, RecursionError, errors.InvalidRequest) as exc:
-        raise errors.RepositoryError(f"the example {_shown(source)} cannot be read: {exc}") from exc
-    kept = _complete(arrays)
-    if not kept.any():
-        raise errors.RepositoryError(f"the example {_shown(source)} has no row without a missing value")
-    return Example({name: array[kept][:MAX_ROWS] for name, array in arrays.items()}, guessed)
+        raise errors.RepositoryError(f"the example {_source_name(source)} cannot be read: {exc}") from exc
+    complete = _complete_rows(arrays)
+    if not complete.any():
+        raise errors.RepositoryError(f"the example {_source_name(source)} has no row without a missing value")
+    return Example({name: array[complete][:MAX_ROWS] for name, array in arrays.items()}, guessed)
 
 
-def request(arrays: dict[str, Array]) -> bytes:
-    """Write rows as a V2 request in JSON."""
+def encode_request(arrays: dict[str, Array]) -> bytes:
+    """Return rows as a V2 request in JSON."""
     inputs = tuple(tensors.encode(name, array, binary=False, nullable=True) for name, array in arrays.items())
     return msgspec.json.format(msgspec.json.encode(messages.PredictRequest(inputs=inputs)), indent=1) + b"\n"
 
 
-def _opened(path: Path, takes: Signature) -> tuple[Any, bool]:
-    """Read a file, and say whether the types of its numbers were guessed."""
+def _read_file(path: Path, expected: Signature) -> tuple[Any, bool]:
+    """Read a file; return what it holds, and whether the types of its numbers are guessed."""
     if path.suffix == ".csv":
-        return _csv(path, takes), True
+        return _read_csv(path, expected), True
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False), False
     if path.suffix != ".json":
         raise ValueError("it must be a .csv, .json or .npy file")
-    found = msgspec.json.decode(path.read_bytes())
-    if isinstance(found, dict) and "inputs" in found:
-        return {tensor.name: tensors.decode(tensor) for tensor in messages.read_request(found).inputs}, False
-    if isinstance(found, dict) or (isinstance(found, list) and found and isinstance(found[0], dict)):
-        return pd.DataFrame(found), True
-    return untyped.typed("example", untyped.natural("example", found)), True
+    content = msgspec.json.decode(path.read_bytes())
+    if isinstance(content, dict) and "inputs" in content:
+        return {tensor.name: tensors.decode(tensor) for tensor in messages.read_request(content).inputs}, False
+    if isinstance(content, dict) or (isinstance(content, list) and content and isinstance(content[0], dict)):
+        return pd.DataFrame(content), True
+    return untyped.typed("example", untyped.natural("example", content)), True
 
 
-def _csv(path: Path, takes: Signature) -> Any:
-    found = CsvTable.read(path.read_bytes(), "it").rows(takes)
-    if isinstance(found.data, dict) or not found.names or found.data.ndim == 1:
-        one = not isinstance(found.data, dict) and found.data.ndim == 1
-        return {found.names[0] if found.names else takes.inputs[0].name: found.data} if one else found.data
-    # Columns of a matrix keep types of their own.
-    columns = {name: found.data[:, at].astype(object) for at, name in enumerate(found.names)}
+def _read_csv(path: Path, expected: Signature) -> Any:
+    rows = CsvTable.read(path.read_bytes(), "it").rows(expected)
+    if isinstance(rows.data, dict) or not rows.names or rows.data.ndim == 1:
+        one = not isinstance(rows.data, dict) and rows.data.ndim == 1
+        return {rows.names[0] if rows.names else expected.inputs[0].name: rows.data} if one else rows.data
+    # The columns of a matrix keep types of their own.
+    columns = {name: rows.data[:, at].astype(object) for at, name in enumerate(rows.names)}
     return {name: untyped.typed(name, untyped.of_objects(name, column)) for name, column in columns.items()}
 
 
@@ -141,14 +141,14 @@ def _column(column: pd.Series[Any]) -> Array:
     return np.asarray(column.astype(object).where(column.notna(), None), dtype=object)
 
 
-def _complete(arrays: dict[str, Array]) -> Array:
+def _complete_rows(arrays: dict[str, Array]) -> Array:
     rows = len(next(iter(arrays.values()), ()))
-    kept = np.ones(rows, dtype=bool)
+    complete = np.ones(rows, dtype=bool)
     for array in arrays.values():
         present = np.isfinite(array) if array.dtype.kind == "f" else array != None  # noqa: E711 - elementwise
-        kept &= np.asarray(present).reshape(rows, math.prod(array.shape[1:])).all(axis=1)
-    return kept
+        complete &= np.asarray(present).reshape(rows, math.prod(array.shape[1:])).all(axis=1)
+    return complete
 
 
-def _shown(source: Any) -> str:
+def _source_name(source: Any) -> str:
     return str(source) if isinstance(source, str | Path) else f"({type(source).__name__})"

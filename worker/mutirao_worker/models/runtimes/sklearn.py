@@ -26,6 +26,7 @@ from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import (
     Description,
+    example_rows,
     sklearn_checks,
     sklearn_contents,
     sklearn_forests,
@@ -33,7 +34,6 @@ from mutirao_worker.models.runtimes import (
     sklearn_missing,
     sklearn_parts,
 )
-from mutirao_worker.models.runtimes import example_rows as examples
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
 
@@ -43,8 +43,8 @@ def load(raw: bytes) -> tuple[Any, str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = joblib.load(io.BytesIO(raw))
-    others = [each.message for each in caught if isinstance(each.message, InconsistentVersionWarning)]
-    saved_with = str(others[0].original_sklearn_version) if others else ""
+    mismatches = [each.message for each in caught if isinstance(each.message, InconsistentVersionWarning)]
+    saved_with = str(mismatches[0].original_sklearn_version) if mismatches else ""
     estimators = list(sklearn_parts.estimators(model))
     sklearn_checks.refuse_old_trees(estimators, saved_with)
     sklearn_forests.speed_up_forests(estimators)
@@ -52,10 +52,10 @@ def load(raw: bytes) -> tuple[Any, str]:
 
 
 def describe(model: Any, example: Any) -> Description:
-    """Find out the inputs from what the estimator was fitted on, and the outputs from a trial run.
+    """Return the inputs by what the estimator was fitted on, and the outputs by a trial run.
 
     Raises:
-        RepositoryError: it is no fitted estimator, or what it takes cannot be known without an example.
+        RepositoryError: it is not a fitted estimator, or its inputs cannot be known without an example.
     """
     _check_fitted(model)
     failures: list[str] = []
@@ -66,31 +66,31 @@ def describe(model: Any, example: Any) -> Description:
         except Exception as exc:  # noqa: BLE001 - the estimator's own code runs here
             failures.append(f"{type(exc).__name__}: {exc}")
         else:
-            asked = tuple(output for output in outputs if output.default)
-            ask = functools.partial(predict, model, outputs=asked, frame=frame)
-            known, rows = _as_numbers(inputs, arrays, ask)
-            check(model, ask(rows))
-            known = sklearn_missing.learned(known, rows, ask)
-            return Description(inputs=known, outputs=outputs, frame=frame, example=examples.request(rows))
-    tried = (
+            defaults = tuple(output for output in outputs if output.default)
+            predict_defaults = functools.partial(predict, model, outputs=defaults, frame=frame)
+            specs, rows = _as_numbers(inputs, arrays, predict_defaults)
+            check_outputs(model, predict_defaults(rows))
+            specs = sklearn_missing.with_nullability(specs, rows, predict_defaults)
+            return Description(inputs=specs, outputs=outputs, frame=frame, example=example_rows.encode_request(rows))
+    rows_tried = (
         "the example" if example is not None else "the rows made up for it; give it real ones with --example rows.csv"
     )
-    raise errors.RepositoryError(f"the {type(model).__name__} does not predict {tried}: {failures[0]}")
+    raise errors.RepositoryError(f"the {type(model).__name__} does not predict {rows_tried}: {failures[0]}")
 
 
 def _as_numbers(
-    inputs: tuple[InputSpec, ...], arrays: dict[str, Array], ask: Callable[[Mapping[str, Array]], dict[str, Array]]
+    inputs: tuple[InputSpec, ...], arrays: dict[str, Array], predict: Callable[[Mapping[str, Array]], dict[str, Array]]
 ) -> tuple[tuple[InputSpec, ...], dict[str, Array]]:
-    """Take a matrix as numbers of any kind where that it holds whole ones alone was guessed, and the model answers both alike."""
+    """Describe a matrix as floating-point where its integer type was guessed, and the model predicts the same for both."""
     spec, array = inputs[0], next(iter(arrays.values()))
     if not spec.guessed or array.ndim != 2 or array.dtype.kind not in "iu":
         return inputs, arrays
     numbers = {spec.name: array.astype(np.float64)}
     try:
-        whole, real = ask(arrays), ask(numbers)
+        of_integers, of_floats = predict(arrays), predict(numbers)
     except Exception:  # noqa: BLE001 - the estimator's own code runs here
         return inputs, arrays
-    if not all(np.array_equal(whole[name], real[name]) for name in whole):
+    if not all(np.array_equal(of_integers[name], of_floats[name]) for name in of_integers):
         return inputs, arrays
     return (msgspec.structs.replace(spec, datatype="FP64", guessed=False),), numbers
 
@@ -98,45 +98,45 @@ def _as_numbers(
 def predict(
     model: Any, inputs: Mapping[str, Array], outputs: tuple[OutputSpec, ...], *, frame: bool
 ) -> dict[str, Array]:
-    """Call each method that an output needs, once."""
+    """Call each method that an output needs, once; return the outputs by name."""
     data = _data(model, inputs, frame=frame)
     methods = list(dict.fromkeys(output.name.partition(".")[0] for output in outputs))
-    found: dict[str, Array] = {}
+    results: dict[str, Array] = {}
     settings = sklearn.get_config()
     try:
         for method in methods:
-            # A method may write into what it is given; the next one must not see that.
-            found.update(_call(model, method, data if method == methods[-1] else data.copy()))
-    finally:  # what a model sets of scikit-learn is for itself alone
+            # A method may write into its data; the next one must not see that.
+            results.update(_call(model, method, data if method == methods[-1] else data.copy()))
+    finally:  # a model's own scikit-learn settings must not reach other models
         if sklearn.get_config() != settings:
             sklearn.set_config(**settings)
     for output in outputs:
-        if output.name not in found:
+        if output.name not in results:
             raise errors.InvalidOutput(
-                f"returned {', '.join(map(repr, found))}, but no {output.name!r}, which it announced"
+                f"returned {', '.join(map(repr, results))}, but no {output.name!r}, which it announced"
             )
-    return {output.name: found[output.name] for output in outputs}
+    return {output.name: results[output.name] for output in outputs}
 
 
-def check(model: Any, answers: Mapping[str, Array]) -> None:
-    """Look at a trial's answers; see `Runtime.check`."""
-    sklearn_checks.check_answers(model, answers)
+def check_outputs(model: Any, outputs: Mapping[str, Array]) -> None:
+    """Check the outputs of a trial; see `Runtime.check_outputs`."""
+    sklearn_checks.check_outputs(model, outputs)
 
 
 def set_threads(model: Any, threads: int) -> None:
-    """Cap every n_jobs that asks for more, in the estimator and in all that it holds, fitted parts too."""
+    """Cap every larger n_jobs, in the estimator and in all estimators within it."""
     for estimator in sklearn_parts.estimators(model):
         with contextlib.suppress(Exception):  # a property of its own may raise
-            _cap(estimator, threads)
+            _cap_n_jobs(estimator, threads)
 
 
-def _cap(estimator: Any, threads: int) -> None:
-    wanted = getattr(estimator, "n_jobs", None)
-    # None is one to scikit-learn, what OpenMP says to XGBoost, and to LightGBM every core.
-    all_cores = wanted is None and hasattr(estimator, "n_jobs") and _library(estimator) == "lightgbm"
-    if all_cores or (isinstance(wanted, int) and not 0 < wanted <= threads):
+def _cap_n_jobs(estimator: Any, threads: int) -> None:
+    n_jobs = getattr(estimator, "n_jobs", None)
+    # None means one to scikit-learn, OpenMP's number to XGBoost, and every core to LightGBM.
+    all_cores = n_jobs is None and hasattr(estimator, "n_jobs") and _library(estimator) == "lightgbm"
+    if all_cores or (isinstance(n_jobs, int) and not 0 < n_jobs <= threads):
         estimator.n_jobs = threads
-        if _library(estimator) == "xgboost":  # it has written the number down elsewhere too
+        if _library(estimator) == "xgboost":  # its booster keeps the number too
             estimator.get_booster().set_param({"nthread": threads})
 
 
@@ -145,8 +145,8 @@ def _library(estimator: Any) -> str:
 
 
 def _data(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Any:
-    """Make what the estimator takes; a missing text is what it was fitted on, None or NaN."""
-    inputs = sklearn_missing.known(inputs, lambda: sklearn_inputs.nones(model))
+    """Return the inputs as the estimator takes them; a missing text is what it was fitted on, None or NaN."""
+    inputs = sklearn_missing.replace_missing_text(inputs, lambda: sklearn_inputs.columns_fitted_on_none(model))
     return _frame(inputs) if frame else next(iter(inputs.values()))
 
 
@@ -166,10 +166,10 @@ def _call(model: Any, method: str, data: Any) -> Iterator[tuple[str, Array]]:
 
 
 def _dense(name: str, result: Any) -> Array:
-    """Make an array of what a method returned.
+    """Return what a method returned as an array.
 
     Raises:
-        InvalidOutput: it is none, or one with values that are masked.
+        InvalidOutput: it is not an array, or has masked values.
     """
     if np.ma.is_masked(result):
         first = np.argwhere(np.ma.getmaskarray(result))[0].tolist()
@@ -185,7 +185,7 @@ def _dense(name: str, result: Any) -> Array:
 
 def _check_fitted(model: Any) -> None:
     if isinstance(model, type) or not hasattr(model, "get_params"):
-        raise errors.RepositoryError(f"the file holds {sklearn_contents.described(model)}")
+        raise errors.RepositoryError(f"the file holds {sklearn_contents.describe_non_estimator(model)}")
     if not hasattr(model, "fit"):
         raise errors.RepositoryError(
             f"the {type(model).__name__} has no method fit, so it is no scikit-learn estimator: give its class one "

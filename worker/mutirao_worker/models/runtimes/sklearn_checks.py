@@ -1,4 +1,4 @@
-"""Whether a model's answers can be right: trees that an older scikit-learn saved otherwise, probabilities, and labels."""
+"""Whether a model's outputs can be right: trees that an older scikit-learn saved otherwise, probabilities, and labels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def refuse_old_trees(estimators: Iterable[Any], saved_with: str) -> None:
     """Refuse classification trees that scikit-learn saved before 1.4: they hold counts, and are read as fractions since.
 
     Args:
-        estimators: all that a model holds.
-        saved_with: the version that saved it; "" where it does not say so.
+        estimators: all estimators within a model.
+        saved_with: the version that saved it; "" where the file does not show it.
 
     Raises:
         RepositoryError: there is such a tree.
     """
     for estimator in estimators:
-        if isinstance(estimator, DecisionTreeClassifier) and _counts(estimator):
+        if isinstance(estimator, DecisionTreeClassifier) and _holds_counts(estimator):
             saved = f"scikit-learn {saved_with}" if saved_with else "a scikit-learn before 1.4"
             raise errors.RepositoryError(
                 f"saved with {saved}, this is {sklearn.__version__}: install that version for its worker, or save it again "
@@ -36,21 +36,21 @@ def refuse_old_trees(estimators: Iterable[Any], saved_with: str) -> None:
             )
 
 
-def check_answers(model: Any, answers: Mapping[str, Array]) -> None:
-    """Look at what a classifier of one label answers: labels are among its classes, each row's probabilities are some, and sum to 1.
+def check_outputs(model: Any, outputs: Mapping[str, Array]) -> None:
+    """Check the outputs of a single-label classifier: labels are among its classes, each row's probabilities lie within 0 and 1 and sum to 1.
 
     Raises:
-        InvalidOutput: one is not, or they do not; names the first such row.
+        InvalidOutput: names the first output for which that does not hold.
     """
     classes = None
     with contextlib.suppress(Exception):  # the model's own property
         classes = model.classes_
-    labels, probabilities = answers.get("predict"), answers.get("predict_proba")
+    labels, probabilities = outputs.get("predict"), outputs.get("predict_proba")
     if not isinstance(classes, np.ndarray) or classes.ndim != 1 or labels is None or labels.ndim != 1:
         return
     known = set(classes.tolist())
-    if stranger := [label for label in labels.tolist() if label not in known]:
-        raise _implausible(f"predicts the label {stranger[0]!r}, which is not among its classes")
+    if unknown := [label for label in labels.tolist() if label not in known]:
+        raise _implausible(f"predicts the label {unknown[0]!r}, which is not among its classes")
     if probabilities is None or probabilities.shape != (len(labels), len(classes)):
         return
     _check_probabilities(np.asarray(probabilities, dtype=np.float64))
@@ -58,7 +58,7 @@ def check_answers(model: Any, answers: Mapping[str, Array]) -> None:
 
 def _check_probabilities(rows: Array) -> None:
     sums = rows.sum(axis=1)
-    # Asked so that NaN, which is neither less nor more than anything, is none.
+    # Written so that NaN, which is neither less nor more than anything, is not within.
     within = (rows >= -_TOLERANCE) & (rows <= 1 + _TOLERANCE)
     if (summing := np.abs(sums - 1) > _TOLERANCE).any():
         raise _implausible(f"gives probabilities that sum to {sums[summing][0]:g}, and not to 1")
@@ -67,12 +67,12 @@ def _check_probabilities(rows: Array) -> None:
         raise _implausible(f"gives {rows[row, column]:g} as a probability (row {row}), which is not within 0 and 1")
 
 
-def _counts(estimator: Any) -> bool:
-    """Tell whether a tree's leaves hold counts: the values of one node do not sum to 1."""
+def _holds_counts(estimator: Any) -> bool:
+    """Whether a tree's leaves hold counts: the values of a node do not sum to 1."""
     tree = getattr(estimator, "tree_", None)
     return tree is not None and not np.allclose(tree.value.sum(axis=2), 1.0, atol=_TOLERANCE)
 
 
-def _implausible(said: str) -> errors.InvalidOutput:
-    text = f"it {said}: it may have been saved with another version of its library"
+def _implausible(problem: str) -> errors.InvalidOutput:
+    text = f"it {problem}: it may have been saved with another version of its library"
     return errors.InvalidOutput(text, cause="InvalidOutput")

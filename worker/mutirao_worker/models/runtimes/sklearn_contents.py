@@ -1,4 +1,4 @@
-"""What a file holds that is no estimator, or one that takes no rows of a tensor, and what to save instead."""
+"""Sentences on what a file holds that is no estimator, or one whose inputs no tensor holds, and what to save instead."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sklearn.preprocessing import LabelBinarizer, LabelEncoder, MultiLabelBinari
 from sklearn.utils import get_tags
 
 _SHOWN = 6
-_WHOLE = "save what predicts alone, or its steps as one: make_pipeline(scaler, model)"
-_DICTS = "takes dicts; no tensor holds them: fit a pipeline on a DataFrame instead, with a OneHotEncoder for text, and save that"
+_SAVE_ONE = "save what predicts alone, or its steps as one: make_pipeline(scaler, model)"
+_TAKES_DICTS = "takes dicts; no tensor holds them: fit a pipeline on a DataFrame instead, with a OneHotEncoder for text, and save that"
 
 
-def described(model: Any) -> str:
-    """Say what a file holds that is no estimator, and what to save instead."""
+def describe_non_estimator(model: Any) -> str:
+    """Describe what a file holds that is no estimator, and what to save instead."""
     save = "save the fitted estimator or pipeline"
     if isinstance(model, type):
         return f"the class {model.__name__} itself, not a scikit-learn estimator: {save}"
@@ -25,45 +25,45 @@ def described(model: Any) -> str:
         keys = (f"{key!r} ({_name(value)})" for key, value in model.items()) if isinstance(model, dict) else map(_name, values)  # fmt: skip
         more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
         shown = ", ".join(itertools.islice(keys, _SHOWN))
-        return f"a {kind.__name__} of {shown}{more}, not a scikit-learn estimator: {_instead(values)}"
+        return f"a {kind.__name__} of {shown}{more}, not a scikit-learn estimator: {_advice(values)}"
     module = kind.__module__.partition(".")[0]
     of = "" if module == "builtins" else f" of {module}"
     return f"a {kind.__name__}{of}, not a scikit-learn estimator: {save}"
 
 
-def unknown(model: Any) -> str:
-    """Say why it cannot be known what an estimator takes, and what to do."""
+def describe_unknown_inputs(model: Any) -> str:
+    """Explain why an estimator's inputs cannot be known, and what to do."""
     name = _name(model)
-    if first := next(filter(takes_dicts, _chain(model)), None):
-        return f"the file holds a {name}{f' whose {_name(first)}' if first is not model else ', which'} {_DICTS}"
+    if first := next(filter(takes_dicts, _first_estimators(model)), None):
+        return f"the file holds a {name}{f' whose {_name(first)}' if first is not model else ', which'} {_TAKES_DICTS}"
     if isinstance(model, LabelEncoder | LabelBinarizer | MultiLabelBinarizer):
         return f"the file holds a {name}, which encodes labels and predicts nothing: save the classifier, which takes text as labels"
     return f"what the {name} was fitted on cannot be known: give it some rows with --example rows.csv"
 
 
 def takes_dicts(part: Any) -> bool:
-    """Tell whether an estimator's rows are dicts."""
+    """Whether an estimator's rows are dicts."""
     try:
         return bool(get_tags(part).input_tags.dict)
     except Exception:  # noqa: BLE001 - its own code, or it is none
         return False
 
 
-def _chain(model: Any) -> Iterable[Any]:
-    """Give an estimator, and the first step of a pipeline, which sees the rows."""
+def _first_estimators(model: Any) -> Iterable[Any]:
+    """Return an estimator, and the first step of a pipeline, which sees the rows."""
     steps = getattr(model, "steps", None)
     return (model, steps[0][1]) if steps else (model,)
 
 
-def _instead(values: Iterable[Any]) -> str:
-    """Say what to save of several things."""
+def _advice(values: Iterable[Any]) -> str:
+    """Say which of several objects to save."""
     parts = [each for each in values if hasattr(each, "get_params") and not isinstance(each, type)]
     if first := next(filter(takes_dicts, parts), None):
-        return f"its {_name(first)} {_DICTS}"
+        return f"its {_name(first)} {_TAKES_DICTS}"
     steps = [each for each in parts if not isinstance(each, LabelEncoder | LabelBinarizer | MultiLabelBinarizer)]
     predictors = [each for each in steps if hasattr(each, "predict")]
     if len(predictors) != 1:
-        return _WHOLE
+        return _SAVE_ONE
     others = [_name(each) for each in steps if each is not predictors[0]]
     if others:
         return (

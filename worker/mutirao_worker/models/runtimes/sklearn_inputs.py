@@ -1,4 +1,4 @@
-"""What an estimator was fitted on, as far as its fitted parts tell: names, number and kind of its features."""
+"""What an estimator was fitted on, as far as its fitted parts show: names, number and type of its features."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from mutirao import errors
 from mutirao.wire import tensors
 from mutirao.wire.signature import MATRIX, InputSpec, Signature
 from mutirao.wire.tensors import Array
-from mutirao_worker.models.runtimes import example_rows as examples
-from mutirao_worker.models.runtimes import sklearn_contents
+from mutirao_worker.models.runtimes import example_rows, sklearn_contents
 from mutirao_worker.models.runtimes.example_rows import Example
 
 Inputs = tuple[tuple[InputSpec, ...], dict[str, Array]]
@@ -32,7 +31,7 @@ _INNER = (
 
 
 class Feature(NamedTuple):
-    """A column: its V2 datatype ("" where the estimator does not tell), a value that it knows, and whether it knows None."""
+    """A column: its V2 datatype ("" where the estimator does not show it), a value that it was fitted on, and whether None was among those."""
 
     datatype: str = ""
     value: Any = None
@@ -40,25 +39,25 @@ class Feature(NamedTuple):
 
 
 def candidates(model: Any, example: Any) -> Iterator[Inputs]:
-    """Say what the estimator may take, the likeliest first, each with rows to try it on.
+    """Return what the estimator may take, the likeliest first, each with rows to try it on.
 
     Args:
         model: the estimator.
-        example: see `example.read`; None for none.
+        example: see `read_example`; None for none.
 
     Raises:
-        RepositoryError: it cannot be known without an example, or the example does not fit the estimator.
+        RepositoryError: it cannot be known without an example, or the example does not match the estimator.
     """
     names = getattr(model, "feature_names_in_", None)
     count = len(names) if names is not None else getattr(model, "n_features_in_", None)
     if example is not None:
-        yield _of_example(examples.read(example, _asked(names, count)), names, count)
+        yield _of_example(example_rows.read_example(example, _expected_columns(names, count)), names, count)
         return
     known = features(model)
     if count is None and known.get(0, Feature()).datatype != "BYTES":
-        raise errors.RepositoryError(sklearn_contents.unknown(model))
+        raise errors.RepositoryError(sklearn_contents.describe_unknown_inputs(model))
     for number in (1.0, 0.0):
-        columns = [_filled(known.get(at, Feature()), number) for at in range(count or 1)]
+        columns = [_sample_column(known.get(at, Feature()), number) for at in range(count or 1)]
         if names is None:
             yield _described(_matrix(columns, flat=count is None))
             continue
@@ -66,21 +65,21 @@ def candidates(model: Any, example: Any) -> Iterator[Inputs]:
         yield _described(dict(zip(map(str, names), columns, strict=True)), guessed)
 
 
-def nones(model: Any) -> set[int]:
-    """Find the columns, by position, whose missing values the estimator knows as None; those of all others are NaN."""
+def columns_fitted_on_none(model: Any) -> set[int]:
+    """Return the positions of the columns that were fitted with None as missing value; to all others that is NaN."""
     return {at for at, feature in features(model).items() if feature.none}
 
 
 def features(estimator: Any) -> dict[int, Feature]:
-    """Find the columns, by position, of which a fitted encoder, imputer or vectorizer tells what it has seen."""
+    """Return, by position, the columns of which a fitted encoder, imputer or vectorizer keeps what it was fitted on."""
     if hasattr(estimator, "build_analyzer"):
         return {0: Feature("BYTES", "a")}
     if hasattr(estimator, "categories_"):
         return {at: _of_values(seen) for at, seen in enumerate(estimator.categories_) if len(seen)}
     if hasattr(estimator, "statistics_"):
         none = getattr(estimator, "missing_values", np.nan) is None
-        found = {at: _of_values([value]) for at, value in enumerate(estimator.statistics_) if isinstance(value, str)}
-        return {at: feature._replace(none=none) for at, feature in found.items()}
+        text = {at: _of_values([value]) for at, value in enumerate(estimator.statistics_) if isinstance(value, str)}
+        return {at: feature._replace(none=none) for at, feature in text.items()}
     if hasattr(estimator, "transformers_"):
         return _of_columns(estimator)
     return _of_parts(estimator)
@@ -100,11 +99,11 @@ def _of_values(seen: Any) -> Feature:
 
 
 def _of_columns(estimator: Any) -> dict[int, Feature]:
-    # The only record of the columns as positions, however they were given (names, mask, slice, callable).
-    places = getattr(estimator, "_transformer_to_input_indices", {})
+    # The only record of the columns as positions, however they were selected (names, mask, slice, callable).
+    positions = getattr(estimator, "_transformer_to_input_indices", {})
     found: dict[int, Feature] = {}
     for name, part, _ in estimator.transformers_:
-        indices = list(places.get(name, ()))
+        indices = list(positions.get(name, ()))
         found |= {indices[at]: feature for at, feature in features(part).items() if at < len(indices)}
     return found
 
@@ -127,8 +126,8 @@ def _parts(estimator: Any) -> Iterator[Any]:
             yield inner
 
 
-def _asked(names: Any, count: int | None) -> Signature:
-    """Say what a file of examples should hold, as far as it is known: columns of these names, or so many."""
+def _expected_columns(names: Any, count: int | None) -> Signature:
+    """Return what a file of examples should hold, as far as it is known: columns of these names, or of this number."""
     if names is not None:
         return Signature(inputs=tuple(InputSpec(str(name), "", (-1,), True) for name in names), outputs=(), frame=True)
     return Signature(inputs=(InputSpec(MATRIX, "", (-1, count or -1), True),), outputs=())
@@ -148,7 +147,7 @@ def _of_example(example: Example, names: Any, count: int | None) -> Inputs:
     return (msgspec.structs.replace(spec, guessed=guessed, columns=columns),), arrays
 
 
-def _filled(feature: Feature, number: float) -> Array:
+def _sample_column(feature: Feature, number: float) -> Array:
     value = number if feature.value is None else feature.value
     return np.array([value] * _ROWS, dtype=tensors.DTYPES[feature.datatype or "FP64"])
 

@@ -1,4 +1,4 @@
-"""Every estimator within another: the steps of a pipeline, the trees of a forest, what a search has found, fitted parts too."""
+"""Every estimator within another: the steps of a pipeline, the trees of a forest, the best of a search, fitted parts too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-_PARTS_MAX = 10_000  # a longer list holds no estimators, but words or numbers
-_CLOSED = (
+_PARTS_MAX = 10_000  # a longer list holds words or numbers, no estimators
+_LEAVES = (
     str,
     bytes,
     int,
@@ -24,25 +24,25 @@ _CLOSED = (
 
 
 def estimators(model: Any) -> Iterator[Any]:
-    """Give a model, and every estimator that it holds, also within objects that are none; each once."""
+    """Yield a model, and every estimator within it, also inside objects that are not estimators; each once."""
     seen: set[int] = set()
     waiting = [model]
     while waiting:
-        found = waiting.pop()
-        if found is None or isinstance(found, _CLOSED) or id(found) in seen:
+        part = waiting.pop()
+        if part is None or isinstance(part, _LEAVES) or id(part) in seen:
             continue
-        seen.add(id(found))
-        if hasattr(type(found), "get_params"):
-            yield found
+        seen.add(id(part))
+        if hasattr(type(part), "get_params"):
+            yield part
         # Reversed, so that they come in the order in which they stand.
-        waiting += reversed(list(_within(found)))
+        waiting += reversed(list(_children(part)))
 
 
-def _within(found: Any) -> Iterable[Any]:
-    if isinstance(found, np.ndarray):
-        return found.ravel().tolist() if found.dtype == object and found.size <= _PARTS_MAX else ()
-    if isinstance(found, list | tuple | set | frozenset):
-        return found if len(found) <= _PARTS_MAX else ()
-    if isinstance(found, dict):
-        return found.values() if len(found) <= _PARTS_MAX else ()
-    return getattr(found, "__dict__", {}).values()
+def _children(part: Any) -> Iterable[Any]:
+    if isinstance(part, np.ndarray):
+        return part.ravel().tolist() if part.dtype == object and part.size <= _PARTS_MAX else ()
+    if isinstance(part, list | tuple | set | frozenset):
+        return part if len(part) <= _PARTS_MAX else ()
+    if isinstance(part, dict):
+        return part.values() if len(part) <= _PARTS_MAX else ()
+    return getattr(part, "__dict__", {}).values()
