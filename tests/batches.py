@@ -64,14 +64,14 @@ def ask_json(model: str, data: Any, *, embed: object = None, outputs: Sequence[s
 
 def outputs_of(answer: RequestResult) -> dict[str, np.ndarray]:
     """The arrays of a response, as a client reads them."""
-    assert answer.kind == "ok", answer
+    assert answer.status == "ok", answer
     packed = binary_codec.unpack_result(msgspec.json.decode(answer.result, type=PredictResult), answer.payload)
     return {tensor.name: tensors.decode(tensor) for tensor in packed.outputs}
 
 
 def error_of(answer: RequestResult) -> Exception:
     """The error of a failure, as a client reads it."""
-    assert answer.kind == "failed", answer
+    assert answer.status == "failed", answer
     return messages.JobRecord(status="FAILURE", task_id="job", result=msgspec.Raw(answer.result)).error()
 
 

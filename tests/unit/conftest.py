@@ -22,9 +22,9 @@ def host(tmp_path_factory):
 def ran(host):
     """Run a batch; return its answers."""
     from mutirao_worker.inference import execution
-    from mutirao_worker.inference.execution import Bounds
+    from mutirao_worker.inference.execution import ResultLimits
 
     def run(*asked, inline_bytes=65536, **bounds):
-        return execution.run(host.find, asked, Bounds(inline_bytes, **bounds)).answers
+        return execution.run(host.find, asked, ResultLimits(inline_bytes, **bounds)).results
 
     return run

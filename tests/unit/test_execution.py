@@ -17,8 +17,8 @@ from mutirao import errors
 from mutirao.wire import binary_codec
 from mutirao.wire.messages import PredictResult
 from mutirao_worker.inference import execution
-from mutirao_worker.inference.execution import Bounds
-from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, Stack
+from mutirao_worker.inference.execution import ResultLimits
+from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, StackedRequests
 
 
 def same(got, expected):
@@ -55,15 +55,15 @@ def test_each_answer_is_that_of_its_own_rows(host, requests, inline_bytes):
             else ask(name, data, outputs=outputs, inline_bytes=0 if form == "beside" else 65536)
         )
         expected.append({out: getattr(sample.model, out)(data) for out in outputs or ["predict", "predict_proba"]})
-    ran = execution.run(host.find, asked, Bounds(inline_bytes))
-    assert [answer.rows for answer in ran.answers] == [rows for _, _, rows, _, _ in requests]
+    ran = execution.run(host.find, asked, ResultLimits(inline_bytes))
+    assert [answer.rows for answer in ran.results] == [rows for _, _, rows, _, _ in requests]
     assert ran.rows == sum(rows for _, _, rows, _, _ in requests)
-    for one, answer, own in zip(asked, ran.answers, expected, strict=True):
+    for one, answer, own in zip(asked, ran.results, expected, strict=True):
         got = outputs_of(answer)
         assert list(got) == list(own)
         assert all(same(got[name], own[name]) for name in own)
-        (alone,) = execution.run(host.find, [one], Bounds(inline_bytes)).answers
-        assert [answer.shown, answer.embed] == [alone.shown, alone.embed]
+        (alone,) = execution.run(host.find, [one], ResultLimits(inline_bytes)).results
+        assert [answer.summary, answer.embed] == [alone.summary, alone.embed]
         assert structure(answer) == structure(alone)
 
 
@@ -97,7 +97,7 @@ def test_datatypes_may_be_mixed(host, rows):
         asked.append((array, ask("iris", array)))
     model = samples.get("iris").model
     for (array, _), answer in zip(
-        asked, execution.run(host.find, [one for _, one in asked], Bounds(65536)).answers, strict=True
+        asked, execution.run(host.find, [one for _, one in asked], ResultLimits(65536)).results, strict=True
     ):
         if array.dtype.kind == "f" and np.isnan(array).any():
             assert "takes no missing value for X" in str(error_of(answer))
@@ -111,16 +111,16 @@ def test_requests_of_one_kind_are_one_call(host):
     asked = [ask("iris", iris[:1])] * 200 + [ask("iris", iris[:3])] * 110 + [ask_json("iris", iris[:2])] * 5
     sizes: list[int] = []
     spy: Any = Spy(host.find("iris"), sizes)
-    execution.run(lambda _: spy, asked, Bounds(65536))
+    execution.run(lambda _: spy, asked, ResultLimits(65536))
     assert sum(sizes) == 540
     assert len(sizes) == 2
     assert max(sizes) <= 512
     sizes.clear()
     answers = execution.run(
-        lambda _: spy, [*asked[:3], ask("iris", np.tile(iris, (8, 1))), *asked[:3]], Bounds(65536)
-    ).answers
+        lambda _: spy, [*asked[:3], ask("iris", np.tile(iris, (8, 1))), *asked[:3]], ResultLimits(65536)
+    ).results
     assert sorted(sizes) == [6, 600]
-    assert [answer.kind for answer in answers] == ["ok"] * 7
+    assert [answer.status for answer in answers] == ["ok"] * 7
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,13 @@ def test_calls_keep_to_their_limits(sizes, max_rows, max_bytes, expected):
     """A call has at most so many rows and bytes; a request that has more is a call of its own, and no request is cut."""
     nothing: Any = None
     stacks = [
-        Stack(nothing, list(range(count)), rows, size, {"X": np.zeros((count * rows, 1))})
+        StackedRequests(nothing, list(range(count)), rows, size, {"X": np.zeros((count * rows, 1))})
         for count, rows, size in sizes
     ]
-    made = [sum(len(stack.inputs["X"]) for stack in call) for call in execution.calls(stacks, max_rows, max_bytes)]
+    made = [
+        sum(len(stack.inputs["X"]) for stack in call)
+        for call in execution.split_into_calls(stacks, max_rows, max_bytes)
+    ]
     assert made == expected
 
 
@@ -211,7 +214,7 @@ def test_a_request_that_is_wrong_is_refused_alone(ran, content_type, wrong, says
     bad = PackedRequest("bad", wrong, content_type, False, None)
     encoded = PackedRequest("bad", base64.b64encode(wrong).decode(), content_type, True, None)
     answers = ran(ask("iris", iris[:1]), bad, ask_json("iris", iris[1:2]), encoded, ask("iris", iris[2:3]))
-    assert [answer.kind for answer in answers] == ["ok", "failed", "ok", "failed", "ok"]
+    assert [answer.status for answer in answers] == ["ok", "failed", "ok", "failed", "ok"]
     assert answers[1].result == answers[3].result
     assert says in str(error_of(answers[1]))
     assert isinstance(error_of(answers[1]), errors.InvalidRequest | errors.ModelNotFound)
@@ -223,7 +226,7 @@ def test_like_requests_of_which_one_is_wrong(ran):
     heads = binary(body(raw_tensor(4, (1, 4), "BOOL")))
     asked = [PackedRequest(str(at), heads + bytes([0, 1, at, 0]), binary_codec.BINARY, False, None) for at in range(4)]
     answers = ran(*asked)
-    assert [answer.kind for answer in answers] == ["ok", "ok", "failed", "failed"]
+    assert [answer.status for answer in answers] == ["ok", "ok", "failed", "failed"]
     assert "a BOOL byte must be 0 or 1" in str(error_of(answers[2]))
 
 
@@ -237,14 +240,14 @@ def test_like_texts_of_which_some_lie(host):
     assert {len(liar.body) for liar in liars} == {len(good.body)}
     found = list(InputReader(host.find, [good, liars[0], good, liars[1], good]).read(range(5)))
     assert [one.member for one in found if isinstance(one, RejectedRequest)] == [1, 3]
-    assert {city for one in found if isinstance(one, Stack) for city in one.inputs["city"]} == {"Ouro Preto"}
+    assert {city for one in found if isinstance(one, StackedRequests) for city in one.inputs["city"]} == {"Ouro Preto"}
 
 
 def test_tensors_beside_that_are_gone(ran):
     """A request whose tensors were kept beside, and are no more, fails by name; one whose are there is answered."""
     one = ask("iris", samples.get("iris").data[:2], inline_bytes=0)
-    answers = ran(one, one._replace(id="gone", beside=None))
-    assert answers[0].kind == "ok"
+    answers = ran(one, one._replace(id="gone", offloaded=None))
+    assert answers[0].status == "ok"
     assert str(error_of(answers[1])) == "the tensors of job 'gone' are gone: its payload key does not exist"
 
 
@@ -257,7 +260,7 @@ def test_nothing_is_asked(ran):
 def test_a_result_that_is_too_large_costs_its_own_request(ran, form):
     """A result over the limit fails its request by name, with its size; its neighbours are answered."""
     answers = ran(*(form("pads", [[size, 0.0, 0.0]]) for size in (3, 4000, 5, 4001)), result=9000)
-    assert [answer.kind for answer in answers] == ["ok", "failed", "ok", "failed"]
+    assert [answer.status for answer in answers] == ["ok", "failed", "ok", "failed"]
     error = error_of(answers[1])
     assert isinstance(error, errors.InvalidOutput)
     assert "bytes or more, over the 9,000 of MUTIRAO_MAX_RESULT_BYTES" in str(error)
@@ -267,16 +270,16 @@ def test_a_result_is_bounded_before_it_is_written(ran):
     """Results of one size that are each too large all fail by name; one byte less, and all are answered."""
     asked = [ask("iris", samples.get("iris").data[:1]) for _ in range(3)]
     size = len(ran(asked[0])[0].result)
-    assert {answer.kind for answer in ran(*asked, result=size)} == {"ok"}
-    assert {answer.kind for answer in ran(*asked, result=size - 1)} == {"failed"}
+    assert {answer.status for answer in ran(*asked, result=size)} == {"ok"}
+    assert {answer.status for answer in ran(*asked, result=size - 1)} == {"failed"}
 
 
 def test_a_batch_whose_results_are_too_large_together_goes_on_later(ran, monkeypatch):
     """Once a batch has more results than may go back at once, the rest is to run again, in whatever form."""
-    monkeypatch.setattr(execution, "TOGETHER_BYTES", 1000)
+    monkeypatch.setattr(execution, "MAX_RESULTS_BYTES", 1000)
     sample = samples.get("iris").data
     for form in (ask, ask_json):
-        kinds = [answer.kind for answer in ran(*(form("iris", sample[:3]) for _ in range(9)))]
+        kinds = [answer.status for answer in ran(*(form("iris", sample[:3]) for _ in range(9)))]
         answered = kinds.index("interrupted")
         assert kinds == ["ok"] * answered + ["interrupted"] * (9 - answered)
         assert answered

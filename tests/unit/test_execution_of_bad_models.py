@@ -18,7 +18,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from mutirao import errors
 from mutirao.wire.messages import Failure
 from mutirao_worker.inference import execution, interruption
-from mutirao_worker.inference.execution import Bounds
+from mutirao_worker.inference.execution import ResultLimits
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_only_the_guilty_fail(ran, model, kind, says, guilty, form):
             error = error_of(answer)
             assert type(error) is kind
             assert says in str(error)
-            assert says not in answer.shown
+            assert says not in answer.summary
             json.dumps(answer.traceback).encode()
         else:
             assert outputs_of(answer)["predict"].tolist() == [at + 9.0]
@@ -71,7 +71,7 @@ def test_a_traceback_is_the_models_own(ran):
     assert "in misbehave" in answer.traceback
     assert "the sky is falling" in answer.traceback
     assert len(answer.traceback) <= 8000
-    assert answer.shown == "ModelFailed(model='raises', version='1', cause='ValueError')"
+    assert answer.summary == "ModelFailed(model='raises', version='1', cause='ValueError')"
 
 
 @pytest.mark.parametrize("model", ["mixestypes", "othertype"])
@@ -99,7 +99,7 @@ def test_nan_for_json_costs_its_own_request(host):
     sizes: list[int] = []
     spy: Any = Spy(host.find("nanoutput"), sizes)
     asked = [ask("nanoutput", [MARKED]), ask_json("nanoutput", [MARKED]), ask_json("nanoutput", [GOOD])]
-    answers = execution.run(lambda _: spy, asked, Bounds(65536)).answers
+    answers = execution.run(lambda _: spy, asked, ResultLimits(65536)).results
     assert np.isnan(outputs_of(answers[0])["predict"]).all()
     said = str(error_of(answers[1]))
     assert "tensor 'predict' has NaN at [0]: JSON cannot carry it, the binary form can: ask for it with " in said
@@ -134,7 +134,7 @@ from mutirao_worker.models.repository import Repository
 host = ModelHost()
 host.load(Repository(sys.argv[1]), ["forks"])
 asked = [batches.ask("forks", [row]) for row in (batches.GOOD, batches.MARKED)]
-print([batches.outputs_of(answer)["predict"].tolist() for answer in execution.run(host.find, asked, execution.Bounds(9)).answers])
+print([batches.outputs_of(answer)["predict"].tolist() for answer in execution.run(host.find, asked, execution.ResultLimits(9)).results])
 """
 
 
@@ -172,7 +172,7 @@ def test_a_soft_limit_fails_who_ran_alone(ran):
         "billiard.exceptions",
     )
     assert isinstance(error_of(answer), errors.TimeLimitExceeded)
-    assert (answer.embed, answer.rows, answer.shown) == (after, 1, "SoftTimeLimitExceeded()")
+    assert (answer.embed, answer.rows, answer.summary) == (after, 1, "SoftTimeLimitExceeded()")
     assert "in misbehave" in answer.traceback
 
 
@@ -180,7 +180,7 @@ def test_a_soft_limit_fails_who_ran_alone(ran):
 def test_a_soft_limit_does_not_fail_who_came_last(ran):
     """A request that ran alone, but after others that had taken the time, is to run again; those answered before keep their answers."""
     answers = ran(ask_json("slow", [[0.3, 0.0, 0.0]]), ask_json("runsout", [MARKED]))
-    assert [answer.kind for answer in answers] == ["ok", "interrupted"]
+    assert [answer.status for answer in answers] == ["ok", "interrupted"]
 
 
 @pytest.mark.usefixtures("_soft_limit")
@@ -190,7 +190,7 @@ def test_a_soft_limit_interrupts_several(ran, model):
     rows = [GOOD, MARKED, GOOD]
     first = ask("iris", samples.get("iris").data[:1])
     answers = ran(first, *(ask(model, [row]) for row in rows), ask("houses", samples.get("houses").data[:1]))
-    assert [answer.kind for answer in answers] == ["ok", *["interrupted"] * 4]
+    assert [answer.status for answer in answers] == ["ok", *["interrupted"] * 4]
 
 
 @pytest.mark.usefixtures("_soft_limit")
@@ -205,7 +205,9 @@ def test_halving_stops_before_the_process_is_stopped(host):
     loaded = host.find("raises")
     spy: Any = Spy(loaded, [])
     spy.manifest = msgspec.structs.replace(loaded.manifest, time_limit_s=1e-6)
-    answers = execution.run(lambda _: spy, [ask("raises", [row]) for row in (MARKED, GOOD)], Bounds(65536)).answers
-    assert [answer.kind for answer in answers] == ["interrupted", "interrupted"]
-    (alone,) = execution.run(lambda _: spy, [ask("raises", [MARKED])], Bounds(65536)).answers
-    assert alone.kind == "failed"
+    answers = execution.run(
+        lambda _: spy, [ask("raises", [row]) for row in (MARKED, GOOD)], ResultLimits(65536)
+    ).results
+    assert [answer.status for answer in answers] == ["interrupted", "interrupted"]
+    (alone,) = execution.run(lambda _: spy, [ask("raises", [MARKED])], ResultLimits(65536)).results
+    assert alone.status == "failed"

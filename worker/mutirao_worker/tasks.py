@@ -39,9 +39,9 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
     body = msgspec.json.encode([args, options, None])
     given = self.app.conf.mutirao
     computed = pool.compute([("", body, binary_codec.JSON, False, None)], (given.inline_bytes, given.max_result_bytes))
-    (answered,) = pool.read(computed, 1).answers
+    (answered,) = pool.read(computed, 1).results
     found = msgspec.json.decode(answered.result)
-    if answered.kind != "ok":
+    if answered.status != "ok":
         raise (errors.named(found["exc_type"]) or errors.JobError)(
             *found["exc_message"], **(found.get("exc_data") or {})
         )

@@ -20,9 +20,9 @@ from mutirao.settings import Settings
 from mutirao_worker.celery_adapter.process_pipes import ProcessPipes
 from mutirao_worker.engine.process_recycling import Wear
 from mutirao_worker.inference import execution, interruption
-from mutirao_worker.inference.execution import TOGETHER_BYTES, BatchResult
+from mutirao_worker.inference.execution import MAX_RESULTS_BYTES, BatchResult
 from mutirao_worker.inference.inputs import PackedRequest
-from mutirao_worker.inference.outputs import Bounds, RequestResult
+from mutirao_worker.inference.outputs import RequestResult, ResultLimits
 from mutirao_worker.process.isolation import Leak
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ interruption.is_terminating = terminate_handler_fired
 def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
     """Run a batch; called in a process of the pool. Plain tuples go through the pipe: they cost a seventh of named ones."""
     host = current_app.host
-    ran = execution.run(host.find, list(map(PackedRequest._make, asked)), Bounds(*bounds))
+    ran = execution.run(host.find, list(map(PackedRequest._make, asked)), ResultLimits(*bounds))
     leak = host.leak_detector.new_leak() if host.leak_detector is not None else None
-    return list(map(tuple, ran.answers)), *ran[1:-1], leak and tuple(leak)
+    return list(map(tuple, ran.results)), *ran[1:-1], leak and tuple(leak)
 
 
 def read(computed: Any, count: int) -> BatchResult:
@@ -82,7 +82,7 @@ class WorkerPool:
         self._threads = pool.__class__.__module__.endswith("thread")
         self._frames = None
         if self._inqueues() is not None:
-            self._frames = ProcessPipes(pool._pool, 2 * (TOGETHER_BYTES + given.max_result_bytes))  # noqa: SLF001 - billiard's only way
+            self._frames = ProcessPipes(pool._pool, 2 * (MAX_RESULTS_BYTES + given.max_result_bytes))  # noqa: SLF001 - billiard's only way
         self._hear_of_processes()
         self._hear_before_limits()
         self._track_the_living()

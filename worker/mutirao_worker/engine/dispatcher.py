@@ -171,13 +171,13 @@ class Dispatcher:
         if self._left(batch) is None:
             return
         if ran.rows:  # what was refused unseen says nothing of the model
-            self.batcher.timed(batch.model, ran.rows, time.monotonic() - batch.began, ran.waited_s)
-        pairs = list(zip(batch.requests, ran.answers, strict=True))
-        refused = [request for request, answer in pairs if answer.by_copy]
+            self.batcher.timed(batch.model, ran.rows, time.monotonic() - batch.began, ran.cpu_wait_s)
+        pairs = list(zip(batch.requests, ran.results, strict=True))
+        refused = [request for request, answer in pairs if answer.other_copy_may_accept]
         handed = self.hold.hand_over(refused) if refused and self.hold is not None else []
         endings, again = [], []
         for request, answer in pairs:
-            if answer.kind == "interrupted":
+            if answer.status == "interrupted":
                 again.append(request)
             elif request not in handed:
                 endings.append(outcome.of_answer(request, answer))

@@ -66,11 +66,11 @@ class BatchRun(NamedTuple):
 
 def of_answer(request: Request, answer: RequestResult) -> Outcome:
     """Make the ending of a request that came back from its process."""
-    status = "SUCCESS" if answer.kind == "ok" else "FAILURE"
+    status = "SUCCESS" if answer.status == "ok" else "FAILURE"
     said = _unreadable(answer) if status == "FAILURE" else ""
     reason = "not decodable" if said else ""
     return Outcome(
-        request, status, answer.result, answer.shown, answer.payload, answer.traceback, answer.embed, reason, said
+        request, status, answer.result, answer.summary, answer.payload, answer.traceback, answer.embed, reason, said
     )
 
 
@@ -97,8 +97,8 @@ def refused(ended: Outcome, said: Exception) -> Outcome:
         f"the result has {ended.size:,} bytes, and Redis {why}: ask for fewer rows or outputs in one request, or raise its limit",
         size=ended.size,
     )
-    failed = outputs.failed(error, ended.embed, 0)
-    return Outcome(ended.request, "FAILURE", failed.result, failed.shown, embed=failed.embed)
+    failed = outputs.failure_result(error, ended.embed, 0)
+    return Outcome(ended.request, "FAILURE", failed.result, failed.summary, embed=failed.embed)
 
 
 def _unreadable(answer: RequestResult) -> str:

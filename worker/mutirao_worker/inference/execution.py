@@ -1,8 +1,8 @@
 """Run a batch: stack the requests, predict, check, split. Runs in a pool child, and needs neither Redis nor Celery there.
 
-Each request has its own fate. Where a call fails, or returns what does not fit, its requests run again in halves until the guilty
-stand alone. What a model does to rows in the right number and of the right type cannot be seen: one that returns them in
-another order answers each request with a neighbour's row.
+Each request has a result of its own. Where a call fails, or its outputs do not match, its requests run again in halves until the
+faulty ones are alone. A model that returns the right number of rows of the right type in another order cannot be detected: each
+request gets a neighbour's row.
 """
 
 from __future__ import annotations
@@ -20,226 +20,234 @@ from mutirao.wire import tensors
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.inference import interruption
-from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, Stack
+from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, StackedRequests
 from mutirao_worker.inference.outputs import (
     INTERRUPTED,
-    Bounds,
     RequestResult,
-    failed,
+    ResultLimits,
+    failure_result,
     invalid_output,
     model_failed,
-    responses,
+    split_responses,
 )
 from mutirao_worker.models.loaded_model import LoadedModel
 from mutirao_worker.process import isolation, run_delay
 from mutirao_worker.process.isolation import Leak
 
-__all__ = ["BatchResult", "Bounds", "PackedRequest", "RequestResult", "run"]
+__all__ = ["BatchResult", "PackedRequest", "RequestResult", "ResultLimits", "run"]
 
-# Results of more bytes than this do not go back at once, for all of them stand in the parent: the rest stays interrupted, and runs again.
-TOGETHER_BYTES = 128 * 1024 * 1024
+# No more bytes of results than this go back at a time, since the parent holds all of them: the rest stays interrupted, and runs again.
+MAX_RESULTS_BYTES = 128 * 1024 * 1024
 
 
 class BatchResult(NamedTuple):
-    """What became of a batch.
+    """The result of a batch.
 
     Attributes:
-        answers: of each request, in the order in which they were asked.
-        rows: predicted in all calls.
-        predict_s: time in the model, all calls.
-        waited_s: how long it could have run, but waited for a core.
+        results: of each request, in their order.
+        rows: how many rows were predicted in all calls.
+        predict_s: seconds in the model, all calls.
+        cpu_wait_s: seconds for which the process could have run, but waited for a core.
         leak: what it has left open or running in the process; None for nothing.
     """
 
-    answers: list[RequestResult]
+    results: list[RequestResult]
     rows: int
     predict_s: float
-    waited_s: float
+    cpu_wait_s: float
     leak: Leak | None = None
 
 
-def run(find: Callable[[str], LoadedModel], asked: Sequence[PackedRequest], bounds: Bounds) -> BatchResult:
-    """Answer requests, with as few predict calls as the models' limits allow.
+def run(find: Callable[[str], LoadedModel], requests: Sequence[PackedRequest], limits: ResultLimits) -> BatchResult:
+    """Run requests, with as few predict calls as the models' limits allow.
 
-    Nothing is raised, but what ends the process on purpose.
+    Nothing is raised but what ends the process on purpose.
 
     Args:
-        find: finds a loaded model, or raises ModelNotFound or ModelUnavailable.
-        asked: the requests, of any models.
-        bounds: how large a result may be.
+        find: returns a loaded model, or raises ModelNotFound or ModelUnavailable.
+        requests: the requests, of any models.
+        limits: how large a result may be.
     """
-    waited_s = run_delay.waited_s()
-    batch = _BatchRunner(find, asked, bounds)
+    cpu_wait_s = run_delay.waited_s()
+    batch = _BatchRunner(find, requests, limits)
     try:
-        batch.answer(range(len(asked)))
+        batch.run_members(range(len(requests)))
     except interruption.TIME_LIMIT as exc:
         batch.interrupt(exc)
-    return BatchResult(batch.answers, batch.rows, batch.predict_s, run_delay.waited_s() - waited_s)
+    return BatchResult(batch.results, batch.rows, batch.predict_s, run_delay.waited_s() - cpu_wait_s)
 
 
 class _BatchRunner:
-    def __init__(self, find: Callable[[str], LoadedModel], asked: Sequence[PackedRequest], bounds: Bounds) -> None:
-        self.answers = [INTERRUPTED] * len(asked)
+    def __init__(
+        self, find: Callable[[str], LoadedModel], requests: Sequence[PackedRequest], limits: ResultLimits
+    ) -> None:
+        self.results = [INTERRUPTED] * len(requests)
         self.rows = 0
         self.predict_s = 0.0
-        self._reader = InputReader(find, asked)
-        self._bounds = bounds
-        self._bytes = 0
-        self._began = self._called = time.perf_counter()
-        self._running: list[Stack] = []
+        self._reader = InputReader(find, requests)
+        self._limits = limits
+        self._result_bytes = 0
+        self._started_at = self._call_started_at = time.perf_counter()
+        self._running: list[StackedRequests] = []
 
-    def answer(self, members: Sequence[int]) -> None:
-        """Answer some of the requests, reading them anew: a model may have changed the arrays of its last call."""
-        kinds: defaultdict[tuple[Any, ...], list[Stack]] = defaultdict(list)
-        for found in self._reader.read(members):
-            if isinstance(found, RejectedRequest):
-                answer = failed(found.error, found.embed, 0)
-                self._end([found.member], [answer._replace(by_copy=found.by_copy)])
+    def run_members(self, members: Sequence[int]) -> None:
+        """Run some of the requests, decoding them anew: a model may have changed the arrays of its last call."""
+        by_key: defaultdict[tuple[Any, ...], list[StackedRequests]] = defaultdict(list)
+        for item in self._reader.read(members):
+            if isinstance(item, RejectedRequest):
+                rejected = failure_result(item.error, item.embed, 0)
+                self._store([item.member], [rejected._replace(other_copy_may_accept=item.other_copy_may_accept)])
             else:
-                kinds[found.kind].append(found)
-        for stacks in kinds.values():
-            limits = stacks[0].form.loaded.manifest
-            for call in calls(stacks, limits.max_batch_rows, limits.max_batch_bytes):
-                self._answer(call)
+                by_key[item.batch_key].append(item)
+        for stacked_requests in by_key.values():
+            limits = stacked_requests[0].specification.loaded.manifest
+            for call in split_into_calls(stacked_requests, limits.max_batch_rows, limits.max_batch_bytes):
+                self._run_call(call)
 
     def interrupt(self, exc: Exception) -> None:
-        """Time is up: a request that ran alone for most of it has exceeded its limit; of several nobody knows which."""
-        unanswered = {at for at, one in enumerate(self.answers) if one is INTERRUPTED}
-        running = [(at, stack) for stack in self._running for at in unanswered.intersection(stack.members)]
-        lone = len(self.answers) == 1
-        if len(running) == 1 and (lone or time.perf_counter() - self._called > self._called - self._began):
-            ((at, stack),) = running
-            self._end([at], [failed(exc, stack.form.embed, stack.rows)])
-        elif lone and unanswered:  # in our own code: it must not come back for ever
-            self._end([0], [failed(exc, None, 0)])
+        """Fail the request that ran alone for most of the time limit; of several it is not known which exceeded it."""
+        unfinished = {member for member, result in enumerate(self.results) if result is INTERRUPTED}
+        running = [
+            (member, stacked) for stacked in self._running for member in unfinished.intersection(stacked.members)
+        ]
+        lone = len(self.results) == 1
+        if len(running) == 1 and (
+            lone or time.perf_counter() - self._call_started_at > self._call_started_at - self._started_at
+        ):
+            ((member, stacked),) = running
+            self._store([member], [failure_result(exc, stacked.specification.embed, stacked.rows)])
+        elif lone and unfinished:  # in our own code: it must not run again for ever
+            self._store([0], [failure_result(exc, None, 0)])
 
-    def _answer(self, call: list[Stack]) -> None:
-        """Answer the requests of one predict call; where it fails, in halves."""
-        if self._bytes > TOGETHER_BYTES:
+    def _run_call(self, call: list[StackedRequests]) -> None:
+        """Run the requests of one predict call; where it fails, in halves."""
+        if self._result_bytes > MAX_RESULTS_BYTES:
             return
-        form, members = call[0].form, [member for stack in call for member in stack.members]
-        self._running, self._called = call, time.perf_counter()
+        specification, members = call[0].specification, [member for stacked in call for member in stacked.members]
+        self._running, self._call_started_at = call, time.perf_counter()
         try:
             self._predict_and_split(call)
         except interruption.TIME_LIMIT:
             raise
-        except Exception as exc:  # noqa: BLE001 - of ours too: one request's rows must not cost the others
+        except Exception as exc:  # noqa: BLE001 - our own errors too: one request's rows must not fail the others
             error = exc
         else:
             return
         if len(members) == 1:
-            self._end(members, [failed(error, form.embed, call[0].rows)])
+            self._store(members, [failure_result(error, specification.embed, call[0].rows)])
             return
         half = len(members) // 2
         for part in (members[:half], members[half:]):
-            # Else they stay interrupted: halves of halves might take longer than the process is given.
-            if time.perf_counter() - self._began < form.loaded.manifest.time_limit_s / 2:
-                self.answer(part)
+            # Else they stay interrupted: halves of halves might take longer than the process has.
+            if time.perf_counter() - self._started_at < specification.loaded.manifest.time_limit_s / 2:
+                self.run_members(part)
 
-    def _predict_and_split(self, call: list[Stack]) -> None:
-        form, rows = call[0].form, sum(stack.rows * len(stack.members) for stack in call)
+    def _predict_and_split(self, call: list[StackedRequests]) -> None:
+        specification, rows = call[0].specification, sum(stacked.rows * len(stacked.members) for stacked in call)
         alone = len(call) == 1 and len(call[0].members) == 1
         outputs = self._predict(call, rows, alone=alone)
-        _check(form.loaded, form.wanted, outputs, rows, alone=alone)
+        _check_outputs(specification.loaded, specification.outputs, outputs, rows, alone=alone)
         start = 0
-        for stack in call:
-            stop = start + stack.rows * len(stack.members)
-            own = {spec.name: outputs[spec.name][start:stop] for spec in form.wanted}
-            self._end(stack.members, responses(stack, own, self._bounds))
+        for stacked in call:
+            stop = start + stacked.rows * len(stacked.members)
+            own = {spec.name: outputs[spec.name][start:stop] for spec in specification.outputs}
+            self._store(stacked.members, split_responses(stacked, own, self._limits))
             start = stop
 
-    def _predict(self, call: list[Stack], rows: int, *, alone: bool) -> Mapping[str, Array]:
-        inputs, started = _stacked(call), time.perf_counter()
+    def _predict(self, call: list[StackedRequests], rows: int, *, alone: bool) -> Mapping[str, Array]:
+        inputs, started = _concatenate(call), time.perf_counter()
         try:
-            return _predicted(call[0].form.loaded, inputs, call[0].form.wanted, alone=alone)
+            return _call_model(call[0].specification.loaded, inputs, call[0].specification.outputs, alone=alone)
         finally:
             self.rows += rows
             self.predict_s += time.perf_counter() - started
 
-    def _end(self, members: Sequence[int], answers: Sequence[RequestResult]) -> None:
-        for member, one in zip(members, answers, strict=True):
-            if self._bytes > TOGETHER_BYTES:
+    def _store(self, members: Sequence[int], results: Sequence[RequestResult]) -> None:
+        for member, result in zip(members, results, strict=True):
+            if self._result_bytes > MAX_RESULTS_BYTES:
                 return
-            self.answers[member] = one
-            self._bytes += len(one.result) + len(one.payload or b"")
+            self.results[member] = result
+            self._result_bytes += len(result.result) + len(result.payload or b"")
 
 
-def calls(stacks: Sequence[Stack], max_rows: int, max_bytes: int) -> Iterator[list[Stack]]:
-    """Share requests out to predict calls; one that is larger than a call may be goes alone, whole."""
-    call: list[Stack] = []
+def split_into_calls(
+    stacked_requests: Sequence[StackedRequests], max_rows: int, max_bytes: int
+) -> Iterator[list[StackedRequests]]:
+    """Divide requests into predict calls; one that is larger than a call may be goes alone, whole."""
+    call: list[StackedRequests] = []
     rows = size = 0
-    for stack in stacks:
-        start, count = 0, len(stack.members)
+    for stacked in stacked_requests:
+        start, count = 0, len(stacked.members)
         while start < count:
-            fits = min(count - start, (max_rows - rows) // stack.rows, (max_bytes - size) // stack.size)
+            fits = min(count - start, (max_rows - rows) // stacked.rows, (max_bytes - size) // stacked.size)
             if fits < 1 and call:
                 yield call
                 call, rows, size = [], 0, 0
                 continue
             fits = max(fits, 1)
-            call.append(stack.cut(start, start + fits))
-            start, rows, size = start + fits, rows + fits * stack.rows, size + fits * stack.size
+            call.append(stacked.subset(start, start + fits))
+            start, rows, size = start + fits, rows + fits * stacked.rows, size + fits * stacked.size
     if call:
         yield call
 
 
-def _stacked(call: list[Stack]) -> dict[str, Array]:
+def _concatenate(call: list[StackedRequests]) -> dict[str, Array]:
     if len(call) == 1:
         return call[0].inputs
-    return {name: np.concatenate([stack.inputs[name] for stack in call]) for name in call[0].inputs}
+    return {name: np.concatenate([stacked.inputs[name] for stacked in call]) for name in call[0].inputs}
 
 
-def _predicted(
-    loaded: LoadedModel, inputs: dict[str, Array], wanted: tuple[OutputSpec, ...], *, alone: bool
+def _call_model(
+    loaded: LoadedModel, inputs: dict[str, Array], specs: tuple[OutputSpec, ...], *, alone: bool
 ) -> Mapping[str, Array]:
     process = os.getpid()
     try:
         with isolation.preserved_process_state():
-            return loaded.predict(inputs, wanted)
+            return loaded.predict(inputs, specs)
     except interruption.TIME_LIMIT:
         raise
     except BaseException as exc:  # sys.exit() in a model must not end the worker
-        if interruption.is_terminating():  # that is not the model: this process is being ended
+        if interruption.is_terminating():  # not the model: this process is being ended
             raise
-        if not alone and (late := _time_was_up(exc)):
+        if not alone and (late := _time_limit_behind(exc)):
             raise late from None
-        ours = isinstance(exc, errors.InvalidOutput)
-        error = invalid_output(loaded, str(exc)) if ours else model_failed(loaded, exc)
+        is_ours = isinstance(exc, errors.InvalidOutput)
+        error = invalid_output(loaded, str(exc)) if is_ours else model_failed(loaded, exc)
     finally:
-        if os.getpid() != process:  # the model forked, and this is the copy: it must not answer a second time
+        if os.getpid() != process:  # the model forked, and this is the copy: it must not return a second result
             os._exit(os.EX_SOFTWARE)
-    # Raised outside the handler, so that nothing of the model's own exception, which may not pickle, hangs on to it.
+    # Raised outside the handler, so that it does not refer to the model's own exception, which may not pickle.
     raise error
 
 
-def _time_was_up(exc: BaseException) -> Exception | None:
-    """Find the time limit behind an exception that a model made of it."""
-    found: BaseException | None = exc
+def _time_limit_behind(exc: BaseException) -> Exception | None:
+    """Return the time limit that a model has turned into another exception."""
+    cause: BaseException | None = exc
     for _ in range(100):
-        if found is None or isinstance(found, interruption.TIME_LIMIT):
-            return found
-        found = found.__cause__ or found.__context__
+        if cause is None or isinstance(cause, interruption.TIME_LIMIT):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
-def _check(
-    loaded: LoadedModel, wanted: tuple[OutputSpec, ...], outputs: Mapping[str, Array], rows: int, *, alone: bool
+def _check_outputs(
+    loaded: LoadedModel, specs: tuple[OutputSpec, ...], outputs: Mapping[str, Array], rows: int, *, alone: bool
 ) -> None:
-    """Hold outputs against the number of rows; those of several requests against the signature too.
+    """Compare outputs with the number of rows; those of several requests with the signature too.
 
     A row of another type than the signature's changes the type of its neighbours (a text makes all of them texts): each
-    such request is answered alone, with what the model returns for it.
+    such request runs alone, and gets what the model returns for it.
     """
-    for spec in wanted:
+    for spec in specs:
         array = outputs[spec.name]
         if array.ndim == 0 or len(array) != rows:
             returned = "a single value" if array.ndim == 0 else f"{len(array)} rows"
             raise invalid_output(loaded, f"returned {returned} of {spec.name!r} for {rows} rows of input")
-        if not alone and not _as_announced(spec, array):
+        if not alone and not _matches_spec(spec, array):
             raise invalid_output(loaded, f"returned another type or shape of {spec.name!r} than it announced")
 
 
-def _as_announced(spec: OutputSpec, array: Array) -> bool:
+def _matches_spec(spec: OutputSpec, array: Array) -> bool:
     shapes = zip(spec.shape[1:], array.shape[1:], strict=False)
     return (
         tensors.datatype_of(array) == spec.datatype

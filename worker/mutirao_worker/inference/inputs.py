@@ -1,7 +1,7 @@
-"""Requests as the parent hands them to a pool child, and the arrays that are read from them.
+"""Requests as the parent passes them to a pool child, and the arrays that are decoded from them.
 
-Requests that one call of our client made differ in their raw tensors alone: the JSON before them is the same to the byte. It is
-decoded once, and the tensors of all of them are read and checked as those of one request with all the rows.
+Requests of one submission by our client differ in their raw tensors alone: the JSON before them is the same to the byte. It is
+decoded once, and the tensors of all of them are decoded and checked as those of one request with all the rows.
 """
 
 from __future__ import annotations
@@ -28,64 +28,64 @@ from mutirao_worker.models.loaded_model import LoadedModel
 TRIPLE = "the body must be Celery's triple [[model, request], {options}, embed], message protocol 2"
 
 _MISSING = int.from_bytes(MISSING, "little")
-_FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
+_CALLBACK_FIELDS = ("callbacks", "errbacks", "chain", "chord")
 _DECODER = msgspec.json.Decoder(tuple[tuple[str, PredictRequest | list[Any]], dict[str, Any], Any])
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class PackedRequest(NamedTuple):
-    """One request as the parent hands it over.
+    """One request as the parent passes it on.
 
     Attributes:
-        id: the job's.
+        id: the job's id.
         body: the message's body; base64 text if `base64`.
         content_type: codec.JSON or codec.BINARY.
         base64: whether the body is still base64.
-        beside: the raw tensors that were kept beside, if the request says that there are any.
+        offloaded: the raw tensors that were offloaded, where the request refers to any.
     """
 
     id: str
     body: bytes | str
     content_type: str
     base64: bool
-    beside: bytes | None
+    offloaded: bytes | None
 
 
 class OutputSpecification(NamedTuple):
-    """What a request asks for, beside its tensors; `binary` says of each output whether it goes back as raw bytes, see `wants_raw`."""
+    """What a request asks for; `binary` says of each output whether it goes back as raw bytes, see `wants_binary`."""
 
     loaded: LoadedModel
-    wanted: tuple[OutputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
     binary: tuple[bool | None, ...]
     id: str | None
     embed: dict[str, Any] | None
 
 
-class Stack(NamedTuple):
-    """Requests of one form and size, their rows one after another.
+class StackedRequests(NamedTuple):
+    """Requests of one specification and size, their rows one after another.
 
     Attributes:
-        form: what each asks for.
-        members: their places in the batch.
-        rows: of each.
-        size: of each, in bytes on the wire.
+        specification: what each asks for.
+        members: their positions in the batch.
+        rows: how many each has.
+        size: bytes of each on the wire.
         inputs: as `signature.bind` leaves them, of all members.
     """
 
-    form: OutputSpecification
+    specification: OutputSpecification
     members: Sequence[int]
     rows: int
     size: int
     inputs: dict[str, Array]
 
     @property
-    def kind(self) -> tuple[Any, ...]:
+    def batch_key(self) -> tuple[Any, ...]:
         """Equal for stacks that one predict call can answer."""
         shapes = [(name, array.dtype, array.shape[1:]) for name, array in self.inputs.items()]
-        return (id(self.form.loaded), self.form.wanted, *shapes)
+        return (id(self.specification.loaded), self.specification.outputs, *shapes)
 
-    def cut(self, start: int, stop: int) -> Stack:
-        """The members from `start` to before `stop`; their arrays are views."""
+    def subset(self, start: int, stop: int) -> StackedRequests:
+        """Return the members from `start` to before `stop`; their arrays are views."""
         if stop - start == len(self.members):
             return self
         rows = slice(start * self.rows, stop * self.rows)
@@ -94,106 +94,110 @@ class Stack(NamedTuple):
 
 
 class RejectedRequest(NamedTuple):
-    """A request that does not reach the model; `by_copy` says that a copy of the model with another signature may take it."""
+    """A request that does not reach the model; a copy of the model with another signature may accept it where that is said."""
 
     member: int
     error: Exception
     embed: dict[str, Any] | None
-    by_copy: bool
+    other_copy_may_accept: bool
 
 
 class InputReader:
-    """Reads the requests of a batch; the same one again gives new arrays, so a model cannot spoil them for its next call.
+    """Decodes the requests of a batch, into new arrays each time: a model may change those of its last call.
 
     Args:
-        find: finds a loaded model, or raises ModelNotFound or ModelUnavailable.
-        asked: the batch.
+        find: returns a loaded model, or raises ModelNotFound or ModelUnavailable.
+        requests: the batch.
     """
 
-    def __init__(self, find: Callable[[str], LoadedModel], asked: Sequence[PackedRequest]) -> None:
+    def __init__(self, find: Callable[[str], LoadedModel], requests: Sequence[PackedRequest]) -> None:
         self._find = find
-        self._asked = asked
+        self._requests = requests
 
-    def read(self, members: Iterable[int]) -> Iterator[Stack | RejectedRequest]:
-        """Decode and check requests, those that are alike together."""
-        alike: defaultdict[tuple[bytes, int], tuple[list[int], list[bytes]]] = defaultdict(lambda: ([], []))
-        for at in members:
-            one = self._asked[at]
+    def read(self, members: Iterable[int]) -> Iterator[StackedRequests | RejectedRequest]:
+        """Decode and check requests, uniform ones together."""
+        uniform: defaultdict[tuple[bytes, int], tuple[list[int], list[bytes]]] = defaultdict(lambda: ([], []))
+        for index in members:
+            packed = self._requests[index]
             try:
-                body = binascii.a2b_base64(one.body) if one.base64 else one.body
+                body = binascii.a2b_base64(packed.body) if packed.base64 else packed.body
             except ValueError:
                 body = ""
-            if one.content_type != binary_codec.BINARY or one.beside is not None or isinstance(body, str):
-                yield self._read_one(at)
+            if packed.content_type != binary_codec.BINARY or packed.offloaded is not None or isinstance(body, str):
+                yield self._read_one(index)
                 continue
             end = 4 + int.from_bytes(body[:4], "little")
-            places, raws = alike[body[:end], len(body)]
-            places.append(at)
-            raws.append(body[end:])
-        for (head, size), (places, raws) in alike.items():
-            stack = self._read_alike(head, size, places, raws)
-            yield from (self._read_one(at) for at in places) if stack is None else (stack,)
+            places, payloads = uniform[body[:end], len(body)]
+            places.append(index)
+            payloads.append(body[end:])
+        for (head, size), (places, payloads) in uniform.items():
+            stack = self._read_uniform(head, size, places, payloads)
+            yield from (self._read_one(index) for index in places) if stack is None else (stack,)
 
-    def _read_alike(self, head: bytes, size: int, members: list[int], raws: list[bytes]) -> Stack | None:
-        """Read requests as one; None where one of them may be wrong, or where this would not tell."""
+    def _read_uniform(
+        self, head: bytes, size: int, members: list[int], payloads: list[bytes]
+    ) -> StackedRequests | None:
+        """Decode requests as one; None where one of them may be wrong, or where this would not show it."""
         if len(head) != 4 + int.from_bytes(head[:4], "little"):
             return None
         try:
             (model, request), options, embed = _DECODER.decode(head[4:])
             if isinstance(request, list) or options or not isinstance(embed, dict | None):
                 return None
-            form = self._form(model, request, embed)
-            takes = form.loaded.info.signature
-            rows = _rows(request, size - len(head), takes.max_rows)
-            joined = _joined(request.inputs, raws) if rows else None
-            if joined is None:
+            specification = self._specification(model, request, embed)
+            expected = specification.loaded.info.signature
+            rows = _rows(request, size - len(head), expected.max_rows)
+            concatenated = _concatenated(request.inputs, payloads) if rows else None
+            if concatenated is None:
                 return None
-            unlimited = msgspec.structs.replace(takes, max_rows=sys.maxsize)
-            inputs = signature.decode_request(model, unlimited, PredictRequest(inputs=joined))
+            unlimited = msgspec.structs.replace(expected, max_rows=sys.maxsize)
+            inputs = signature.decode_request(model, unlimited, PredictRequest(inputs=concatenated))
         except interruption.TIME_LIMIT:
             raise
-        except Exception:  # noqa: BLE001 - one by one, the guilty one alone is refused, by name
+        except Exception:  # noqa: BLE001 - decoded one by one, the faulty request alone is refused
             return None
-        return Stack(form, members, rows, size, inputs)
+        return StackedRequests(specification, members, rows, size, inputs)
 
-    def _read_one(self, at: int) -> Stack | RejectedRequest:
-        one = self._asked[at]
+    def _read_one(self, index: int) -> StackedRequests | RejectedRequest:
+        packed = self._requests[index]
         embed: dict[str, Any] | None = None
         readable = False
         try:
-            args, options, embed = _triple(one)
+            args, options, embed = _decode_triple(packed)
             model, request = _request(args, options)
             self._find(model)
             if binary_codec.is_offloaded(request):
-                request = binary_codec.request_with(request, _beside(one))
+                request = binary_codec.request_with(request, _offloaded_payload(packed))
             readable = True
-            form = self._form(model, request, embed)
-            inputs = signature.decode_request(model, form.loaded.info.signature, request)
+            specification = self._specification(model, request, embed)
+            inputs = signature.decode_request(model, specification.loaded.info.signature, request)
         except interruption.TIME_LIMIT:
             raise
-        except Exception as exc:  # noqa: BLE001 - whatever a client sent, it costs its own request alone
-            return RejectedRequest(at, exc, _told(embed), readable and isinstance(exc, errors.InvalidRequest))
-        return Stack(form, [at], signature.rows(inputs), len(one.body) + len(one.beside or b""), inputs)
+        except Exception as exc:  # noqa: BLE001 - what a client sent fails its own request alone
+            return RejectedRequest(index, exc, _callbacks(embed), readable and isinstance(exc, errors.InvalidRequest))
+        return StackedRequests(
+            specification, [index], signature.rows(inputs), len(packed.body) + len(packed.offloaded or b""), inputs
+        )
 
-    def _form(self, model: str, request: PredictRequest, embed: dict[str, Any] | None) -> OutputSpecification:
-        loaded, asked = self._find(keyspace.model_name(model)), request.outputs
-        wanted = loaded.info.signature.chosen(None if asked is None else [output.name for output in asked])
-        binary = tuple(wants_raw(request, spec.name) for spec in wanted)
-        return OutputSpecification(loaded, wanted, binary, request.id, _told(embed))
+    def _specification(self, model: str, request: PredictRequest, embed: dict[str, Any] | None) -> OutputSpecification:
+        loaded, requests = self._find(keyspace.model_name(model)), request.outputs
+        outputs = loaded.info.signature.chosen(None if requests is None else [output.name for output in requests])
+        binary = tuple(wants_binary(request, spec.name) for spec in outputs)
+        return OutputSpecification(loaded, outputs, binary, request.id, _callbacks(embed))
 
 
 def _rows(request: PredictRequest, size: int, max_rows: int) -> int:
-    """How many rows each of some like requests has, if all are whole: raw tensors of `size` bytes in all; 0 where that is not plain."""
+    """Return how many rows each of some uniform requests has, if its raw tensors are `size` bytes in all; else 0."""
     rows = {tensor.shape[0] if tensor.shape else 0 for tensor in request.inputs}
-    sizes = [_raw_size(tensor) for tensor in request.inputs]
+    sizes = [_binary_size(tensor) for tensor in request.inputs]
     if len(rows) != 1 or binary_codec.is_offloaded(request) or 0 in sizes or sum(sizes) != size:
         return 0
     count = rows.pop()
     return count if 0 < count <= max_rows else 0
 
 
-def _raw_size(tensor: Tensor) -> int:
-    """How many raw bytes a tensor has; 0 where it has none, or where they may not be as many as its shape says."""
+def _binary_size(tensor: Tensor) -> int:
+    """Return how many raw bytes a tensor has; 0 where it has none, or where they may not match its shape."""
     size, elements = (tensor.parameters or {}).get(binary_codec.SIZE), math.prod(tensor.shape)
     if type(size) is not int or min(tensor.shape, default=0) < 1 or tensor.datatype not in DTYPES:
         return 0
@@ -202,33 +206,33 @@ def _raw_size(tensor: Tensor) -> int:
     return size if size == elements * DTYPES[tensor.datatype].itemsize else 0
 
 
-def _joined(tensors: tuple[Tensor, ...], raws: list[bytes]) -> tuple[Tensor, ...] | None:
-    """Make the tensors of one request of those of many; None where a text is not as long as its request says."""
-    count, joined = len(raws), b"".join(raws)
+def _concatenated(tensors: tuple[Tensor, ...], payloads: list[bytes]) -> tuple[Tensor, ...] | None:
+    """Concatenate the tensors of many requests to those of one; None where a text is not as long as its request says."""
+    count, concatenated = len(payloads), b"".join(payloads)
     if len(tensors) == 1 and tensors[0].datatype != "BYTES":
-        return (_times(tensors[0], count, joined),)
-    table, start, made = np.frombuffer(joined, np.uint8).reshape(count, -1), 0, []
+        return (_repeated(tensors[0], count, concatenated),)
+    table, start, repeated = np.frombuffer(concatenated, np.uint8).reshape(count, -1), 0, []
     for tensor in tensors:
         size = (tensor.parameters or {})[binary_codec.SIZE]
         part = np.ascontiguousarray(table[:, start : start + size])
         lengths = part[:, :4].copy().view("<u4") if tensor.datatype == "BYTES" else None
         if lengths is not None and not ((lengths == size - 4) | ((size == 4) & (lengths == _MISSING))).all():
             return None
-        made.append(_times(tensor, count, part.tobytes()))
+        repeated.append(_repeated(tensor, count, part.tobytes()))
         start += size
-    return tuple(made)
+    return tuple(repeated)
 
 
-def _times(tensor: Tensor, count: int, raw: bytes) -> Tensor:
+def _repeated(tensor: Tensor, count: int, payload: bytes) -> Tensor:
     shape = (count * tensor.shape[0], *tensor.shape[1:])
-    return Tensor(name=tensor.name, datatype=tensor.datatype, shape=shape, data=raw)
+    return Tensor(name=tensor.name, datatype=tensor.datatype, shape=shape, data=payload)
 
 
-def _triple(one: PackedRequest) -> tuple[Any, Any, Any]:
-    found = _decoded(one)
-    if not (isinstance(found, list | tuple) and len(found) == 3):
+def _decode_triple(packed: PackedRequest) -> tuple[Any, Any, Any]:
+    body = _decode_body(packed)
+    if not (isinstance(body, list | tuple) and len(body) == 3):
         raise errors.InvalidRequest(TRIPLE, reason="not Celery's triple")
-    args, options, embed = found
+    args, options, embed = body
     if not (isinstance(args, list | tuple) and isinstance(options, dict) and isinstance(embed, dict | None)):
         raise errors.InvalidRequest(TRIPLE, reason="not Celery's triple")
     return args, options, embed
@@ -239,54 +243,56 @@ def _request(args: Any, options: dict[str, Any]) -> tuple[str, PredictRequest]:
     return keyspace.model_name(model), messages.read_request(request)
 
 
-def _decoded(one: PackedRequest) -> Any:
-    if one.content_type not in (binary_codec.JSON, binary_codec.BINARY):
-        raise _unreadable(one, "ContentDisallowed")
+def _decode_body(packed: PackedRequest) -> Any:
+    if packed.content_type not in (binary_codec.JSON, binary_codec.BINARY):
+        raise _unreadable_body(packed, "ContentDisallowed")
     try:
-        body = binascii.a2b_base64(one.body) if one.base64 else one.body
+        body = binascii.a2b_base64(packed.body) if packed.base64 else packed.body
         body = body.encode() if isinstance(body, str) else body
-        if one.content_type == binary_codec.JSON:
+        if packed.content_type == binary_codec.JSON:
             return _from_json(body)
         return binary_codec.decode_body(body) if body else None
     except errors.InvalidRequest as exc:
-        raise _unreadable(one, str(exc)) from exc
+        raise _unreadable_body(packed, str(exc)) from exc
     except (ValueError, RecursionError) as exc:
-        raise _unreadable(one, "DecodeError") from exc
+        raise _unreadable_body(packed, "DecodeError") from exc
 
 
 def _from_json(body: bytes) -> Any:
     try:
         return _DECODER.decode(body)
     except _UNDECODABLE:
-        # Of other shape, or with the NaN that Python's own module writes: what is wrong can then be said by name.
+        # Of another structure, or with the NaN that Python's own module writes: decoded, the error can name what is wrong.
         return json.loads(body.decode())
 
 
-def _unreadable(one: PackedRequest, said: str) -> errors.InvalidRequest:
-    text = f"the body ({one.content_type}) cannot be read: {said}; send {binary_codec.JSON} or {binary_codec.BINARY}"
-    kind = "ContentDisallowed" if said == "ContentDisallowed" else "DecodeError"
+def _unreadable_body(packed: PackedRequest, reason: str) -> errors.InvalidRequest:
+    text = (
+        f"the body ({packed.content_type}) cannot be read: {reason}; send {binary_codec.JSON} or {binary_codec.BINARY}"
+    )
+    kind = "ContentDisallowed" if reason == "ContentDisallowed" else "DecodeError"
     return errors.InvalidRequest(text, reason=f"unreadable body, {kind}")
 
 
-def _beside(one: PackedRequest) -> bytes:
-    if one.beside is None:
-        text = f"the tensors of job {one.id!r} are gone: its payload key does not exist"
+def _offloaded_payload(packed: PackedRequest) -> bytes:
+    if packed.offloaded is None:
+        text = f"the tensors of job {packed.id!r} are gone: its payload key does not exist"
         raise errors.InvalidRequest(text, reason="payload gone")
-    return one.beside
+    return packed.offloaded
 
 
-def _told(embed: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What is to follow a job's end, where a stock client named any of it."""
-    return embed if embed and any(embed.get(key) for key in _FOLLOWING) else None
+def _callbacks(embed: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the callbacks that a stock client has named, if any."""
+    return embed if embed and any(embed.get(key) for key in _CALLBACK_FIELDS) else None
 
 
-def wants_raw(request: PredictRequest, output: str) -> bool | None:
-    """Whether an output goes back as raw bytes: the output's own word, else the request's, else no (V2's rule).
+def wants_binary(request: PredictRequest, output: str) -> bool | None:
+    """Whether an output goes back as raw bytes: by its own parameter, else the request's, else not (V2's rule).
 
     Returns:
         None where it goes as JSON, and raw only if JSON cannot carry it.
     """
-    named: tuple[RequestedOutput, ...] = request.outputs or ()
-    own: dict[str, Any] = next((one.parameters or {} for one in named if one.name == output), {})
-    asked = own.get("binary_data", (request.parameters or {}).get("binary_data_output", False))
-    return None if asked == binary_codec.AUTO else bool(asked)
+    requested: tuple[RequestedOutput, ...] = request.outputs or ()
+    own: dict[str, Any] = next((each.parameters or {} for each in requested if each.name == output), {})
+    binary = own.get("binary_data", (request.parameters or {}).get("binary_data_output", False))
+    return None if binary == binary_codec.AUTO else bool(binary)

@@ -1,4 +1,4 @@
-"""Each request's own fate, as plain data that the parent stores as it is."""
+"""Each request's own result, as plain data that the parent stores as it is."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from mutirao.wire.messages import PredictResult, Tensor
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import DTYPES, Array
 from mutirao_worker.inference import interruption
-from mutirao_worker.inference.inputs import Stack
+from mutirao_worker.inference.inputs import StackedRequests
 from mutirao_worker.models.loaded_model import LoadedModel
 
 _TAIL = b'"}}'  # of a result's JSON, after the base64
 _TRACEBACK_MAX = 8000
-# What a client of ours asks by itself.
-_ASK = ': ask for it with "parameters": {"binary_data_output": "auto"} in the request'
+# Our own client asks for this by itself.
+_BINARY_HINT = ': ask for it with "parameters": {"binary_data_output": "auto"} in the request'
 
 
 class RequestResult(NamedTuple):
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
-        kind: ok, failed, or interrupted: it ran among others when time was up, and is to run again.
+        status: ok, failed, or interrupted: it ran among others when time was up, and is to run again.
         result: JSON, a V2 response or Celery's form of a failure; empty where interrupted.
-        payload: the raw tensors of a response that are too large to travel in it.
-        shown: what logs and events may say of it, no value of the request or of the response.
+        payload: raw tensors that are too large to travel in the response.
+        summary: what logs and events may show: no value of the request or of the response.
         traceback: of the model's own code.
         embed: Celery's callbacks, errbacks, chain and chord, where there are any.
         rows: of the request; 0 where they could not be counted.
-        by_copy: it failed by the signature of this copy of the model; one that differs may take it.
+        other_copy_may_accept: this copy of the model refused it by its signature; a copy that differs may accept it.
     """
 
-    kind: str
+    status: str
     result: bytes
     payload: bytes | None
-    shown: str
+    summary: str
     traceback: str | None
     embed: dict[str, Any] | None
     rows: int
-    by_copy: bool = False
+    other_copy_may_accept: bool = False
 
 
-class Bounds(NamedTuple):
-    """Sizes of a result, in bytes.
+class ResultLimits(NamedTuple):
+    """Limits on the size of a result, in bytes.
 
     Attributes:
-        inline: raw tensors that are larger than this go beside the record.
+        inline: raw tensors that are larger than this are offloaded from the record.
         result: a result that is larger than this is refused.
     """
 
@@ -68,55 +68,57 @@ class Bounds(NamedTuple):
 INTERRUPTED = RequestResult("interrupted", b"", None, "interrupted", None, None, 0)
 
 
-def responses(stack: Stack, outputs: Mapping[str, Array], bounds: Bounds) -> list[RequestResult]:
-    """Answer the members of a stack, in order.
+def split_responses(
+    stacked: StackedRequests, outputs: Mapping[str, Array], limits: ResultLimits
+) -> list[RequestResult]:
+    """Return the results of the members of a stack, in order.
 
     Args:
-        stack: the requests.
+        stacked: the requests.
         outputs: what the model returned for their rows, and for these alone.
-        bounds: how large a result may be.
+        limits: how large a result may be.
 
     Raises:
-        InvalidOutput: an output cannot be sent, and it may be a neighbour's row that made it so. A NaN for a request that
-            wants JSON, and a result that is too large, is that request's own fault: it fails by itself.
+        InvalidOutput: an output cannot be sent, perhaps because of a neighbour's row. A NaN for a request that wants JSON, and
+            a result that is too large, fail that request alone.
     """
-    if (size := _least_size(stack, outputs)) > bounds.result:
-        return [_too_large(stack, size, bounds)] * len(stack.members)
-    raws = _raws(stack, outputs)
-    if raws is None:
-        return [_response(stack, outputs, at, bounds) for at in range(len(stack.members))]
-    # All but the raw tensors is the same for each.
-    first = _response(stack, outputs, 0, bounds)
-    if first.kind != "ok":
-        return [first] * len(stack.members)
+    if (size := _min_result_size(stacked, outputs)) > limits.result:
+        return [_too_large(stacked, size, limits)] * len(stacked.members)
+    payloads = _binary_payloads(stacked, outputs)
+    if payloads is None:
+        return [_response(stacked, outputs, index, limits) for index in range(len(stacked.members))]
+    # All but the raw tensors is the same for each member.
+    first = _response(stacked, outputs, 0, limits)
+    if first.status != "ok":
+        return [first] * len(stacked.members)
     if first.payload is not None:
-        return [first._replace(payload=raw) for raw in raws]
-    head = first.result[: -len(binascii.b2a_base64(raws[0], newline=False)) - len(_TAIL)]
-    results = [head + binascii.b2a_base64(raw, newline=False) + _TAIL for raw in raws]
-    return list(map(RequestResult, repeat(first.kind), results, *(repeat(same) for same in first[2:])))
+        return [first._replace(payload=payload) for payload in payloads]
+    head = first.result[: -len(binascii.b2a_base64(payloads[0], newline=False)) - len(_TAIL)]
+    results = [head + binascii.b2a_base64(payload, newline=False) + _TAIL for payload in payloads]
+    return list(map(RequestResult, repeat(first.status), results, *(repeat(same) for same in first[2:])))
 
 
-def failed(error: BaseException, embed: dict[str, Any] | None, rows: int) -> RequestResult:
-    """Write an error in Celery's form, with the data of one of ours beside it."""
-    kind = type(error)
+def failure_result(error: BaseException, embed: dict[str, Any] | None, rows: int) -> RequestResult:
+    """Return an error in Celery's form, with the data of an error of ours."""
+    status = type(error)
     failure: dict[str, Any] = {
-        "exc_type": kind.__qualname__,
+        "exc_type": status.__qualname__,
         "exc_message": list(error.args),
-        "exc_module": kind.__module__,
+        "exc_module": status.__module__,
     }
     if isinstance(error, errors.MutiraoError):
         failure["exc_data"] = error.data
-        shown, told = repr(error), getattr(error, "_traceback", None)
+        summary, traceback_text = repr(error), getattr(error, "_traceback", None)
     else:
-        shown, told = f"{kind.__name__}()", _traceback(error)
-    return RequestResult("failed", _encoded(failure), None, shown, told, embed, rows)
+        summary, traceback_text = f"{status.__name__}()", _traceback(error)
+    return RequestResult("failed", _encoded(failure), None, summary, traceback_text, embed, rows)
 
 
 def model_failed(loaded: LoadedModel, exc: BaseException) -> errors.ModelFailed:
-    """Say what a model raised, in plain text: nothing of its own exception, which may not pickle, hangs on to it."""
-    name, version, cause = loaded.info.name, loaded.info.version, _plain(type(exc).__name__)
+    """Return what a model raised as plain text, without its own exception, which may not pickle."""
+    name, version, cause = loaded.info.name, loaded.info.version, _utf8_safe(type(exc).__name__)
     try:
-        text = _plain(str(exc)[:2000])
+        text = _utf8_safe(str(exc)[:2000])
     except interruption.TIME_LIMIT:
         raise
     except BaseException:  # noqa: BLE001 - a model's exception may fail to print
@@ -129,7 +131,7 @@ def model_failed(loaded: LoadedModel, exc: BaseException) -> errors.ModelFailed:
 
 
 def invalid_output(loaded: LoadedModel, text: str) -> errors.InvalidOutput:
-    """Say what is wrong with what a model returned."""
+    """Return an error about what a model returned."""
     name, version = loaded.info.name, loaded.info.version
     return errors.InvalidOutput(
         f"model {name!r} version {version} {text}", model=name, version=version, cause="InvalidOutput"
@@ -137,7 +139,7 @@ def invalid_output(loaded: LoadedModel, text: str) -> errors.InvalidOutput:
 
 
 def tensor(loaded: LoadedModel, spec: OutputSpec, array: Array, *, binary: bool | None) -> Tensor:
-    """Write an output's rows; where either form will do, raw is what JSON cannot carry: NaN, infinities and bytes that are no text.
+    """Encode an output's rows; where either form will do, as JSON unless that cannot carry them: NaN, infinities, bytes that are no text.
 
     Raises:
         InvalidOutput: they cannot be sent.
@@ -150,52 +152,58 @@ def tensor(loaded: LoadedModel, spec: OutputSpec, array: Array, *, binary: bool 
     except interruption.TIME_LIMIT:
         raise
     except errors.InvalidTensor as exc:
-        said = str(exc).removesuffix("; a missing value is null") + (_ASK if array.dtype.kind == "f" else "")
+        reason = str(exc).removesuffix("; a missing value is null") + (_BINARY_HINT if array.dtype.kind == "f" else "")
     except Exception as exc:  # noqa: BLE001 - its elements may be of the model's own classes
-        said = type(exc).__name__
-    raise invalid_output(loaded, f"returned what cannot be sent: {said}")
+        reason = type(exc).__name__
+    raise invalid_output(loaded, f"returned what cannot be sent: {reason}")
 
 
-def _least_size(stack: Stack, outputs: Mapping[str, Array]) -> int:
-    """Count the bytes of a member's result before it is made: its raw tensors', and two for each element that is written out."""
-    own, size = len(stack.members), 0
-    for spec, binary in zip(stack.form.wanted, stack.form.binary, strict=True):
+def _min_result_size(stacked: StackedRequests, outputs: Mapping[str, Array]) -> int:
+    """Return the least size of a member's result before it is encoded: its raw tensors, and two bytes for each element in JSON."""
+    own, size = len(stacked.members), 0
+    for spec, binary in zip(stacked.specification.outputs, stacked.specification.binary, strict=True):
         array = outputs[spec.name]
         size += (array.nbytes if binary and array.dtype.kind in "biuf" else 2 * array.size) // own
     return size
 
 
-def _too_large(stack: Stack, size: int, bounds: Bounds) -> RequestResult:
-    text = f"answered with {size:,} bytes or more, over the {bounds.result:,} of MUTIRAO_MAX_RESULT_BYTES: "
-    error = invalid_output(stack.form.loaded, text + "ask for fewer rows or outputs in one request, or raise it")
-    return failed(error, stack.form.embed, stack.rows)
+def _too_large(stacked: StackedRequests, size: int, limits: ResultLimits) -> RequestResult:
+    text = f"answered with {size:,} bytes or more, over the {limits.result:,} of MUTIRAO_MAX_RESULT_BYTES: "
+    error = invalid_output(
+        stacked.specification.loaded, text + "ask for fewer rows or outputs in one request, or raise it"
+    )
+    return failure_result(error, stacked.specification.embed, stacked.rows)
 
 
-def _response(stack: Stack, outputs: Mapping[str, Array], at: int, bounds: Bounds) -> RequestResult:
-    form, rows = stack.form, slice(at * stack.rows, (at + 1) * stack.rows)
-    info, made = form.loaded.info, []
-    for spec, binary in zip(form.wanted, form.binary, strict=True):
+def _response(
+    stacked: StackedRequests, outputs: Mapping[str, Array], index: int, limits: ResultLimits
+) -> RequestResult:
+    specification, rows = stacked.specification, slice(index * stacked.rows, (index + 1) * stacked.rows)
+    info, encoded = specification.loaded.info, []
+    for spec, binary in zip(specification.outputs, specification.binary, strict=True):
         array = outputs[spec.name][rows]
         try:
-            made.append(tensor(form.loaded, spec, array, binary=binary))
+            encoded.append(tensor(specification.loaded, spec, array, binary=binary))
         except errors.InvalidOutput as exc:
             if array.dtype.kind != "f":
                 raise
-            return failed(exc, form.embed, stack.rows)
-    result = PredictResult(model_name=info.name, model_version=info.version, outputs=tuple(made), id=form.id)
-    packed, payload = binary_codec.pack_result(result, bounds.inline)
+            return failure_result(exc, specification.embed, stacked.rows)
+    result = PredictResult(
+        model_name=info.name, model_version=info.version, outputs=tuple(encoded), id=specification.id
+    )
+    packed, payload = binary_codec.pack_result(result, limits.inline)
     document = msgspec.json.encode(packed)
-    if (size := len(document) + len(payload or b"")) > bounds.result:
-        return _too_large(stack, size, bounds)
-    return RequestResult("ok", document, payload, repr(result), None, form.embed, stack.rows)
+    if (size := len(document) + len(payload or b"")) > limits.result:
+        return _too_large(stacked, size, limits)
+    return RequestResult("ok", document, payload, repr(result), None, specification.embed, stacked.rows)
 
 
-def _raws(stack: Stack, outputs: Mapping[str, Array]) -> list[bytes] | None:
-    """The raw tensors of each member; None where they are not all raw and of one size."""
-    form, count, parts = stack.form, len(stack.members), []
-    if count == 1 or not all(form.binary):
+def _binary_payloads(stacked: StackedRequests, outputs: Mapping[str, Array]) -> list[bytes] | None:
+    """Return the raw tensors of each member; None where not all are raw and of one size."""
+    specification, count, parts = stacked.specification, len(stacked.members), []
+    if count == 1 or not all(specification.binary):
         return None
-    for spec in form.wanted:
+    for spec in specification.outputs:
         array = outputs[spec.name]
         dtype = DTYPES[spec.datatype]
         if spec.datatype == "BYTES" or array.dtype.newbyteorder("<") != dtype or not array.size:
@@ -204,8 +212,8 @@ def _raws(stack: Stack, outputs: Mapping[str, Array]) -> list[bytes] | None:
     if not parts:
         return None
     table = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    raw, size = table.tobytes(), table.shape[1]
-    return [raw[start : start + size] for start in range(0, len(raw), size)]
+    payload, size = table.tobytes(), table.shape[1]
+    return [payload[start : start + size] for start in range(0, len(payload), size)]
 
 
 def _encoded(failure: dict[str, Any]) -> bytes:
@@ -217,13 +225,13 @@ def _encoded(failure: dict[str, Any]) -> bytes:
 
 def _traceback(exc: BaseException) -> str:
     try:
-        return _plain("".join(traceback.format_exception(exc))[-_TRACEBACK_MAX:])
+        return _utf8_safe("".join(traceback.format_exception(exc))[-_TRACEBACK_MAX:])
     except interruption.TIME_LIMIT:
         raise
     except BaseException:  # noqa: BLE001 - as above
         return "(its traceback could not be read)"
 
 
-def _plain(text: str) -> str:
-    """Replace what UTF-8 cannot carry: JSON would refuse all of the failure for it."""
+def _utf8_safe(text: str) -> str:
+    """Replace what UTF-8 cannot carry, for which JSON would refuse the whole failure."""
     return text.encode(errors="backslashreplace").decode()

@@ -195,7 +195,7 @@ def _check_fitted(model: Any) -> None:
         check_is_fitted(model)
     except NotFittedError as exc:
         raise errors.RepositoryError(f"the {type(model).__name__} is not fitted: call fit before you save it") from exc
-    except Exception:  # noqa: BLE001 - its own check is broken, which says nothing about it: the trial will tell
+    except Exception:  # noqa: BLE001 - its own check is broken: the trial decides
         return
 
 

@@ -45,7 +45,7 @@ def takes_dicts(part: Any) -> bool:
     """Whether an estimator's rows are dicts."""
     try:
         return bool(get_tags(part).input_tags.dict)
-    except Exception:  # noqa: BLE001 - its own code, or it is none
+    except Exception:  # noqa: BLE001 - its own code runs here, or it is no estimator
         return False
 
 
