@@ -1,4 +1,4 @@
-"""What a worker says when it starts."""
+"""What a worker prints when it starts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
     processes = f"{worker.concurrency} process{'' if worker.concurrency == 1 else 'es'}"
     each = f"{threads} thread{'' if threads == 1 else 's'}"
     console.print(f"{processes} x {each}, {memory:.0f} MB with the models loaded, before forking")
-    given = worker.app.conf.mutirao
-    if not given.engine and not given.uses_amqp:
+    settings = worker.app.conf.mutirao
+    if not settings.engine and not settings.uses_amqp:
         console.print(
             f"[yellow]warning:[/] {_WITHOUT_ENGINE.format(worker.app.conf.broker_transport_options['visibility_timeout'])}"
         )

@@ -1,4 +1,4 @@
-"""Four small models, fitted on data that scikit-learn ships, and the proof that the fleet answers as they do."""
+"""Four small models, fitted on data that scikit-learn ships, and the proof that workers predict as they do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mutirao_worker.models.repository import Repository
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """A fitted model and the rows that it has not seen."""
+    """A fitted model and held-out rows."""
 
     name: str
     estimator: Any
@@ -35,7 +35,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came back for one model: how many rows, from whom, how fast (medians, in seconds), and how often right."""
+    """The results of one model: rows, by which workers, how fast (medians, in seconds), and how accurate."""
 
     model: str
     rows: int
@@ -71,7 +71,7 @@ def install(samples: Iterable[Sample], root: Path) -> Repository:
 
 
 def run(client: Client, samples: Sequence[Sample], timeout_s: float) -> list[Outcome]:
-    """Submit every held-out row of every model, a request a row, and hold each answer against the model's own.
+    """Submit every held-out row of every model, one request a row, and compare each answer with the model's own.
 
     Raises:
         MutiraoError: an answer is missing, or is not the model's own.
@@ -100,12 +100,12 @@ def _outcome(sample: Sample, jobs: Sequence[Job]) -> Outcome:
 
 
 def _fitted(name: str, estimator: Any, rows: Any, labels: Any) -> Sample:
-    seen, held_out, seen_labels, labels = train_test_split(rows, labels, random_state=0, stratify=labels)
-    return Sample(name, estimator.fit(seen, seen_labels), held_out, labels)
+    training, held_out, training_labels, labels = train_test_split(rows, labels, random_state=0, stratify=labels)
+    return Sample(name, estimator.fit(training, training_labels), held_out, labels)
 
 
 def _wine() -> tuple[pd.DataFrame, Any]:
-    """The wine data as people keep such data: a table, with one of its columns in words."""
+    """Return the wine data as a table with a column of text."""
     wine = datasets.load_wine(as_frame=True)
     table = wine.data.rename(columns={"od280/od315_of_diluted_wines": "dilution"})
     depth = pd.cut(table.pop("color_intensity"), [0, 3, 6, 99], labels=["pale", "medium", "deep"])

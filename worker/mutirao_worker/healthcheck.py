@@ -11,23 +11,23 @@ from mutirao.redisdb.drivers import RedisDriver
 
 
 def main() -> int:
-    """Check the workers of this host."""
-    given = settings.load()
+    """Check the workers of this host; return the exit code."""
+    loaded = settings.load()
     here = socket.gethostname()
     try:
-        known = RedisDriver(given).run(RedisBackend(given, check=False).catalog())
+        registry = RedisDriver(loaded).run(RedisBackend(loaded, check=False).catalog())
     except errors.BrokerUnavailable as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
-    alive = [worker.name for worker in known.workers if worker.name.partition("@")[2] == here]
-    unleased = [name for name in (*known.unleased, *known.silent) if name.partition("@")[2] == here]
+    alive = [worker.name for worker in registry.workers if worker.name.partition("@")[2] == here]
+    unleased = [name for name in (*registry.unleased, *registry.silent) if name.partition("@")[2] == here]
     if alive:
-        said = f"{', '.join(alive)} alive"
+        report = f"{', '.join(alive)} alive"
     elif unleased:
-        said = f"{', '.join(unleased)} announced itself in the last 15 s, but its lease is over: it is gone, stands still, or does not hear Redis"
+        report = f"{', '.join(unleased)} announced itself in the last 15 s, but its lease is over: it is gone, stands still, or does not hear Redis"
     else:
-        said = f"no worker of {here} announced itself in the last 15 s"
-    sys.stdout.write(f"{said}\n")
+        report = f"no worker of {here} announced itself in the last 15 s"
+    sys.stdout.write(f"{report}\n")
     return 0 if alive else 1
 
 

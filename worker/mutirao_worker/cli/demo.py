@@ -52,7 +52,7 @@ def demo(home: Path | None) -> None:
             system.start()
             system.wait_ready(TIMEOUT_S)
         with _step("submit every held-out row as a request of its own, and wait for the answers"):
-            outcomes = _ask(system, lambda client: samples.run(client, fitted, TIMEOUT_S))
+            outcomes = _submit(system, lambda client: samples.run(client, fitted, TIMEOUT_S))
     finally:
         with _step("end the workers and Redis"):
             system.close()
@@ -60,7 +60,7 @@ def demo(home: Path | None) -> None:
     _next(models)
 
 
-def _ask(system: Embedded, run: Callable[[Client], list[Outcome]]) -> list[Outcome]:
+def _submit(system: Embedded, run: Callable[[Client], list[Outcome]]) -> list[Outcome]:
     with Client(system.broker_url) as client:
         outcomes = run(client)
     if silent := {"worker1", "worker2"} - {name for outcome in outcomes for name in outcome.workers}:
@@ -79,18 +79,18 @@ def _step(what: str) -> Iterator[None]:
 def _show(outcomes: Iterable[Outcome]) -> None:
     rows = [
         (
-            one.model,
-            one.rows,
-            ", ".join(f"{worker} {count}" for worker, count in one.workers.items()),
-            f"{one.queued_s * 1e3:.0f} ms",
-            f"{one.computed_s * 1e3:.1f} ms",
-            f"{one.accuracy:.1%}",
+            outcome.model,
+            outcome.rows,
+            ", ".join(f"{worker} {count}" for worker, count in outcome.workers.items()),
+            f"{outcome.queued_s * 1e3:.0f} ms",
+            f"{outcome.computed_s * 1e3:.1f} ms",
+            f"{outcome.accuracy:.1%}",
         )
-        for one in outcomes
+        for outcome in outcomes
     ]
     console.console.print()
     console.table(("model", "rows", "answered by", "queued", "computed", "accuracy on held-out rows"), rows)
-    total = sum(one.rows for one in outcomes)
+    total = sum(outcome.rows for outcome in outcomes)
     console.console.print(f"{total} answers, every one equal to the model's own. Times are medians of one row.\n")
 
 
@@ -107,7 +107,7 @@ def _next(models: Path) -> None:
 
 
 def _path_hint() -> str:
-    """Say how mutirao comes onto the path, where it is not there: it was called as .venv/bin/mutirao, as make does."""
+    """Return how to put mutirao on the path, where it was called as .venv/bin/mutirao."""
     script = Path(sys.prefix) / "bin" / "activate"
     if shutil.which("mutirao") or not script.is_file():
         return ""

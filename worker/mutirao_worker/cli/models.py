@@ -24,7 +24,7 @@ from mutirao_worker.models.manifest import Manifest
 from mutirao_worker.models.repository import Finding, Repository
 
 _SHOWN = 4
-# A worker of the same repository sees within so long that a model was removed.
+# A worker of the same repository notices within this time that a model was removed.
 NOTICED_S = 2.0
 _LIMITS = (
     ("--max-rows", click.IntRange(1), "N", "The most rows that one request may hold; as before, or 10000."),
@@ -47,7 +47,7 @@ class _Folder(click.ParamType[Repository]):
         return value if isinstance(value, Repository) else Repository(value)
 
 
-def _common(command: Command) -> Command:
+def _repository_options(command: Command) -> Command:
     folder = click.option(
         "--models",
         "--repository",
@@ -59,7 +59,7 @@ def _common(command: Command) -> Command:
     return folder(click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command))
 
 
-def _limits(command: Command) -> Command:
+def _limit_options(command: Command) -> Command:
     for name, kind, unit, says in reversed(_LIMITS):
         command = click.option(name, type=kind, metavar=unit, help=says)(command)
     return command
@@ -84,13 +84,13 @@ def models() -> None:
     type=click.Path(path_type=Path),
     help="A few rows as the model takes them: .csv (a header names the columns), .json or .npy.",
 )
-@_limits
+@_limit_options
 @click.option(
     "--strict-version/--no-strict-version",
     default=None,
     help="Refuse to load with another version of scikit-learn than the one that saved it.",
 )
-@_common
+@_repository_options
 def add(
     name: str,
     file: Path,
@@ -100,14 +100,14 @@ def add(
     time_limit: float | None,
     max_wait: float | None,
     latency_target: float | None,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Add a fitted estimator, saved with joblib or pickle, as a new version of model NAME.
 
     FILE is loaded for that, which runs what is in it: add only files that you trust.
     """
-    given |= {"time_limit_s": time_limit, "max_wait_ms": max_wait, "latency_target_ms": latency_target}
-    info = repository.add(name, file, **given)
+    options |= {"time_limit_s": time_limit, "max_wait_ms": max_wait, "latency_target_ms": latency_target}
+    info = repository.add(name, file, **options)
     if as_json:
         console.emit_json(_document(info))
         return
@@ -119,7 +119,7 @@ def add(
 
 
 @models.command("list", short_help="List the models and their states.", epilog="Example: mutirao models list --json")
-@_common
+@_repository_options
 def list_(repository: Repository, *, as_json: bool) -> None:
     """List the models: active version, what they take, and whether they can be served."""
     infos = [repository.info(name) for name in repository.names()]
@@ -136,7 +136,7 @@ def list_(repository: Repository, *, as_json: bool) -> None:
 
 @models.command(epilog="Example: mutirao models show iris")
 @click.argument("name")
-@_common
+@_repository_options
 def show(name: str, repository: Repository, *, as_json: bool) -> None:
     """Show one model: its versions, limits, inputs and outputs."""
     info = repository.info(name)
@@ -154,7 +154,7 @@ def show(name: str, repository: Repository, *, as_json: bool) -> None:
     epilog="Example: mutirao models verify && mutirao worker",
 )
 @click.argument("name", required=False)
-@_common
+@_repository_options
 @click.pass_context
 def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_json: bool) -> int:
     """Check the files of all models (or of NAME) against their digests, load each and run its example.
@@ -175,7 +175,7 @@ def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_j
 @models.command(short_help="Choose the version that is served.", epilog="Example: mutirao models activate iris 1")
 @click.argument("name")
 @click.argument("version")
-@_common
+@_repository_options
 def activate(name: str, version: str, repository: Repository, *, as_json: bool) -> None:
     """Make VERSION the one that is served, for example to go back to an earlier one."""
     info = repository.activate(name, version)
@@ -190,7 +190,7 @@ def activate(name: str, version: str, repository: Repository, *, as_json: bool) 
 @click.argument("name")
 @click.option("--version", metavar="V", help="Only this version; the whole model by default.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@_common
+@_repository_options
 def remove(name: str, version: str | None, repository: Repository, *, yes: bool, as_json: bool) -> None:
     """Remove a model, or one version of it, with its files."""
     what = f"version {version} of model {name}" if version else f"model {name} with all its versions"
@@ -198,17 +198,17 @@ def remove(name: str, version: str | None, repository: Repository, *, yes: bool,
         _check_there(repository, name, version)
         click.confirm(f"Remove {what} from {repository.root}?", abort=True, err=True)
     repository.remove(name, version)
-    said = "" if name in repository.names() else _withdrawn(name)
+    remaining = "" if name in repository.names() else _withdrawn(name)
     if as_json:
         console.emit_json({"removed": name, "version": version})
     else:
         console.console.print(f"removed {what}", markup=False)
-    if said:
-        console.note(f"note: {said}")
+    if remaining:
+        console.note(f"note: {remaining}")
 
 
 def _check_there(repository: Repository, name: str, version: str | None) -> None:
-    """Refuse a model or a version that is not there, before anybody is asked."""
+    """Refuse a model or a version that does not exist, before the confirmation."""
     known = repository.info(name).versions
     if version is not None and known and version not in known:
         text = f"model {name!r} has no version {version!r}: it has {', '.join(known)}"
@@ -226,21 +226,23 @@ def forget(name: str, broker_url: str | None) -> None:
     `remove` does it by itself where it reaches Redis. Workers forget a model that nobody has announced for a day.
     """
     keyspace.model_name(name)
-    how, *workers = _withdraw(settings.load(broker_url=broker_url), name)
-    if how == "unknown":
+    status, *workers = _withdraw(settings.load(broker_url=broker_url), name)
+    if status == "unknown":
         raise errors.ModelNotFound(f"model {name!r} is not in the catalogue: mutirao doctor names those that are")
-    if how == "kept":
+    if status == "kept":
         raise errors.ModelExists(f"model {name!r} is still in the repository of {', '.join(workers)}: remove it there")
     console.console.print(f"{name} is in the catalogue no more", markup=False)
 
 
 def _withdrawn(name: str) -> str:
-    """Have a model that was removed leave the catalogue; say what is left to do, "" for nothing."""
+    """Withdraw a removed model from the catalogue; return what is left to do, "" for nothing."""
     given, deadline = settings.load(), time.monotonic() + NOTICED_S
     try:
         while True:
-            how, *workers = _withdraw(msgspec.structs.replace(given, timeout_s=min(given.timeout_s, NOTICED_S)), name)
-            if how != "kept":
+            status, *workers = _withdraw(
+                msgspec.structs.replace(given, timeout_s=min(given.timeout_s, NOTICED_S)), name
+            )
+            if status != "kept":
                 return ""
             if time.monotonic() > deadline:
                 return f"{', '.join(workers)} still has it in its repository, so it is served: remove it there, too"
@@ -323,7 +325,7 @@ def _spec(spec: TensorSpec) -> tuple[str, str, str]:
 
 
 def _document(info: ModelInfo) -> dict[str, Any]:
-    """Write out what msgspec leaves out of its JSON, so that a script always finds the state; of workers nothing is known here."""
+    """Return a model with the defaults that msgspec leaves out, so that a script always finds the state; nothing of workers is known here."""
     hidden = {"workers", "seen_at", "expected", "variants"}
     return {key: value for key, value in msgspec.structs.asdict(info).items() if key not in hidden}
 

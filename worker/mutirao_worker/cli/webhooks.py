@@ -13,7 +13,7 @@ from mutirao_worker.cli.worker import run
 
 
 @click.command(epilog="Example: mutirao webhooks --hosts crm.example.com")
-@click.option("--threads", type=click.IntRange(2, 1024), default=64, show_default=True, help="Deliveries at once.")
+@click.option("--threads", type=click.IntRange(2, 1024), default=64, show_default=True, help="Deliveries at a time.")
 @click.option("--hosts", metavar="A,B", help="The hosts that may be called; MUTIRAO_WEBHOOK_HOSTS by default.")
 @click.option("--name", "-n", help="The worker's name; webhooks@HOST by default.")
 @broker
@@ -25,13 +25,13 @@ from mutirao_worker.cli.worker import run
     help="How much it logs.",
 )
 def webhooks(threads: int, hosts: str | None, name: str | None, broker_url: str | None, loglevel: str) -> None:
-    """Tell receivers of jobs' ends: a Celery worker that loads no model.
+    """POST jobs' ends to their receivers: a Celery worker that loads no model.
 
-    A job that was submitted with a webhook has its end POSTed there, signed with MUTIRAO_WEBHOOK_SECRET, and again for the better part
+    The end of a job that was submitted with a webhook is POSTed there, signed with MUTIRAO_WEBHOOK_SECRET, and again for the better part
     of a day where the receiver is away. Any number of these may run.
     """
-    given = settings.load(broker_url=broker_url, webhook_hosts=hosts).direct()
-    if not webhook_policy.allowed_hosts(given.webhook_hosts):
+    loaded = settings.load(broker_url=broker_url, webhook_hosts=hosts).direct()
+    if not webhook_policy.allowed_hosts(loaded.webhook_hosts):
         raise errors.SettingsError(
             "MUTIRAO_WEBHOOK_HOSTS is empty, so webhooks are off: name the hosts that may be called, such as crm.example.com",
             key="MUTIRAO_WEBHOOK_HOSTS",
@@ -48,4 +48,4 @@ def webhooks(threads: int, hosts: str | None, name: str | None, broker_url: str 
         f"--concurrency={threads}",
         f"--hostname={name}",
     ]
-    run(make(given, threads, name), [*argv, "--without-mingle", "--without-gossip"])
+    run(make(loaded, threads, name), [*argv, "--without-mingle", "--without-gossip"])

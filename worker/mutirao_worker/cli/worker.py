@@ -26,12 +26,12 @@ from mutirao.settings import Settings
 if TYPE_CHECKING:
     from celery import Celery
 
-# So long a worker that starts asks which names are taken.
+# For this long a starting worker asks which names are taken.
 NAMING_S = 2.0
 
 
-def free_name(given: Settings) -> str:
-    """Choose a name that no live worker of this machine has: Flower and Celery's remote control go by names.
+def free_name(configured: Settings) -> str:
+    """Return a name that no live worker of this machine has: Flower and Celery's remote control go by names.
 
     Returns:
         "" for Celery's default one, also where Redis is away.
@@ -39,12 +39,12 @@ def free_name(given: Settings) -> str:
     host = socket.gethostname()
     try:
         with contextlib.closing(
-            RedisDriver(msgspec.structs.replace(given, timeout_s=min(given.timeout_s, NAMING_S)))
+            RedisDriver(msgspec.structs.replace(configured, timeout_s=min(configured.timeout_s, NAMING_S)))
         ) as redis:
-            workers = redis.run(RedisBackend(given, check=False).catalog()).workers
+            workers = redis.run(RedisBackend(configured, check=False).catalog()).workers
     except errors.MutiraoError:
         return ""
-    # The identity begins with the name in Celery; a worker that was killed lives on paper until its lease lapses.
+    # The identity begins with the name in Celery; a worker that was killed seems alive until its lease expires.
     taken = {info.identity.rpartition("#")[0] or info.name for info in workers if psutil.pid_exists(info.pid)}
     if f"celery@{host}" not in taken:
         return ""
@@ -53,7 +53,7 @@ def free_name(given: Settings) -> str:
 
 @click.command(epilog="Example: mutirao worker --concurrency 4 --only iris,forest")
 @click.option(
-    "--concurrency", "-c", type=click.IntRange(1), help="Predictions at once; the number of cores by default."
+    "--concurrency", "-c", type=click.IntRange(1), help="Predictions at a time; the number of cores by default."
 )
 @click.option("--models", metavar="DIR", help="The model repository; MUTIRAO_MODELS, or ./models by default.")
 @click.option("--only", metavar="A,B", help="Serve only these models; all of the repository by default.")
@@ -62,13 +62,13 @@ def free_name(given: Settings) -> str:
     type=click.Choice(["prefork", "solo", "threads"]),
     default="prefork",
     show_default=True,
-    help="How predictions run side by side.",
+    help="How predictions run concurrently.",
 )
 @click.option(
     "--max-batches-per-process",
     type=click.IntRange(0),
     metavar="N",
-    help="Replace a process after so many batches; 0, the default, for never.",
+    help="Replace a process after this many batches; 0, the default, for never.",
 )
 @click.option(
     "--max-memory-per-process",
@@ -110,7 +110,7 @@ def worker(
         _share_memory()
     if repository is not None:
         console.note("--repository is called --models now")
-    if only is None and models is not None and _names(models, settings.load(models=repository).models):
+    if only is None and models is not None and _are_model_names(models, settings.load(models=repository).models):
         console.note(f"--models is the repository's folder now: for models by name, write --only {models}")
         models, only = None, models
     given = settings.load(
@@ -142,15 +142,15 @@ def _share_memory() -> None:
 
 
 def run(app: Celery, argv: Sequence[str]) -> NoReturn:
-    """Run Celery's worker, and exit with its code, which Celery's `worker_main` drops: one that gave up must not look as if it was told to stop."""
+    """Run Celery's worker, and exit with its code, which Celery's `worker_main` drops: a worker that gave up must not look as if it was stopped."""
     from celery.bin.celery import celery  # noqa: PLC0415 - Celery takes a moment
 
     celery.params[0].default = app
     sys.exit(celery.main(args=list(argv), standalone_mode=False))
 
 
-def _names(given: str, repository: str) -> bool:
-    """Whether it is what --models once took, names of models: there is no such folder, and there are such models."""
-    parts = [part.strip() for part in given.split(",")]
+def _are_model_names(value: str, repository: str) -> bool:
+    """Whether this is what --models once took, names of models: there is no such folder, and there are such models."""
+    parts = [part.strip() for part in value.split(",")]
     known = all(part and (Path(repository) / part / "model.toml").is_file() for part in parts)
-    return known and not Path(given).is_dir()
+    return known and not Path(value).is_dir()

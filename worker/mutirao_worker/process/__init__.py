@@ -1,1 +1,1 @@
-"""What a process of the worker has of its machine: cores, native threads, and what models change or leave open in it."""
+"""The state of a worker's process: its cores and native threads, and what models change or leave open in it."""

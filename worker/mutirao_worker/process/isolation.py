@@ -1,7 +1,6 @@
-"""What a model may change of its process for all others: put back after each call where it can be, else told, so that the process is replaced.
+"""Process state that a model changes for all others: restored after each call where possible, else reported, so that the process is replaced.
 
-A process's native threads are not looked at: libraries keep teams of them. Nor is random state: a model that seeds a generator that all
-share has it so.
+Native threads are not checked: libraries keep teams of them. Nor is random state: a model may seed the generator that all share.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _SIGNALS = tuple(
 _OPEN = "/dev/fd"
 
 
-def _folder() -> str:
+def _working_folder() -> str:
     try:
         return os.getcwd()  # noqa: PTH109 - a call for every prediction
     except OSError:  # it has been removed
@@ -69,12 +68,12 @@ def _set_filters(filters: list[Any]) -> None:
 
 
 def _state() -> tuple[Any, ...]:
-    """Read all of it: twice for every call of a model, so each is read in the way that costs least."""
+    """Read the state: twice for every call of a model, so each part is read in the way that costs least."""
     return (
         sys.getrecursionlimit(),
         sys.getswitchinterval(),
         gc.isenabled(),
-        _folder(),
+        _working_folder(),
         _mask(),
         os.environ._data.copy(),  # type: ignore[attr-defined]  # noqa: SLF001 - a tenth of the time
         locale.setlocale(locale.LC_ALL),
@@ -87,8 +86,8 @@ def _state() -> tuple[Any, ...]:
     )
 
 
-# How each is put back, in the same order. The recursion limit first: what follows must be able to run.
-_PUT: tuple[Callable[[Any], object], ...] = (
+# How each part is restored, in the same order. The recursion limit first: what follows must be able to run.
+_RESTORE: tuple[Callable[[Any], object], ...] = (
     sys.setrecursionlimit,
     sys.setswitchinterval,
     lambda on: gc.enable() if on else gc.disable(),
@@ -107,7 +106,7 @@ _PUT: tuple[Callable[[Any], object], ...] = (
 
 @contextlib.contextmanager
 def preserved_process_state() -> Iterator[None]:
-    """Put back what a model changes of its process; in a thread beside others, what numpy keeps for each thread alone."""
+    """Restore what a model changes of its process; in a thread among others, only what numpy keeps for each thread."""
     if threading.current_thread() is not threading.main_thread():
         with np.errstate():
             yield
@@ -119,44 +118,43 @@ def preserved_process_state() -> Iterator[None]:
         sys.setrecursionlimit(before[0])
         after = _state()
         if after != before:
-            for put, was, now in zip(_PUT, before, after, strict=True):
+            for restore, was, now in zip(_RESTORE, before, after, strict=True):
                 if now != was:
-                    put(was)
+                    restore(was)
 
 
 class Leak(NamedTuple):
-    """What models have left behind in a process: in words, since it was last asked for, and how much of it there is in all."""
+    """What models have left open or running in a process: in words, what is new; and how much there is in total."""
 
     description: str
     total: int
 
 
 class LeakDetector:
-    """Descriptors that are left open, and Python threads that are left running, counted from when this was made."""
+    """Counts descriptors that are left open and Python threads that are left running, from its construction on."""
 
     def __init__(self) -> None:
-        """Take this as the state that a process should be in."""
-        self._first = self._seen = _counted()
-        self._free = _lowest_free()
+        self._baseline = self._last = _count()
+        self._lowest_free = _lowest_free()
 
     def new_leak(self) -> Leak | None:
-        """Look for leftovers since the last look; None where there are none.
+        """Return what has leaked since the last call; None for nothing.
 
         What is opened gets the lowest number that is free, so two system calls tell whether all is as it was.
         """
-        if _lowest_free() == self._free and threading.active_count() == self._seen[1]:
+        if _lowest_free() == self._lowest_free and threading.active_count() == self._last[1]:
             return None
-        before, self._seen, self._free = self._seen, _counted(), _lowest_free()
+        before, self._last, self._lowest_free = self._last, _count(), _lowest_free()
         words = [
             f"{now - then} {noun}{'' if now - then == 1 else 's'}"
-            for now, then, noun in zip(self._seen, before, ("descriptor", "thread"), strict=True)
+            for now, then, noun in zip(self._last, before, ("descriptor", "thread"), strict=True)
             if now > then
         ]
-        total = sum(max(0, now - then) for now, then in zip(self._seen, self._first, strict=True))
+        total = sum(max(0, now - then) for now, then in zip(self._last, self._baseline, strict=True))
         return Leak(" and ".join(words), total) if words else None
 
 
-def _counted() -> tuple[int, int]:
+def _count() -> tuple[int, int]:
     return len(os.listdir(_OPEN)), threading.active_count()  # noqa: PTH208 - it is no folder of files
 
 

@@ -1,6 +1,6 @@
-"""Threads of native libraries: one while models are loaded, none left over when the process forks, a share of the cores in each child.
+"""Threads of native libraries: one while models are loaded, none left when the process forks, a share of the cores in each child.
 
-A team of OpenMP's threads does not survive a fork: a child that inherits its books waits for threads that it does not have, for ever.
+A team of OpenMP's threads does not survive a fork: a child that inherits its records waits for threads that it does not have, for ever.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _HARD = 2  # OpenMP 5.0's omp_pause_hard: give back threads and all
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def per_process(processes: int, environ: Mapping[str, str]) -> int:
-    """Share the cores: processes x threads = cores, at least one thread each; OMP_NUM_THREADS of whoever sets it wins."""
-    asked = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(asked) if asked.isdecimal() and int(asked) > 0 else max(1, cores() // max(1, processes))
+    """Share the cores: processes x threads = cores, at least one thread each; OMP_NUM_THREADS wins where it is set."""
+    configured = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(configured) if configured.isdecimal() and int(configured) > 0 else max(1, cores() // max(1, processes))
 
 
 @contextlib.contextmanager
 def one(then: int) -> Iterator[None]:
-    """Have native libraries use one thread inside; those that are loaded later start with `then`, or with what their variable says."""
+    """Let native libraries use one thread inside; those that are loaded later start with `then`, or with what their variable says."""
     own = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     os.environ.update(dict.fromkeys(VARIABLES, "1"))
     try:
@@ -43,12 +43,12 @@ def one(then: int) -> Iterator[None]:
 
 
 def cap(threads: int) -> None:
-    """Have the native libraries of this process use so many threads."""
+    """Cap the threads of this process's native libraries."""
     threadpoolctl.threadpool_limits(threads)
 
 
 def _end_teams() -> None:
-    """End the teams of whatever library has opened one all the same: a model may name its own number of threads."""
+    """End the teams of libraries that have started one all the same: a model may set its own number of threads."""
     for library in threadpoolctl.threadpool_info():
         if library["user_api"] == "openmp":
             pause = getattr(ctypes.CDLL(library["filepath"]), "omp_pause_resource_all", None)

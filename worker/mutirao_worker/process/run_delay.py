@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import threading
 
-_mine = threading.local()
+_thread = threading.local()
 
 
 def waited_s() -> float:
-    """Tell how many seconds the calling thread was ready to run, and did not, since it began; always 0 where nobody counts."""
+    """Return for how many seconds the calling thread was ready to run, and did not, since it began; 0 where the system does not count."""
     process = os.getpid()
-    if getattr(_mine, "process", None) != process:  # a file that was opened before a fork tells of the parent
-        _mine.process, _mine.file = process, _opened()
-    return int(os.pread(_mine.file, 100, 0).split()[1]) / 1e9 if _mine.file is not None else 0.0
+    if getattr(_thread, "process", None) != process:  # a file that was opened before a fork is the parent's
+        _thread.process, _thread.file = process, _open_schedstat()
+    return int(os.pread(_thread.file, 100, 0).split()[1]) / 1e9 if _thread.file is not None else 0.0
 
 
-def _opened() -> int | None:
+def _open_schedstat() -> int | None:
     try:
         return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
