@@ -9,12 +9,12 @@ import gc
 import resource
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import uvicorn
 from litestar.types import ASGIApp
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mutirao import errors
 from mutirao.gateway import process_pool
@@ -56,66 +56,19 @@ HEADERS = [
 ]
 
 
-class FastCycle(RequestResponseCycle):
-    """A request and its answer; an answer of one piece is put together and written at once.
+class LingeringCycle(RequestResponseCycle):
+    """A request and its response. It leaves the connection open after a response that came before the end of the body.
 
-    uvicorn looks through every header of every answer, its own too, which takes a tenth of all that `infer` costs.
+    To close with bytes of the body unread is a reset, which takes the response from the client; so `TimedConnection` closes it.
     """
 
-    joined: ClassVar[tuple[Sequence[tuple[bytes, bytes]], bytes]] = ((), b"")
     lingers = False
-    _head: bytes | None = None
 
     async def send(self, message: Any) -> None:
-        """Send a part of the answer."""
-        head, self._head = self._head, None
-        if head is not None:
-            if self._ends(message):
-                self.transport.write(head + message.get("body", b""))
-                self.response_complete = True
-                self.message_event.set()
-                self.on_response()
-                return
-            if not self.disconnected:
-                self.transport.write(head)
-        elif message["type"] == "http.response.start" and self._whole(message):
-            own = b"".join([b"%b: %b\r\n" % header for header in message["headers"]])
-            self._head = b"%b%b%b\r\n" % (STATUS_LINE[message["status"]], self._always(), own)
-            self.response_started, self.waiting_for_100_continue, self.chunked_encoding = True, False, False
-            return
-        elif message["type"] == "http.response.body" and not message.get("more_body") and not self.keep_alive:
-            # To close with bytes of the body unread is a reset, which takes the answer from the client: the connection ends it.
+        """Send a part of the response."""
+        if message["type"] == "http.response.body" and not message.get("more_body") and not self.keep_alive:
             self.lingers = self.keep_alive = self.more_body
         await super().send(message)
-
-    def _ends(self, message: Any) -> bool:
-        """Whether this is all of the body, and can be written now."""
-        if message["type"] != "http.response.body" or message.get("more_body") or self.scope["method"] == "HEAD":
-            return False
-        if self.disconnected or self.flow.write_paused:
-            return False
-        return len(message.get("body", b"")) == self.expected_content_length
-
-    def _whole(self, message: Any) -> bool:
-        """Note how long the body is; False for an answer that uvicorn is to look at itself."""
-        if self.response_started or self.disconnected or self.flow.write_paused or not self.keep_alive:
-            return False
-        length = -1
-        for name, value in message["headers"]:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection" or HEADER_VALUE_RE.search(value):
-                return False
-        self.expected_content_length = max(0, length)
-        return length >= 0
-
-    def _always(self) -> bytes:
-        """What stands in every answer: it changes with the date, once a second."""
-        headers, head = FastCycle.joined
-        if headers is not self.default_headers:
-            head = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
-            FastCycle.joined = self.default_headers, head
-        return head
 
 
 class Flow(FlowControl):
@@ -184,7 +137,7 @@ class TimedConnection(HttpToolsProtocol):
         self.since, self._loose_bytes = None, 0
         self.body_since, self._body_bytes = self.loop.time(), 0
         super().on_headers_complete()
-        self.cycle.__class__ = FastCycle  # it has not begun; uvicorn has no place to name the class
+        self.cycle.__class__ = LingeringCycle  # it has not begun; uvicorn has no place to name the class
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body: it buys time."""
@@ -198,7 +151,7 @@ class TimedConnection(HttpToolsProtocol):
         """Stop awaiting a body."""
         self.body_since = self.answered_at = None
         super().on_message_complete()
-        if isinstance(self.cycle, FastCycle) and self.cycle.lingers:
+        if isinstance(self.cycle, LingeringCycle) and self.cycle.lingers:
             self.transport.close()
 
     def on_response_complete(self) -> None:
@@ -207,7 +160,7 @@ class TimedConnection(HttpToolsProtocol):
         if self.body_since is None or self.transport.is_closing():
             return
         self.answered_at, self._body_max = self.loop.time(), self._body_bytes + LINGER_BYTES
-        if isinstance(self.cycle, FastCycle) and self.cycle.lingers and self.transport.can_write_eof():
+        if isinstance(self.cycle, LingeringCycle) and self.cycle.lingers and self.transport.can_write_eof():
             self.transport.write_eof()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
