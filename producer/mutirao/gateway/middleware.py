@@ -1,4 +1,4 @@
-"""What each request meets first: who asks is found out, `infer` takes the short way, and what is answered is counted."""
+"""The middleware of every request: authenticate it, route `infer` without the framework, count the response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mutirao.gateway.state import Gateway
 
 logger = logging.getLogger(__name__)
 
-# Whoever asks may have these; what the console's page shows it reads with a key.
+# These need no key; what the console's page shows it reads with one.
 PUBLIC = frozenset({"/", "/docs", "/favicon.ico", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
 PUBLIC_BELOW = ("/docs/", "/console/")
 _NOBODY = Caller(scopes=())
@@ -29,8 +29,8 @@ _INFER = "/v2/models/{model}/infer"
 class Middleware:
     """An ASGI application around the others.
 
-    A framework's routing, parameters and response objects cost three times what all of `infer` may; so it is found here, and goes
-    from bytes to bytes. It stands among the other routes too, for the document.
+    A framework's routing, parameters and response objects cost three times what all of `infer` may; so `infer` is routed here, from
+    bytes to bytes. It stands among the other routes too, for the OpenAPI document.
     """
 
     def __init__(self, gateway: Gateway, inner: ASGIApp) -> None:
@@ -59,8 +59,8 @@ class Middleware:
                 await self._inner(scope, receive, counted)
             else:
                 await self._answer(await v2.infer(self._gateway, request, *hot), scope, counted)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer
-            if counted.status:  # too late for another answer: the server ends the connection
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets a response
+            if counted.status:  # too late for another response: the server closes the connection
                 error_response.log("an answer broke off", exc)
             else:
                 await self._answer(error_response.answer(exc), scope, counted)
@@ -75,15 +75,15 @@ class Middleware:
         await answer(scope, _nothing, send)
 
     async def _caller(self, scope: HTTPScope) -> Caller:
-        path, headers = scope["path"], _who(scope["headers"])
+        path, headers = scope["path"], _identity(scope["headers"])
         if path in PUBLIC or path.startswith(PUBLIC_BELOW):
-            await self._gateway.authenticator.let_in(headers)
+            await self._gateway.authenticator.admit_public(headers)
             return _NOBODY
         return await self._gateway.authenticator.caller(headers)
 
 
 class _Counted:
-    """Passes an answer on, and remembers its status."""
+    """Passes a response on, and remembers its status."""
 
     __slots__ = ("_send", "status")
 
@@ -97,14 +97,14 @@ class _Counted:
         await self._send(message)
 
 
-_WHO = {b"authorization": "authorization", b"host": "host", b"origin": "origin"}
+_IDENTITY_HEADERS = {b"authorization": "authorization", b"host": "host", b"origin": "origin"}
 
 
-def _who(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Read the headers that say who calls; one that is repeated is all of its values, so none of them counts alone."""
+def _identity(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the headers that identify the caller; a repeated header is all of its values together, so that none counts alone."""
     found: dict[str, str] = {}
     for key, value in headers:
-        name = _WHO.get(key)
+        name = _IDENTITY_HEADERS.get(key)
         if name is not None:
             text = value.decode("latin-1")
             found[name] = f"{found[name]}, {text}" if name in found else text
@@ -112,7 +112,7 @@ def _who(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def infer_path(path: str) -> tuple[str, str] | None:
-    """Read the model and the version from the path of an infer call; None for every other path."""
+    """Read the model and the version from the path of an infer request; None for every other path."""
     if not (path.startswith("/v2/models/") and path.endswith("/infer")):
         return None
     parts = path.split("/")

@@ -1,4 +1,4 @@
-"""Who calls: API keys, held against a copy of those in Redis that is never older than a second."""
+"""Check API keys against a copy of those in Redis that is never older than a second."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mutirao.gateway.refreshed import Refreshed
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.settings import Settings
 
-# A copy is used until it is so old; it is read again a little earlier, so that hardly a call has to wait for it.
+# The copy is used until it is this old; it is read again a little earlier, so that hardly a request waits for it.
 AGE_S = 1.0
 READ_S = 0.5
-# So long a call that needs no key waits to learn whether there is any: only until that is known for the first time.
+# How long a request that needs no key waits for the first reading of the keys.
 LEARN_S = 1.0
 
 _REMEDY = "its operator makes one with mutirao keys add"
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever sent a call, as far as the gateway knows.
+    """The sender of a request, as far as the gateway knows.
 
     Attributes:
         tenant: whose jobs it sees; "" where the gateway is open.
         key_id: its key's public half; "" where the gateway is open.
         scopes: what it may do.
         limits: how much of it; None for any amount.
-        open: whether there are no keys, so that nobody has to say who they are.
+        open: whether there are no keys, so that no caller needs one.
     """
 
     tenant: str = ""
@@ -62,10 +62,10 @@ ANYBODY = Caller(open=True)
 
 
 class Authenticator:
-    """Finds out who calls.
+    """Finds the caller of a request by its API key.
 
-    Without any key, a gateway that listens to this machine alone is open. It closes for good as soon as it has seen a key, revoked
-    or not: a Redis that lost them must not open it.
+    Without any key, a gateway that listens on a loopback address is open. It closes for good as soon as it has read a key, revoked
+    or not: a Redis that lost its keys must not open it.
     """
 
     def __init__(self, settings: Settings, redis: AsyncRedisDriver, host: str = "") -> None:
@@ -79,21 +79,21 @@ class Authenticator:
         self.changed: Callable[[], None] = lambda: None
 
     async def is_open(self) -> bool:
-        """Tell whether nobody has to say who they are.
+        """Return whether a request needs no key.
 
         Raises:
-            BrokerUnavailable: Redis does not say which keys there are.
+            BrokerUnavailable: the keys cannot be read from Redis.
         """
         await self.refresh()
         return not self._closed
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Tell from a call's headers, by their names in lower case, who sent it.
+        """Return the caller of a request by its headers, whose names are in lower case.
 
         Raises:
-            Unauthorized: it has no key, or none that is good.
-            Forbidden: the gateway is open, and a web page of elsewhere sent the call.
-            BrokerUnavailable: Redis does not say which keys there are.
+            Unauthorized: it has no key, or one that is not valid.
+            Forbidden: the gateway is open, and a web page of another site sent the request.
+            BrokerUnavailable: the keys cannot be read from Redis.
         """
         if self._copy.age_s > READ_S:
             await self.refresh()
@@ -103,26 +103,26 @@ class Authenticator:
         return self._bearer(headers.get("authorization"))
 
     def recheck(self, caller: Caller) -> None:
-        """Make sure that whoever was let in earlier would be let in by the copy of the keys as it is now.
+        """Check a caller that was admitted earlier against the keys as they are now.
 
         Raises:
-            Unauthorized: the key is good no more, or the gateway is not open any longer.
+            Unauthorized: the key is no longer valid, or the gateway is no longer open.
             Forbidden: the key allows less than it did.
         """
         if caller.open:
             if self._closed:
-                raise _unnamed()
+                raise _key_required()
             return
-        key = _good(self._known.get(caller.key_id))
+        key = _require_valid(self._known.get(caller.key_id))
         if not set(caller.scopes) <= set(key.scopes):
             raise errors.Forbidden(f"API key {key.id!r} allows less than when this call began: send it again")
 
-    async def let_in(self, headers: Mapping[str, str]) -> None:
-        """Let a call in that needs no key. An open gateway answers this machine alone, whatever is asked; one that has not
-        heard from Redis yet counts as what it is by its address.
+    async def admit_public(self, headers: Mapping[str, str]) -> None:
+        """Admit a request for an address that needs no key. An open gateway answers this machine alone, at every address; before the
+        first reading of the keys, whether it is open goes by the address on which it listens.
 
         Raises:
-            Forbidden: the gateway is open, and a web page of elsewhere sent the call.
+            Forbidden: the gateway is open, and a web page of another site sent the request.
         """
         if not self._closed and self._copy.age_s > READ_S:
             reading = self._copy.start()
@@ -135,7 +135,7 @@ class Authenticator:
         """Read the copy again where it is old, and wait for that where it is too old.
 
         Raises:
-            BrokerUnavailable: Redis does not say which keys there are.
+            BrokerUnavailable: the keys cannot be read from Redis.
         """
         if self._copy.age_s > READ_S:
             self._copy.start()
@@ -148,8 +148,8 @@ class Authenticator:
     def _bearer(self, authorization: str | None) -> Caller:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
-            raise _unnamed()
-        return self._callers[_good(api_keys.find_by_token(self._known, token.strip())).id]
+            raise _key_required()
+        return self._callers[_require_valid(api_keys.find_by_token(self._known, token.strip())).id]
 
     async def _read(self) -> dict[str, ApiKey]:
         known = await self._redis.run(self._keys.all())
@@ -172,7 +172,7 @@ def is_loopback(host: str) -> bool:
 
 
 def refuse_open(host: str, *, has_keys: bool) -> None:
-    """Make sure that no gateway without keys listens beyond this machine.
+    """Refuse to listen beyond this machine without keys.
 
     Raises:
         SettingsError: it would.
@@ -183,17 +183,17 @@ def refuse_open(host: str, *, has_keys: bool) -> None:
     raise errors.SettingsError(text, key="MUTIRAO_GATEWAY_HOST", value=host)
 
 
-def _unnamed() -> errors.Unauthorized:
+def _key_required() -> errors.Unauthorized:
     return errors.Unauthorized(
         f"this gateway asks for an API key: send the header Authorization: Bearer mutirao_...; {_REMEDY}"
     )
 
 
-def _good(key: ApiKey | None) -> ApiKey:
-    """Return a key that is good.
+def _require_valid(key: ApiKey | None) -> ApiKey:
+    """Return a key that is valid.
 
     Raises:
-        Unauthorized: it is not, or there is none.
+        Unauthorized: it was revoked, or there is no such key.
     """
     if key is None:
         raise errors.Unauthorized(f"the API key is not one of this gateway: check it; {_REMEDY}")
@@ -207,8 +207,8 @@ def _caller(key: ApiKey) -> Caller:
 
 
 def _check_local(headers: Mapping[str, str]) -> None:
-    """Refuse pages of elsewhere: a browser on this machine would send their calls, and hand them the answers where a name of
-    theirs was made to lead here (DNS rebinding).
+    """Refuse web pages of other sites: a browser on this machine would send their requests, and give them the responses where
+    they have made a name of theirs resolve to this machine (DNS rebinding).
     """
     for name in ("host", "origin"):
         value = headers.get(name)

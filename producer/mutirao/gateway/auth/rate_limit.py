@@ -1,4 +1,4 @@
-"""How much a key may ask for: requests a second and jobs in flight, counted in Redis, so that all gateways count alike."""
+"""Limits of API keys: requests a second and jobs in flight, counted in Redis, so that all gateways count together."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TOGETHER_MAX = 10_000
 
 
 class Permit(msgspec.Struct, frozen=True):
-    """What a call was admitted with, so that it can be given back.
+    """What a request was admitted with, so that it can be given back.
 
     Attributes:
         caller: whose it is.
         count: how many requests.
-        ids: those of its jobs that are in flight since this call, not before.
+        ids: those of its jobs that are in flight since this request, not before.
     """
 
     caller: Caller
@@ -33,53 +33,53 @@ class Permit(msgspec.Struct, frozen=True):
     ids: tuple[str, ...]
 
 
-class _Asked(msgspec.Struct, frozen=True):
-    """A call that waits to be admitted."""
+class _Admission(msgspec.Struct, frozen=True):
+    """A request that waits to be admitted."""
 
     count: int
     ids: Sequence[str]
     expires_s: float
     reply: asyncio.Future[Any]
 
-    def hears(self, reply: Any) -> None:
-        """Tell the requester, unless it is gone."""
+    def resolve(self, reply: Any) -> None:
+        """Pass Redis's reply to the waiting task, unless that was cancelled."""
         if not self.reply.done():
             self.reply.set_result(reply)
 
-    def fails(self, exc: Exception) -> None:
-        """Tell the requester that nobody knows, unless it is gone."""
+    def fail(self, exc: Exception) -> None:
+        """Raise an error in the waiting task, unless that was cancelled."""
         if not self.reply.done():
             self.reply.set_exception(exc)
 
 
 class RateLimiter:
-    """Admits what keys with limits submit; others cost nothing here.
+    """Admits what keys with limits submit; a key without limits costs nothing here.
 
-    Calls of a key that arrive while one is asked for are asked for together, in one round trip; each has its own fate.
+    Requests of a key that arrive while a script call is under way share the next one; each is admitted or refused by itself.
     """
 
     def __init__(self, settings: Settings, redis: AsyncRedisDriver) -> None:
         """Take the settings and the connections of the gateway."""
         self._settings, self._redis = settings, redis
         self._side: Database = "results" if settings.separate_results else "broker"
-        self._waiting: dict[str, list[_Asked]] = {}
+        self._waiting: dict[str, list[_Admission]] = {}
         self._ended: dict[str, list[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def charge(self, caller: Caller) -> None:
-        """Count one request against the rate of whoever sends it, whatever becomes of it.
+        """Count one request against its key's rate, however it ends.
 
         Raises:
             TooManyRequests: the limit is reached.
-            BrokerUnavailable: Redis does not say.
+            BrokerUnavailable: Redis does not answer.
         """
         if caller.limits is not None and caller.limits.rate_per_s is not None:
-            await self._admit(caller, caller.limits, _asked(1, (), 0.0))
+            await self._admit(caller, caller.limits, _admission(1, (), 0.0))
 
     async def admit(
         self, caller: Caller, ids: Sequence[str], expires_s: float | None = None, *, charged: int = 0
     ) -> Permit | None:
-        """Count requests against the limits of whoever submits them: all of them, or none.
+        """Count requests against the limits of the caller: all of them, or none.
 
         Args:
             caller: who submits.
@@ -92,7 +92,7 @@ class RateLimiter:
 
         Raises:
             TooManyRequests: a limit is reached.
-            BrokerUnavailable: Redis does not say.
+            BrokerUnavailable: Redis does not answer.
         """
         limits = caller.limits
         if limits is None or not ids:
@@ -100,43 +100,43 @@ class RateLimiter:
         _check_fits(caller, limits, len(ids))
         kept = () if limits.in_flight is None else ids
         count = len(ids) - charged
-        asked = _asked(count, kept, self._settings.expires_s if expires_s is None else expires_s)
-        known = await self._admit(caller, limits, asked)
+        admission = _admission(count, kept, self._settings.expires_s if expires_s is None else expires_s)
+        known = await self._admit(caller, limits, admission)
         return Permit(caller, count, tuple(id for at, id in enumerate(kept) if at not in known))
 
     @contextlib.asynccontextmanager
     async def admitted(
         self, caller: Caller, ids: Sequence[str], expires_s: float | None = None, *, charged: int = 0
     ) -> AsyncIterator[None]:
-        """Admit what is submitted inside; given back if that is refused. What is wrong with the request itself is found out by
-        reading it, which costs: it stays counted against the rate.
+        """Admit what is submitted inside, and give it back if it is refused. A request that is itself invalid stays counted against
+        the rate, since it costs to find that out.
 
-        Where Redis did not answer, or the requester went away, nobody knows whether it was submitted, so it stays counted: a job
-        that never was is forgotten within a minute or so.
+        Where Redis did not answer, or the client went away, the gateway cannot know whether the job was submitted, so it stays
+        counted: a job that does not exist is uncounted within about a minute.
 
         Raises:
             TooManyRequests: a limit is reached.
         """
-        admitted = await self.admit(caller, ids, expires_s, charged=charged)
+        permit = await self.admit(caller, ids, expires_s, charged=charged)
         try:
             yield
         except errors.BrokerUnavailable:
             raise
         except errors.MutiraoError as exc:
-            if admitted is not None:
-                read = isinstance(exc, errors.InvalidRequest)
-                await self.give_back(msgspec.structs.replace(admitted, count=0) if read else admitted)
+            if permit is not None:
+                invalid = isinstance(exc, errors.InvalidRequest)
+                await self.give_back(msgspec.structs.replace(permit, count=0) if invalid else permit)
             raise
 
-    async def give_back(self, admitted: Permit) -> None:
-        """Uncount what was not submitted; where Redis is away it stays counted for a while."""
-        limits = admitted.caller.limits or KeyLimits()
-        args = (str(admitted.count), str(len(admitted.ids)), *admitted.ids)
+    async def give_back(self, permit: Permit) -> None:
+        """Uncount what was not submitted; while Redis is away it stays counted for a while."""
+        limits = permit.caller.limits or KeyLimits()
+        args = (str(permit.count), str(len(permit.ids)), *permit.ids)
         with contextlib.suppress(errors.BrokerUnavailable):
-            await self._redis.run(self._script_call("return", admitted.caller.key_id, limits, 0.0, args))
+            await self._redis.run(self._script_call("return", permit.caller.key_id, limits, 0.0, args))
 
     def ended(self, caller: Caller, ids: Sequence[str]) -> None:
-        """Take note that jobs have ended, so that Redis need not look at their records; nobody waits for it."""
+        """Uncount jobs that have ended, in the background, so that the script need not read their records."""
         if caller.limits is None or caller.limits.in_flight is None:
             return
         if caller.key_id in self._ended:
@@ -146,60 +146,60 @@ class RateLimiter:
         self._start(self._drop(caller.key_id))
 
     async def close(self) -> None:
-        """Stop, and end what waits to be admitted."""
+        """Stop, and cancel what waits to be admitted."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         for waiting in self._waiting.values():  # of tasks that had not begun
-            for asked in waiting:
-                asked.reply.cancel()
+            for admission in waiting:
+                admission.reply.cancel()
 
-    async def _admit(self, caller: Caller, limits: KeyLimits, asked: _Asked) -> set[int]:
-        """Wait for Redis's word; return the places of the ids that were in flight before."""
-        self._ask(caller, limits, asked)
-        said = await asked.reply
+    async def _admit(self, caller: Caller, limits: KeyLimits, admission: _Admission) -> set[int]:
+        """Wait for the script's reply; return the places of the ids that were in flight before."""
+        self._enqueue(caller, limits, admission)
+        said = await admission.reply
         if said[0] != b"admitted":
             raise _refused(caller, limits, said)
         return {place - 1 for place in said[1:]}
 
-    def _ask(self, caller: Caller, limits: KeyLimits, asked: _Asked) -> None:
+    def _enqueue(self, caller: Caller, limits: KeyLimits, admission: _Admission) -> None:
         if caller.key_id in self._waiting:
-            self._waiting[caller.key_id].append(asked)
+            self._waiting[caller.key_id].append(admission)
             return
-        self._waiting[caller.key_id] = [asked]
-        self._start(self._ask_all(caller.key_id, limits))
+        self._waiting[caller.key_id] = [admission]
+        self._start(self._admit_waiting(caller.key_id, limits))
 
-    async def _ask_all(self, key: str, limits: KeyLimits) -> None:
-        """Ask for all that waits, and for what has come meanwhile, until nothing has."""
-        together: Sequence[_Asked] = ()
+    async def _admit_waiting(self, key: str, limits: KeyLimits) -> None:
+        """Admit what waits for a key, and what arrives meanwhile, until nothing waits."""
+        together: Sequence[_Admission] = ()
         try:
             while waiting := self._waiting[key]:
-                together, self._waiting[key] = _parted(waiting)
-                await self._ask_for(key, limits, together)
+                together, self._waiting[key] = _split(waiting)
+                await self._admit_together(key, limits, together)
         finally:
             for left in (*together, *self._waiting.pop(key)):
                 left.reply.cancel()
 
-    async def _ask_for(self, key: str, limits: KeyLimits, together: Sequence[_Asked]) -> None:
-        args = [arg for asked in together for arg in (asked.count, len(asked.ids), *asked.ids)]
-        expires_s = max(asked.expires_s for asked in together)
+    async def _admit_together(self, key: str, limits: KeyLimits, together: Sequence[_Admission]) -> None:
+        args = [arg for one in together for arg in (one.count, len(one.ids), *one.ids)]
+        expires_s = max(one.expires_s for one in together)
         try:
             replies = await self._redis.run(self._script_call("admit", key, limits, expires_s, args))
         except Exception as exc:  # noqa: BLE001 - it is raised where each waits
-            for asked in together:
-                asked.fails(exc)
+            for admission in together:
+                admission.fail(exc)
             return
-        for asked, reply in zip(together, replies, strict=True):
-            asked.hears(reply)
+        for admission, reply in zip(together, replies, strict=True):
+            admission.resolve(reply)
 
     async def _drop(self, key: str) -> None:
-        """Forget jobs that have ended: all that this turn of the loop has heard of, then those heard of meanwhile."""
+        """Uncount jobs that have ended: those of this turn of the loop, then those that end meanwhile."""
         try:
             while ids := self._ended[key]:
                 self._ended[key] = []
                 _, jobs, _ = keyspace.limit_keys(key)
-                with contextlib.suppress(errors.BrokerUnavailable):  # the script finds out by itself
+                with contextlib.suppress(errors.BrokerUnavailable):  # the script finds out from their records
                     await self._redis.run(_one(Command(self._side, "ZREM", (jobs,), tuple(ids))))
         finally:
             self._ended.pop(key)
@@ -217,19 +217,19 @@ class RateLimiter:
         task.add_done_callback(self._tasks.discard)
 
 
-def _asked(count: int, ids: Sequence[str], expires_s: float) -> _Asked:
-    return _Asked(count, ids, expires_s, asyncio.get_running_loop().create_future())
+def _admission(count: int, ids: Sequence[str], expires_s: float) -> _Admission:
+    return _Admission(count, ids, expires_s, asyncio.get_running_loop().create_future())
 
 
 def _one(command: Command) -> Operation[Any]:
     return (yield command)
 
 
-def _parted(waiting: Sequence[_Asked]) -> tuple[list[_Asked], list[_Asked]]:
-    """Part what one script call asks for from what waits for the next; the first goes, however large."""
+def _split(waiting: Sequence[_Admission]) -> tuple[list[_Admission], list[_Admission]]:
+    """Split what one script call admits from what waits for the next; the first admission goes, however large it is."""
     ids = 0
-    for at, asked in enumerate(waiting):
-        ids += len(asked.ids)
+    for at, admission in enumerate(waiting):
+        ids += len(admission.ids)
         if at and ids > TOGETHER_MAX:
             return list(waiting[:at]), list(waiting[at:])
     return list(waiting), []
