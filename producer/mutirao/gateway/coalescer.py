@@ -1,6 +1,6 @@
-"""Requests that arrive together are queued together: what comes while a call to Redis is under way goes with the next.
+"""Submit requests that arrive together by one script call: what arrives while a call is under way goes with the next.
 
-Nothing waits for company: where no call is under way, a request goes at once.
+No request is delayed for it: where no call is under way, a request goes at once.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mutirao.gateway.metrics import Metrics
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.wire.messages import Tensor
 
-# Redis runs nothing else while a call is queued: this many take it about a millisecond.
+# Requests in one script call: Redis runs nothing else meanwhile, for about a millisecond.
 TOGETHER_MAX = 256
-# More of one call are encoded in a thread: others go on meanwhile.
+# More requests of one call are encoded in a thread, so that the event loop goes on.
 MANY = 500
 LARGE_BYTES = 1024 * 1024
 # Jobs that are remembered, the latest ones; the records of others are read.
@@ -28,14 +28,14 @@ RECENT_MAX = 100_000
 
 
 class Queued(NamedTuple):
-    """A request that is in the queue, and whether its id was known already."""
+    """A request that is in the queue, and whether a job of its id was there before."""
 
     job: JobHandle
     known: bool = False
 
 
 class Item(NamedTuple):
-    """A request that is to be queued."""
+    """A request that waits to be queued."""
 
     options: SubmitOptions
     id: str
@@ -49,7 +49,7 @@ class SubmitCoalescer:
     def __init__(
         self, backend: RedisBackend, redis: AsyncRedisDriver, listener: ResultListener, metrics: Metrics
     ) -> None:
-        """Take the operations, what runs them, and the replies through which the jobs' ends come."""
+        """Take the operations, what runs them, and the listener that receives the results."""
         self._backend = backend
         self._redis = redis
         self._listener = listener
@@ -58,7 +58,7 @@ class SubmitCoalescer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def one(self, options: SubmitOptions, inputs: tuple[Tensor, ...], id: str) -> asyncio.Future[Queued]:
-        """Queue one request, together with those like it that arrive at the same time.
+        """Queue one request, together with others of the same model, priority, deadline and tenant that arrive at the same time.
 
         Returns:
             A future of the job. It raises QueueFull where the queue has no room, BrokerUnavailable where Redis is away.
@@ -82,7 +82,7 @@ class SubmitCoalescer:
     async def many(
         self, options: SubmitOptions, bound: Prepared, ids: Sequence[str], *, large: bool = False
     ) -> list[Queued]:
-        """Queue requests in a call of their own, all of them or none.
+        """Queue requests by a script call of their own, all of them or none.
 
         Raises:
             IdTaken: an id belongs to a job with other content.
@@ -104,7 +104,7 @@ class SubmitCoalescer:
         return queued
 
     async def _drain(self, key: tuple[object, ...]) -> None:
-        """Queue what was gathered, and what gathers meanwhile, until nothing does."""
+        """Queue what has gathered, and what gathers meanwhile, until nothing is left."""
         items: list[Item] = []
         try:
             while self._gathered[key]:
@@ -112,7 +112,7 @@ class SubmitCoalescer:
                 self._gathered[key] = self._gathered[key][TOGETHER_MAX:]
                 try:
                     await self._queue(items)
-                except errors.BrokerUnavailable as exc:  # who came meanwhile need not find that out again
+                except errors.BrokerUnavailable as exc:  # what gathered meanwhile would fail the same way
                     self._fail(items + self._gathered[key], exc)
                     self._gathered[key] = []
         except BaseException as exc:
@@ -186,7 +186,7 @@ def is_large(inputs: Iterable[Tensor]) -> bool:
 
 
 def _joined(items: Sequence[Item]) -> list[EncodedGroup]:
-    """Put requests of one form that follow each other into one run."""
+    """Join neighbouring requests of one template into one group."""
     runs: list[EncodedGroup] = []
     for item in items:
         if runs and runs[-1].form is item.group.form:

@@ -1,4 +1,4 @@
-"""What the gateway's handlers share: settings, operations, Redis, replies, the latest catalogue, and who may come in."""
+"""The state of one gateway process, which all handlers share."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from mutirao.registry import ModelInfo, Registry
 from mutirao.settings import Settings
 from mutirao.wire.messages import JobRecord
 
-# The catalogue is read so often in the background, never by a request that only looks a model up.
+# How often the registry is read in the background; a request that only looks up a model never reads it.
 REFRESH_S = 0.75
-# An answer about readiness rests on nothing older.
+# The greatest age of the registry in a response about readiness.
 READY_AGE_S = 1.0
 
 
@@ -35,7 +35,7 @@ class OpenWait(Protocol):
     """A wait or a stream that is open."""
 
     def give_up(self, why: Exception | None = None) -> None:
-        """End it now: as if its time were up, or with this error, and then without a word more of what it was about."""
+        """End it now: as if its time were up, or with this error, and then without sending anything more of the job."""
 
 
 class Gateway:
@@ -43,19 +43,19 @@ class Gateway:
 
     Attributes:
         settings: the settings.
-        core: operations on Redis.
+        backend: operations on Redis.
         redis: runs them.
-        replies: tells how jobs ended.
-        intake: queues requests.
-        meters: counts.
-        doorkeeper: knows who calls.
-        limiter: knows how much they may.
-        own: the jobs of batches that this process has queued.
-        open: the waits and streams that are, and whose each is.
-        looks: follow the records of jobs for streams.
-        apart: processes that read large bodies.
-        lines: what waits.
-        feed: snapshots of the fleet, for the console.
+        listener: receives the results of jobs.
+        coalescer: queues requests.
+        metrics: what is counted.
+        authenticator: checks API keys.
+        rate_limiter: counts requests against the limits of keys.
+        recent: the jobs of batches that this process has queued.
+        open_waits: the waits and streams that are open, and the caller of each.
+        record_poller: reads the records of jobs for streams.
+        process_pool: processes that parse large bodies.
+        queue_stats: what waits for each model.
+        fleet_broadcaster: snapshots of the fleet, for the console.
         stopping: whether the process was told to end.
     """
 
@@ -81,7 +81,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep the catalogue and, for calls that are open, the keys fresh meanwhile, and close everything at the end."""
+        """Refresh the registry and, while waits are open, the keys in the background; close everything at the end."""
         tasks = [asyncio.create_task(work) for work in (self._refresh(), self._watch_keys())]
         try:
             yield
@@ -96,16 +96,16 @@ class Gateway:
             self.process_pool.close()
 
     def model(self, name: str, version: str = "") -> ModelInfo:
-        """Find a model in the latest copy of the catalogue.
+        """Return a model from the latest copy of the registry.
 
         Args:
             name: the model.
             version: the version that the caller wants; "" for the active one.
 
         Raises:
-            ModelNotFound, ModelUnavailable: as `Catalog.find`.
+            ModelNotFound, ModelUnavailable: as `Registry.find`.
             VersionNotFound: the model is served, but not in this version.
-            BrokerUnavailable: the catalogue could not be read yet.
+            BrokerUnavailable: the registry could not be read yet.
         """
         if self._registry.value is None:
             raise errors.BrokerUnavailable("the catalogue could not be read from Redis yet")
@@ -125,10 +125,10 @@ class Gateway:
         return self.model(name, version)
 
     def require_worker(self, info: ModelInfo) -> None:
-        """Make sure that a live worker serves a model.
+        """Raise an error unless a live worker serves a model.
 
         Raises:
-            NoWorker: none does.
+            NoWorker: no live worker does.
         """
         if not info.workers:
             text = f"no live worker serves {info.name!r} now: try again, or have it queued with ?queue=1 or Prefer: respond-async"
@@ -148,10 +148,10 @@ class Gateway:
         return FleetSnapshot(self.backend.now(), registry, await self.queue_stats.of(tuple(registry.models)))
 
     async def record(self, id: str, tenant: str) -> JobRecord:
-        """Read a job's record for a tenant, by the id that Redis keeps it under.
+        """Read a tenant's job record by its qualified id.
 
         Raises:
-            JobNotFound: no such job, or another's.
+            JobNotFound: there is no such job, or it is another tenant's.
         """
         record = await self.redis.run(self.backend.record(id))
         if record.job.owner != tenant:
@@ -161,7 +161,7 @@ class Gateway:
         return record
 
     async def check_deadline(self, model: str, tenant: str, priority: str, expires_s: float) -> None:
-        """Make sure that a request would be served before its deadline, as far as the live workers' speed tells.
+        """Estimate by the live workers' speed whether a request would be served before its deadline.
 
         Raises:
             TooLate: it would not.
@@ -175,11 +175,11 @@ class Gateway:
 
     @contextlib.contextmanager
     def hold_open(self, one: OpenWait, caller: Caller) -> Iterator[None]:
-        """Hold a caller's wait or stream open, for as long as its key is good.
+        """Count a wait or a stream as open, and end it once its caller's key is no longer valid.
 
         Raises:
-            Unauthorized, Forbidden: the key is not good any more.
-            GatewayBusy: as many as may be are.
+            Unauthorized, Forbidden: the key is no longer valid.
+            GatewayBusy: as many waits as the settings allow are open.
         """
         self.authenticator.recheck(caller)
         limit = self.settings.gateway_waits
@@ -193,19 +193,19 @@ class Gateway:
             self.open_waits.pop(one, None)
 
     def stop(self) -> None:
-        """Be no longer ready, and end the waits that lose nothing by it: a poll asks again, a stream goes on elsewhere."""
+        """Report not ready, and end the waits that lose nothing by it: a client polls again, a stream resumes at another gateway."""
         self.stopping = True
         for one in tuple(self.open_waits):
             if not getattr(one, "outlasts_stop", False):
                 one.give_up()
 
     def give_up(self) -> None:
-        """End every wait and every stream: the jobs go on, and any other gateway tells of them."""
+        """End every wait and every stream: the jobs go on, and any other gateway answers for them."""
         for one in tuple(self.open_waits):
             one.give_up()
 
     def _recheck(self) -> None:
-        """End the open calls of those who would not be let in any more."""
+        """End the open waits of callers that would no longer be admitted."""
         for one, caller in tuple(self.open_waits.items()):
             try:
                 self.authenticator.recheck(caller)
@@ -216,7 +216,7 @@ class Gateway:
         while True:
             await asyncio.sleep(READ_S)
             if self.open_waits:
-                with contextlib.suppress(errors.MutiraoError):  # Redis is away: no result comes either
+                with contextlib.suppress(errors.MutiraoError):  # Redis is away: no result arrives either
                     await self.authenticator.refresh()
 
     async def _read_registry(self) -> Registry:

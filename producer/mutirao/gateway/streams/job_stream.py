@@ -1,4 +1,4 @@
-"""A job's steps as server-sent events: each once, in order, with an id from which a client may go on."""
+"""Stream a job's steps as server-sent events: each once, in order, with an id from which a client can resume."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 Mark = tuple[int, int]
 _RANKS = {"submitted": 0, "reserved": 1, "batched": 2, "run": 3}
 _END_RANK, _OVER_RANK = 4, 5
-# They end a delivery; what follows is the next.
+# Steps that end a delivery; the next step belongs to the next one.
 _OVER = frozenset({"lost", "given back", "given up", "replayed"})
 
 
 def answer(gateway: Gateway, caller: Caller, record: JobRecord, last_seen: str) -> Response:
-    """Stream a job's steps to a caller, those after the last one seen."""
-    last = _mark(last_seen)
+    """Return the stream of a job's steps after the last event that the client saw."""
+    last = _parse_mark(last_seen)
     if record.done and last_seen and not any(mark > last for mark, _ in steps(record)):
         return response.nothing()
-    following = JobStream(record)
-    return EventStream(following.pieces(gateway, last), gateway.hold_open(following, caller))
+    stream = JobStream(record)
+    return EventStream(stream.pieces(gateway, last), gateway.hold_open(stream, caller))
 
 
 def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
-    """Number a job's steps by their delivery and their place in it: each keeps its number, whatever is known later."""
-    told: list[tuple[Mark, Step]] = []
+    """Number a job's steps by their delivery and their place in it: a step keeps its number, whatever is recorded later."""
+    numbered: list[tuple[Mark, Step]] = []
     delivery = 0
     for moment in job_history.steps(record):
         over = moment.name in _OVER
@@ -68,19 +68,19 @@ def steps(record: JobRecord) -> list[tuple[Mark, Step]]:
             says=moment.text,
             status=record.state,
         )
-        told.append((mark, step))
+        numbered.append((mark, step))
         delivery += over
-    return told
+    return numbered
 
 
-def piece(mark: Mark, step: Step) -> bytes:
-    """Write one event."""
+def event(mark: Mark, step: Step) -> bytes:
+    """Encode one event."""
     name = step.step.replace(" ", "-")
     return b"id: %d.%d\nevent: %b\ndata: %b\n\n" % (*mark, name.encode(), msgspec.json.encode(step))
 
 
 class JobStream:
-    """One stream: it is told of its job's records, and gives the steps that are new."""
+    """One stream: it is given its job's records, and yields the steps that are new."""
 
     def __init__(self, record: JobRecord) -> None:
         """Take the job as it is now."""
@@ -89,19 +89,19 @@ class JobStream:
         self._records.put_nowait(record)
 
     def give_up(self, why: Exception | None = None) -> None:
-        """End the stream: the client goes on from its last event at another gateway; with an error, what is left is not told."""
+        """End the stream: the client resumes from its last event at another gateway. With an error, the steps that are left are dropped."""
         while why is not None and not self._records.empty():
             self._records.get_nowait()
         self._records.put_nowait(None)
 
-    def see(self, record: JobRecord) -> None:
-        """Take the job as it is by now."""
+    def on_record(self, record: JobRecord) -> None:
+        """Take the job's latest record."""
         self._records.put_nowait(record)
 
     async def pieces(self, gateway: Gateway, last: Mark) -> AsyncIterator[bytes]:
         """Yield events until the job has ended."""
-        wait = Waiter([JobHandle(self.id)], self._told)
-        sent: set[Mark] = set()  # a record of a job that runs does not tell yet when it was reserved
+        wait = Waiter([JobHandle(self.id)], self._on_ended)
+        sent: set[Mark] = set()  # the record of a running job does not say yet when it was reserved
         gateway.listener.add(wait)
         gateway.record_poller.add(self)
         try:
@@ -112,7 +112,7 @@ class JobStream:
                 for mark, step in steps(record):
                     if mark > last and mark not in sent:
                         sent.add(mark)
-                        yield piece(mark, step)
+                        yield event(mark, step)
                 if record.done:
                     gateway.recent.forget([self.id])
                     return
@@ -133,13 +133,13 @@ class JobStream:
                 return
             yield record
 
-    def _told(self, ended: Completions) -> None:
+    def _on_ended(self, ended: Completions) -> None:
         ((_, found),) = ended
         self._records.put_nowait(found if isinstance(found, JobRecord) else None)
 
 
-def _mark(text: str) -> Mark:
-    """Read the id of an event; one that is none of ours counts as before all."""
+def _parse_mark(text: str) -> Mark:
+    """Parse the id of an event; an id of another form counts as before all events."""
     at, _, rank = text.partition(".")
     if at.isascii() and at.isdigit() and rank.isascii() and rank.isdigit() and len(text) < 40:
         return int(at), int(rank)

@@ -1,4 +1,4 @@
-"""A request that waits for its job: until the job ends, the time is up, or the client goes."""
+"""Hold a request open until one of its jobs has ended, the time is up, or the client goes."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from mutirao.gateway.state import Gateway
 from mutirao.wire.http_schemas import JobView
 from mutirao.wire.messages import JobRecord
 
-# Most jobs end sooner than this; only then is it worth a task to see whether the client is still there.
-LOOK_S = 1.0
-# After the first end others are waited for, so long for each job, and no longer than that: what an answer costs grows with the
-# jobs that it was waited for with.
+# Most jobs end sooner than this; only a longer wait is worth a task that watches whether the client is still there.
+WATCH_AFTER_S = 1.0
+# How long a wait goes on after the first end: this for each job, and no longer than that. A response costs more the more jobs it is
+# about.
 LINGER_EACH_S = 0.0001
 LINGER_S = 0.02
-# Results in one answer. Of jobs beyond that the ends alone are told, and their results are read one by one.
+# Results in one response. Of jobs beyond that the response has the state alone, and the client reads their results one by one.
 RESULTS_BYTES = 4 * 1024 * 1024
 
 
 class LongPoll:
     """One wait; it leaves nothing behind however it ends."""
 
-    __slots__ = ("_ended", "_left_s", "_looking", "_loop", "_request", "_timer", "outlasts_stop")
+    __slots__ = ("_ended", "_left_s", "_loop", "_request", "_timer", "_watching", "outlasts_stop")
 
     def __init__(self, request: Request, wait_s: float, *, outlasts_stop: bool = False) -> None:
-        """Take who waits, for how long at most, and whether that holds while the process stops."""
+        """Take the request, how long it waits at most, and whether it goes on waiting while the process stops."""
         self.outlasts_stop = outlasts_stop
         self._request = request
         self._left_s = wait_s
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[JobRecord | Exception | None] = self._loop.create_future()
-        self._looking: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def end(self, gateway: Gateway, job: JobHandle) -> JobRecord | None:
-        """Wait.
+        """Wait for the end of a job.
 
         Returns:
             The job's finished record; None where the time was up first.
 
         Raises:
             JobNotFound: there is no such job.
-            ClientGone: nobody waits any more.
-            GatewayBusy: too many wait.
-            Unauthorized, Forbidden: the caller's key is good no more.
+            ClientGone: the client has gone.
+            GatewayBusy: too many waits are open.
+            Unauthorized, Forbidden: the caller's key is no longer valid.
         """
         found = await self._first(gateway, [job])
         if isinstance(found, Exception):
@@ -69,7 +69,7 @@ class LongPoll:
 
     async def _first(self, gateway: Gateway, jobs: Sequence[JobHandle]) -> JobRecord | Exception | None:
         with gateway.hold_open(self, self._request.caller):
-            wait = Waiter(jobs, self._told)
+            wait = Waiter(jobs, self._on_ended)
             gateway.listener.add(wait)
             self._set_timer()
             try:
@@ -82,7 +82,7 @@ class LongPoll:
         """End the wait now, as if its time were up, or with this error."""
         self._finish(why)
 
-    def _told(self, ended: Completions) -> None:
+    def _on_ended(self, ended: Completions) -> None:
         self._finish(ended[0][1])
 
     def _finish(self, how: JobRecord | Exception | None) -> None:
@@ -90,82 +90,82 @@ class LongPoll:
             self._ended.set_result(how)
 
     def _set_timer(self) -> None:
-        step = min(LOOK_S, self._left_s) if self._looking is None else self._left_s
+        step = min(WATCH_AFTER_S, self._left_s) if self._watching is None else self._left_s
         self._left_s -= step
-        self._timer = self._loop.call_later(max(0.0, step), self._ring)
+        self._timer = self._loop.call_later(max(0.0, step), self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         if self._left_s <= 0:
             self._finish(None)
             return
-        self._looking = self._loop.create_task(self._look())
+        self._watching = self._loop.create_task(self._watch_client())
         self._set_timer()
 
-    async def _look(self) -> None:
+    async def _watch_client(self) -> None:
         await self._request.disconnected()
         self._finish(ClientGone())
 
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
 
 class BatchLongPoll(LongPoll):
-    """One wait for many jobs."""
+    """One wait for the first end of many jobs."""
 
-    __slots__ = ("_count", "_found")
+    __slots__ = ("_completions", "_count")
 
     def __init__(self, request: Request, wait_s: float, count: int) -> None:
-        """Take who waits, for how long at most, and for how many jobs."""
+        """Take the request, how long it waits at most, and for how many jobs."""
         super().__init__(request, wait_s)
-        self._found: Completions = []
+        self._completions: Completions = []
         self._count = count
 
     async def ends(self, gateway: Gateway, jobs: Sequence[JobHandle]) -> Completions:
         """Wait until one of the jobs has ended, or there is no such job, or the time is up.
 
         Returns:
-            All that were told by then.
+            All that have ended by then.
 
         Raises:
-            ClientGone: nobody waits any more.
-            GatewayBusy: too many wait.
+            ClientGone: the client has gone.
+            GatewayBusy: too many waits are open.
         """
         await self.first(gateway, jobs)
-        return self._found
+        return self._completions
 
-    def _told(self, ended: Completions) -> None:
-        if not self._found:
+    def _on_ended(self, ended: Completions) -> None:
+        if not self._completions:
             self._loop.call_later(min(LINGER_S, LINGER_EACH_S * self._count), self._finish, None)
-        self._found += ended
-        if len(self._found) == self._count:
+        self._completions += ended
+        if len(self._completions) == self._count:
             self._finish(None)
 
 
 async def wait_for_any(gateway: Gateway, request: Request, ids: Sequence[str], wait_s: float, *, results: bool) -> Jobs:
-    """Tell which of the caller's jobs have ended, and which are not there: at least one, unless the time is up.
+    """Return which of the caller's jobs have ended, and which do not exist: at least one, unless the time is up.
 
     Args:
         gateway: the gateway.
         request: the request; its body has been read.
-        ids: each once, as Redis keeps them.
+        ids: the jobs' qualified ids, each once.
         wait_s: the longest wait, in seconds.
-        results: whether to tell the results too.
+        results: whether to return the results too.
 
     Raises:
         Forbidden: the caller may not read jobs of this model.
     """
     tenant = request.caller.tenant
-    own = gateway.recent.handles(ids) if wait_s else {}
-    others = [id for id in ids if id not in own]
-    found = await _read(gateway, others, tenant)
-    if found:  # the announcement of another's end may still be on its way
-        found |= await _read(gateway, list(own), tenant)
+    recent = gateway.recent.handles(ids) if wait_s else {}
+    others = [id for id in ids if id not in recent]
+    found = await _read_ended(gateway, others, tenant)
+    if found:  # the notice of another end may still be on its way
+        found |= await _read_ended(gateway, list(recent), tenant)
     elif wait_s:
-        jobs = [*own.values(), *map(JobHandle, others)]
-        found = _known(await BatchLongPoll(request, wait_s, len(jobs)).ends(gateway, jobs))
+        jobs = [*recent.values(), *map(JobHandle, others)]
+        found = _records_of(await BatchLongPoll(request, wait_s, len(jobs)).ends(gateway, jobs))
     found = {id: found[id] for id in ids if id in found}
     gateway.recent.forget(found)
     for record in filter(None, found.values()):
@@ -174,8 +174,8 @@ async def wait_for_any(gateway: Gateway, request: Request, ids: Sequence[str], w
     return _answer(found, results=results)
 
 
-async def _read(gateway: Gateway, ids: Sequence[str], tenant: str) -> dict[str, JobRecord | None]:
-    """Read those of the jobs that have ended; None for each that is not there, or not the tenant's."""
+async def _read_ended(gateway: Gateway, ids: Sequence[str], tenant: str) -> dict[str, JobRecord | None]:
+    """Read the records of the jobs that have ended; None for each that does not exist, or is another tenant's."""
     if not ids:
         return {}
     records = await gateway.redis.run(gateway.backend.records(ids))
@@ -189,13 +189,13 @@ async def _read(gateway: Gateway, ids: Sequence[str], tenant: str) -> dict[str, 
     return {id: record for id, record in found.items() if record is None or record.done}
 
 
-def _known(ended: Completions) -> dict[str, JobRecord | None]:
-    known: dict[str, JobRecord | None] = {}
+def _records_of(ended: Completions) -> dict[str, JobRecord | None]:
+    records: dict[str, JobRecord | None] = {}
     for id, how in ended:
         if isinstance(how, Exception) and not isinstance(how, errors.JobNotFound):
             raise how
-        known[id] = how if isinstance(how, JobRecord) else None
-    return known
+        records[id] = how if isinstance(how, JobRecord) else None
+    return records
 
 
 def _overdue(record: JobRecord, now: float) -> bool:

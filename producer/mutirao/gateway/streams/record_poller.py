@@ -1,4 +1,4 @@
-"""Looks at the records of all jobs that streams follow, in one read for all of them, while there is any."""
+"""Poll the records of all jobs that streams follow, by one read for all of them, while any stream is open."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mutirao.client.redis_backend import READ_MAX, RedisBackend
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.wire.messages import JobRecord
 
-# How often; a job's end is heard of at once, by the replies.
-LOOK_S = 0.5
+# How often; a job's end arrives at once, by the result listener.
+POLL_S = 0.5
 
 
 class Follower(Protocol):
@@ -25,12 +25,12 @@ class Follower(Protocol):
 
     id: str
 
-    def see(self, record: JobRecord) -> None:
-        """Take the job as it is by now."""
+    def on_record(self, record: JobRecord) -> None:
+        """Take the job's latest record."""
 
 
 class RecordPoller:
-    """The streams of one process."""
+    """Polls for the streams of one process."""
 
     def __init__(self, backend: RedisBackend, redis: AsyncRedisDriver) -> None:
         """Take the operations, and what runs them."""
@@ -39,29 +39,29 @@ class RecordPoller:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, stream: Follower) -> None:
-        """Look for this stream too."""
+        """Poll for this stream too."""
         self._open[stream] = ""
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._look())
+            self._task = asyncio.get_running_loop().create_task(self._poll_all())
 
     def discard(self, stream: Follower) -> None:
-        """Look no longer for it."""
+        """Stop polling for it."""
         self._open.pop(stream, None)
 
-    async def _look(self) -> None:
+    async def _poll_all(self) -> None:
         while self._open:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
             streams = list(self._open)
             for first in range(0, len(streams), READ_MAX):
-                with contextlib.suppress(errors.MutiraoError):  # Redis is away: the next look may find it
-                    await self._see(streams[first : first + READ_MAX])
+                with contextlib.suppress(errors.MutiraoError):  # Redis is away: the next poll may reach it
+                    await self._poll(streams[first : first + READ_MAX])
 
-    async def _see(self, streams: Sequence[Follower]) -> None:
+    async def _poll(self, streams: Sequence[Follower]) -> None:
         records = await self._redis.run(self._backend.records([stream.id for stream in streams]))
         for stream, record in zip(streams, records, strict=True):
             if record is None or stream not in self._open or record.done:
-                continue  # its end is told by the replies
+                continue  # its end arrives by the result listener
             state = f"{record.status} {record.job.started_at} {len(record.job.history)}"
             if self._open[stream] != state:
                 self._open[stream] = state
-                stream.see(record)
+                stream.on_record(record)
