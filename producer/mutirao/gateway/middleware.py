@@ -55,7 +55,7 @@ class Middleware:
         try:
             request = Request(scope, receive, await self._caller(scope))
             if hot is None:
-                request.keep()
+                request.attach()
                 await self._inner(scope, receive, counted)
             else:
                 await self._answer(await v2.infer(self._gateway, request, *hot), scope, counted)

@@ -1,4 +1,4 @@
-"""How many values a body holds, counted before any of them is made: a few bytes of text can be a large object in memory."""
+"""Limit how many values a body holds, before any of them is decoded: a few bytes of text can be a large object in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REMEDY = "send fewer, or numbers in the binary form"
 
 
 def check_json(body: bytes) -> None:
-    """Make sure that a body of JSON can be read.
+    """Refuse a body of JSON that would take too much memory.
 
     Raises:
         PayloadTooLarge: it holds more values, or more lists and objects, than are read.

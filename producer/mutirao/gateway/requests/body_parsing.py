@@ -19,13 +19,13 @@ from mutirao.gateway.requests.request_body import InferBody, ParsedBody, Request
 from mutirao.registry import ModelInfo
 from mutirao.wire.messages import Tensor
 
-# A body of more than this is read apart: one of this size takes the loop some milliseconds.
+# A larger body is parsed in another process: one of this size takes the event loop some milliseconds.
 SMALL_BYTES = 64 * 1024
-# Raw numbers are read for next to nothing, so many of them at once; more of them in a thread: numpy lets others run meanwhile.
+# Raw numbers cost next to nothing up to this size; more of them are parsed in a thread, where numpy releases the interpreter's lock.
 SMALL_RAW_BYTES = 1024 * 1024
-# A body that is compressed may be so many times as large.
+# The greatest ratio by which a compressed body can grow.
 RATIO = 1032
-# So many requests take the loop some milliseconds.
+# This many requests take the event loop some milliseconds.
 FEW = 100
 
 Inputs = tuple[Tensor, ...]
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class One(NamedTuple):
-    """One request: what stood around its data, and its inputs as raw tensors."""
+    """One request: its parsed body, and its inputs as raw tensors."""
 
     parsed: ParsedBody
     inputs: Inputs
@@ -45,33 +45,33 @@ class One(NamedTuple):
 
 
 class Many(NamedTuple):
-    """A batch's requests: what stood around them, their inputs, and how many there are."""
+    """The requests of a batch: the parsed body, their inputs, and how many there are."""
 
     parsed: ParsedBody
     bound: RowBatch | Packed | Sequence[Inputs]
     requests: int
 
 
-async def one(apart: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
-    """Read and check a request.
+async def one(pool: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
+    """Parse and validate a request.
 
     Raises:
-        InvalidRequest: it is none that the model takes; the class says why.
+        InvalidRequest: the model does not take it; the class says why.
     """
-    return await _placed(apart, _one, head, body, info, limit)
+    return await _dispatch(pool, _one, head, body, info, limit)
 
 
-async def many(apart: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
-    """Read and check a batch.
+async def many(pool: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
+    """Parse and validate a batch.
 
     Raises:
-        InvalidRequest: a request is none that the model takes, or there are too many.
+        InvalidRequest: the model does not take a request, or there are too many.
     """
-    return await _placed(apart, _many, head, body, info, limit)
+    return await _dispatch(pool, _many, head, body, info, limit)
 
 
-async def _placed(
-    apart: ProcessPool, work: Callable[..., T], head: Head, body: bytes, info: ModelInfo, limit: int
+async def _dispatch(
+    pool: ProcessPool, work: Callable[..., T], head: Head, body: bytes, info: ModelInfo, limit: int
 ) -> T:
     if _is_small(head, body):
         return work(head, body, info, limit)
@@ -80,7 +80,7 @@ async def _placed(
         if len(body) <= SMALL_RAW_BYTES:
             return work(head, body, info, limit)
         return await asyncio.to_thread(work, head, body, info, limit)
-    return await apart.run(_without_data, work, head, body, info, limit)
+    return await pool.run(_without_data, work, head, body, info, limit)
 
 
 def _is_small(head: Head, body: bytes) -> bool:
@@ -90,7 +90,7 @@ def _is_small(head: Head, body: bytes) -> bool:
 
 
 def _is_raw(head: Head, info: ModelInfo) -> bool:
-    """Whether nearly all of a body is numbers as the machine has them."""
+    """Return whether nearly all of a body is raw numbers."""
     length = head.headers.get(request_body.HEADER_LENGTH, b"")
     small = length.isdigit() and len(length) < 8 and int(length) <= SMALL_BYTES
     return small and b"content-encoding" not in head.headers and not _has_text(info)
@@ -107,7 +107,7 @@ def _one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
 
 
 def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
-    """Read a batch: each of its requests by itself, or the rows of one table."""
+    """Parse a batch: each of its requests by itself, or the rows of one table."""
     # All rows are checked at once, so the limit of one request is not theirs.
     takes = msgspec.structs.replace(info.signature, max_rows=encoding.REQUESTS_MAX)
     wide = msgspec.structs.replace(info, signature=takes)
@@ -136,7 +136,7 @@ _NO_DATA: dict[str, Any] = {"inputs": msgspec.UNSET, "rows": msgspec.UNSET, "req
 
 
 def _without_data(work: Callable[..., Any], *args: Any) -> Any:
-    """Leave out what was encoded: it need not go from process to process."""
+    """Leave the encoded data out of the body, so that it is not copied between processes."""
     read = work(*args)
     body: InferBody = msgspec.structs.replace(read.parsed.body, **_NO_DATA)
     return read._replace(parsed=read.parsed._replace(body=body, data=None))

@@ -1,4 +1,4 @@
-"""A request as handlers see it: its headers, its query, and its body, which is read within limits."""
+"""An HTTP request as handlers see it: its headers, its query, and its body, which is read within limits."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ class Request(Head):
     """One request.
 
     Attributes:
-        caller: whose request it is.
-        gone: set once the client is known to have gone.
+        caller: its sender.
+        gone: whether the client is known to have gone.
     """
 
     __slots__ = ("_receive", "caller", "gone", "scope")
 
     def __init__(self, scope: HTTPScope, receive: Receive, caller: Caller) -> None:
-        """Take what the server gives, and who asks."""
+        """Take ASGI's scope and receive function, and the caller."""
         super().__init__(scope["headers"], scope["query_string"])
         self.scope = scope
         self.caller = caller
@@ -86,17 +86,13 @@ class Request(Head):
 
     @classmethod
     def of(cls, scope: Any) -> Request:
-        """Find the request that this scope is of."""
-        found: Request = scope[_KEY]
-        return found
+        """Return the request of an ASGI scope."""
+        request: Request = scope[_KEY]
+        return request
 
-    def keep(self) -> None:
-        """Be found by `of`."""
+    def attach(self) -> None:
+        """Attach the request to its scope, for `of`."""
         cast("dict[str, Any]", self.scope)[_KEY] = self
-
-    def head(self) -> Head:
-        """Leave out what no other process could be given."""
-        return Head(list(self.lines), self.query_string)
 
     async def body(self, limit: int, remedy: str = "") -> bytes:
         """Read a small body, decompressed.
@@ -137,7 +133,7 @@ class Request(Head):
         return message
 
     async def _rest(self, first: bytes, limit: int, remedy: str) -> bytes:
-        """Read what is left of the body; how slowly it may come the server's connection knows."""
+        """Read the rest of the body; the server's connection limits how slowly it may arrive."""
         whole, more = bytearray(first), True
         while more:
             message = await self._next()
@@ -149,7 +145,7 @@ class Request(Head):
 
 
 class ClientGone(Exception):
-    """The client has gone: there is nobody to answer."""
+    """The client has gone, so nothing can be sent."""
 
 
 def unpacked(head: Head, body: bytes, limit: int, remedy: str = "") -> bytes:
@@ -158,7 +154,7 @@ def unpacked(head: Head, body: bytes, limit: int, remedy: str = "") -> bytes:
     Raises:
         PayloadTooLarge: it is more than `limit` bytes then.
         UnsupportedMedia: the encoding is not gzip, deflate or identity.
-        InvalidRequest: it is not one whole stream.
+        InvalidRequest: it is not one complete stream.
     """
     encoding = head.headers.get(b"content-encoding")
     return _decompressed(body, encoding.decode("latin-1"), limit, remedy) if encoding else body
@@ -175,14 +171,14 @@ def _decompressed(body: bytes, encoding: str, limit: int, remedy: str) -> bytes:
         )
     engine = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
-        found = engine.decompress(body, limit + 1)
+        plain = engine.decompress(body, limit + 1)
     except zlib.error as exc:
         raise errors.InvalidRequest(f"the body is not {encoding}: {exc}", reason="damaged body") from exc
-    if len(found) > limit:
+    if len(plain) > limit:
         raise _too_large(limit, remedy)
     if not engine.eof or engine.unused_data:
         raise errors.InvalidRequest(f"the body is not one whole {encoding} stream", reason="damaged body")
-    return found
+    return plain
 
 
 def _too_large(limit: int, remedy: str) -> errors.PayloadTooLarge:

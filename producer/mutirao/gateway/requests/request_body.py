@@ -1,4 +1,4 @@
-"""From a request's body to checked arrays: JSON rows, V2 in JSON or with raw tensors, CSV, npy, or one file of a form."""
+"""Parse a request's body into validated arrays: V2 in JSON or with raw tensors, JSON rows, CSV, npy, or one file of a form."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from mutirao.wire.signature import Signature
 from mutirao.wire.tensors import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
-# Of the query, for a CSV; each is found out where it is left out.
+# Of the query, for a CSV; what is left out is detected.
 PARAMS = {
     "delimiter": Param("What stands between the values of a CSV.", {"enum": [*DELIMITERS, *DELIMITERS.values()]}),
     "decimal": Param("The decimal sign of a CSV.", {"enum": [".", ","]}),
     "header": Param("Whether the first line of a CSV names its columns.", {"enum": list(HEADERS)}),
 }
-# In larger bodies values are counted before any is read: there are not many in smaller ones.
+# In larger bodies values are counted before any is decoded; smaller ones cannot hold many.
 COUNTED_BYTES = 64 * 1024
 OUTPUTS_MAX = 1_000
 PARAMETERS_MAX = 1_000
-# The longest text that is no value, in characters.
+# The longest text outside the data, in characters.
 TEXT_MAX = 4_096
-# Beside JSON.
+# Media types other than JSON.
 MEDIAS = ("application/octet-stream", "text/csv", "application/x-npy", "multipart/form-data")
 _JSON = (
     "application/json",
@@ -47,7 +47,7 @@ _JSON = (
 
 
 class InferBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a JSON body may hold: a V2 inference request, or `rows`; and what a job may be asked for beside.
+    """What a JSON body may hold: a V2 inference request, or `rows`; and a job's options.
 
     Attributes:
         inputs: V2's tensors.
@@ -83,13 +83,13 @@ class RequestInputs(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ParsedBody(NamedTuple):
-    """A body that was read: the record around the data, and the data, not yet checked.
+    """A parsed body: the record around the data, and the data, not yet validated.
 
     Attributes:
-        body: what stood around the data; of a bare table nothing.
+        body: the record around the data; empty for a bare table.
         data: arrays by name, rows, or None where the body's own `inputs`, `rows` or `requests` hold them.
         bare: whether the whole body was one raw tensor, so that the answer's tensors are raw too.
-        notes: what the caller should know of how a table was read.
+        notes: what the caller should know about how a table was read.
     """
 
     body: InferBody
@@ -105,37 +105,37 @@ _DECODER = msgspec.json.Decoder(InferBody)
 _ANY = msgspec.json.Decoder()
 
 
-def read(request: Head, body: bytes, info: ModelInfo) -> ParsedBody:
-    """Read a request's body by its content type.
+def read(head: Head, body: bytes, info: ModelInfo) -> ParsedBody:
+    """Parse a request's body by its content type.
 
     Raises:
-        InvalidRequest: it is not what it says it is.
-        PayloadTooLarge: it holds more than is read.
-        UnsupportedMedia: a content type that is not read here.
+        InvalidRequest: the body is not of that type.
+        PayloadTooLarge: it holds more values than are allowed.
+        UnsupportedMedia: the content type is not supported.
     """
-    length = request.headers.get(HEADER_LENGTH)
+    length = head.headers.get(HEADER_LENGTH)
     if length is not None:
         return _binary(body, length, info.signature)
-    media = request.headers.get(b"content-type", b"")
+    media = head.headers.get(b"content-type", b"")
     if media == b"application/json":
         return _json(body)
-    return _of_media(request, body, media.decode("latin-1"), info.signature)
+    return _of_media(head, body, media.decode("latin-1"), info.signature)
 
 
-def arrays(info: ModelInfo, given: ParsedBody) -> dict[str, Array]:
-    """Check a body's data against the model's signature.
+def arrays(info: ModelInfo, parsed: ParsedBody) -> dict[str, Array]:
+    """Validate a body's data against the model's signature.
 
     Raises:
         InvalidTensor, SignatureMismatch, PayloadTooLarge: it does not fit.
-        InvalidRequest: there is none.
+        InvalidRequest: there is no data.
     """
-    if given.data is not None:
-        return checked(info, given.data)
-    return of_request(info, given.body)
+    if parsed.data is not None:
+        return checked(info, parsed.data)
+    return of_request(info, parsed.body)
 
 
 def of_request(info: ModelInfo, body: InferBody | RequestInputs) -> dict[str, Array]:
-    """Check the `inputs` or `rows` of a request."""
+    """Validate the `inputs` or `rows` of a request."""
     if body.inputs is not msgspec.UNSET:
         if body.rows is not msgspec.UNSET:
             raise errors.InvalidRequest('the body has "inputs" and "rows": leave one out', reason="two kinds of inputs")
@@ -151,9 +151,9 @@ def of_request(info: ModelInfo, body: InferBody | RequestInputs) -> dict[str, Ar
 
 
 def _plain(takes: Signature, inputs: tuple[Tensor, ...]) -> dict[str, Array] | None:
-    """Read the commonest request by a short way: one flat list of floats, of the model's own name, type and shape.
+    """Decode the commonest request by a fast path: one flat list of floats, of the model's own name, type and shape.
 
-    JSON's floats are finite, so nothing is left to check. None for every other request: `signature.read` says what is wrong.
+    JSON's floats are finite, so nothing is left to check. Return None for every other request: `signature.decode_request` says what is wrong.
     """
     if len(inputs) != 1 or len(takes.inputs) != 1:
         return None
@@ -168,9 +168,9 @@ def _plain(takes: Signature, inputs: tuple[Tensor, ...]) -> dict[str, Array] | N
 
 
 def checked(info: ModelInfo, data: Any) -> dict[str, Array]:
-    """Check rows, or arrays by name."""
-    given = signature.arrays(_columns(data), frame=info.signature.frame)
-    return signature.validate(info.name, info.signature, given)
+    """Validate rows, or arrays by name."""
+    columns = signature.arrays(_columns(data), frame=info.signature.frame)
+    return signature.validate(info.name, info.signature, columns)
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -190,17 +190,17 @@ def _json(body: bytes) -> ParsedBody:
         body_limits.check_json(body)
     try:
         if body[:1] == b"{":
-            return ParsedBody(_around(_DECODER.decode(body)))
+            return ParsedBody(_check_sizes(_DECODER.decode(body)))
         body = body.removeprefix(codecs.BOM_UTF8)
         if body.lstrip()[:1] == b"[":
             return ParsedBody(_EMPTY, _ANY.decode(body))
-        return ParsedBody(_around(_DECODER.decode(body)))
+        return ParsedBody(_check_sizes(_DECODER.decode(body)))
     except _DAMAGED as exc:
         raise _damaged(body, exc) from exc
 
 
-def _around(body: InferBody) -> InferBody:
-    """Make sure that what stands around the data is no data."""
+def _check_sizes(body: InferBody) -> InferBody:
+    """Limit the sizes of what stands around the data."""
     if body.outputs is not None and len(body.outputs) > OUTPUTS_MAX:
         text = f"the body asks for {len(body.outputs)} outputs, the limit is {OUTPUTS_MAX}"
         raise errors.InvalidRequest(text, reason="too many outputs")
@@ -227,7 +227,7 @@ def _damaged(body: bytes, exc: Exception) -> errors.InvalidRequest:
 
 
 def _binary(body: bytes, length: bytes, takes: Signature) -> ParsedBody:
-    """Read V2's binary form: so many bytes of JSON, then the raw tensors in the order in which JSON names them."""
+    """Parse V2's binary form: `length` bytes of JSON, then the raw tensors in the order in which JSON names them."""
     if not length.isdigit() or len(length) > 15 or int(length) > len(body):
         shown = length[:20].decode("latin-1")
         text = f"Inference-Header-Content-Length is {shown!r}, but the body has {len(body)} bytes"
@@ -235,11 +235,11 @@ def _binary(body: bytes, length: bytes, takes: Signature) -> ParsedBody:
     size = int(length)
     if size == 0:
         return ParsedBody(_EMPTY, _bare(body, takes), bare=True)
-    found, raw = _json(body[:size]), memoryview(body)[size:]
-    if found.data is None and found.body.inputs is not msgspec.UNSET:
-        return ParsedBody(msgspec.structs.replace(found.body, inputs=_filled(found.body.inputs, raw)))
-    if found.data is None and found.body.requests is not None:
-        return ParsedBody(msgspec.structs.replace(found.body, requests=_each_filled(found.body.requests, raw)))
+    parsed, raw = _json(body[:size]), memoryview(body)[size:]
+    if parsed.data is None and parsed.body.inputs is not msgspec.UNSET:
+        return ParsedBody(msgspec.structs.replace(parsed.body, inputs=_filled(parsed.body.inputs, raw)))
+    if parsed.data is None and parsed.body.requests is not None:
+        return ParsedBody(msgspec.structs.replace(parsed.body, requests=_each_filled(parsed.body.requests, raw)))
     raise errors.InvalidRequest('the JSON before raw tensors has no "inputs"', reason="no inputs")
 
 
@@ -254,7 +254,7 @@ def _filled(heads: tuple[Tensor, ...], raw: memoryview) -> tuple[Tensor, ...]:
 
 
 def _each_filled(requests: tuple[RequestInputs, ...], raw: memoryview) -> tuple[RequestInputs, ...]:
-    """Give the requests of a batch their tensors: the bytes of all of them stand one after another."""
+    """Fill in the tensors of a batch's requests, whose bytes stand one after another."""
     heads = [() if request.inputs is msgspec.UNSET else request.inputs for request in requests]
     filled = iter(_filled(tuple(itertools.chain.from_iterable(heads)), raw))
     return tuple(
@@ -264,7 +264,7 @@ def _each_filled(requests: tuple[RequestInputs, ...], raw: memoryview) -> tuple[
 
 
 def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
-    """Read a body that is one raw tensor: the model's only input, as many rows as there are bytes for."""
+    """Parse a body that is one raw tensor: the model's only input, as many rows as there are bytes for."""
     if len(takes.inputs) != 1:
         text = f"a raw body is one tensor, but the model takes {len(takes.inputs)} inputs: send the JSON before them"
         raise errors.InvalidRequest(text, reason="raw body")
@@ -280,25 +280,25 @@ def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
     return {spec.name: tensors.decode(tensor)}
 
 
-def _of_media(request: Head, body: bytes, header: str, takes: Signature) -> ParsedBody:
+def _of_media(head: Head, body: bytes, header: str, takes: Signature) -> ParsedBody:
     media, _, _ = header.partition(";")
     media = media.strip().lower()
     if media in _JSON or media.endswith("+json"):
         return _json(body)
     if media == "multipart/form-data":
-        found = table_files.of_form(body, header, takes, _dialect(request, ""))
-        return ParsedBody(_EMPTY, found.data, notes=found.notes)
-    table = table_files.read(body, media, takes, _dialect(request, header))
+        file = table_files.of_form(body, header, takes, _dialect(head, ""))
+        return ParsedBody(_EMPTY, file.data, notes=file.notes)
+    table = table_files.read(body, media, takes, _dialect(head, header))
     if table is None:
         text = f"Content-Type {media!r} is not read here: send application/json, application/octet-stream with Inference-Header-Content-Length, text/csv, application/x-npy or multipart/form-data"
         raise errors.UnsupportedMedia(text, reason="content type")
     return ParsedBody(_EMPTY, table.data, notes=table.notes)
 
 
-def _dialect(request: Head, header: str) -> Dialect:
-    """Find what the query says of a CSV, and of its header the content type (RFC 4180: header=present or absent)."""
+def _dialect(head: Head, header: str) -> Dialect:
+    """Return the dialect of a CSV by the query, and for its header by the content type too (RFC 4180: header=present or absent)."""
     own = table_files.parameter(header, "header")
-    return Dialect.said(request.param("delimiter"), request.param("decimal"), request.param("header") or own)
+    return Dialect.said(head.param("delimiter"), head.param("decimal"), head.param("header") or own)
 
 
 def _columns(data: Any) -> Any:

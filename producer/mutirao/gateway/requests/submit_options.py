@@ -1,4 +1,4 @@
-"""What a caller asks of a job: from the body, the query, the headers and V2's parameters to one `Ask`."""
+"""Gather the options of a job from the body, the query, the headers and V2's parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e8}
 # V2's schedule policy: 0 is the default, 1 the highest.
 _LEVELS = {0: "normal", 1: "high", 2: "normal"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# Extensions of V2 that are not spoken here: to leave them out silently would be another answer than was asked for.
+# Extensions of V2 that are not supported: to ignore one silently would give another response than was asked for.
 _UNSUPPORTED = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 _FOR_GATEWAY = ("binary_data_output", "priority", "timeout")
 PARAMS = {
@@ -72,16 +72,16 @@ def preference(headers: Iterable[str]) -> Preference:
 
 
 def from_request(request: Request, info: ModelInfo, body: InferBody, *, text: bool = False) -> SubmitOptions:
-    """Gather what a request asks for.
+    """Return the options of a request.
 
     Args:
         request: the request.
         info: the model.
-        body: what stood around its data.
+        body: what stands around its data.
         text: whether the worker is to write JSON.
 
     Raises:
-        InvalidRequest: an output, a priority or a deadline that there is not.
+        InvalidRequest: an output, a priority or a deadline is not valid.
     """
     outputs = _outputs(request, body)
     if outputs is not None:
@@ -99,7 +99,7 @@ def from_request(request: Request, info: ModelInfo, body: InferBody, *, text: bo
 
 
 def expires_s(request: Request, body: InferBody) -> float | None:
-    """Find the deadline: the header first, then the query, the body, and V2's timeout in microseconds; None for the default."""
+    """Return the deadline in seconds: the header first, then the query, the body, and V2's timeout in microseconds; None for the default."""
     header = request.headers.get(EXPIRES)
     if header is not None:
         return _seconds("header Mutirao-Expires", header.decode("latin-1"))
@@ -117,7 +117,7 @@ def expires_s(request: Request, body: InferBody) -> float | None:
 
 
 def own_job_id(request: Request) -> str | None:
-    """Make the id of a request that brings an Idempotency-Key, or take the one that it names itself; None for neither. Within its tenant.
+    """Return the job id that a request's Idempotency-Key or `id` stands for, within its tenant; None where it has neither.
 
     Raises:
         InvalidRequest: the key or the id is not one.
@@ -133,7 +133,7 @@ def own_job_id(request: Request) -> str | None:
 
 
 def _for_runtime(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Leave out of V2's parameters what is said to the gateway; the runtime is handed the others."""
+    """Return V2's parameters without those that are for the gateway."""
     return {name: value for name, value in (parameters or {}).items() if name not in _FOR_GATEWAY} or None
 
 
@@ -150,7 +150,7 @@ def _outputs(request: Request, body: InferBody) -> tuple[str, ...] | None:
 
 
 def _check_outputs(info: ModelInfo, outputs: tuple[str, ...]) -> None:
-    """Make sure that a live worker gives these outputs."""
+    """Raise an error unless a live worker has these outputs."""
     for other in info.variants:
         with contextlib.suppress(errors.InvalidRequest):
             other.chosen(outputs)
@@ -173,7 +173,7 @@ def _priority(request: Request, body: InferBody) -> str:
 
 
 def number(text: str) -> float:
-    """Read a number as it stands in a header or a query; NaN where it is none: Python's own spellings, as 1_0, are not."""
+    """Parse a number of a header or a query; return NaN for any other text: Python's own spellings, as 1_0, are not numbers here."""
     return float(text) if len(text) < 40 and _NUMBER.fullmatch(text) else math.nan
 
 

@@ -1,4 +1,4 @@
-"""Tables as files: CSV, npy, and a form that holds one of them."""
+"""Parse tables that come as files: CSV, npy, and a form that holds one of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FIELD_MAX = 1024 * 1024
 
 
 def read(body: bytes, media: str, takes: Signature, dialect: Dialect) -> Rows | None:
-    """Read a table by its media type; None where that is of no table."""
+    """Parse a table by its media type; return None for a media type of no table."""
     if media in CSV:
         body_limits.check_csv(body)
         return of_csv(body, takes, dialect)
@@ -37,25 +37,25 @@ def read(body: bytes, media: str, takes: Signature, dialect: Dialect) -> Rows | 
 
 
 def parameter(header: str, name: str) -> str:
-    """Read a parameter of a content type, "" where there is none."""
+    """Return a parameter of a content type, "" where there is none."""
     return str(parse_options_header(header)[1].get(name, ""))
 
 
 def of_csv(body: bytes, takes: Signature, dialect: Dialect) -> Rows:
-    """Read CSV as the model takes it; see `CsvTable.rows`.
+    """Parse CSV as the model takes it; see `CsvTable.rows`.
 
     Raises:
-        InvalidRequest: it is no table, or a cell is not of its column's type.
+        InvalidRequest: it is not a table, or a cell is not of its column's type.
         PayloadTooLarge: it has more rows than the model takes.
     """
     return CsvTable.read(body, "the CSV", dialect).rows(takes, takes.max_rows)
 
 
 def of_npy(body: bytes) -> Array:
-    """Read an array as numpy saves it; it holds no objects, and not more elements than there are bytes for.
+    """Parse an array as numpy saves it, without objects.
 
     Raises:
-        InvalidRequest: it is no such array.
+        InvalidRequest: it is not such an array, or its shape needs another number of bytes.
     """
     stream = io.BytesIO(body)
     try:
@@ -78,7 +78,7 @@ def of_npy(body: bytes) -> Array:
 
 
 def of_form(body: bytes, header: str, takes: Signature, dialect: Dialect) -> Rows:
-    """Read the one file of a form; its type is the part's own, else by its name's ending.
+    """Parse the one file of a form; its type is the part's own, else that of its name's suffix.
 
     Raises:
         InvalidRequest: there is not exactly one file, or it cannot be read.
