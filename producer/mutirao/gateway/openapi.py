@@ -23,6 +23,16 @@ _PATTERNS = {
     "version": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
     "id": r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$",
 }
+# The names of schemas in the document, where they are not those of the classes: generated clients import them.
+_PUBLISHED = {
+    "InferBody": "Body",
+    "LiveReply": "Live",
+    "ModelMetadata": "Model",
+    "ReadyReply": "Ready",
+    "RequestInputs": "Request",
+    "ServerMetadata": "Server",
+    "SubmitManyReply": "Batch",
+}
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _VALUES: Mapping[str, Any] = {"BOOL": True, "BYTES": "text"}
 _TEXT, _BYTES = {"type": "string"}, {"type": "string", "format": "binary"}
@@ -95,8 +105,10 @@ class _Schemas:
         kinds = {
             id(kind): kind for doc in docs for kind in (doc.body, doc.answer, *doc.others.values()) if kind is not None
         }
-        made, self.components = msgspec.json.schema_components([Problem, *kinds.values()], ref_template=_REF)
-        self._of = dict(zip([id(Problem), *kinds], made, strict=True))
+        schemas, self.components = _published(
+            msgspec.json.schema_components([Problem, *kinds.values()], ref_template=_REF)
+        )
+        self._of: dict[int, dict[str, Any]] = dict(zip([id(Problem), *kinds], schemas, strict=True))
         for schema in self.components.values():
             _describe(schema)
             for field in schema.get("properties", {}).values():
@@ -104,6 +116,14 @@ class _Schemas:
 
     def of(self, kind: Any) -> dict[str, Any]:
         return self._of[id(kind)]
+
+
+def _published(schemas: Any) -> Any:
+    """Give schemas the names that they are published under."""
+    text = msgspec.json.encode(schemas).decode()
+    for name, published in _PUBLISHED.items():
+        text = text.replace(f'/{name}"', f'/{published}"').replace(f'"{name}"', f'"{published}"')
+    return msgspec.json.decode(text)
 
 
 def _describe(schema: dict[str, Any]) -> None:
