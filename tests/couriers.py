@@ -102,7 +102,7 @@ class Jobs:
     def end(self, webhook: str, count: int = 1) -> list[str]:
         """Submit and cancel."""
         ids = self._submit(webhook, count)
-        self._redis.run(self._core.settle(ids, "revoked"))
+        self._redis.run(self._core.cancel_or_expire(ids, "revoked"))
         return ids
 
     def expire(self, webhook: str) -> None:

@@ -55,7 +55,7 @@ def test_a_crowded_tenant_keeps_no_other_out(client):
     waiting.until(lambda: driver.run(core.record(own)).done, timeout_s=30)
     assert time.monotonic() - began < 4.5
     assert driver.run(core.record(crowd[-1])).state == "queued"
-    driver.run(core.settle(crowd, "revoked"))
+    driver.run(core.cancel_or_expire(crowd, "revoked"))
     driver.close()
 
 

@@ -144,7 +144,7 @@ def test_a_crowd_on_few_connections(gateway):
         with Client(gateway.url) as client, concurrent.futures.ThreadPoolExecutor(300) as pool:
             list(pool.map(lambda _: client.predict("iris", [ROW], timeout=60), range(300)))
 
-    most = transport.AT_ONCE + long_poll.ROUNDS_MAX + 8  # rounds that are dropped end while others begin
+    most = transport.AT_ONCE + long_poll.POLLS_MAX + 8  # rounds that are dropped end while others begin
     assert peak(lambda: asyncio.run(tasks())) <= most
     assert peak(threads) <= most
 
@@ -377,7 +377,7 @@ def test_a_crowd_of_threads(idle):
         threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
         for thread in threads:
             thread.start()
-        assert connections(process.port) <= long_poll.ROUNDS_MAX + 2
+        assert connections(process.port) <= long_poll.POLLS_MAX + 2
         for thread in threads:
             thread.join()
     assert sorted(ended) == sorted((job.id, job.id) for job in jobs)
@@ -411,8 +411,8 @@ def test_polling_opens_no_wait_each_time(idle):
             with pytest.raises(ResultTimeout, match=r"still queued after 0\.01 s since no live worker serves 'iris'"):
                 job.result(0.01)
         waits: Any = client._listening()._waiters
-        assert len(waits._rounds) == 1
-        waiting.until(lambda: not waits._rounds, timeout_s=5)
+        assert len(waits._polls) == 1
+        waiting.until(lambda: not waits._polls, timeout_s=5)
 
 
 def test_the_command_line_goes_through_a_gateway(gateway, tmp_path):

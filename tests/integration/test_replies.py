@@ -193,7 +193,7 @@ def test_closing_tells_who_waits(redis_server):
 
 def test_a_bug_leaves_nobody_waiting(redis_server, monkeypatch):
     """Whatever fails on the side that listens is told to those who wait."""
-    monkeypatch.setattr(result_listener.ResultListener, "_take", lambda *_: 1 / 0)
+    monkeypatch.setattr(result_listener.ResultListener, "_on_message", lambda *_: 1 / 0)
     with Client(redis_server.url, check=False) as client:
         job = client.submit("iris", [[1.0]])
         with pytest.raises(ZeroDivisionError):

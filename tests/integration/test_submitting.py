@@ -16,7 +16,7 @@ from redis_monitor import Monitor
 
 from mutirao import IdTaken, InvalidRequest, QueueFull, SignatureMismatch, errors, keyspace, settings
 from mutirao.client import redis_backend
-from mutirao.client.encoding import RequestEncoder, SubmitOptions, bind, runs
+from mutirao.client.encoding import RequestEncoder, SubmitOptions, bind, encode_groups
 from mutirao.registry import ModelInfo, WorkerInfo
 from mutirao.wire import messages
 from mutirao.wire.signature import InputSpec, Signature
@@ -150,8 +150,8 @@ def written(takes, many, *, alone):
             [bind(ask, takes, [[row]], rows=False)[0] for row in many] if alone else bind(ask, takes, many, rows=True)
         )
         return [
-            (run.form.texts, *run.items[at : at + 3])
-            for run in runs(ask, found, ids, maker)
+            (run.template.texts, *run.items[at : at + 3])
+            for run in encode_groups(ask, found, ids, maker)
             for at in range(0, len(run.items), 3)
         ]
     except errors.MutiraoError as exc:

@@ -22,7 +22,7 @@ def test_own_jobs_are_remembered_until_their_ends_were_told():
     kept.keep(queued("crm~c", known=True))
 
     found = kept.handles(["crm~a", "crm~b", "crm~c", "crm~d", "shop~a", "a"])
-    assert {id: job.origin for id, job in found.items()} == {"crm~a": ORIGIN, "crm~b": ORIGIN}
+    assert {id: job.context for id, job in found.items()} == {"crm~a": ORIGIN, "crm~b": ORIGIN}
     kept.forget(["crm~a", "never"])
     assert kept.handles(["crm~a", "crm~b"]).keys() == {"crm~b"}
 

@@ -47,8 +47,10 @@ class AsyncClient:
         priority: str = "normal",
     ) -> AsyncJob:
         """Queue one request."""
-        ask = SubmitOptions(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
-        return (await self._submitted(ask, [data], None if id is None else [id]))[0]
+        options = SubmitOptions(
+            model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority
+        )
+        return (await self._submit(options, [data], None if id is None else [id]))[0]
 
     async def submit_many(
         self,
@@ -62,14 +64,16 @@ class AsyncClient:
         priority: str = "normal",
     ) -> list[AsyncJob]:
         """Queue many requests in one round trip."""
-        ask = SubmitOptions(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
-        return await self._submitted(ask, many, ids, rows=True)
+        options = SubmitOptions(
+            model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority
+        )
+        return await self._submit(options, many, ids, rows=True)
 
-    async def predict(self, model: str, data: Any, *, timeout: float | None = None, **asked: Any) -> dict[str, Array]:  # noqa: ASYNC109
+    async def predict(self, model: str, data: Any, *, timeout: float | None = None, **options: Any) -> dict[str, Array]:  # noqa: ASYNC109
         """Submit one request and wait for its outputs."""
         if timeout is not None:
             seconds("timeout", timeout)
-        return await (await self.submit(model, data, **asked)).result(timeout)
+        return await (await self.submit(model, data, **options)).result(timeout)
 
     def job(self, id: str) -> AsyncJob:
         """Return the handle of a job submitted anywhere; nothing is read yet."""
@@ -107,18 +111,18 @@ class AsyncClient:
             ResultTimeout: the time passed; the job goes on.
         """
         if job.finished is None:
-            with self._waiting([job]) as ended:
+            with self._waiting([job]) as completions:
                 try:
                     async with asyncio.timeout(timeout if timeout is None else seconds("timeout", timeout)):
-                        ((_, found),) = await ended.get()
+                        ((_, outcome),) = await completions.get()
                 except TimeoutError:
-                    found = await self.record(job.id)
-            if isinstance(found, Exception):
-                raise found
-            if not found.done:
+                    outcome = await self.record(job.id)
+            if isinstance(outcome, Exception):
+                raise outcome
+            if not outcome.done:
                 here = self._loops.here()
-                raise await here.driver.run(here.backend.late(found, timeout))
-            job.finished = found
+                raise await here.driver.run(here.backend.late(outcome, timeout))
+            job.finished = outcome
         return job.finished
 
     async def as_completed(self, jobs: Iterable[AsyncJob], timeout: float | None = None) -> AsyncIterator[AsyncJob]:  # noqa: ASYNC109
@@ -137,17 +141,17 @@ class AsyncClient:
             len(pending),
             None if timeout is None else asyncio.get_running_loop().time() + seconds("timeout", timeout),
         )
-        with self._waiting([same[0] for same in pending.values()]) as ended:
+        with self._waiting([handles[0] for handles in pending.values()]) as completions:
             while pending:
                 try:
                     async with asyncio.timeout_at(until):
-                        group = await ended.get()
+                        group = await completions.get()
                 except TimeoutError:
                     text = f"{len(pending)} of {count} jobs had not ended after {timeout:g} s; they go on"
                     raise errors.ResultTimeout(text) from None
-                for id, found in group:
+                for id, outcome in group:
                     for job in pending.pop(id):
-                        yield job.told(found)
+                        yield job.with_outcome(outcome)
 
     async def close(self) -> None:
         """Stop waiting, and close every connection, on whatever loop."""
@@ -161,22 +165,22 @@ class AsyncClient:
         """Close it."""
         await self.close()
 
-    async def _submitted(
-        self, ask: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool = False
+    async def _submit(
+        self, options: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool = False
     ) -> list[AsyncJob]:
         here = self._loops.here()
         epoch = here.waiters.epoch
-        submitted = await here.driver.run(here.backend.submit(ask, many, ids, rows=rows))
+        submitted = await here.driver.run(here.backend.submit(options, many, ids, rows=rows))
         context = SubmissionContext(here.backend.client, epoch, time.monotonic() + submitted.expires_s)
         return [AsyncJob(self, id, None if at in submitted.known else context) for at, id in enumerate(submitted.ids)]
 
     @contextlib.contextmanager
     def _waiting(self, jobs: Sequence[AsyncJob]) -> Iterator[asyncio.Queue[Completions]]:
-        ended: asyncio.Queue[Completions] = asyncio.Queue()
-        waiter, waiters = Waiter(jobs, ended.put_nowait), self._loops.here().waiters
+        completions: asyncio.Queue[Completions] = asyncio.Queue()
+        waiter, waiters = Waiter(jobs, completions.put_nowait), self._loops.here().waiters
         waiters.add(waiter)
         try:
-            yield ended
+            yield completions
         finally:
             waiters.remove(waiter)
 
@@ -184,9 +188,9 @@ class AsyncClient:
 class AsyncJob(JobHandle):
     """A job of an asyncio client; the same verbs as `Job`, awaited."""
 
-    def __init__(self, client: AsyncClient, id: str, origin: SubmissionContext | None = None) -> None:
+    def __init__(self, client: AsyncClient, id: str, context: SubmissionContext | None = None) -> None:
         """Take the client that the job is read through."""
-        super().__init__(id, origin)
+        super().__init__(id, context)
         self._client = client
 
     async def status(self) -> str:

@@ -79,7 +79,7 @@ class BackendFactory(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """What became of a call: the id of each request, and the places of those not queued, since they were known already."""
+    """The result of a submit: the id of each request, and the places of those not queued, since their ids were known already."""
 
     ids: list[str]
     known: frozenset[int]
@@ -87,10 +87,10 @@ class Submitted(NamedTuple):
 
 
 def seconds(name: str, value: Any) -> float:
-    """Take a number of seconds, 0 or more.
+    """Return a number of seconds, 0 or more, as a float.
 
     Raises:
-        InvalidRequest: it is none, or more than any clock waits for.
+        InvalidRequest: the value is not such a number, or is too large for a clock.
     """
     if isinstance(value, timedelta):
         raise errors.InvalidRequest(f"{name} is {value!r}: it must be a number of seconds, {value.total_seconds():g}")
@@ -104,10 +104,10 @@ def seconds(name: str, value: Any) -> float:
 
 
 class Backend(ABC):
-    """The operations of one way: generators of the calls that its drivers run. What all ways share is here."""
+    """The operations of clients: generators of commands, which the backend's drivers run."""
 
     def __init__(self, settings: Settings, *, check: bool) -> None:
-        """Take the settings; `check` says whether requests are held against the served models' signatures before they leave."""
+        """Take the settings; `check` says whether requests are validated against the served models' signatures before they leave."""
         self.settings = settings
         self._check = check
         self._catalog: Registry | None = None
@@ -116,16 +116,16 @@ class Backend(ABC):
     @property
     @abstractmethod
     def client(self) -> str:
-        """The name by which this process hears of the ends of its jobs."""
+        """The name of this process's reply channel; empty where ends are polled for."""
 
     @abstractmethod
     def submit(
-        self, ask: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+        self, options: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
     ) -> Operation[Submitted]:
         """Check, encode and queue requests, in one round trip.
 
         Args:
-            ask: what is the same for each.
+            options: the same for each request.
             many: the data of each request.
             ids: an id for each; made here where not given.
             rows: each item is a row, so a flat one stands for one row.
@@ -171,71 +171,71 @@ class Backend(ABC):
         return errors.ResultTimeout(text, id=record.task_id)
 
     def announced(self) -> Operation[Registry]:
-        """Read which models are served, and by how many; the workers need not be told."""
+        """Read which models are served, and by how many workers; the workers themselves may be left out."""
         return self.catalog()
 
     def known(self, since: float | None = None) -> Operation[Registry]:
-        """Return the latest copy of what is announced; all who need a new one share a reading.
+        """Return the latest copy of the registry; callers that need a new one share a read.
 
         Args:
-            since: a copy is good whose reading began then, by the monotonic clock, or later; 5 s ago by default.
+            since: the oldest start of a read whose copy will do, by the monotonic clock; 5 s ago by default.
         """
         since = time.monotonic() - CATALOG_AGE_S if since is None else since
         known = self._catalog
-        while known is None or self._read_at < since:  # a reading that is under way may have begun before that
+        while known is None or self._read_at < since:  # a read that is under way may have begun before that
             yield SharedCall("announced", self.announced)
             known = self._catalog
         return known
 
-    def _learned(self, known: Registry, asked_at: float) -> Registry:
-        """Keep a copy, the reading of which began then."""
-        if asked_at > self._read_at:
-            self._catalog, self._read_at = known, asked_at
+    def _keep_copy(self, known: Registry, started_at: float) -> Registry:
+        """Keep a copy of the registry, unless the one kept was read later."""
+        if started_at > self._read_at:
+            self._catalog, self._read_at = known, started_at
         return known
 
-    def _prepared(
-        self, ask: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool
+    def _prepare(
+        self, options: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool
     ) -> Operation[tuple[list[str], ValidatedRequests, float]]:
-        """Check a call's requests, and give each its id; find its deadline in seconds."""
+        """Return a call's ids, its validated requests, and its deadline in seconds."""
         if not hasattr(many, "__len__") and not isinstance(many, Iterable):
             raise errors.InvalidRequest(f"submit_many takes a list of requests, got {type(many).__name__}")
         many = many if hasattr(many, "__len__") else list(many)
-        _check_asked(ask)
-        keyspace.step(ask.priority)
-        if ask.tenant:
-            keyspace.tenant_name(ask.tenant)
-        expires_s = self._deadline(ask)
+        _check_options(options)
+        keyspace.step(options.priority)
+        if options.tenant:
+            keyspace.tenant_name(options.tenant)
+        expires_s = self._expires_s(options)
         count = encoding.count(many)
         if isinstance(ids, str):
             raise errors.InvalidRequest(f"ids is {elements.show(ids)}: it must be a list of ids")
-        made = [keyspace.job_id(id) for id in ids] if ids is not None else keyspace.new_ids(count)
-        if len(made) != count:
-            raise errors.InvalidRequest(f"{len(made)} ids were given for {count} requests")
-        return made, (yield from self._bound(ask, many, rows=rows)), expires_s
+        ids = [keyspace.job_id(id) for id in ids] if ids is not None else keyspace.new_ids(count)
+        if len(ids) != count:
+            raise errors.InvalidRequest(f"{len(ids)} ids were given for {count} requests")
+        return ids, (yield from self._validate(options, many, rows=rows)), expires_s
 
-    def _deadline(self, ask: SubmitOptions) -> float:
-        expires_s = self.settings.expires_s if ask.expires_s is None else seconds("expires_s", ask.expires_s)
+    def _expires_s(self, options: SubmitOptions) -> float:
+        expires_s = self.settings.expires_s if options.expires_s is None else seconds("expires_s", options.expires_s)
         if not 0 < expires_s < _SECONDS_MAX:
             raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
         return expires_s
 
-    def _bound(self, ask: SubmitOptions, many: Any, *, rows: bool) -> Operation[ValidatedRequests]:
-        keyspace.model_name(ask.model)
+    def _validate(self, options: SubmitOptions, many: Any, *, rows: bool) -> Operation[ValidatedRequests]:
+        keyspace.model_name(options.model)
         if not self._check:
-            return encoding.bind(ask, None, many, rows=rows)
-        asked_at = time.monotonic()
+            return encoding.bind(options, None, many, rows=rows)
+        started_at = time.monotonic()
         try:
-            return _checked((yield from self.known()), ask, many, rows=rows)
+            return _validate_by_registry((yield from self.known()), options, many, rows=rows)
         except errors.MutiraoError:
-            if self._read_at >= asked_at:
+            if self._read_at >= started_at:
                 raise
         # The model may have been added or replaced since the copy was read.
-        return _checked((yield from self.known(asked_at)), ask, many, rows=rows)
+        return _validate_by_registry((yield from self.known(started_at)), options, many, rows=rows)
 
 
-def _check_asked(ask: SubmitOptions) -> None:
-    """Refuse outputs that are not a list of names, and parameters that have none."""
-    outputs, parameters = ask.outputs, ask.parameters
+def _check_options(options: SubmitOptions) -> None:
+    """Refuse outputs that are not a list of names, and parameters that are not a dict."""
+    outputs, parameters = options.outputs, options.parameters
     if outputs is not None and not (
         isinstance(outputs, Sequence)
         and not isinstance(outputs, str)
@@ -253,17 +253,17 @@ def _check_asked(ask: SubmitOptions) -> None:
         raise errors.InvalidRequest(f"parameters cannot be written as JSON: {exc}", reason="parameters") from exc
 
 
-def _checked(known: Registry, ask: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
-    info = known.find(ask.model)
+def _validate_by_registry(known: Registry, options: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
+    info = known.find(options.model)
     try:
-        return _bound_to(info.signature, ask, many, rows=rows)
+        return _validate_by(info.signature, options, many, rows=rows)
     except errors.InvalidRequest:
         for other in info.variants:
             with contextlib.suppress(errors.InvalidRequest):
-                return _bound_to(other, ask, many, rows=rows)
+                return _validate_by(other, options, many, rows=rows)
         raise
 
 
-def _bound_to(takes: Signature, ask: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
-    takes.chosen(ask.outputs)
-    return encoding.bind(ask, takes, many, rows=rows)
+def _validate_by(signature: Signature, options: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
+    signature.chosen(options.outputs)
+    return encoding.bind(options, signature, many, rows=rows)

@@ -30,7 +30,7 @@ class Client:
     Args:
         broker_url: Redis's URL, or a gateway's: http://host:8000; by default MUTIRAO_BROKER_URL, then the embedded system that
             runs in this folder, then redis://127.0.0.1:6379/0.
-        check: hold each request against the signature that workers announced before it is queued. False lets a producer queue
+        check: validate each request against the signature that workers announced before it is queued. False lets a producer queue
             before the first worker ever started; the worker then refuses what does not fit. A gateway always checks.
         given: any other setting, by its name in `settings.Settings`; `api_key` is what a gateway knows the caller by.
     """
@@ -76,8 +76,10 @@ class Client:
             IdTaken: the id belongs to a job with other content.
             BrokerUnavailable: Redis, or the gateway, did not answer in time.
         """
-        ask = SubmitOptions(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
-        return self._submitted(ask, [data], None if id is None else [id])[0]
+        options = SubmitOptions(
+            model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority
+        )
+        return self._submit(options, [data], None if id is None else [id])[0]
 
     def submit_many(
         self,
@@ -104,14 +106,16 @@ class Client:
         Raises:
             As `submit`.
         """
-        ask = SubmitOptions(model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority)
-        return self._submitted(ask, many, ids, rows=True)
+        options = SubmitOptions(
+            model=model, outputs=outputs, parameters=parameters, expires_s=expires_s, priority=priority
+        )
+        return self._submit(options, many, ids, rows=True)
 
-    def predict(self, model: str, data: Any, *, timeout: float | None = None, **asked: Any) -> dict[str, Array]:
+    def predict(self, model: str, data: Any, *, timeout: float | None = None, **options: Any) -> dict[str, Array]:
         """Submit one request and wait for its outputs: `submit` and `Job.result` in one."""
         if timeout is not None:
             seconds("timeout", timeout)
-        return self.submit(model, data, **asked).result(timeout)
+        return self.submit(model, data, **options).result(timeout)
 
     def job(self, id: str) -> Job:
         """Return the handle of a job submitted anywhere; nothing is read yet."""
@@ -130,16 +134,16 @@ class Client:
             else:
                 pending.setdefault(job.id, []).append(job)
         count, until = len(pending), None if timeout is None else time.monotonic() + seconds("timeout", timeout)
-        with self._waiting([same[0] for same in pending.values()]) as ended:
+        with self._waiting([handles[0] for handles in pending.values()]) as completions:
             while pending:
                 try:
-                    group = ended.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+                    group = completions.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
                 except queue.Empty:
                     text = f"{len(pending)} of {count} jobs had not ended after {timeout:g} s; they go on"
                     raise errors.ResultTimeout(text) from None
-                for id, found in group:
+                for id, outcome in group:
                     for job in pending.pop(id):
-                        yield job.told(found)
+                        yield job.with_outcome(outcome)
 
     def record(self, id: str) -> JobRecord:
         """Read a job's record."""
@@ -168,18 +172,18 @@ class Client:
             ResultTimeout: the time passed; the job goes on.
         """
         if job.finished is None:
-            with self._waiting([job]) as ended:
+            with self._waiting([job]) as completions:
                 try:
-                    ((_, found),) = ended.get(
+                    ((_, outcome),) = completions.get(
                         timeout=timeout if timeout is None else max(0.0, seconds("timeout", timeout))
                     )
                 except queue.Empty:
-                    found = self.record(job.id)
-            if isinstance(found, Exception):
-                raise found
-            if not found.done:
-                raise self._driver.run(self._backend.late(found, timeout))
-            job.finished = found
+                    outcome = self.record(job.id)
+            if isinstance(outcome, Exception):
+                raise outcome
+            if not outcome.done:
+                raise self._driver.run(self._backend.late(outcome, timeout))
+            job.finished = outcome
         return job.finished
 
     def outputs(self, record: JobRecord) -> dict[str, Array]:
@@ -206,20 +210,20 @@ class Client:
         """Close it."""
         self.close()
 
-    def _submitted(self, ask: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[Job]:
+    def _submit(self, options: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool = False) -> list[Job]:
         listener = self._listener
         epoch = listener.epoch if listener is not None and listener.pid == os.getpid() else None
-        submitted = self._driver.run(self._backend.submit(ask, many, ids, rows=rows))
+        submitted = self._driver.run(self._backend.submit(options, many, ids, rows=rows))
         context = SubmissionContext(self._backend.client, epoch, time.monotonic() + submitted.expires_s)
         return [Job(self, id, None if at in submitted.known else context) for at, id in enumerate(submitted.ids)]
 
     @contextlib.contextmanager
     def _waiting(self, jobs: Sequence[Job]) -> Iterator[queue.SimpleQueue[Completions]]:
-        ended: queue.SimpleQueue[Completions] = queue.SimpleQueue()
-        listener, waiter = self._listening(), Waiter(jobs, ended.put)
+        completions: queue.SimpleQueue[Completions] = queue.SimpleQueue()
+        listener, waiter = self._listening(), Waiter(jobs, completions.put)
         listener.add(waiter)
         try:
-            yield ended
+            yield completions
         finally:
             if waiter.left > 0:  # the listener's thread is not woken for nothing
                 listener.remove(waiter)
@@ -236,9 +240,9 @@ class Client:
 class Job(JobHandle):
     """A job of a blocking client. Every method may raise BrokerUnavailable, and JobNotFound or ResultExpired."""
 
-    def __init__(self, client: Client, id: str, origin: SubmissionContext | None = None) -> None:
+    def __init__(self, client: Client, id: str, context: SubmissionContext | None = None) -> None:
         """Take the client that the job is read through."""
-        super().__init__(id, origin)
+        super().__init__(id, context)
         self._client = client
 
     @property

@@ -1,4 +1,4 @@
-"""From what a caller gives to what is queued: read, checked, encoded, and cut into runs of requests of one form."""
+"""Encode requests for the queue: read the caller's data, validate it, and group requests that share a template."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from mutirao.wire.tensors import Array
 # Redis runs nothing else while a call is queued, and takes no command of more than 1 GiB.
 REQUESTS_MAX = 100_000
 BYTES_MAX = 512 * 1024 * 1024
-FORMS_MAX = 256
+TEMPLATES_MAX = 256
 
-# Stands for what differs between requests of one form; by chance it stands in no text of a user's.
-_MARK = os.urandom(16).hex()
+# Stands for what differs between requests of one template; random, so that no text of a user contains it.
+_PLACEHOLDER = os.urandom(16).hex()
 _EXACT = 2.0**53  # every integer up to here is a float64
 
 
 class SubmitOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, the same for each request of a call.
+    """The options of a submit, the same for each request of the call.
 
     Attributes:
         model: its name.
@@ -40,8 +40,8 @@ class SubmitOptions(msgspec.Struct, frozen=True, kw_only=True):
         parameters: V2 parameters of each request.
         expires_s: how long a request may wait, in seconds; None for the settings' value.
         priority: high, normal or low.
-        tenant: whose requests these are: they wait in the tenant's own lists, and their records name it as their owner.
-        webhook: the URL that is told of each job's end; empty for none.
+        tenant: who owns the requests: they wait in the tenant's own lists, and their records name it as owner.
+        webhook: the URL that is called when each job ends; empty for none.
         binary: whether the worker writes outputs as raw bytes; False asks it for JSON, where JSON can carry them.
     """
 
@@ -62,7 +62,7 @@ class RowBatch(NamedTuple):
     rows: int
 
     def apart(self) -> Iterator[dict[str, Array]]:
-        """Give each request its own arrays."""
+        """Yield each request's own arrays."""
         return ({name: array[at : at + 1] for name, array in self.arrays.items()} for at in range(self.rows))
 
 
@@ -91,13 +91,13 @@ class Packed(NamedTuple):
         return cls(list(places), which, raws)
 
     def apart(self) -> Iterator[tuple[Tensor, ...]]:
-        """Give each request its own inputs."""
+        """Yield each request's own inputs."""
         for place, raw in zip(self.which, self.raws, strict=True):
-            made, at = [], 0
+            inputs, at = [], 0
             for name, datatype, shape, size in self.heads[place]:
-                made.append(Tensor(name, datatype, shape, raw[at : at + size]))
+                inputs.append(Tensor(name, datatype, shape, raw[at : at + size]))
                 at += size
-            yield tuple(made)
+            yield tuple(inputs)
 
 
 ValidatedRequests = RowBatch | Sequence[dict[str, Array]]
@@ -107,41 +107,41 @@ Prepared = ValidatedRequests | Packed | Sequence[tuple[Tensor, ...]]
 class RequestTemplate:
     """What requests of the same shapes have in common: their record, their envelope and their body's head."""
 
-    def __init__(self, ask: SubmitOptions, inputs: Sequence[Tensor], maker: RequestEncoder) -> None:
-        """Take one such request's raw tensors, and who submits it."""
+    def __init__(self, options: SubmitOptions, inputs: Sequence[Tensor], encoder: RequestEncoder) -> None:
+        """Build the template from one such request's raw tensors."""
         request = PredictRequest(
             inputs=tuple(inputs),
-            outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs else None,
-            parameters={**(ask.parameters or {}), "binary_data_output": ask.binary or binary_codec.AUTO},
+            outputs=tuple(RequestedOutput(name) for name in options.outputs) if options.outputs else None,
+            parameters={**(options.parameters or {}), "binary_data_output": options.binary or binary_codec.AUTO},
         )
-        body, beside = binary_codec.encode_body(ask.model, request, {}, maker.inline_bytes)
+        body, beside = binary_codec.encode_body(options.model, request, {}, encoder.inline_bytes)
         size = sum(len(tensor.data) for tensor in inputs)
-        _check_size(len(body) + len(beside or b""), maker.max_request_bytes)
+        _check_size(len(body) + len(beside or b""), encoder.max_request_bytes)
         head = body if beside is not None else body[: len(body) - size]
         # The envelope holds the body as base64, which is the same for the same 3 bytes: what is left over goes with the values.
         common = len(head) if beside is not None else len(head) // 3 * 3
         self.size = size
         self.rows = inputs[0].shape[0]
-        self._beside = beside is not None
+        self._offloaded = beside is not None
         self._rest = head[common:]
         # An id that another tenant has taken is taken, whatever is sent under it.
-        self._digest = hashlib.blake2b(head, digest_size=16, key=ask.tenant.encode())
-        record = _record(ask, self.rows).split(_MARK)
-        own = {"rows": self.rows, "reply": maker.reply} | ({"beside": True} if self._beside else {})
-        summary = messages.summary(ask.model, request)
-        envelope = _envelope(ask, head[:common], summary, maker.origin, own).split(_MARK)
-        self.texts = (*record, *envelope, "1" if self._beside else "0", str(max(0, self.rows - 1)))
+        self._digest = hashlib.blake2b(head, digest_size=16, key=options.tenant.encode())
+        record = _record(options, self.rows).split(_PLACEHOLDER)
+        own = {"rows": self.rows, "reply": encoder.reply} | ({"beside": True} if self._offloaded else {})
+        summary = messages.summary(options.model, request)
+        envelope = _envelope(options, head[:common], summary, encoder.origin, own).split(_PLACEHOLDER)
+        self.texts = (*record, *envelope, "1" if self._offloaded else "0", str(max(0, self.rows - 1)))
 
-    def filled(self, id: str, raw: bytes) -> tuple[str, str, bytes]:
-        """Make what the script takes of one request: its id, digest and values."""
+    def fill(self, id: str, raw: bytes) -> tuple[str, str, bytes]:
+        """Return what the submit script takes of one request: its id, digest and values."""
         digest = self._digest.copy()
         digest.update(raw)
-        values = raw if self._beside else binascii.b2a_base64(self._rest + raw, newline=False)
+        values = raw if self._offloaded else binascii.b2a_base64(self._rest + raw, newline=False)
         return id, digest.hexdigest(), values
 
 
 class RequestEncoder:
-    """Who submits, within which limits; remembers the forms of its requests."""
+    """Encodes the requests of one submitter; caches their templates."""
 
     def __init__(self, reply: str, settings: Settings) -> None:
         """Take the name of the reply channel's client, and the settings."""
@@ -149,27 +149,36 @@ class RequestEncoder:
         self.reply = reply
         self.inline_bytes = settings.inline_bytes
         self.max_request_bytes = settings.max_request_bytes
-        self._forms: dict[Any, RequestTemplate] = {}
+        self._templates: dict[Any, RequestTemplate] = {}
 
-    def form(self, ask: SubmitOptions, inputs: Sequence[Tensor]) -> RequestTemplate:
-        """Find or make the form of a request with these raw tensors."""
+    def template(self, options: SubmitOptions, inputs: Sequence[Tensor]) -> RequestTemplate:
+        """Return the template of a request with these raw tensors."""
         shapes = tuple((tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in inputs)
-        outputs = tuple(ask.outputs or ())
+        outputs = tuple(options.outputs or ())
         # As JSON 1, 1.0 and True differ, but not as parts of a key.
-        parameters = msgspec.json.encode(ask.parameters) if ask.parameters else b""
-        key = (ask.model, ask.priority, ask.tenant, ask.webhook, ask.binary, outputs, parameters, shapes)
-        form = self._forms.get(key)
-        if form is None:
-            if len(self._forms) >= FORMS_MAX:
-                self._forms.clear()
-            form = self._forms[key] = RequestTemplate(ask, inputs, self)
-        return form
+        parameters = msgspec.json.encode(options.parameters) if options.parameters else b""
+        key = (
+            options.model,
+            options.priority,
+            options.tenant,
+            options.webhook,
+            options.binary,
+            outputs,
+            parameters,
+            shapes,
+        )
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= TEMPLATES_MAX:
+                self._templates.clear()
+            template = self._templates[key] = RequestTemplate(options, inputs, self)
+        return template
 
 
 class EncodedGroup(NamedTuple):
-    """Requests of one form that follow each other in a call: three items of `filled` each."""
+    """Consecutive requests of a call that share a template: three items of `fill` each."""
 
-    form: RequestTemplate
+    template: RequestTemplate
     items: list[str | bytes]
 
     def ids(self) -> list[Any]:
@@ -178,65 +187,71 @@ class EncodedGroup(NamedTuple):
 
     def envelopes(self) -> list[bytes]:
         """Write its messages, as the submit script does."""
-        head, second, body, tail = (text.encode() for text in self.form.texts[3:7])
-        made = []
+        head, second, body, tail = (text.encode() for text in self.template.texts[3:7])
+        messages = []
         for id, values in zip(self.items[::3], self.items[2::3], strict=True):
-            named, inside = _bytes(id), b"" if self.form.texts[7] == "1" else _bytes(values)
-            made.append(head + named + second + named + body + inside + tail)
-        return made
+            named, inside = _bytes(id), b"" if self.template.texts[7] == "1" else _bytes(values)
+            messages.append(head + named + second + named + body + inside + tail)
+        return messages
 
     def args(self) -> list[str | bytes | int]:
         """Write it as the submit script reads it."""
-        return [*self.form.texts, len(self.items) // 3, *self.items]
+        return [*self.template.texts, len(self.items) // 3, *self.items]
 
 
-def runs(ask: SubmitOptions, bound: Prepared, ids: Sequence[str], maker: RequestEncoder) -> list[EncodedGroup]:
+def encode_groups(
+    options: SubmitOptions, bound: Prepared, ids: Sequence[str], encoder: RequestEncoder
+) -> list[EncodedGroup]:
     """Encode requests.
 
     Raises:
         PayloadTooLarge: one of them is, or all of them together are.
     """
-    made = _of_table(ask, bound, ids, maker) if isinstance(bound, RowBatch) else None
-    if made is None:
-        made = _of_each(ask, bound.apart() if isinstance(bound, RowBatch | Packed) else bound, ids, maker)
-    size = sum(run.form.size * (len(run.items) // 3) for run in made)
+    groups = _of_table(options, bound, ids, encoder) if isinstance(bound, RowBatch) else None
+    if groups is None:
+        groups = _of_each(options, bound.apart() if isinstance(bound, RowBatch | Packed) else bound, ids, encoder)
+    size = sum(group.template.size * (len(group.items) // 3) for group in groups)
     if size > BYTES_MAX:
         text = f"the call holds {size} bytes, the limit is {BYTES_MAX}: split it"
         raise errors.PayloadTooLarge(text, limit=BYTES_MAX, size=size)
-    return made
+    return groups
 
 
-def without(runs: Iterable[EncodedGroup], places: frozenset[int]) -> list[EncodedGroup]:
-    """Leave out the requests at these places of a call."""
+def without(groups: Iterable[EncodedGroup], places: frozenset[int]) -> list[EncodedGroup]:
+    """Return the groups without the requests at these places of the call."""
     kept, first = [], 0
-    for run in runs:
-        count = len(run.items) // 3
+    for group in groups:
+        count = len(group.items) // 3
         left = [at for at in range(count) if first + at not in places]
         first += count
         if left:
-            kept.append(EncodedGroup(run.form, [item for at in left for item in run.items[3 * at : 3 * at + 3]]))
+            kept.append(
+                EncodedGroup(group.template, [item for at in left for item in group.items[3 * at : 3 * at + 3]])
+            )
     return kept
 
 
-def bind(ask: SubmitOptions, takes: Signature | None, many: Any, *, rows: bool) -> ValidatedRequests:
+def bind(options: SubmitOptions, model_signature: Signature | None, many: Any, *, rows: bool) -> ValidatedRequests:
     """Read the data of each request, and check it against what the model takes.
 
     Args:
-        ask: what is the same for each.
-        takes: the model's signature; None reads without a check.
+        options: what is the same for each.
+        model_signature: the model's signature; None reads without a check.
         many: the data of each request; a DataFrame or array has one a row.
         rows: each item is a row, so a flat one stands for one row.
 
     Raises:
         InvalidTensor, SignatureMismatch, PayloadTooLarge: a request does not fit; where there are many, the text names it.
     """
-    frame = takes is None or takes.frame
-    table = _table(many, takes) if rows else None
+    frame = model_signature is None or model_signature.frame
+    table = _table(many, model_signature) if rows else None
     if table is not None:
         try:
             given = signature.arrays(table, frame=frame)
-            if takes is not None:
-                given = signature.validate(ask.model, msgspec.structs.replace(takes, max_rows=len(table)), given)
+            if model_signature is not None:
+                given = signature.validate(
+                    options.model, msgspec.structs.replace(model_signature, max_rows=len(table)), given
+                )
             return RowBatch(given, len(table))
         except errors.MutiraoError:
             pass  # one at a time the row that does not fit is found, and named
@@ -244,14 +259,18 @@ def bind(ask: SubmitOptions, takes: Signature | None, many: Any, *, rows: bool) 
     for at, data in enumerate(_each(many) if rows else many):
         try:
             given = signature.arrays([data] if rows and _flat(data) else data, frame=frame)
-            found.append(signature.validate(ask.model, takes, given) if takes is not None else _unbound(given))
+            found.append(
+                signature.validate(options.model, model_signature, given)
+                if model_signature is not None
+                else _unbound(given)
+            )
         except errors.MutiraoError as exc:
             raise type(exc)(f"request {at}: {exc}", **exc.data) if rows else exc from None
     return found
 
 
 def _unbound(given: Mapping[str, Array]) -> dict[str, Array]:
-    """Give arrays whose columns nobody knows one dtype each: rows that mix text and numbers have none."""
+    """Return arrays of one dtype each where no signature is known: rows that mix text and numbers have none."""
     return {
         name: untyped.typed(name, untyped.of_objects(name, array)) if array.dtype == object else array
         for name, array in given.items()
@@ -266,14 +285,14 @@ def count(many: Any) -> int:
     return len(many)
 
 
-def _table(many: Any, takes: Signature | None) -> Any:
-    """Find the one array or DataFrame whose rows are the requests; None where a row alone would be read otherwise than in it."""
-    if takes is not None and any(spec.shape[:1] != (-1,) for spec in takes.inputs):
+def _table(many: Any, model_signature: Signature | None) -> Any:
+    """Return the one array or DataFrame whose rows are the requests; None where a row alone would be read differently."""
+    if model_signature is not None and any(spec.shape[:1] != (-1,) for spec in model_signature.inputs):
         return None
     if _is_frame(many):
         return many if len(many) and all(map(_of_one_type, (many[name] for name in many.columns))) else None
     if isinstance(many, list | tuple):
-        floats = takes is not None and all(spec.datatype == "FP64" for spec in takes.inputs)
+        floats = model_signature is not None and all(spec.datatype == "FP64" for spec in model_signature.inputs)
         many = _matrix(many, mixed=floats)
     plain = type(many) is np.ndarray and many.ndim == 2 and many.dtype.kind in "biuf" and many.size
     return many if plain else None
@@ -326,18 +345,18 @@ def _flat(data: Any) -> bool:
 
 
 def _of_table(
-    ask: SubmitOptions, table: RowBatch, ids: Sequence[str], maker: RequestEncoder
+    options: SubmitOptions, table: RowBatch, ids: Sequence[str], encoder: RequestEncoder
 ) -> list[EncodedGroup] | None:
-    """Encode rows of fixed size all at once; None where a value's size is its own, or there is none."""
+    """Encode rows of fixed size all at once; None where values differ in size, or there are none."""
     inputs = [tensors.encode(name, array[:1], binary=True, nullable=True) for name, array in table.arrays.items()]
     if not all(tensor.data and tensor.datatype != "BYTES" for tensor in inputs):
         return None
-    form, size = maker.form(ask, inputs), sum(len(tensor.data) for tensor in inputs)
+    template, size = encoder.template(options, inputs), sum(len(tensor.data) for tensor in inputs)
     raw = _raw(table, inputs)
     items: list[str | bytes] = []
     for id, at in zip(ids, range(0, size * table.rows, size), strict=True):
-        items += form.filled(id, raw[at : at + size])
-    return [EncodedGroup(form, items)]
+        items += template.fill(id, raw[at : at + size])
+    return [EncodedGroup(template, items)]
 
 
 def _raw(table: RowBatch, inputs: Sequence[Tensor]) -> bytes:
@@ -349,19 +368,19 @@ def _raw(table: RowBatch, inputs: Sequence[Tensor]) -> bytes:
 
 
 def _of_each(
-    ask: SubmitOptions,
+    options: SubmitOptions,
     bound: Iterable[dict[str, Array] | tuple[Tensor, ...]],
     ids: Sequence[str],
-    maker: RequestEncoder,
+    encoder: RequestEncoder,
 ) -> list[EncodedGroup]:
-    made: list[EncodedGroup] = []
+    groups: list[EncodedGroup] = []
     for id, given in zip(ids, bound, strict=True):
         inputs = given if isinstance(given, tuple) else encoded(given)
-        form = maker.form(ask, inputs)
-        if not made or made[-1].form is not form:
-            made.append(EncodedGroup(form, []))
-        made[-1].items.extend(form.filled(id, b"".join(tensor.data for tensor in inputs)))
-    return made
+        template = encoder.template(options, inputs)
+        if not groups or groups[-1].template is not template:
+            groups.append(EncodedGroup(template, []))
+        groups[-1].items.extend(template.fill(id, b"".join(tensor.data for tensor in inputs)))
+    return groups
 
 
 def encoded(arrays: Mapping[str, Array]) -> tuple[Tensor, ...]:
@@ -379,28 +398,33 @@ def _check_size(size: int, limit: int) -> None:
         raise errors.PayloadTooLarge(text, limit=limit, size=size)
 
 
-def _record(ask: SubmitOptions, rows: int) -> str:
+def _record(options: SubmitOptions, rows: int) -> str:
     """Write the QUEUED record without its last two braces: the script adds the times by Redis's clock."""
     job = JobInfo(
-        model=ask.model, rows=rows, priority=ask.priority, owner=ask.tenant, webhook=ask.webhook, digest=_MARK
+        model=options.model,
+        rows=rows,
+        priority=options.priority,
+        owner=options.tenant,
+        webhook=options.webhook,
+        digest=_PLACEHOLDER,
     )
-    return msgspec.json.encode(JobRecord(status="QUEUED", task_id=_MARK, job=job))[:-2].decode()
+    return msgspec.json.encode(JobRecord(status="QUEUED", task_id=_PLACEHOLDER, job=job))[:-2].decode()
 
 
-def _envelope(ask: SubmitOptions, head: bytes, summary: str, origin: str, own: dict[str, Any]) -> str:
+def _envelope(options: SubmitOptions, head: bytes, summary: str, origin: str, own: dict[str, Any]) -> str:
     """Write a message as kombu does, without the headers that say nothing. Its deadline is in the record alone, by Redis's clock: workers' clocks may differ."""
     headers = {
-        "id": _MARK, "task": keyspace.TASK, "lang": "py", "argsrepr": summary, "origin": origin, "mutirao": own,
+        "id": _PLACEHOLDER, "task": keyspace.TASK, "lang": "py", "argsrepr": summary, "origin": origin, "mutirao": own,
     }  # fmt: skip
     properties = {
-        "delivery_tag": _MARK, "priority": keyspace.step(ask.priority), "body_encoding": "base64",
-        "delivery_info": {"exchange": "", "routing_key": keyspace.queue(ask.model)},
+        "delivery_tag": _PLACEHOLDER, "priority": keyspace.step(options.priority), "body_encoding": "base64",
+        "delivery_info": {"exchange": "", "routing_key": keyspace.queue(options.model)},
     }  # fmt: skip
     message = {
         "headers": headers,
         "properties": properties,
         "content-type": binary_codec.BINARY,
         "content-encoding": "binary",
-        "body": base64.b64encode(head).decode() + _MARK,
+        "body": base64.b64encode(head).decode() + _PLACEHOLDER,
     }
     return msgspec.json.encode(message).decode()

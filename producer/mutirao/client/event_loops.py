@@ -1,4 +1,4 @@
-"""What an asyncio client has on each event loop that uses it: operations, connections and waits, which end with the loop."""
+"""The parts of an asyncio client on each event loop: operations, connections and waits, which end with the loop."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _OF_PARENTS: list[LoopClient] = []
 
 
 class LoopClient:
-    """What is used on one event loop.
+    """The parts of a client on one event loop.
 
     Attributes:
-        core: the operations; by their name of the process workers answer this loop alone.
+        backend: the operations; each loop has a reply channel of its own.
         driver: runs them.
-        waits: tells how jobs ended.
+        waiters: deliver the ends of jobs.
     """
 
     def __init__(self, factory: BackendFactory, settings: Settings, *, check: bool) -> None:

@@ -43,12 +43,12 @@ class SubmissionContext(NamedTuple):
 
 
 class JobHandle:
-    """An id, what its submitter knows of it, and, once somebody has waited for it, its finished record."""
+    """A job's id, what its submitter knows of it, and its finished record once somebody has waited for it."""
 
-    def __init__(self, id: str, origin: SubmissionContext | None = None) -> None:
-        """Take the id; `origin` is None for a job that was submitted elsewhere or before."""
+    def __init__(self, id: str, context: SubmissionContext | None = None) -> None:
+        """Take the id; `context` is None for a job that was submitted elsewhere or before."""
         self.id = id
-        self.origin = origin
+        self.context = context
         self.finished: JobRecord | None = None
 
     def __repr__(self) -> str:
@@ -60,18 +60,21 @@ class JobHandle:
         return hash(self.id)
 
     def __eq__(self, other: object) -> bool:
-        """Two handles of one id are equal."""
+        """Compare ids."""
         return isinstance(other, type(self)) and self.id == other.id
 
-    def told(self, how: JobRecord | Exception) -> Self:
-        """Keep the finished record that a wait found; an error that is not about this job alone is raised.
+    def with_outcome(self, outcome: JobRecord | Exception) -> Self:
+        """Keep the finished record that a wait found, and return the handle.
 
-        A job that does not exist says so to whoever asks for its result.
+        A job that does not exist raises when its result is asked for.
+
+        Raises:
+            MutiraoError: any other error.
         """
-        if isinstance(how, JobRecord):
-            self.finished = how
-        elif not isinstance(how, JobNotFound):
-            raise how
+        if isinstance(outcome, JobRecord):
+            self.finished = outcome
+        elif not isinstance(outcome, JobNotFound):
+            raise outcome
         return self
 
 

@@ -26,33 +26,33 @@ from mutirao.wire.messages import JobRecord
 from mutirao.wire.tensors import Array
 
 READ_MAX = 1_000  # keys in one command
-# Where Redis is in time with fewer requests than this, it may be late with a call of more.
+# A time-out with this many requests or more is reported as a call that is too large, not as a Redis that is away.
 MANY = 10_000
 
 
 class RedisBackend(Backend):
-    """The operations on Redis."""
+    """The operations of clients on Redis."""
 
     def __init__(self, settings: Settings, *, check: bool) -> None:
         """Take the settings; `check` says whether requests are held against the served models' signatures before they queue."""
         super().__init__(settings, check=check)
         self._ahead_s = 0.0  # of Redis's clock before ours
-        self._maker, self._process = _maker(settings), os.getpid()
+        self._encoder, self._process = _encoder(settings), os.getpid()
         self._results: Database = "results" if settings.separate_results else "broker"
-        self._side: Database = "results" if settings.uses_amqp else "broker"
+        self._registry_database: Database = "results" if settings.uses_amqp else "broker"
 
     @property
     def client(self) -> str:
         """The name by which workers answer this process; a fork has its own."""
-        return self._named().reply
+        return self._own_encoder().reply
 
     def submit(
-        self, ask: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+        self, options: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
     ) -> Operation[Submitted]:
         """Check, encode and queue requests, in one round trip.
 
         Args:
-            ask: what is the same for each.
+            options: what is the same for each.
             many: the data of each request.
             ids: an id for each; made here where not given.
             rows: each item is a row, so a flat one stands for one row.
@@ -60,33 +60,33 @@ class RedisBackend(Backend):
         Raises:
             IdTaken, QueueFull: nothing of the call is queued.
         """
-        made, bound, expires_s = yield from self._prepared(ask, many, ids, rows=rows)
-        if not made:
-            return Submitted(made, frozenset(), expires_s)
-        runs = encoding.runs(ask, bound, made, self._named())
-        known = yield from self._queue(ask, made, runs, expires_s)
-        return Submitted(made, known, expires_s)
+        ids, requests, expires_s = yield from self._prepare(options, many, ids, rows=rows)
+        if not ids:
+            return Submitted(ids, frozenset(), expires_s)
+        groups = encoding.encode_groups(options, requests, ids, self._own_encoder())
+        known = yield from self._queue(options, ids, groups, expires_s)
+        return Submitted(ids, known, expires_s)
 
-    def encoded(self, ask: SubmitOptions, bound: Prepared, ids: Sequence[str]) -> list[EncodedGroup]:
+    def encoded(self, options: SubmitOptions, requests: Prepared, ids: Sequence[str]) -> list[EncodedGroup]:
         """Encode checked requests for `queue`.
 
         Raises:
             PayloadTooLarge: one of them is, or all of them together are.
         """
-        return encoding.runs(ask, bound, ids, self._named())
+        return encoding.encode_groups(options, requests, ids, self._own_encoder())
 
-    def queue(self, ask: SubmitOptions, ids: Sequence[str], runs: Sequence[EncodedGroup]) -> Operation[Submitted]:
+    def queue(self, options: SubmitOptions, ids: Sequence[str], groups: Sequence[EncodedGroup]) -> Operation[Submitted]:
         """Queue encoded requests of one model, priority, deadline and tenant, in one round trip.
 
         Raises:
             IdTaken, QueueFull: nothing of the call is queued.
         """
-        expires_s = self._deadline(ask)
-        known = yield from self._queue(ask, ids, runs, expires_s)
+        expires_s = self._expires_s(options)
+        known = yield from self._queue(options, ids, groups, expires_s)
         return Submitted(list(ids), known, expires_s)
 
     def record(self, id: str) -> Operation[JobRecord]:
-        """Read a job's record; a queued one whose deadline has passed is ended by whoever looks at it.
+        """Read a job's record; a queued one whose deadline has passed is expired by this read.
 
         Raises:
             JobNotFound: no such job; ResultExpired where its id tells that it is past the time for which results are kept.
@@ -95,7 +95,7 @@ class RedisBackend(Backend):
         if record is None:
             raise self.missing(id)
         if record.status == "QUEUED" and record.job.expires_at is not None and record.job.expires_at < self.now():
-            record = (yield from self.settle([id], "expired"))[0] or record
+            record = (yield from self.cancel_or_expire([id], "expired"))[0] or record
         return record
 
     def records(self, ids: Sequence[str]) -> Operation[list[JobRecord | None]]:
@@ -103,8 +103,8 @@ class RedisBackend(Backend):
         raws = yield Command(self._results, "MGET", tuple(keyspace.record_key(id) for id in ids))
         return [msgspec.json.decode(raw, type=JobRecord) if raw else None for raw in raws]
 
-    def settle(self, ids: Sequence[str], how: str) -> Operation[list[JobRecord | None]]:
-        """End jobs that still wait: "revoked" cancels them, "expired" ends those only whose deadlines have passed.
+    def cancel_or_expire(self, ids: Sequence[str], outcome: str) -> Operation[list[JobRecord | None]]:
+        """Cancel or expire jobs that still wait: "revoked" cancels them, "expired" ends those only whose deadlines have passed.
 
         Returns:
             The records as they are afterwards, unchanged where a job was running or done; None for each that is not there.
@@ -113,7 +113,7 @@ class RedisBackend(Backend):
             key for id in ids for key in (keyspace.record_key(keyspace.recorded_id(id)), keyspace.payload_key(id, "in"))
         ]
         done = datetime.datetime.now(datetime.UTC).isoformat()
-        args = (how, math.ceil(self.settings.result_ttl_s), done, keyspace.reply_channel(self.client))
+        args = (outcome, math.ceil(self.settings.result_ttl_s), done, keyspace.reply_channel(self.client))
         raws = yield Command(self._results, "cancel_or_expire", tuple(keys), args)
         return [msgspec.json.decode(raw, type=JobRecord) if raw else None for raw in raws]
 
@@ -123,7 +123,7 @@ class RedisBackend(Backend):
         Raises:
             JobNotFound: no such job.
         """
-        (record,) = yield from self.settle([id], "revoked")
+        (record,) = yield from self.cancel_or_expire([id], "revoked")
         if record is None:
             raise self.missing(id)
         return record.state == "cancelled"
@@ -143,22 +143,22 @@ class RedisBackend(Backend):
         if binary_codec.is_offloaded(response):
             raw = yield Command(self._results, "GET", (keyspace.payload_key(record.task_id, "out"),))
             if raw is None:
-                raise _gone(record.task_id, self.settings)
+                raise _expired(record.task_id, self.settings)
         return {tensor.name: tensors.decode(tensor) for tensor in binary_codec.unpack_result(response, raw).outputs}
 
     def catalog(self) -> Operation[Registry]:
         """Read which models are served and which workers live."""
-        asked_at, side = time.monotonic(), self._side
-        models = yield Command(side, "HGETALL", (keyspace.MODELS,))
-        workers = yield Command(side, "HGETALL", (keyspace.WORKERS,))
-        seconds, micros = yield Command(side, "TIME")
+        started_at, database = time.monotonic(), self._registry_database
+        models = yield Command(database, "HGETALL", (keyspace.MODELS,))
+        workers = yield Command(database, "HGETALL", (keyspace.WORKERS,))
+        seconds, micros = yield Command(database, "TIME")
         now = int(seconds) + int(micros) / 1e6
-        leases = yield Command(side, "ZRANGEBYSCORE", (keyspace.LEASES,), (now, "+inf"))
+        leases = yield Command(database, "ZRANGEBYSCORE", (keyspace.LEASES,), (now, "+inf"))
         self._ahead_s = now - time.time()
-        return self._learned(registry.decode_registry(models, workers, now, leases), asked_at)
+        return self._keep_copy(registry.decode_registry(models, workers, now, leases), started_at)
 
     def withdraw(self, names: Sequence[str], *, old: bool = False) -> Operation[list[tuple[str, ...]]]:
-        """Take models off the catalogue, those that no live worker has in its repository.
+        """Remove models from the registry, those that no live worker has in its repository.
 
         Args:
             names: the models.
@@ -167,88 +167,87 @@ class RedisBackend(Backend):
         Returns:
             For each ("withdrawn",), ("unknown",), or ("kept",) and the names of the live workers that have it.
         """
-        side: Database = "results" if self.settings.uses_amqp else "broker"
         keys = (keyspace.MODELS, keyspace.WORKERS, keyspace.LEASES)
         args = ("old" if old else "now", keyspace.KOMBU_SEPARATOR, *map(keyspace.model_name, names))
-        replies = yield Command(side, "withdraw_model", keys, args)
+        replies = yield Command(self._registry_database, "withdraw_model", keys, args)
         return [tuple(part.decode() for part in reply) for reply in replies]
 
     def line_of(self, tenant: str) -> str:
-        """Name the tenant in whose line a tenant's requests wait: without the engine all wait in one, that of ""."""
+        """Return the tenant in whose lists a tenant's requests wait: without the engine all wait in those of ""."""
         return tenant if self.settings.engine and not self.settings.uses_amqp else ""
 
     def now(self) -> float:
-        """Redis's clock, as far as this client has seen it: seconds since the epoch."""
+        """Return the time by Redis's clock, as far as this client has seen it, in seconds since the epoch."""
         return time.time() + self._ahead_s
 
     def missing(self, id: str) -> errors.JobNotFound:
         """Build the error for an id without a record."""
-        made = keyspace.created_at(id)
-        if made is not None and time.time() - made > self.settings.result_ttl_s:
-            return _gone(id, self.settings)
+        created_at = keyspace.created_at(id)
+        if created_at is not None and time.time() - created_at > self.settings.result_ttl_s:
+            return _expired(id, self.settings)
         return errors.JobNotFound(f"job {id!r} is not known: no such id was submitted", id=id)
 
-    def _named(self) -> RequestEncoder:
+    def _own_encoder(self) -> RequestEncoder:
         if self._process != os.getpid():
-            self._maker, self._process = _maker(self.settings), os.getpid()
-        return self._maker
+            self._encoder, self._process = _encoder(self.settings), os.getpid()
+        return self._encoder
 
     def _queue(
-        self, ask: SubmitOptions, ids: Sequence[str], runs: Sequence[EncodedGroup], expires_s: float
+        self, options: SubmitOptions, ids: Sequence[str], groups: Sequence[EncodedGroup], expires_s: float
     ) -> Operation[frozenset[int]]:
         """Queue a call's requests; where the queue is on another server than the records, these are written first."""
         split = self.settings.separate_results
-        call = self._call("records" if split else "all", ask, runs, expires_s)
+        command = self._submit_command("records" if split else "all", options, groups, expires_s)
         try:
-            reply = yield call
+            reply = yield command
         except errors.BrokerUnavailable as exc:
             if len(ids) < MANY or not isinstance(exc.__cause__, redis.TimeoutError):
                 raise
-            raise self._slow(len(ids)) from exc
+            raise self._submit_timeout(len(ids)) from exc
         if reply[0] == b"taken":
             id = ids[int(reply[1]) - 1]
             raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
         if reply[0] == b"full":
-            raise (yield from self._full(ask, int(reply[1]), int(reply[2])))
+            raise (yield from self._queue_full(options, int(reply[1]), int(reply[2])))
         self._ahead_s = float(reply[1]) - time.time()
         known = frozenset(place - 1 for place in reply[2:])
         if split and len(known) < len(ids):
-            yield from self._push(ask, encoding.without(runs, known) if known else runs, expires_s)
+            yield from self._push(options, encoding.without(groups, known) if known else groups, expires_s)
         return known
 
-    def _slow(self, count: int) -> errors.SlowCall:
+    def _submit_timeout(self, count: int) -> errors.SlowCall:
         timeout_s = self.settings.timeout_s
         text = f"{count:,} requests in one call were not queued within {timeout_s:g} s: submit fewer at once, or raise MUTIRAO_TIMEOUT_S where Redis is called; they may be queued by now, and the same ids can be sent again"
         return errors.SlowCall(text, count=count, timeout_s=timeout_s)
 
-    def _push(self, ask: SubmitOptions, runs: Sequence[EncodedGroup], expires_s: float) -> Operation[None]:
+    def _push(self, options: SubmitOptions, groups: Sequence[EncodedGroup], expires_s: float) -> Operation[None]:
         """Push where the queue is on another server than the records; records of what could not be pushed are taken back."""
         if self.settings.uses_amqp:
-            yield from self._publish(ask, runs)
+            yield from self._publish(options, groups)
             return
         try:
-            reply = yield self._call("push", ask, runs, expires_s)
+            reply = yield self._submit_command("push", options, groups, expires_s)
         except errors.BrokerUnavailable:
-            yield from self._take_back(runs)
+            yield from self._delete_records(groups)
             raise
         if reply[0] == b"full":
-            yield from self._take_back(runs)
-            raise (yield from self._full(ask, int(reply[1]), int(reply[2])))
+            yield from self._delete_records(groups)
+            raise (yield from self._queue_full(options, int(reply[1]), int(reply[2])))
 
-    def _publish(self, ask: SubmitOptions, runs: Sequence[EncodedGroup]) -> Operation[None]:
+    def _publish(self, options: SubmitOptions, groups: Sequence[EncodedGroup]) -> Operation[None]:
         """Push to a broker that is no Redis: it takes one message after another, so a part of them may be queued when it fails."""
-        envelopes = [envelope for run in runs for envelope in run.envelopes()]
+        envelopes = [envelope for group in groups for envelope in group.envelopes()]
         args = (self.settings.queue_limit, *envelopes)
         try:
-            done: Published = yield Command("broker", "publish", (keyspace.queue(ask.model),), args)
+            done: Published = yield Command("broker", "publish", (keyspace.queue(options.model),), args)
         except errors.BrokerUnavailable:
-            yield from self._take_back(runs)
+            yield from self._delete_records(groups)
             raise
         if len(done.accepted) == len(envelopes):
             return
-        yield from self._take_back(encoding.without(runs, done.accepted))
+        yield from self._delete_records(encoding.without(groups, done.accepted))
         if done.error is None:
-            raise (yield from self._full(ask, done.depth, len(envelopes)))
+            raise (yield from self._queue_full(options, done.depth, len(envelopes)))
         if not done.accepted:
             raise done.error
         text = (
@@ -256,35 +255,37 @@ class RedisBackend(Backend):
         )
         raise errors.BrokerUnavailable(text, **done.error.data) from done.error
 
-    def _call(self, mode: str, ask: SubmitOptions, runs: Sequence[EncodedGroup], expires_s: float) -> Command:
-        keys = _keys(ask.model, ask.priority, self.line_of(ask.tenant))
+    def _submit_command(
+        self, mode: str, options: SubmitOptions, groups: Sequence[EncodedGroup], expires_s: float
+    ) -> Command:
+        keys = _keys(options.model, options.priority, self.line_of(options.tenant))
         limits = (self.settings.result_ttl_s, expires_s, self.settings.queue_limit)
         names = (keyspace.record_key(""), *keyspace.payload_key("|", "in").split("|"))
-        args = [arg for run in runs for arg in run.args()]
+        args = [arg for group in groups for arg in group.args()]
         return Command("broker" if mode == "push" else self._results, "submit", keys, (mode, *limits, *names, *args))
 
-    def _take_back(self, runs: Sequence[EncodedGroup]) -> Operation[None]:
-        ids = [id for run in runs for id in run.ids()]
+    def _delete_records(self, groups: Sequence[EncodedGroup]) -> Operation[None]:
+        ids = [id for group in groups for id in group.ids()]
         for first in range(0, len(ids), READ_MAX):
-            some = ids[first : first + READ_MAX]
-            keys = [key for id in some for key in (keyspace.record_key(id), keyspace.payload_key(id, "in"))]
+            part = ids[first : first + READ_MAX]
+            keys = [key for id in part for key in (keyspace.record_key(id), keyspace.payload_key(id, "in"))]
             yield Command("results", "DEL", tuple(keys))
 
-    def _full(self, ask: SubmitOptions, depth: int, asked: int) -> Operation[errors.QueueFull]:
-        model, limit = ask.model, self.settings.queue_limit
+    def _queue_full(self, options: SubmitOptions, depth: int, count: int) -> Operation[errors.QueueFull]:
+        model, limit = options.model, self.settings.queue_limit
         known = yield from self.known()
         rate = known.rate(model)
-        after_s = (depth + asked - limit) / rate if rate and asked <= limit else None
-        if asked > limit:
-            remedy = f"{asked:,} in one call can never fit: split it"
+        after_s = (depth + count - limit) / rate if rate and count <= limit else None
+        if count > limit:
+            remedy = f"{count:,} in one call can never fit: split it"
         elif not known.serving(model):
             remedy = "no live worker serves it (start one with: mutirao worker)"
         elif after_s is None:
             remedy = "try again later"
         else:
             remedy = f"try again in about {math.ceil(after_s):,} s"
-        more = f", {asked:,} more do not fit" if depth < limit else ""
-        whose = f" of tenant {ask.tenant!r}" if self.line_of(ask.tenant) else ""
+        more = f", {count:,} more do not fit" if depth < limit else ""
+        whose = f" of tenant {options.tenant!r}" if self.line_of(options.tenant) else ""
         return errors.QueueFull(
             f"queue of model {model!r} is full: {depth:,} of {limit:,} requests{whose} wait{more}; {remedy}",
             model=model,
@@ -296,16 +297,16 @@ class RedisBackend(Backend):
 
 @functools.lru_cache(maxsize=1024)
 def _keys(model: str, priority: str, tenant: str) -> tuple[str, ...]:
-    """Name the keys of the submit script: the list that requests go to, the bell, and all lists of who submits."""
+    """Name the keys of the submit script: the list that requests go to, the wake-up token, and all lists of the submitter."""
     lists = [keyspace.queue_key(model, step, tenant) for step in keyspace.KOMBU_STEPS]
-    bell = keyspace.wakeup_key(keyspace.queue(model))
-    return (keyspace.queue_key(model, keyspace.step(priority), tenant), bell, *lists)
+    wakeup = keyspace.wakeup_key(keyspace.queue(model))
+    return (keyspace.queue_key(model, keyspace.step(priority), tenant), wakeup, *lists)
 
 
-def _maker(settings: Settings) -> RequestEncoder:
+def _encoder(settings: Settings) -> RequestEncoder:
     return RequestEncoder(os.urandom(12).hex(), settings)
 
 
-def _gone(id: str, settings: Settings) -> errors.ResultExpired:
+def _expired(id: str, settings: Settings) -> errors.ResultExpired:
     kept = f"{settings.result_ttl_s:g} s"
     return errors.ResultExpired(f"the result of job {id!r} has expired: results are kept for {kept}", id=id)

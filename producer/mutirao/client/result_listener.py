@@ -5,7 +5,7 @@ key. Either way once, so the order is: subscribe, then read the records when Red
 earlier is found by that read, a later one is announced; after a broken connection the same two steps are done again for every
 job still waited for. A job that was submitted while the reply channel was open needs no read.
 
-Whatever was lost on the way all the same (by a worker that knows no reply channels, or by a bug) is found by a slow re-read.
+An announcement that is lost all the same (by a worker that knows no reply channels, or by a bug) is made up for by a slow re-read.
 """
 
 from __future__ import annotations
@@ -39,95 +39,95 @@ EARLY_BYTES_MAX = 32 * 1024 * 1024
 
 
 class ResultListener:
-    """Tells those who wait how their jobs ended. Lives on one event loop."""
+    """Delivers the ends of jobs to those who wait. Lives on one event loop."""
 
-    def __init__(self, core: RedisBackend, store: AsyncRedisDriver) -> None:
+    def __init__(self, backend: RedisBackend, driver: AsyncRedisDriver) -> None:
         """Take the operations and what runs them."""
-        self._core = core
-        self._redis = store
+        self._backend = backend
+        self._driver = driver
         self._channel = b""
-        self._waits: dict[str, tuple[Waiter, ...]] = {}
-        self._others: set[str] = set()  # those waited for that are announced on channels of their own
-        self._joining: list[str] = []
-        self._leaving: list[str] = []
+        self._waiters: dict[str, tuple[Waiter, ...]] = {}
+        self._on_own_channel: set[str] = set()  # jobs that are announced on channels of their own
+        self._to_subscribe: list[str] = []
+        self._to_unsubscribe: list[str] = []
         self._unread: set[str] = set()
         self._early: dict[str, JobRecord] = {}
         self._early_bytes = 0
         self._deadlines: dict[str, float] = {}
-        self._due: list[tuple[float, str]] = []  # a heap of them; one that is not in `_deadlines` is void
-        self._alarm: asyncio.TimerHandle | None = None
+        self._deadline_heap: list[tuple[float, str]] = []  # an entry that is not in `_deadlines` is void
+        self._timer: asyncio.TimerHandle | None = None
         self._subscription: Subscription | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = False
         self._reading = False
         self._rereading = False
         self._closed = False
-        # Stands for the time since which nothing of the reply channel can have been missed; another object after each gap.
+        # Identifies the time since which the reply channel has had no gap; replaced after each gap.
         self.epoch: object | None = None
 
-    def add(self, wait: Waiter) -> None:
+    def add(self, waiter: Waiter) -> None:
         """Begin to wait."""
         if self._closed:
-            wait.deliver([(job.id, closed_error()) for job in wait.jobs])
+            waiter.deliver([(job.id, closed_error()) for job in waiter.jobs])
             return
         try:
-            self._watch(wait)
+            self._add(waiter)
         except Exception as exc:  # a bug here must not leave anybody waiting for ever
-            wait.deliver([(job.id, exc) for job in wait.jobs])
+            waiter.deliver([(job.id, exc) for job in waiter.jobs])
             raise
 
-    def _watch(self, wait: Waiter) -> None:
+    def _add(self, waiter: Waiter) -> None:
         ended: Completions = []
-        for job in wait.jobs:
+        for job in waiter.jobs:
             id = job.id
-            if job.origin is not None and (early := self._early.pop(id, None)):
+            if job.context is not None and (early := self._early.pop(id, None)):
                 self._early_bytes -= len(bytes(early.result))
                 ended.append((id, early))
                 continue
-            waits = self._waits.get(id)
-            if waits is None:
-                self._begin(job)
-            self._waits[id] = (*waits, wait) if waits else (wait,)
-            if job.origin is not None:
-                self._date(id, job.origin.deadline)
-        self._set_alarm()
+            waiters = self._waiters.get(id)
+            if waiters is None:
+                self._track(job)
+            self._waiters[id] = (*waiters, waiter) if waiters else (waiter,)
+            if job.context is not None:
+                self._set_deadline(id, job.context.deadline)
+        self._set_timer()
         self._read_soon()
-        if self._waits and not self._listening:
+        if self._waiters and not self._listening:
             self._listening = True
             self._spawn(self._listen())
-        elif self._joining and self._subscription is not None:
-            self._spawn(self._join())
-        if self._waits and not self._rereading:
+        elif self._to_subscribe and self._subscription is not None:
+            self._spawn(self._subscribe())
+        if self._waiters and not self._rereading:
             self._rereading = True
             self._spawn(self._reread())
         if ended:
-            wait.deliver(ended)
+            waiter.deliver(ended)
 
-    def remove(self, wait: Waiter) -> None:
+    def remove(self, waiter: Waiter) -> None:
         """Wait no longer."""
-        for job in wait.jobs:
-            waits = self._waits.get(job.id, ())
-            if wait in waits:
-                left = tuple(other for other in waits if other is not wait)
+        for job in waiter.jobs:
+            waiters = self._waiters.get(job.id, ())
+            if waiter in waiters:
+                left = tuple(other for other in waiters if other is not waiter)
                 if left:
-                    self._waits[job.id] = left
+                    self._waiters[job.id] = left
                 else:
                     self._forget(job.id)
-        self._leave_soon()
+        self._unsubscribe_soon()
 
     async def close(self) -> None:
-        """Stop listening; who still waits is told."""
+        """Stop listening; everybody who still waits gets an error."""
         self._closed = True
         await cancel_all(set(self._tasks))
-        await self._drop()
+        await self._disconnect()
         self._fail(closed_error())
-        self._set_alarm()
+        self._set_timer()
 
-    def _begin(self, job: JobHandle) -> None:
-        if job.origin is None or job.origin.client != self._core.client:
-            self._others.add(job.id)
-            self._joining.append(job.id)
-        elif job.origin.epoch is None or job.origin.epoch is not self.epoch:
+    def _track(self, job: JobHandle) -> None:
+        if job.context is None or job.context.client != self._backend.client:
+            self._on_own_channel.add(job.id)
+            self._to_subscribe.append(job.id)
+        elif job.context.epoch is None or job.context.epoch is not self.epoch:
             self._unread.add(job.id)
 
     # Listening
@@ -138,64 +138,66 @@ class ResultListener:
             while True:
                 try:
                     async for message in (await self._connect()).messages():
-                        self._take(message)
+                        self._on_message(message)
                         failures = 0
                 except (redis.RedisError, OSError, MutiraoError):
-                    await self._drop()
+                    await self._disconnect()
                     await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
                     failures += 1
         finally:
             self._listening = False
 
     async def _connect(self) -> Subscription:
-        """Subscribe anew for everything still waited for. Nobody else may use the subscription before it has its connection."""
-        self._channel = keyspace.reply_channel(self._core.client).encode()
-        subscription = self._redis.subscription()
+        """Subscribe anew for every job still waited for. Nothing else may use the subscription before it has its connection."""
+        self._channel = keyspace.reply_channel(self._backend.client).encode()
+        subscription = self._driver.subscription()
         try:
             await subscription.subscribe(self._channel)
         except BaseException:
             await subscription.close()
             raise
-        self._joining = list(self._others)
+        self._to_subscribe = list(self._on_own_channel)
         self._subscription = subscription
-        await self._join()
+        await self._subscribe()
         return subscription
 
-    async def _join(self) -> None:
-        """Subscribe for all jobs of others that came in this turn of the loop, in one command."""
-        ids, self._joining = self._joining, []
+    async def _subscribe(self) -> None:
+        """Subscribe to the channels of all jobs added in this turn of the loop, in one command."""
+        ids, self._to_subscribe = self._to_subscribe, []
         if self._subscription is not None and ids:
             with contextlib.suppress(redis.RedisError, OSError):  # the listener sees the same failure and begins anew
                 await self._subscription.subscribe(*(keyspace.record_key(id) for id in ids))
 
-    async def _leave(self) -> None:
-        channels = [keyspace.record_key(id) for id in self._leaving if id not in self._others]
-        self._leaving = []
+    async def _unsubscribe(self) -> None:
+        channels = [keyspace.record_key(id) for id in self._to_unsubscribe if id not in self._on_own_channel]
+        self._to_unsubscribe = []
         if self._subscription is not None and channels:
             with contextlib.suppress(redis.RedisError, OSError):
                 await self._subscription.unsubscribe(*channels)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         if message["type"] not in ("message", "subscribe"):
             return
         if message["type"] == "message":
-            self._take_records(message["channel"] == self._channel, message["data"])
+            self._on_announcement(message["channel"] == self._channel, message["data"])
         elif message["channel"] == self._channel:
             self.epoch = object()
-            self._unread.update(self._waits.keys() - self._others)
+            self._unread.update(self._waiters.keys() - self._on_own_channel)
         else:
-            self._unread.update({message["channel"].decode().removeprefix(keyspace.record_key(""))} & self._others)
+            self._unread.update(
+                {message["channel"].decode().removeprefix(keyspace.record_key(""))} & self._on_own_channel
+            )
         self._read_soon()
 
-    def _take_records(self, grouped: bool, data: bytes) -> None:
+    def _on_announcement(self, grouped: bool, data: bytes) -> None:
         try:
             found = msgspec.json.decode(data if grouped else b"[" + data + b"]", type=list[JobRecord])
         except msgspec.DecodeError as exc:
             logger.warning("an announcement of %d bytes is not of job records: %s", len(data), exc)
             return  # the re-read finds what it was about
-        self._settle(found, keep=grouped)
+        self._complete(found, keep=grouped)
 
-    async def _drop(self) -> None:
+    async def _disconnect(self) -> None:
         subscription, self._subscription, self.epoch = self._subscription, None, None
         if subscription is not None:
             await subscription.close()
@@ -203,7 +205,7 @@ class ResultListener:
     # Reading
 
     def _read_soon(self) -> None:
-        """Read what has to be, once the subscription stands."""
+        """Read the unread records, once the subscription is confirmed."""
         if self._unread and self.epoch is not None and not self._reading:
             self._reading = True
             self._spawn(self._read_unread())
@@ -215,7 +217,7 @@ class ResultListener:
                 ids = list(itertools.islice(self._unread, READ_MAX))
                 self._unread.difference_update(ids)
                 try:
-                    await self._look(ids)
+                    await self._read_records(ids)
                 except MutiraoError:
                     self._unread.update(ids)
                     await asyncio.sleep(BACKOFF_S[-1])
@@ -223,13 +225,13 @@ class ResultListener:
             self._reading = False
 
     async def _reread(self) -> None:
-        """Once a second look at those who were looked at longest ago, and go on while that finds something."""
+        """Read once a second the records that were read longest ago, and go on while some of them have ended."""
         try:
-            while self._waits:
+            while self._waiters:
                 await asyncio.sleep(REREAD_S)
                 with contextlib.suppress(MutiraoError):  # Redis is away: the next look may find it
-                    while ids := list(itertools.islice(self._waits, READ_MAX)):
-                        if not await self._look(ids):
+                    while ids := list(itertools.islice(self._waiters, READ_MAX)):
+                        if not await self._read_records(ids):
                             break
                         if self._subscription is not None:
                             self._subscription.check_soon()
@@ -237,119 +239,121 @@ class ResultListener:
         finally:
             self._rereading = False
 
-    async def _look(self, ids: Sequence[str]) -> int:
+    async def _read_records(self, ids: Sequence[str]) -> int:
         """Read records; return how many had ended."""
-        ids = [id for id in ids if id in self._waits]
+        ids = [id for id in ids if id in self._waiters]
         if not ids:
             return 0
         for id in ids:
-            self._waits[id] = self._waits.pop(id)  # to the end of the line
-        return self._seen(ids, await self._redis.run(self._core.records(ids)))
+            self._waiters[id] = self._waiters.pop(id)  # now the one read last
+        return self._on_records(ids, await self._driver.run(self._backend.records(ids)))
 
-    def _seen(self, ids: Sequence[str], records: Sequence[JobRecord | None]) -> int:
+    def _on_records(self, ids: Sequence[str], records: Sequence[JobRecord | None]) -> int:
         for id, record in zip(ids, records, strict=True):
             if record is None:
-                self._fail(self._core.missing(id), [id])
+                self._fail(self._backend.missing(id), [id])
             elif record.status == "QUEUED" and record.job.expires_at is not None and id not in self._deadlines:
                 # By Redis's clock it has not passed, whatever ours says.
-                self._date(id, time.monotonic() + max(BACKOFF_S[0], record.job.expires_at - self._core.now()))
-        self._set_alarm()
+                self._set_deadline(
+                    id, time.monotonic() + max(BACKOFF_S[0], record.job.expires_at - self._backend.now())
+                )
+        self._set_timer()
         done = [record for record in records if record is not None and record.done]
-        self._settle(done)
+        self._complete(done)
         return len(done)
 
     # Deadlines
 
-    def _date(self, id: str, deadline: float) -> None:
+    def _set_deadline(self, id: str, deadline: float) -> None:
         self._deadlines[id] = deadline
-        heapq.heappush(self._due, (deadline, id))
+        heapq.heappush(self._deadline_heap, (deadline, id))
 
-    def _set_alarm(self) -> None:
-        """Wake at the earliest deadline of those who wait."""
-        if len(self._due) > 2 * len(self._deadlines) + READ_MAX:
-            self._due = [(deadline, id) for id, deadline in self._deadlines.items()]
-            heapq.heapify(self._due)
-        while self._due and self._deadlines.get(self._due[0][1]) != self._due[0][0]:
-            heapq.heappop(self._due)
-        at = self._due[0][0] if self._due else None
-        if self._alarm is not None and (at is None or at < self._alarm.when()):
-            self._alarm.cancel()
-            self._alarm = None
-        if self._alarm is None and at is not None:
-            self._alarm = asyncio.get_running_loop().call_at(at, self._ring)
+    def _set_timer(self) -> None:
+        """Set the timer to the earliest deadline."""
+        if len(self._deadline_heap) > 2 * len(self._deadlines) + READ_MAX:
+            self._deadline_heap = [(deadline, id) for id, deadline in self._deadlines.items()]
+            heapq.heapify(self._deadline_heap)
+        while self._deadline_heap and self._deadlines.get(self._deadline_heap[0][1]) != self._deadline_heap[0][0]:
+            heapq.heappop(self._deadline_heap)
+        at = self._deadline_heap[0][0] if self._deadline_heap else None
+        if self._timer is not None and (at is None or at < self._timer.when()):
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and at is not None:
+            self._timer = asyncio.get_running_loop().call_at(at, self._on_deadline)
 
-    def _ring(self) -> None:
-        self._alarm = None
+    def _on_deadline(self) -> None:
+        self._timer = None
         now, ids = time.monotonic(), []
-        while self._due and self._due[0][0] <= now:
-            deadline, id = heapq.heappop(self._due)
+        while self._deadline_heap and self._deadline_heap[0][0] <= now:
+            deadline, id = heapq.heappop(self._deadline_heap)
             if self._deadlines.get(id) == deadline:
                 del self._deadlines[id]
                 ids.append(id)
         if ids:
             self._spawn(self._expire(ids))
-        self._set_alarm()
+        self._set_timer()
 
     async def _expire(self, ids: Sequence[str]) -> None:
         for first in range(0, len(ids), READ_MAX):
             some = ids[first : first + READ_MAX]
             try:
-                self._seen(some, await self._redis.run(self._core.settle(some, "expired")))
+                self._on_records(some, await self._driver.run(self._backend.cancel_or_expire(some, "expired")))
             except MutiraoError:
                 for id in some:
-                    if id in self._waits:
-                        self._date(id, time.monotonic() + BACKOFF_S[-1])
-                self._set_alarm()
+                    if id in self._waiters:
+                        self._set_deadline(id, time.monotonic() + BACKOFF_S[-1])
+                self._set_timer()
 
-    # Telling
+    # Delivery
 
-    def _settle(self, records: Iterable[JobRecord], *, keep: bool = False) -> None:
-        told: dict[Waiter, Completions] = {}
+    def _complete(self, records: Iterable[JobRecord], *, keep: bool = False) -> None:
+        completions: dict[Waiter, Completions] = {}
         for record in records:
             if not record.done:
                 continue
             id = record.task_id
-            waits = self._waits.get(id)
-            if waits is None:
+            waiters = self._waiters.get(id)
+            if waiters is None:
                 if keep and id not in self._early:
                     self._early[id] = record
                     self._early_bytes += len(bytes(record.result))
                 continue
             self._forget(id)
-            for wait in waits:
-                told.setdefault(wait, []).append((id, record))
+            for waiter in waiters:
+                completions.setdefault(waiter, []).append((id, record))
         if self._early_bytes > EARLY_BYTES_MAX:
             self._early.clear()
             self._early_bytes, self.epoch = 0, object()
-        self._leave_soon()
-        for wait, ended in told.items():
-            wait.deliver(ended)
+        self._unsubscribe_soon()
+        for waiter, ended in completions.items():
+            waiter.deliver(ended)
 
     def _fail(self, error: Exception, ids: Iterable[str] | None = None) -> None:
-        for id in list(self._waits) if ids is None else ids:
-            waits = self._waits.get(id, ())
+        for id in list(self._waiters) if ids is None else ids:
+            waiters = self._waiters.get(id, ())
             self._forget(id)
-            for wait in waits:
-                wait.deliver([(id, error)])
-        self._leave_soon()
+            for waiter in waiters:
+                waiter.deliver([(id, error)])
+        self._unsubscribe_soon()
 
     def _forget(self, id: str) -> None:
-        self._waits.pop(id, None)
+        self._waiters.pop(id, None)
         self._deadlines.pop(id, None)
-        if id in self._others:
-            self._others.discard(id)
-            self._leaving.append(id)
+        if id in self._on_own_channel:
+            self._on_own_channel.discard(id)
+            self._to_unsubscribe.append(id)
 
-    def _leave_soon(self) -> None:
-        if self._leaving and self._subscription is not None:
-            self._spawn(self._leave())
+    def _unsubscribe_soon(self) -> None:
+        if self._to_unsubscribe and self._subscription is not None:
+            self._spawn(self._unsubscribe())
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._on_task_done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("waiting for results failed", exc_info=error)

@@ -94,7 +94,7 @@ class SubmitCoalescer:
             runs = self._backend.encoded(options, bound, ids)
         epoch = self._listener.epoch
         submitted = await self._redis.run(self._backend.queue(options, ids, runs))
-        self._metrics.queued(options.model, sum(group.form.rows * (len(group.items) // 3) for group in runs))
+        self._metrics.queued(options.model, sum(group.template.rows * (len(group.items) // 3) for group in runs))
         origin, known, queued = self._origin(epoch, submitted.expires_s), submitted.known, []
         for first in range(0, len(submitted.ids), MANY):
             for at, id in enumerate(submitted.ids[first : first + MANY], first):
@@ -138,7 +138,7 @@ class SubmitCoalescer:
     async def _together(self, items: list[Item]) -> None:
         options, epoch = items[0].options, self._listener.epoch
         submitted = await self._redis.run(self._backend.queue(options, [item.id for item in items], _joined(items)))
-        self._metrics.queued(options.model, sum(item.group.form.rows for item in items))
+        self._metrics.queued(options.model, sum(item.group.template.rows for item in items))
         origin = self._origin(epoch, submitted.expires_s)
         for item in items:
             if not item.queued.done():
@@ -164,8 +164,8 @@ class RecentSubmissions:
     def keep(self, queued: Sequence[Queued]) -> None:
         """Remember the jobs of one request."""
         for job, known in queued:
-            if not known and job.origin is not None:
-                self._origins[job.id] = job.origin
+            if not known and job.context is not None:
+                self._origins[job.id] = job.context
         for id in list(self._origins)[: max(0, len(self._origins) - RECENT_MAX)]:
             del self._origins[id]
 
@@ -189,8 +189,8 @@ def _joined(items: Sequence[Item]) -> list[EncodedGroup]:
     """Join neighbouring requests of one template into one group."""
     runs: list[EncodedGroup] = []
     for item in items:
-        if runs and runs[-1].form is item.group.form:
+        if runs and runs[-1].template is item.group.template:
             runs[-1].items.extend(item.group.items)
         else:
-            runs.append(EncodedGroup(item.group.form, list(item.group.items)))
+            runs.append(EncodedGroup(item.group.template, list(item.group.items)))
     return runs

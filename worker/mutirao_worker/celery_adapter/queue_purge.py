@@ -32,7 +32,7 @@ def empty(client: redis.Redis, queue: str) -> int:
                 count += len(envelopes)
                 found = (_ID.search(raw) for raw in envelopes)
                 ids = [id for match in found if match and (id := _known(match[1]))]
-                driver.run(core.settle(ids, "revoked"))
+                driver.run(core.cancel_or_expire(ids, "revoked"))
     return count
 
 

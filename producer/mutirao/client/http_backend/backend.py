@@ -51,21 +51,21 @@ class HttpBackend(Backend):
     client = ""
 
     def submit(
-        self, ask: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+        self, options: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
     ) -> Operation[Submitted]:
         """Check, encode and send requests; see `Operations.submit`."""
-        made, bound, expires_s = yield from self._prepared(ask, many, ids, rows=rows)
-        if made:
-            body, head = submit_body.encode(ask, bound, made, self.settings.max_request_bytes)
+        ids, bound, expires_s = yield from self._prepare(options, many, ids, rows=rows)
+        if ids:
+            body, json_length = submit_body.encode(options, bound, ids, self.settings.max_request_bytes)
             yield HttpCall(
                 "POST",
-                f"/v1/models/{quote(ask.model, safe='')}/jobs:batch",
-                {"priority": ask.priority, "expires_s": repr(float(expires_s))},
+                f"/v1/models/{quote(options.model, safe='')}/jobs:batch",
+                {"priority": options.priority, "expires_s": repr(float(expires_s))},
                 body,
-                {"content-type": BINARY, HEADER_LENGTH: str(head)},
-                wait_s=len(made) * QUEUED_EACH_S,
+                {"content-type": BINARY, HEADER_LENGTH: str(json_length)},
+                wait_s=len(ids) * QUEUED_EACH_S,
             )
-        return Submitted(made, frozenset(), expires_s)
+        return Submitted(ids, frozenset(), expires_s)
 
     def record(self, id: str) -> Operation[JobRecord]:
         """Read a job's record; see `Operations.record`."""
@@ -79,18 +79,18 @@ class HttpBackend(Backend):
             ids: of the jobs.
             wait_s: the longest wait, in seconds.
         """
-        asked = msgspec.json.encode({"ids": ids, "wait": wait_s, "results": True})
-        reply = yield HttpCall("POST", "/v1/jobs:wait", body=asked, headers=_JSON, wait_s=wait_s, polls=True)
-        told = self._read(reply.body, JobEndings)
-        found: Completions = [(view.id, view.record()) for view in told.jobs]
-        for id in told.missing:
+        body = msgspec.json.encode({"ids": ids, "wait": wait_s, "results": True})
+        reply = yield HttpCall("POST", "/v1/jobs:wait", body=body, headers=_JSON, wait_s=wait_s, polls=True)
+        endings = self._read(reply.body, JobEndings)
+        completions: Completions = [(view.id, view.record()) for view in endings.jobs]
+        for id in endings.missing:
             try:
                 record = yield from self.record(id)
             except errors.JobNotFound as exc:  # says which of the reasons it is
-                found.append((id, exc))
+                completions.append((id, exc))
             else:
-                found += [(id, record)] if record.done else []
-        return found
+                completions += [(id, record)] if record.done else []
+        return completions
 
     def cancel(self, id: str) -> Operation[bool]:
         """Cancel a job if it still waits; see `Operations.cancel`."""
@@ -110,28 +110,28 @@ class HttpBackend(Backend):
             return inline
         if bytes(result) == b"null":
             reply = yield HttpCall("GET", f"{_job(record.task_id)}/result", headers={"accept": BINARY})
-            head = int(reply.headers.get(HEADER_LENGTH.lower(), len(reply.body)))
-            return _decoded(self._read(reply.body[:head], PredictResult), reply.body[head:])
+            json_length = int(reply.headers.get(HEADER_LENGTH.lower(), len(reply.body)))
+            return _decoded(self._read(reply.body[:json_length], PredictResult), reply.body[json_length:])
         return _decoded(record.response(), None)
 
     def catalog(self) -> Operation[Registry]:
         """Read which models are served and which workers live; workers are shown to those keys alone that may see them."""
-        asked_at = time.monotonic()
-        known = yield from self.announced()
+        started_at = time.monotonic()
+        registry = yield from self.announced()
         try:
             reply = yield HttpCall("GET", "/v1/fleet")
         except errors.Forbidden:
-            return known
+            return registry
         workers = self._read(reply.body, _Fleet).workers or ()
-        whole = msgspec.structs.replace(known, workers=tuple(worker.info() for worker in workers))
-        return self._learned(whole, asked_at)
+        whole = msgspec.structs.replace(registry, workers=tuple(worker.info() for worker in workers))
+        return self._keep_copy(whole, started_at)
 
     def announced(self) -> Operation[Registry]:
         """Read which models are served, and by how many workers."""
-        asked_at = time.monotonic()
+        started_at = time.monotonic()
         reply = yield HttpCall("GET", "/v1/models")
         models = self._read(reply.body, _Models).models
-        return self._learned(Registry(models={info.name: info for info in models}, workers=()), asked_at)
+        return self._keep_copy(Registry(models={info.name: info for info in models}, workers=()), started_at)
 
     def _read(self, body: bytes, kind: type[T]) -> T:
         try:

@@ -39,12 +39,12 @@ class SubmitManyBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     parameters: dict[str, Any] | None = None
 
 
-def encode(ask: SubmitOptions, bound: ValidatedRequests, ids: Sequence[str], limit: int) -> tuple[bytes, int]:
+def encode(options: SubmitOptions, validated: ValidatedRequests, ids: Sequence[str], limit: int) -> tuple[bytes, int]:
     """Write the body, and say how long its JSON is.
 
     Args:
-        ask: what is the same for each.
-        bound: the requests' arrays.
+        options: what is the same for each.
+        validated: the requests' arrays.
         ids: an id for each.
         limit: of the body, in bytes.
 
@@ -52,18 +52,18 @@ def encode(ask: SubmitOptions, bound: ValidatedRequests, ids: Sequence[str], lim
         PayloadTooLarge: it is longer.
     """
     raws: list[bytes] = []
-    if isinstance(bound, RowBatch):
-        inputs, requests = _sized(bound.arrays, raws), None
+    if isinstance(validated, RowBatch):
+        inputs, requests = _sized(validated.arrays, raws), None
     else:
-        inputs, requests = None, tuple(SubmitBody(_sized(arrays, raws) or ()) for arrays in bound)
-    batch = SubmitManyBody(
+        inputs, requests = None, tuple(SubmitBody(_sized(arrays, raws) or ()) for arrays in validated)
+    body = SubmitManyBody(
         ids=tuple(ids),
         inputs=inputs,
         requests=requests,
-        outputs=tuple(RequestedOutput(name) for name in ask.outputs) if ask.outputs else None,
-        parameters=dict(ask.parameters) if ask.parameters else None,
+        outputs=tuple(RequestedOutput(name) for name in options.outputs) if options.outputs else None,
+        parameters=dict(options.parameters) if options.parameters else None,
     )
-    head = msgspec.json.encode(batch)
+    head = msgspec.json.encode(body)
     size = len(head) + sum(map(len, raws))
     if size > limit:
         text = f"the call is {size} bytes, the limit is {limit}: split it, or raise MUTIRAO_MAX_REQUEST_BYTES"

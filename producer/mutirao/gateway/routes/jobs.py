@@ -134,7 +134,7 @@ async def result(gateway: Gateway, request: Request, id: str) -> Response:
 async def cancel(gateway: Gateway, request: Request, id: str) -> Response:
     """Cancel a job that still waits; 409 where it runs or has ended."""
     known = (await _own(gateway, request, id, "cancel")).task_id
-    (record,) = await gateway.redis.run(gateway.backend.settle([known], "revoked"))
+    (record,) = await gateway.redis.run(gateway.backend.cancel_or_expire([known], "revoked"))
     if record is None:
         raise gateway.backend.missing(known)
     if record.state != "cancelled":

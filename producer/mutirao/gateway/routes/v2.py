@@ -288,7 +288,7 @@ async def _later(
 async def _withdraw(gateway: Gateway, request: Request, id: str) -> None:
     """Cancel what nobody waits for any more and nobody can ask for; where Redis is away, it is answered to nobody."""
     with contextlib.suppress(errors.MutiraoError):
-        (record,) = await gateway.redis.run(gateway.backend.settle([id], "revoked"))
+        (record,) = await gateway.redis.run(gateway.backend.cancel_or_expire([id], "revoked"))
         if record is not None and record.done:
             gateway.rate_limiter.ended(request.caller, [id])
 

@@ -185,7 +185,9 @@ async def _read_ended(gateway: Gateway, ids: Sequence[str], tenant: str) -> dict
     }
     late = [id for id, record in found.items() if record is not None and _overdue(record, gateway.backend.now())]
     if late:
-        found |= dict(zip(late, await gateway.redis.run(gateway.backend.settle(late, "expired")), strict=True))
+        found |= dict(
+            zip(late, await gateway.redis.run(gateway.backend.cancel_or_expire(late, "expired")), strict=True)
+        )
     return {id: record for id, record in found.items() if record is None or record.done}
 
 
