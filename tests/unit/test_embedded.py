@@ -20,7 +20,7 @@ from mutirao import errors, settings
 from mutirao.embedded import ChildExit, Embedded, redis_server, watchdog
 from mutirao.embedded.process_group import SCRIPT, ProcessGroup
 from mutirao.embedded.state_dir import StateDir
-from mutirao.embedded.supervisor import backoff_s, ending
+from mutirao.embedded.supervisor import backoff_s, describe_exit
 
 # Announces itself as a worker does, starts a child of its own, and at SIGTERM needs a moment, and Redis, to end.
 STANDIN = """
@@ -354,7 +354,7 @@ def test_the_wait_doubles_with_each_death(deaths, wait_s):
 )
 def test_an_ending_is_told_in_words(code, words):
     """A signal is named, not numbered."""
-    assert ending(code) == words
+    assert describe_exit(code) == words
 
 
 def mode(folder):

@@ -41,14 +41,14 @@ READY_S = 120.0
     type=click.Path(file_okay=False, path_type=Path),
     help="Data, logs, passwords [default: MUTIRAO_HOME or ./.mutirao].",
 )
-@click.option("--flower/--no-flower", default=True, help="Celery's monitor, behind a password that is printed.")
+@click.option("--flower/--no-flower", default=True, help="Run Flower, Celery's monitor; its password is printed.")
 @click.option(
     "--port", type=click.IntRange(1, 65535), help="Redis's port [default: that of the last run, or any that is free]."
 )
 @click.option(
     "--flower-port", type=click.IntRange(1, 65535), help="Flower's port [default: 5555, or any that is free]."
 )
-@click.option("--gateway/--no-gateway", default=True, help="The HTTP front and its console, for this machine.")
+@click.option("--gateway/--no-gateway", default=True, help="Run the HTTP gateway and its console, for this machine.")
 @click.option(
     "--gateway-port",
     type=click.IntRange(0, 65535),
@@ -69,8 +69,8 @@ def up(
 ) -> None:
     """Run Redis, workers, the HTTP gateway and Flower on this machine, without Docker or root.
 
-    All of it listens on this machine only, and ends with Ctrl-C: workers finish what they compute first. What is queued stays in the
-    folder, and the next `up` there goes on with it.
+    Everything listens on this machine only. Ctrl-C ends it: workers finish the batches that they run. Queued requests stay in the
+    folder, and the next `up` there serves them.
     """
     _refuse_empty(Path(settings.load(models=None if models is None else str(models)).models))
     started = time.monotonic()
@@ -84,7 +84,7 @@ def up(
         flower_port=flower_port,
         gateway=gateway,
         gateway_port=gateway_port,
-        report=_tell,
+        report=_report_exit,
     )
     with _until_interrupted(system):
         with console.stderr.status("starting Redis and the workers ..."):
@@ -105,7 +105,7 @@ def up(
 
 
 def _refuse_empty(models: Path) -> None:
-    """Say at once what each worker would say after it has loaded its libraries."""
+    """Refuse a folder without models at once, as each worker would once its libraries are loaded."""
     if not any(models.glob("*/model.toml")):
         raise errors.EmbeddedError(
             f"there is no model in {models.resolve()}: add one with `mutirao models add NAME FILE`, or name another folder with --models"
@@ -116,8 +116,8 @@ def _refuse_empty(models: Path) -> None:
 def _until_interrupted(system: Embedded) -> Iterator[None]:
     """Run until Ctrl-C, a service manager's SIGTERM or a closed terminal's SIGHUP, and end the system whatever happens.
 
-    The first signal ends the wait, with code 0, for this is how it ends. A later one interrupts nothing, so that the end stays in
-    order at any moment: it only kills what the end waits for; once all has ended, signals are ignored, so that the code stays 0.
+    The first signal ends the run, with exit code 0. A later one does not interrupt the shutdown, which stays in order: it only kills
+    the processes that the shutdown waits for. Once all have ended, signals are ignored, so that the exit code stays 0.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     ending = False
@@ -150,8 +150,8 @@ def _end(system: Embedded) -> None:
         console.note("ended. What is queued stays; `mutirao up` goes on with it.")
 
 
-def _tell(incident: ChildExit) -> None:
-    console.stderr.print(f"[yellow]{time.strftime('%H:%M:%S')}[/] {escape(str(incident))}")
+def _report_exit(child_exit: ChildExit) -> None:
+    console.stderr.print(f"[yellow]{time.strftime('%H:%M:%S')}[/] {escape(str(child_exit))}")
 
 
 def _banner(system: Embedded, took_s: float) -> None:
@@ -205,7 +205,7 @@ def _hints(system: Embedded) -> Iterator[str]:
 
 
 def _where(system: Embedded) -> str:
-    """Say how a command elsewhere finds this system: it looks into ./.mutirao by itself."""
+    """Return how a command elsewhere finds this system; commands look into ./.mutirao by themselves."""
     if system.home.path == (Path.cwd() / settings.Settings().home).resolve():
         return ", in this folder"
     return f", with export MUTIRAO_HOME={shlex.quote(str(system.home.path))}"

@@ -53,7 +53,7 @@ class ProcessGroup:
     def start(
         self, command: Sequence[str], *, stage: int, grace_s: float, log: Path, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a child that ends at this stage, lower ones first, and has grace_s seconds for it."""
+        """Start a child that ends at this stage, lower stages first, within grace_s seconds."""
         with open_log(log) as out:
             process = subprocess.Popen(  # noqa: S603
                 [*SCRIPT, "enrol", str(os.getpid()), str(self._pipe), str(stage), str(grace_s), *command],
@@ -68,14 +68,14 @@ class ProcessGroup:
         return process
 
     def forget(self, process: subprocess.Popen[bytes]) -> None:
-        """End what a dead child left of its group, and tell the watchdog that its number may be another's soon."""
+        """End the rest of a dead child's group; tell the watchdog to forget its process id, which may be reused."""
         watchdog.kill(process.pid)
         self._children.pop(process.pid, None)
         with contextlib.suppress(OSError):
             os.write(self._pipe, f"- {process.pid}\n".encode())
 
     def watched(self) -> bool:
-        """Whether the watchdog lives: without it nobody would end the children of a killed parent."""
+        """Whether the watchdog lives: without it nothing would end the children of a killed parent."""
         return self._watchdog.poll() is None
 
     def end(self) -> None:
@@ -88,7 +88,7 @@ class ProcessGroup:
             self._reap()
             time.sleep(0.02)
         if self._watchdog.returncode != 0:
-            self._end_ourselves()
+            self._end_here()
         for child in self._children.values():
             # A leader is a zombie before its last thread has ended, and can be reaped only then.
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -108,8 +108,8 @@ class ProcessGroup:
             if child.member.stage < below:
                 watchdog.kill(child.member.pid)
 
-    def _end_ourselves(self) -> None:
-        """Do the watchdog's work, by the same code: it died, or hangs, before it was done."""
+    def _end_here(self) -> None:
+        """End the children here, by the watchdog's code: the watchdog died or hangs."""
         self._watchdog.kill()
         self._watchdog.wait()
         watchdog.end([child.member for child in self._children.values() if child.process.poll() is None])

@@ -32,7 +32,7 @@ BASE = {
 
 
 class RedisEndpoint(msgspec.Struct, frozen=True):
-    """A server's place: the folder that holds its data, the port and the password."""
+    """Where a server runs: the folder of its data, its port and its password."""
 
     folder: Path
     port: int
@@ -63,7 +63,7 @@ def command(binary: Binary, server: RedisEndpoint, options: Mapping[str, str] | 
 
 
 def written_by(folder: Path) -> Release | None:
-    """Tell what wrote the data in a server's folder; None where there is none, or every server can read it."""
+    """Return the release that wrote the data in a server's folder; None where there is no data, or every server can read it."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode((folder / NOTE).read_bytes(), type=Release)
     # Written before there were notes: Redis 6 would start empty beside it.
@@ -138,7 +138,7 @@ def answers(server: RedisEndpoint) -> bool:
 
 
 def stop_leftover(server: RedisEndpoint) -> bool:
-    """Stop a server of ours that a crash left behind: two servers on one data folder would ruin it. Say whether there was one."""
+    """Stop a server that a crash of an earlier run left behind, since two on one data folder would ruin it. Return whether there was one."""
     if not answers(server):
         return False
     try:

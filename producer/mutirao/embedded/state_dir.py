@@ -25,7 +25,7 @@ ELSEWHERE = "choose another with MUTIRAO_HOME"
 
 
 class Secrets(msgspec.Struct, frozen=True):
-    """What stays the same from run to run, so that a URL that a user has copied keeps working."""
+    """Ports and passwords that stay the same from run to run, so that a URL that a user has copied keeps working."""
 
     redis_password: str
     flower_password: str
@@ -42,14 +42,14 @@ class StateDir:
         self.state = self.path / "up.json"
 
     def prepare(self) -> None:
-        """Make the folder, or close an earlier one that others may read.
+        """Create the folder, or restrict an earlier one that others may read.
 
         Raises:
             EmbeddedError: it cannot be made or written, or not be kept from others.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._close()
+            self._restrict()
             # It lies in a user's project as a rule, and its passwords must not be committed by chance.
             (self.path / ".gitignore").write_text("*\n", encoding="utf-8")
         except OSError as exc:
@@ -57,8 +57,8 @@ class StateDir:
                 f"the folder {self.path} cannot be written ({exc.strerror}): {ELSEWHERE}"
             ) from exc
 
-    def _close(self) -> None:
-        """Keep others out: passwords, requests and results lie here."""
+    def _restrict(self) -> None:
+        """Restrict the folder to its owner: it holds passwords, requests and results."""
         if (mode := _open_to_others(self.path)) is None:
             return
         what = f"the folder {self.path} is to hold passwords, and others may read it or write to it (mode {mode:o})"
@@ -74,7 +74,7 @@ class StateDir:
             raise errors.EmbeddedError(f"{what}; its file system keeps no modes: {ELSEWHERE}")
 
     def lock(self) -> int:
-        """Take the folder for this process; the lock lives as long as the descriptor, here and in every process that holds it.
+        """Lock the folder for this process; the lock lasts as long as the descriptor, here and in every process that inherits it.
 
         Raises:
             EmbeddedError: a system runs in it; names the folder and the process.
@@ -123,7 +123,7 @@ class StateDir:
         write_private(self.path / "secrets.json", kept)
 
     def log(self, name: str) -> Path:
-        """Name the log file of one process."""
+        """Return the log file of one process."""
         return self.logs / f"{name}.log"
 
     def last_line(self, name: str) -> str:

@@ -51,7 +51,7 @@ class Embedded:
         gateway: whether the HTTP gateway runs; it is left out, too, where its libraries are not installed.
         gateway_port: the gateway's port; by default 8000, or any that is free.
         worker_command: what starts one worker; options are added to it.
-        report: called with each incident (a child died), from another thread.
+        report: called with each child's death, from another thread.
 
     Raises:
         EmbeddedError: the system cannot start (a port that was named is in use, say); the message names the remedy.
@@ -73,11 +73,14 @@ class Embedded:
         worker_command: Sequence[str] = (sys.executable, "-m", "mutirao", "worker"),
         report: Callable[[ChildExit], None] = lambda _: None,
     ) -> None:
-        self._given: dict[str, Any] = {"home": str(home) if home else None, "models": str(models) if models else None}
+        self._overrides: dict[str, Any] = {
+            "home": str(home) if home else None,
+            "models": str(models) if models else None,
+        }
         self._names = [f"worker{number}" for number in range(1, workers + 1)]
         self._concurrency = concurrency
         self._port = port
-        self._asked = {"--gateway-port": gateway_port, "--flower-port": flower_port}
+        self._named_ports = {"--gateway-port": gateway_port, "--flower-port": flower_port}
         self._flower = flower and importlib.util.find_spec("flower") is not None
         self._gateway = gateway and importlib.util.find_spec("litestar") is not None
         self._flower_port = self._gateway_port = 0
@@ -116,7 +119,10 @@ class Embedded:
     def moved_from(self) -> dict[str, int]:
         """The usual ports that were taken, by the addresses at which what usually has them listens."""
         usual = {self.gateway_url: GATEWAY_PORT, self.flower_url: FLOWER_PORT}
-        asked = {self.gateway_url: self._asked["--gateway-port"], self.flower_url: self._asked["--flower-port"]}
+        asked = {
+            self.gateway_url: self._named_ports["--gateway-port"],
+            self.flower_url: self._named_ports["--flower-port"],
+        }
         return {url: port for url, port in usual.items() if url and asked[url] is None and not url.endswith(f":{port}")}
 
     @property
@@ -135,8 +141,8 @@ class Embedded:
         return self._supervisor.pids()
 
     def start(self) -> None:
-        """Start all of it; returns when Redis answers, workers and Flower may take longer: see `wait_ready`."""
-        local = settings.load(**self._given, broker_url="redis://127.0.0.1")
+        """Start all processes; return when Redis answers. Workers and Flower may take longer: see `wait_ready`."""
+        local = settings.load(**self._overrides, broker_url="redis://127.0.0.1")
         if webhook_policy.allowed_hosts(local.webhook_hosts):
             webhook_policy.signing_keys(local.webhook_secret)
         self.home = StateDir(Path(local.home))
@@ -155,7 +161,7 @@ class Embedded:
             home=str(self.home.path),
             models=str(Path(local.models).resolve()),
         )
-        self._give_back()
+        self._expire_leases()
         self._start_others()
         self._write_state()
         self._supervisor.watch()
@@ -164,7 +170,7 @@ class Embedded:
         """Wait until every worker has announced itself, and the gateway answers.
 
         Raises:
-            EmbeddedError: names the one that has not, with the last line of its log.
+            EmbeddedError: a process is not ready; the text names it and quotes the last line of its log.
         """
         deadline = time.monotonic() + timeout_s
         with self._connected() as client:
@@ -182,7 +188,7 @@ class Embedded:
             time.sleep(0.05)
 
     def fleet(self) -> Registry:
-        """Tell which workers live and which models they have announced.
+        """Read which workers live and which models they have announced.
 
         Raises:
             BrokerUnavailable: Redis does not answer, or refuses.
@@ -191,7 +197,7 @@ class Embedded:
             return self._fleet(client)
 
     def check(self) -> None:
-        """Say whether the system still is one.
+        """Raise if the system cannot go on.
 
         Raises:
             EmbeddedError: Redis died again and again, or the watchdog was killed; the caller should close the system.
@@ -200,7 +206,7 @@ class Embedded:
             raise errors.EmbeddedError(f"the system stops: {self._supervisor.failure}; logs are in {self.home.logs}")
 
     def close(self) -> None:
-        """End all of it, in order, in bounded time. May be called again."""
+        """End all processes, in order, in bounded time. May be called again."""
         if self.started:
             self._supervisor.stop()
             self._processes.end()
@@ -214,19 +220,19 @@ class Embedded:
             self._processes.kill(below=REDIS)
 
     def _choose_ports(self) -> None:
-        """Choose before anything starts: a port that somebody named is that one or none."""
-        named = [port for port in (self._port, *self._asked.values()) if port]
+        """Choose the ports before anything starts; a port that the user named is used, or refused, but never replaced."""
+        named = [port for port in (self._port, *self._named_ports.values()) if port]
         if twice := next((port for port in named if named.count(port) > 1), None):
             raise errors.EmbeddedError(
                 f"port {twice} is named twice: Redis, the gateway and Flower each need their own"
             )
         if self._gateway:
-            self._gateway_port = self._chosen("--gateway-port", GATEWAY_PORT)
+            self._gateway_port = self._choose_port("--gateway-port", GATEWAY_PORT)
         if self._flower:
-            self._flower_port = self._chosen("--flower-port", FLOWER_PORT)
+            self._flower_port = self._choose_port("--flower-port", FLOWER_PORT)
 
-    def _chosen(self, option: str, usual: int) -> int:
-        return redis_server.chosen_port(self._asked[option], usual, option)
+    def _choose_port(self, option: str, usual: int) -> int:
+        return redis_server.chosen_port(self._named_ports[option], usual, option)
 
     def _start_redis(self) -> None:
         # Both the last parent and its watchdog were killed: their Redis is still there, on the same data.
@@ -236,16 +242,16 @@ class Embedded:
         port = redis_server.chosen_port(self._port, self._secrets.redis_port, "--port")
         self.server = redis_server.RedisEndpoint(self.home.redis, port, self._secrets.redis_password)
         command = redis_server.command(self.binary, self.server)
-        self._supervisor.start(self._role("redis", command, REDIS, dict(os.environ), deaths=5))
+        self._supervisor.start(self._spec("redis", command, REDIS, dict(os.environ), deaths=5))
         if not redis_server.wait_ready(self.server, ended=lambda: self._supervisor.ended("redis")):
             raise errors.EmbeddedError(
                 f"{self.binary} did not start: {self.home.last_line('redis')} ({self.home.log('redis')})"
             )
         self.home.keep(msgspec.structs.replace(self._secrets, redis_port=port))
 
-    def _give_back(self) -> None:
-        """Let the workers take at once what a crash cut off: no worker of the last run lives, so its lease may as well lapse now."""
-        # A Redis that refuses it, being full perhaps, is still one from which requests are served: leases lapse by themselves.
+    def _expire_leases(self) -> None:
+        """Expire the leases of the last run: none of its workers lives, so that what a crash cut off is taken at once."""
+        # A Redis that refuses this, perhaps because it is full, still serves requests: leases expire by themselves.
         with contextlib.suppress(errors.BrokerUnavailable), self._connected() as client:
             client.zunionstore(keyspace.LEASES, {keyspace.LEASES: 0})
 
@@ -267,22 +273,26 @@ class Embedded:
         options = [] if self._concurrency is None else ["--concurrency", str(self._concurrency)]
         for name in self._names:
             self._supervisor.start(
-                self._role(
+                self._spec(
                     name, [*self._worker_command, "--name", f"{name}@{socket.gethostname()}", *options], WORKERS, env
                 )
             )
         if self.settings.webhook_hosts:
-            told = env | {"MUTIRAO_WEBHOOK_SECRET": self.settings.webhook_secret}
-            self._supervisor.start(self._role("webhooks", [sys.executable, "-m", "mutirao", "webhooks"], FLOWER, told))
+            own_env = env | {"MUTIRAO_WEBHOOK_SECRET": self.settings.webhook_secret}
+            self._supervisor.start(
+                self._spec("webhooks", [sys.executable, "-m", "mutirao", "webhooks"], FLOWER, own_env)
+            )
         if self._gateway_port:
             # The workers have ended by then, so there is nothing left to wait for.
-            told = env | {"MUTIRAO_GRACE_S": "2"}
+            own_env = env | {"MUTIRAO_GRACE_S": "2"}
             self._supervisor.start(
-                self._role("gateway", self._gateway_command(), FLOWER, told, again=self._gateway_again)
+                self._spec("gateway", self._gateway_command(), FLOWER, own_env, restart=self._restart_gateway)
             )
         if self._flower_port:
             env["FLOWER_BASIC_AUTH"] = f"{self.flower_user}:{self.flower_password}"
-            self._supervisor.start(self._role("flower", self._flower_command(), FLOWER, env, again=self._flower_again))
+            self._supervisor.start(
+                self._spec("flower", self._flower_command(), FLOWER, env, restart=self._restart_flower)
+            )
 
     def _gateway_command(self) -> list[str]:
         return [*_MUTIRAO, "gateway", "--host", redis_server.HOST, "--port", str(self._gateway_port)]
@@ -290,26 +300,26 @@ class Embedded:
     def _flower_command(self) -> list[str]:
         return [*_MUTIRAO, "flower", "--port", str(self._flower_port)]
 
-    def _gateway_again(self) -> tuple[list[str], str]:
-        self._gateway_port, moved = self._still("--gateway-port", self._gateway_port)
+    def _restart_gateway(self) -> tuple[list[str], str]:
+        self._gateway_port, moved = self._port_to_restart_on("--gateway-port", self._gateway_port)
         if moved:
             self._write_state()
         return self._gateway_command(), moved
 
-    def _flower_again(self) -> tuple[list[str], str]:
-        self._flower_port, moved = self._still("--flower-port", self._flower_port)
+    def _restart_flower(self) -> tuple[list[str], str]:
+        self._flower_port, moved = self._port_to_restart_on("--flower-port", self._flower_port)
         if moved:
             self._write_state()
         return self._flower_command(), moved
 
-    def _still(self, option: str, port: int) -> tuple[int, str]:
-        """Say where what has died starts again: where another program has its port meanwhile elsewhere, if nobody named that port."""
-        free = port if self._asked[option] else redis_server.free_port(port)
+    def _port_to_restart_on(self, option: str, port: int) -> tuple[int, str]:
+        """Return the port to restart on, and a remark: another one where another program took it and the user named none."""
+        free = port if self._named_ports[option] else redis_server.free_port(port)
         if free == port:
             return port, ""
         return free, f"at http://{redis_server.HOST}:{free}, since another program has port {port} now"
 
-    def _role(self, name: str, command: Sequence[str], stage: int, env: dict[str, str], **given: Any) -> ChildSpec:
+    def _spec(self, name: str, command: Sequence[str], stage: int, env: dict[str, str], **options: Any) -> ChildSpec:
         return ChildSpec(
             name=name,
             command=command,
@@ -317,7 +327,7 @@ class Embedded:
             grace_s=GRACE_S[stage],
             log=self.home.log(name),
             env=env,
-            **given,
+            **options,
         )
 
     def _write_state(self) -> None:
@@ -340,7 +350,7 @@ class Embedded:
         return False
 
     def _unannounced(self, client: redis.Redis) -> list[str]:
-        """Name the workers that have not been seen since they were started; entries of an earlier run are older."""
+        """Return the workers that have not announced themselves since they were started; entries of an earlier run are older."""
         try:
             announced: Any = client.hgetall(keyspace.WORKERS)
         except redis.RedisError:

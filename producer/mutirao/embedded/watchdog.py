@@ -73,7 +73,7 @@ def _end_stage(members: list[Member]) -> None:
 
 
 def _states(group: int) -> dict[int, str]:
-    """Tell the state of each process of a group; only Linux has /proc, elsewhere there is nothing to tell."""
+    """Return the state of each process of a group; only Linux has /proc, elsewhere nothing is known."""
     states: dict[int, str] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ def _ask(pid: int) -> None:
 
 
 def _watched(parent: int) -> list[Member]:
-    """Read what the parent tells until it is gone; a child that it forked may hold the pipe open, so its id is looked at too."""
+    """Read the parent's messages until it is gone; a child that it forked may hold the pipe open, so its id is checked too."""
     members: dict[int, Member] = {}
     for line in _lines(parent):
         _learn(members, line.decode().split())
@@ -147,7 +147,7 @@ def _watch(parent: int, state: str) -> None:
 
 
 def _enrol(parent: int, pipe: int, stage: str, grace_s: str, command: list[str]) -> None:
-    """Become the command, but be known to the watchdog first: so no moment is left in which a killed parent loses a child.
+    """Register with the watchdog, then become the command, so that a parent killed at any moment loses no child.
 
     If the parent lives after the line was written, the watchdog reads the line; if not, it may not, and there is no more to do.
     """
