@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -14,13 +14,10 @@ from mutirao.cli import console, render_jobs, render_outputs
 from mutirao.cli.options import COMPLETION_S, Command, ModelName, as_json, broker
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.dead_letters import REASONS, DeadLetter, DeadLetters, check_version, letter_not_found
-from mutirao.redisdb.drivers import Operation, RedisDriver
-from mutirao.settings import Settings
+from mutirao.redisdb.drivers import RedisDriver
 
 SHOWN = 100
 COMPLETED = 50
-
-T = TypeVar("T")
 
 
 class LetterId(click.ParamType[str]):
@@ -29,42 +26,18 @@ class LetterId(click.ParamType[str]):
     name = "ID"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        """Take it as it is."""
+        """Return the id unchanged."""
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Ask Redis, for a second at most; whoever presses TAB does not want to read an error."""
+        """Read the newest ids from Redis, for a second at most; no error is shown to who presses TAB."""
         with (
             contextlib.suppress(errors.MutiraoError),
-            _opened(ctx.params.get("broker_url"), timeout_s=COMPLETION_S) as box,
+            _connected(ctx.params.get("broker_url"), timeout_s=COMPLETION_S) as (redis, store),
         ):
-            newest = box.run(box.dead.ids())[::-1]
+            newest = redis.run(store.ids())[::-1]
             return [CompletionItem(id) for id in newest if id.startswith(incomplete)][:COMPLETED]
         return []
-
-
-class Box:
-    """The dead letters of one Redis."""
-
-    def __init__(self, given: Settings) -> None:
-        self.settings = given
-        self.dead = DeadLetters(given)
-        self._redis = RedisDriver(given)
-
-    def run(self, operation: Operation[T]) -> T:
-        """Run an operation."""
-        return self._redis.run(operation)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._redis.close()
-
-    def chosen(self, ids: Sequence[str], model: str | None, reason: str | None) -> list[DeadLetter]:
-        """Read the letters that are named; or, where none is, those that match, the oldest first."""
-        if not ids:
-            return self.run(self.dead.matching(self.run(self.dead.ids()), model, reason))
-        found = self.run(self.dead.letters(tuple(dict.fromkeys(ids))))
-        return [letter for letter in found if letter is not None]
 
 
 def _filters(command: Command) -> Command:
@@ -100,10 +73,10 @@ def dead() -> None:
 @as_json
 def list_(model: str | None, reason: str | None, limit: int, broker_url: str | None, *, as_json: bool) -> None:
     """List dead letters, the newest first."""
-    with _opened(broker_url) as box:
-        ids = box.run(box.dead.ids())[::-1]
-        found = box.run(box.dead.matching(ids, model, reason, limit + 1))
-    letters = found[:limit]
+    with _connected(broker_url) as (redis, store):
+        ids = redis.run(store.ids())[::-1]
+        matching = redis.run(store.matching(ids, model, reason, limit + 1))
+    letters = matching[:limit]
     if as_json:
         for letter in letters:
             console.emit_json(_facts(letter))
@@ -111,7 +84,7 @@ def list_(model: str | None, reason: str | None, limit: int, broker_url: str | N
         console.table(("id", "model", "reason", "attempts", "worker", "when"), map(_row, letters))
     else:
         console.note("no dead letters" + (" match" if ids else ""))
-    if len(found) > limit and not as_json:
+    if len(matching) > limit and not as_json:
         of = f" of {len(ids):,}" if model is None and reason is None else ""
         console.note(f"the newest {limit:,}{of}: --limit N shows more")
 
@@ -121,14 +94,14 @@ def list_(model: str | None, reason: str | None, limit: int, broker_url: str | N
     epilog="Example: mutirao dead show 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11",
 )
 @click.argument("id", type=LetterId(), metavar="ID")
-@click.option("--payload", is_flag=True, help="Print the request's values too, which may be nobody's business.")
+@click.option("--payload", is_flag=True, help="Print the request's values too; they may be confidential.")
 @broker
 @as_json
 def show(id: str, broker_url: str | None, *, payload: bool, as_json: bool) -> None:
     """Show one dead letter: why, when, where, how often it was tried, and its shape."""
-    with _opened(broker_url) as box:
-        letter = box.run(box.dead.find(id))
-        raw = box.run(box.dead.tensors(letter)) if payload else None
+    with _connected(broker_url) as (redis, store):
+        letter = redis.run(store.find(id))
+        raw = redis.run(store.tensors(letter)) if payload else None
     if as_json:
         console.emit_json(_facts(letter) | (_payload(letter, raw) if payload else {}))
         return
@@ -143,7 +116,7 @@ def show(id: str, broker_url: str | None, *, payload: bool, as_json: bool) -> No
 @click.option(
     "--to-version",
     metavar="V",
-    help="Only if V is the version that workers serve now: the one that has the mistake fixed.",
+    help="Only if workers now serve version V, the one in which the mistake is fixed.",
 )
 @broker
 @as_json
@@ -165,24 +138,24 @@ def replay(
     _check_selection(ids, model, reason, everything=everything)
     if everything and to_version is not None and model is None:
         raise click.UsageError("--to-version is a version of one model: name it with --model.")
-    with _opened(broker_url) as box:
-        letters = box.chosen(ids, model, reason)
+    with _connected(broker_url) as (redis, store):
+        letters = _chosen(redis, store, ids, model, reason)
         if to_version is not None and letters:
-            known = box.run(RedisBackend(box.settings, check=False).catalog())
-            check_version(letters, known, keyspace.version_name(to_version))
-        said = box.run(box.dead.replay(letters))
-    if not ids and not said:
+            registry = redis.run(RedisBackend(settings.load(broker_url=broker_url), check=False).catalog())
+            check_version(letters, registry, keyspace.version_name(to_version))
+        outcomes = redis.run(store.replay(letters))
+    if not ids and not outcomes:
         console.note("no dead letters to replay")
     codes = []
-    for id in dict.fromkeys(ids) if ids else said:
-        why = said.get(id, letter_not_found(id))
-        codes.append(_told(id, "replayed", why, as_json=as_json))
+    for id in dict.fromkeys(ids) if ids else outcomes:
+        why = outcomes.get(id, letter_not_found(id))
+        codes.append(_report(id, "replayed", why, as_json=as_json))
     return next(filter(None, codes), console.Exit.OK)
 
 
 @dead.command(epilog="Example: mutirao dead purge --all --model iris --yes")
 @_selection("Remove")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask; --all does otherwise.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation, as --all does.")
 @broker
 @as_json
 def purge(
@@ -197,16 +170,18 @@ def purge(
 ) -> int:
     """Remove dead letters for good; their jobs' records stay."""
     _check_selection(ids, model, reason, everything=everything)
-    with _opened(broker_url) as box:
-        chosen = list(dict.fromkeys(ids)) if ids else [letter.id for letter in box.chosen(ids, model, reason)]
+    with _connected(broker_url) as (redis, store):
+        chosen = (
+            list(dict.fromkeys(ids)) if ids else [letter.id for letter in _chosen(redis, store, ids, model, reason)]
+        )
         if not chosen:
             console.note("no dead letters to remove")
         elif everything and not yes:
             click.confirm(f"Remove {_counted(len(chosen))} for good?", abort=True, err=True)
-        removed = set(box.run(box.dead.purge(chosen)))
+        removed = set(redis.run(store.purge(chosen)))
     gone = ids or removed  # of those that were not named, one that somebody else removed is none of our business
     codes = [
-        _told(id, "purged", None if id in removed else letter_not_found(id), as_json=as_json)
+        _report(id, "purged", None if id in removed else letter_not_found(id), as_json=as_json)
         for id in chosen
         if id in gone
     ]
@@ -220,7 +195,7 @@ def _check_selection(ids: Sequence[str], model: str | None, reason: str | None, 
         raise click.UsageError("--model and --reason choose among all: take --all with them, and no ids.")
 
 
-def _told(id: str, done: str, why: errors.MutiraoError | None, *, as_json: bool) -> console.Exit:
+def _report(id: str, done: str, why: errors.MutiraoError | None, *, as_json: bool) -> console.Exit:
     if as_json:
         console.emit_json({"id": id, done: why is None})
     elif why is None:
@@ -229,7 +204,7 @@ def _told(id: str, done: str, why: errors.MutiraoError | None, *, as_json: bool)
 
 
 def _facts(letter: DeadLetter) -> dict[str, Any]:
-    """Make the flat JSON document of a letter, without any value of its request."""
+    """Return the flat JSON document of a letter, without any value of its request."""
     queue, _, step = letter.queue.partition(keyspace.KOMBU_SEPARATOR)
     return {
         "id": letter.id,
@@ -298,10 +273,19 @@ def _counted(count: int) -> str:
     return f"{count:,} dead letter{'' if count == 1 else 's'}"
 
 
+def _chosen(
+    redis: RedisDriver, store: DeadLetters, ids: Sequence[str], model: str | None, reason: str | None
+) -> list[DeadLetter]:
+    """Read the named letters; or, where none is named, those that match, the oldest first."""
+    if not ids:
+        return redis.run(store.matching(redis.run(store.ids()), model, reason))
+    letters = redis.run(store.letters(tuple(dict.fromkeys(ids))))
+    return [letter for letter in letters if letter is not None]
+
+
 @contextlib.contextmanager
-def _opened(broker_url: str | None, **given: Any) -> Iterator[Box]:
-    box = Box(settings.load(broker_url=broker_url, **given))
-    try:
-        yield box
-    finally:
-        box.close()
+def _connected(broker_url: str | None, **options: Any) -> Iterator[tuple[RedisDriver, DeadLetters]]:
+    """Open a connection to Redis, and the dead letters in it."""
+    loaded = settings.load(broker_url=broker_url, **options)
+    with contextlib.closing(RedisDriver(loaded)) as redis:
+        yield redis, DeadLetters(loaded)

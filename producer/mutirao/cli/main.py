@@ -25,7 +25,7 @@ LIGHT = {
     "flower": "mutirao.cli.flower:flower",
     "gateway": "mutirao.cli.gateway:gateway",
     "keys": "mutirao.cli.api_keys:keys",
-    "openapi": "mutirao.cli.openapi:openapi",
+    "openapi": "mutirao.cli.gateway:openapi",
     "predict": "mutirao.cli.jobs:predict",
     "result": "mutirao.cli.jobs:result",
     "status": "mutirao.cli.jobs:status",
