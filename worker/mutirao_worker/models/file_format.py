@@ -25,34 +25,34 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it first"),
     (b"\x04\x22\x4d\x18", "compressed with lz4", "save it again with joblib.dump(model, path, compress=3)"),
 )
-_HEAD = 64 * 1024
+_HEAD_BYTES = 64 * 1024
 
 
 def foreign_format(raw: bytes) -> str:
     """Describe a file that is no pickle, and what to do; "" where it may be one."""
     if not raw:
         return "is empty: save the model again, or copy the file again"
-    found = next(((what, do) for start, what, do in _MAGIC if raw.startswith(start)), None) or _by_content(raw)
-    return f"is {found[0]}: {found[1]}" if found else ""
+    kind = next(((what, do) for start, what, do in _MAGIC if raw.startswith(start)), None) or _by_content(raw)
+    return f"is {kind[0]}: {kind[1]}" if kind else ""
 
 
 def _by_content(raw: bytes) -> tuple[str, str] | None:
-    text = raw[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    text = raw[:_HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<"):
         return _markup(text)
     if text.startswith(b"{"):
         return _json(text)
     if raw.startswith(b"PK\x03\x04"):
         return _zip_archive(raw)
-    signs = {
+    signatures = {
         "a tar archive": raw[257:262] == b"ustar",
         "a TensorFlow Lite model": raw[4:8] == b"TFL3",
         "a safetensors file": raw[8:10] == b'{"' and int.from_bytes(raw[:8], "little") <= len(raw),
         # A protocol buffer whose first field is the version of ONNX, and its second one of the next.
         "an ONNX model": raw[:1] == b"\x08" and raw[1:2] < b"\x20" and raw[2:3] in {b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x32", b"\x3a", b"\x42"},
     }  # fmt: skip
-    found = next((what for what, is_one in signs.items() if is_one), None)
-    return (found, "unpack it first" if "archive" in found else _ONLY_SKLEARN) if found else None
+    kind = next((what for what, is_one in signatures.items() if is_one), None)
+    return (kind, "unpack it first" if "archive" in kind else _ONLY_SKLEARN) if kind else None
 
 
 def _markup(text: bytes) -> tuple[str, str] | None:

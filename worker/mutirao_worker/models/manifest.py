@@ -18,7 +18,7 @@ from mutirao_worker.models import atomic_files
 
 FILE = "model.toml"
 
-_KINDS = {
+_TYPE_WORDS = {
     "int": "a whole number",
     "float": "a number",
     "str": "text",
@@ -27,9 +27,9 @@ _KINDS = {
     "object": "a table",
 }
 _DIGEST = re.compile(atomic_files.ALGORITHM + "[0-9a-f]{64}", re.ASCII)
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
 
-_HEAD = """\
+_HEADER = """\
 # Read by the workers when they start. You may edit the settings above the first [versions...]; the versions are written by
 # `mutirao models add`, which keeps your settings, but not your comments.
 """
@@ -138,13 +138,13 @@ def parse(text: bytes, path: PurePath) -> Manifest:
         document = tomllib.loads(text.decode())
         manifest = msgspec.convert(document, Manifest)
     except RecursionError as exc:
-        raise _wrong(path, "it is nested too deeply: no key needs more than three levels") from exc
+        raise _manifest_error(path, "it is nested too deeply: no key needs more than three levels") from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise _wrong(path, f"it is not TOML: {exc}") from exc
+        raise _manifest_error(path, f"it is not TOML: {exc}") from exc
     except msgspec.ValidationError as exc:
-        raise _wrong(path, _explained(str(exc), document)) from exc
-    for key, value, rule in _broken(manifest, path.parent.name):
-        raise _wrong(path, f"{key} is {value!r}: {rule}")
+        raise _manifest_error(path, _plain_message(str(exc), document)) from exc
+    for key, value, rule in _violations(manifest, path.parent.name):
+        raise _manifest_error(path, f"{key} is {value!r}: {rule}")
     return manifest
 
 
@@ -152,53 +152,53 @@ def dump(manifest: Manifest) -> bytes:
     """Return a model.toml, laid out for people."""
     settings = msgspec.structs.asdict(manifest)
     versions = settings.pop("versions")
-    lines = [_HEAD, *(_setting(key, value) for key, value in settings.items())]
+    lines = [_HEADER, *(_setting_line(key, value) for key, value in settings.items())]
     for name, version in versions.items():
-        lines += ["", f"[versions.{_value(name)}]", *_version_lines(version)]
+        lines += ["", f"[versions.{_toml_value(name)}]", *_version_lines(version)]
         lines += [
             "",
-            f"[versions.{_value(name)}.files]",
-            *(f"{_value(file)} = {_value(digest)}" for file, digest in version.files.items()),
+            f"[versions.{_toml_value(name)}.files]",
+            *(f"{_toml_value(file)} = {_toml_value(digest)}" for file, digest in version.files.items()),
         ]
     return ("\n".join(lines) + "\n").encode()
 
 
-def _setting(key: str, value: Any) -> str:
-    return f"# {key} =  (none)" if value is None else f"{key} = {_value(value)}"
+def _setting_line(key: str, value: Any) -> str:
+    return f"# {key} =  (none)" if value is None else f"{key} = {_toml_value(value)}"
 
 
 def _version_lines(version: Version) -> Iterator[str]:
     for key, value in msgspec.to_builtins(version).items():
         if key in {"inputs", "outputs"}:
             yield f"{key} = ["
-            yield from (f"  {_value(spec)}," for spec in value)
+            yield from (f"  {_toml_value(spec)}," for spec in value)
             yield "]"
         elif key != "files":
-            yield f"{key} = {_value(value)}"
+            yield f"{key} = {_toml_value(value)}"
 
 
-def _value(value: Any) -> str:
+def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(key)} = {_value(each)}" for key, each in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml_value(each)}" for key, each in value.items()) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(each) for each in value) + "]"
+        return "[" + ", ".join(_toml_value(each) for each in value) + "]"
     # A TOML basic string is a JSON string, but for DEL and for the pairs of \u escapes that JSON makes of an emoji.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key, re.ASCII) else _value(key)
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key, re.ASCII) else _toml_value(key)
 
 
-def _broken(manifest: Manifest, folder: str) -> Iterator[tuple[str, object, str]]:
-    yield from _broken_settings(manifest, folder)
+def _violations(manifest: Manifest, folder: str) -> Iterator[tuple[str, object, str]]:
+    yield from _setting_violations(manifest, folder)
     for name, version in manifest.versions.items():
         if not _allowed(keyspace.version_name, name):
             yield "versions", name, "a version is 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit"
-        yield from ((f"versions.{name}.{key}", value, rule) for key, value, rule in _broken_version(version))
+        yield from ((f"versions.{name}.{key}", value, rule) for key, value, rule in _version_violations(version))
 
 
-def _broken_settings(manifest: Manifest, folder: str) -> Iterator[tuple[str, object, str]]:
+def _setting_violations(manifest: Manifest, folder: str) -> Iterator[tuple[str, object, str]]:
     if manifest.name != folder:
         yield "name", manifest.name, f"it must be {folder!r}, as its folder"
     if manifest.active not in manifest.versions:
@@ -226,22 +226,22 @@ def _broken_settings(manifest: Manifest, folder: str) -> Iterator[tuple[str, obj
         )
 
 
-def _broken_version(version: Version) -> Iterator[tuple[str, object, str]]:
+def _version_violations(version: Version) -> Iterator[tuple[str, object, str]]:
     for file, digest in version.files.items():
-        if not _PLAIN.fullmatch(file):
+        if not _FILE_NAME.fullmatch(file):
             yield "files", file, "it must be the name of a file in the version's own folder"
         if not _DIGEST.fullmatch(digest):
             yield f"files.{file}", digest, f"it must be {atomic_files.ALGORITHM} and 64 hexadecimal digits"
     for key in ("model", "example"):
         if (file := getattr(version, key)) not in version.files and (file or key == "model"):
             yield key, file, f"it must be one of files: {', '.join(version.files) or '(none)'}"
-    yield from _broken_specs("inputs", version.inputs)
-    yield from _broken_specs("outputs", version.outputs)
+    yield from _spec_violations("inputs", version.inputs)
+    yield from _spec_violations("outputs", version.outputs)
     if not any(output.default for output in version.outputs):
         yield "outputs", [output.name for output in version.outputs], "at least one must have default = true"
 
 
-def _broken_specs(key: str, specs: Iterable[TensorSpec]) -> Iterator[tuple[str, object, str]]:
+def _spec_violations(key: str, specs: Iterable[TensorSpec]) -> Iterator[tuple[str, object, str]]:
     names = [spec.name for spec in specs]
     if not names or len(set(names)) != len(names):
         yield key, names, "there must be at least one, each with a name of its own"
@@ -268,17 +268,17 @@ def _allowed(check: Callable[[str], str], name: str) -> bool:
         return False
 
 
-def _explained(text: str, document: dict[str, Any]) -> str:
+def _plain_message(text: str, document: dict[str, Any]) -> str:
     rule, _, place = text.partition(" - at `$.")
     path = place.removesuffix("`")
     found: Any = document
     for part in path.replace("[...]", "").split(".") if path else ():
         found = found.get(part) if isinstance(found, dict) else None
-    for kind, words in _KINDS.items():
+    for kind, words in _TYPE_WORDS.items():
         rule = rule.replace(f"`{kind}`", words)
     shown = f"{path} is {found!r}: " if path and isinstance(found, str | int | float) else f"{path}: " if path else ""
     return shown + rule[:1].lower() + rule[1:]
 
 
-def _wrong(path: PurePath, text: str) -> errors.ManifestError:
+def _manifest_error(path: PurePath, text: str) -> errors.ManifestError:
     return errors.ManifestError(f"{path}: {text}", path=str(path))

@@ -91,7 +91,7 @@ class Repository:
                 self._path(manifest, manifest.version.model), files[manifest.version.model], manifest.runtime
             )
         except errors.RepositoryError as exc:
-            raise _unavailable(name, str(exc)) from exc
+            raise _unavailable_error(name, str(exc)) from exc
         example = files.get(manifest.version.example, b"")
         return LoadedModel(
             msgspec.structs.replace(info, example=_example_row(example)), manifest, runtime, model, example
@@ -268,13 +268,13 @@ class Repository:
     def _read_version_file(self, manifest: Manifest, version: str, file: str) -> bytes:
         path = self.root / manifest.name / version / file
         if not self._is_inside(path):
-            raise _unavailable(manifest.name, f"{path} is a link out of the repository: copy the file into it")
+            raise _unavailable_error(manifest.name, f"{path} is a link out of the repository: copy the file into it")
         if not path.is_file():
-            raise _unavailable(manifest.name, f"{path} is missing: put it back, or add the model again")
+            raise _unavailable_error(manifest.name, f"{path} is missing: put it back, or add the model again")
         try:
             raw = path.read_bytes()
         except OSError as exc:
-            raise _unavailable(manifest.name, f"{path} cannot be read: {exc.strerror}") from exc
+            raise _unavailable_error(manifest.name, f"{path} cannot be read: {exc.strerror}") from exc
         wanted, got = manifest.versions[version].files[file], atomic_files.digest(raw)
         if got != wanted:
             mismatch = f"its digest is {got[:15]}..., {manifest_file.FILE} names {wanted[:15]}..."
@@ -357,7 +357,7 @@ def _version_note(manifest: Manifest) -> str:
         return ""
     text = f"saved with {saved_with}, loaded with {installed}"
     if manifest.strict_version:
-        raise _unavailable(
+        raise _unavailable_error(
             manifest.name,
             f"{text}, which its strict_version = true refuses: install {saved_with}, or save the model again",
         )
@@ -378,5 +378,5 @@ def _next_version(taken: set[str]) -> str:
     return str(max((int(version) for version in taken if version.isascii() and version.isdecimal()), default=0) + 1)
 
 
-def _unavailable(name: str, reason: str) -> errors.ModelUnavailable:
+def _unavailable_error(name: str, reason: str) -> errors.ModelUnavailable:
     return errors.ModelUnavailable(reason, model=name, reason=reason)

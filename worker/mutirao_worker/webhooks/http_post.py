@@ -57,12 +57,12 @@ def post(
     Raises:
         DeliveryError: there was no response, in time or at all.
     """
-    until = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     try:
         with (
             socket.create_connection((address, target.port), min(CONNECT_S, timeout_s)) as connected,
-            _deadline(connected, until - time.monotonic()) as left,
-            _with_tls(connected, target, tls, left) as channel,
+            _shut_down_at_deadline(connected, deadline - time.monotonic()) as remaining_s,
+            _wrapped_in_tls(connected, target, tls, remaining_s) as channel,
         ):
             return _exchange(channel, target, headers, body)
     except TimeoutError as exc:
@@ -70,37 +70,37 @@ def post(
     except ssl.SSLCertVerificationError as exc:
         raise DeliveryError(f"its certificate is not good: {exc.verify_message}") from exc
     except (OSError, http.client.HTTPException, ValueError) as exc:
-        late = time.monotonic() >= until
+        late = time.monotonic() >= deadline
         raise DeliveryError("timed out" if late else _describe_failure(exc)) from exc
 
 
 @contextlib.contextmanager
-def _deadline(connected: socket.socket, left_s: float) -> Iterator[float]:
+def _shut_down_at_deadline(connected: socket.socket, remaining_s: float) -> Iterator[float]:
     """Shut the connection down when its time is over: a receiver that sends a byte now and then runs into no socket's timeout."""
-    if left_s <= 0:
+    if remaining_s <= 0:
         raise TimeoutError
-    twin = connected.dup()  # TLS takes the socket itself over
-    timer = threading.Timer(left_s, _shut, (twin,))
+    duplicate = connected.dup()  # TLS takes the socket itself over
+    timer = threading.Timer(remaining_s, _shut_down, (duplicate,))
     timer.daemon = True
     timer.start()
     try:
-        yield left_s
+        yield remaining_s
     finally:
         timer.cancel()
         timer.join()
-        twin.close()
+        duplicate.close()
 
 
-def _shut(twin: socket.socket) -> None:
+def _shut_down(duplicate: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        twin.shutdown(socket.SHUT_RDWR)
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
-def _with_tls(
-    connected: socket.socket, target: WebhookTarget, tls: ssl.SSLContext, left_s: float
+def _wrapped_in_tls(
+    connected: socket.socket, target: WebhookTarget, tls: ssl.SSLContext, remaining_s: float
 ) -> Iterator[socket.socket]:
-    connected.settimeout(left_s)
+    connected.settimeout(remaining_s)
     if target.scheme == "http":
         yield connected
         return
