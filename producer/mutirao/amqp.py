@@ -17,7 +17,7 @@ import msgspec
 
 from mutirao import errors
 from mutirao.settings import Settings, without_password
-from mutirao.single_flight import Lock
+from mutirao.single_flight import PerProcessLock
 from mutirao.urls import scrubbed
 
 # The most messages without a confirmation before the publisher waits for the first of them.
@@ -49,7 +49,7 @@ class Publisher:
         """
         self._settings = settings
         self._kombu = _kombu(settings)
-        self._lock = Lock()
+        self._lock = PerProcessLock()
         self._confirms: _ConfirmChannel | None = None
 
     def publish(self, queue: str, limit: int, envelopes: Sequence[bytes]) -> Published:
@@ -103,8 +103,8 @@ class Publisher:
 
     def _unavailable(self, reason: Exception | str) -> errors.BrokerUnavailable:
         url = without_password(self._settings.broker_url)
-        said = " ".join(scrubbed(str(reason), self._settings.broker_url).split()) or type(reason).__name__
-        return errors.BrokerUnavailable(f"the broker at {url} is unavailable: {said}; is it running?", url=url)
+        detail = " ".join(scrubbed(str(reason), self._settings.broker_url).split()) or type(reason).__name__
+        return errors.BrokerUnavailable(f"the broker at {url} is unavailable: {detail}; is it running?", url=url)
 
 
 class _ConfirmChannel:
@@ -166,13 +166,13 @@ class _ConfirmChannel:
             self._connection.collect()
 
     def _message(self, envelope: bytes) -> Any:
-        given = msgspec.json.decode(envelope)
-        properties = {"correlation_id": given["headers"]["id"], "delivery_mode": 2}
+        message = msgspec.json.decode(envelope)
+        properties = {"correlation_id": message["headers"]["id"], "delivery_mode": 2}
         return self._channel.prepare_message(
-            base64.b64decode(given["body"]),
-            content_type=given["content-type"],
-            content_encoding=given["content-encoding"],
-            headers=given["headers"],
+            base64.b64decode(message["body"]),
+            content_type=message["content-type"],
+            content_encoding=message["content-encoding"],
+            headers=message["headers"],
             properties=properties,
         )
 

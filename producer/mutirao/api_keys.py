@@ -119,8 +119,8 @@ class ApiKeys:
 
     def all(self) -> Operation[dict[str, ApiKey]]:
         """Read every key by its id, revoked ones too."""
-        found = yield Command(self._database, "HGETALL", (keyspace.KEYS,))
-        return {id.decode(): key_from_json(id.decode(), raw) for id, raw in found.items()}
+        raws = yield Command(self._database, "HGETALL", (keyspace.KEYS,))
+        return {id.decode(): key_from_json(id.decode(), raw) for id, raw in raws.items()}
 
     def any(self) -> Operation[bool]:
         """Return whether there is any key, a revoked one too."""
@@ -148,12 +148,10 @@ class ApiKeys:
         try:
             key = yield from self.find(id)
         except errors.KeyNotFound as exc:
-            if own := [
+            if valid := [
                 key.id for key in (yield from self.all()).values() if key.tenant == id and key.revoked_at is None
             ]:
-                text = (
-                    f"there is no API key {id!r}: a key goes by its id, and those of tenant {id!r} are {', '.join(own)}"
-                )
+                text = f"there is no API key {id!r}: a key goes by its id, and those of tenant {id!r} are {', '.join(valid)}"
                 raise errors.KeyNotFound(text, id=id) from exc
             raise
         if key.revoked_at is None:
@@ -167,34 +165,34 @@ class ApiKeys:
         Raises:
             InvalidRequest: a key is still valid, so clients may use it.
         """
-        found = yield from self.all()
-        if good := sorted(id for id, key in found.items() if key.revoked_at is None):
-            text = f"API key {good[0]!r} is good: revoke every key first, with mutirao keys revoke {' '.join(good)}"
+        keys = yield from self.all()
+        if valid := sorted(id for id, key in keys.items() if key.revoked_at is None):
+            text = f"API key {valid[0]!r} is good: revoke every key first, with mutirao keys revoke {' '.join(valid)}"
             raise errors.InvalidRequest(text, reason="good keys")
-        if found:
-            yield Command(self._database, "HDEL", (keyspace.KEYS,), tuple(found))
-        return len(found)
+        if keys:
+            yield Command(self._database, "HDEL", (keyspace.KEYS,), tuple(keys))
+        return len(keys)
 
     def _now(self) -> Operation[float]:
         seconds, micros = yield Command(self._database, "TIME")
         return int(seconds) + int(micros) / 1e6
 
 
-def refuses_all(found: Sequence[ApiKey]) -> str:
+def lockout_remedy(keys: Sequence[ApiKey]) -> str:
     """Return the remedy where there are keys and all are revoked, so that a gateway refuses every request; else ""."""
-    if not found or any(key.revoked_at is None for key in found):
+    if not keys or any(key.revoked_at is None for key in keys):
         return ""
     return "every key is revoked, so the gateway lets nobody in: make one with mutirao keys add TENANT, or open it to this machine again with mutirao keys clear and a restart of the gateway"
 
 
-def find_by_token(known: Mapping[str, ApiKey], token: str) -> ApiKey | None:
+def find_by_token(keys: Mapping[str, ApiKey], token: str) -> ApiKey | None:
     """Return the key of a token, revoked or not; None for an unknown token.
 
     The time does not depend on what is wrong with the token: there is always one hash and one comparison of constant time.
     """
     match = _TOKEN.fullmatch(token)
     id, secret = match.groups() if match else ("", token)
-    key = known.get(id, _NO_KEY)
+    key = keys.get(id, _NO_KEY)
     same = hmac.compare_digest(_digest(secret).encode(), key.digest.encode())
     return key if same and key is not _NO_KEY else None
 
@@ -231,13 +229,13 @@ def key_from_json(id: str, raw: bytes) -> ApiKey:
 
 
 def _checked(limits: KeyLimits) -> KeyLimits:
-    rate, burst, most = limits.rate_per_s, limits.burst, limits.in_flight
+    rate, burst, in_flight = limits.rate_per_s, limits.burst, limits.in_flight
     if rate is not None and not 0 < rate <= RATE_MAX:
         raise _refused("rate_per_s", rate, f"it must be more than 0, and {RATE_MAX:,.0f} at most")
     if burst < 1:
         raise _refused("burst", burst, "it must be 1 or more")
-    if most is not None and not 1 <= most <= IN_FLIGHT_MAX:
-        raise _refused("in_flight", most, f"it must be 1 to {IN_FLIGHT_MAX:,}")
+    if in_flight is not None and not 1 <= in_flight <= IN_FLIGHT_MAX:
+        raise _refused("in_flight", in_flight, f"it must be 1 to {IN_FLIGHT_MAX:,}")
     return limits
 
 

@@ -62,21 +62,21 @@ class DeadLetter(msgspec.Struct, frozen=True):
     @property
     def summary(self) -> str | None:
         """The request's shape, as this project's client wrote it; None for a stock client, whose text may hold values."""
-        found = self._read_envelope()
-        return found.headers.argsrepr if found is not None and found.headers.mutirao else None
+        envelope = self._read_envelope()
+        return envelope.headers.argsrepr if envelope is not None and envelope.headers.mutirao else None
 
     @property
     def is_offloaded(self) -> bool:
         """Whether its tensors are kept under a key of their own."""
-        found = self._read_envelope()
-        return bool(found is not None and found.headers.mutirao and found.headers.mutirao.offloaded)
+        envelope = self._read_envelope()
+        return bool(envelope is not None and envelope.headers.mutirao and envelope.headers.mutirao.offloaded)
 
     @property
     def replayable(self) -> bool:
         """Whether it is a request that can be replayed, unless its offloaded tensors are gone."""
         queue = self.queue.partition(keyspace.KOMBU_SEPARATOR)[0]
-        known = queue == keyspace.WEBHOOKS or keyspace.model_of(queue) is not None
-        return bool(known and self.task_id and self.reason not in NO_REQUEST and not self.envelope_base64)
+        is_own_queue = queue == keyspace.WEBHOOKS or keyspace.model_of(queue) is not None
+        return bool(is_own_queue and self.task_id and self.reason not in NO_REQUEST and not self.envelope_base64)
 
     def inputs(self, raw: bytes | None = None) -> dict[str, Array]:
         """Decode the request's inputs, by name.
@@ -87,20 +87,24 @@ class DeadLetter(msgspec.Struct, frozen=True):
         Raises:
             InvalidRequest: the message is not a request that can be decoded.
         """
-        found = self._read_envelope()
-        if found is None:
+        envelope = self._read_envelope()
+        if envelope is None:
             raise errors.InvalidRequest(f"dead letter {self.id!r} is no task message: its text is in its envelope")
         try:
-            body = base64.b64decode(found.body) if found.properties.body_encoding == "base64" else found.body.encode()
-            given = (
+            body = (
+                base64.b64decode(envelope.body)
+                if envelope.properties.body_encoding == "base64"
+                else envelope.body.encode()
+            )
+            payload = (
                 binary_codec.decode_body(body)
-                if found.content_type == binary_codec.BINARY
+                if envelope.content_type == binary_codec.BINARY
                 else msgspec.json.decode(body)
             )[0][1]
-            request = messages.read_request(given)
+            request = messages.read_request(payload)
             if raw is not None and binary_codec.is_offloaded(request):
                 request = binary_codec.request_with(request, raw)
-            return {tensor.name: tensors.decode(tensor) if tensor.datatype else untyped.natural(tensor.name, tensor.data)
+            return {tensor.name: tensors.decode(tensor) if tensor.datatype else untyped.array_from_values(tensor.name, tensor.data)
                     for tensor in request.inputs}  # fmt: skip
         except (errors.MutiraoError, msgspec.DecodeError, binascii.Error, ValueError, TypeError, LookupError) as exc:
             raise errors.InvalidRequest(f"the request in dead letter {self.id!r} cannot be read: {exc}") from exc
@@ -120,16 +124,16 @@ class DeadLetters:
 
     def ids(self) -> Operation[list[str]]:
         """Return every letter's id, the oldest first."""
-        found = yield Command(self._database, "ZRANGE", (keyspace.DEAD_INDEX,), (0, -1))
-        return [id.decode() for id in found]
+        ids = yield Command(self._database, "ZRANGE", (keyspace.DEAD_INDEX,), (0, -1))
+        return [id.decode() for id in ids]
 
     def letters(self, ids: Sequence[str]) -> Operation[list[DeadLetter | None]]:
         """Read letters; None for each that does not exist."""
-        found: list[DeadLetter | None] = []
+        letters: list[DeadLetter | None] = []
         for chunk in _chunks(ids, READ_MAX):
             raws = yield Command(self._database, "HMGET", (keyspace.DEAD,), tuple(chunk))
-            found += [raw and letter_from_json(raw) for raw in raws]
-        return found
+            letters += [raw and letter_from_json(raw) for raw in raws]
+        return letters
 
     def find(self, id: str) -> Operation[DeadLetter]:
         """Read one letter.
@@ -146,16 +150,16 @@ class DeadLetters:
         self, ids: Sequence[str], model: str | None, reason: str | None, most: int | None = None
     ) -> Operation[list[DeadLetter]]:
         """Read the letters among `ids` of a model and with a reason, at most `most` of them."""
-        found: list[DeadLetter] = []
+        letters: list[DeadLetter] = []
         for chunk in _chunks(ids, READ_MAX):
-            found += [
+            letters += [
                 letter
                 for letter in (yield from self.letters(chunk))
                 if letter is not None and model in {None, letter.model} and reason in {None, letter.reason}
             ]
-            if most is not None and len(found) >= most:
-                return found[:most]
-        return found
+            if most is not None and len(letters) >= most:
+                return letters[:most]
+        return letters
 
     def tensors(self, letter: DeadLetter) -> Operation[bytes | None]:
         """Read the offloaded tensors of a letter; None where it has none, or they are gone."""
@@ -267,15 +271,15 @@ def _not_a_request(letter: DeadLetter) -> errors.NotReplayable:
     return errors.NotReplayable(text, id=letter.id)
 
 
-def _replay_error(id: str, outcomes: str) -> errors.MutiraoError | None:
-    if outcomes == "replayed":
+def _replay_error(id: str, outcome: str) -> errors.MutiraoError | None:
+    if outcome == "replayed":
         return None
-    if outcomes == "gone":
+    if outcome == "gone":
         return letter_not_found(id)
-    if outcomes == "payload gone":
+    if outcome == "payload gone":
         text = f"dead letter {id!r} cannot be replayed: its tensors, which lay beside it, are gone; submit the request again, and remove the letter with mutirao dead purge {id}"
         return errors.NotReplayable(text, id=id)
-    state = messages.JobRecord(status=outcomes, task_id=id).state
+    state = messages.JobRecord(status=outcome, task_id=id).state
     state = {"queued": "is queued again", "running": "is running", "succeeded": "has succeeded since"}.get(
         state, "was cancelled or has expired"
     )

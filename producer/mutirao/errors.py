@@ -355,7 +355,7 @@ class EmbeddedError(MutiraoError):
     pid: int = 0
 
 
-def named(name: str) -> type[MutiraoError] | None:
+def class_named(name: str) -> type[MutiraoError] | None:
     """Return the error class of a name, as a failed result carries it; None for an unknown one."""
     return next((cls for cls in _tree(MutiraoError) if cls.__name__ == name), None)
 

@@ -168,12 +168,12 @@ def _holder(id: str, backend: RedisBackend) -> Operation[Held | None]:
     return None
 
 
-def _pairs(found: list[object]) -> Iterator[tuple[bytes, bytes]]:
+def _pairs(reply: list[object]) -> Iterator[tuple[bytes, bytes]]:
     """Pair members with scores: the protocol's version decides whether Redis sends them in pairs or one after the other."""
-    if found and isinstance(found[0], list | tuple):
-        yield from found  # type: ignore[misc]
+    if reply and isinstance(reply[0], list | tuple):
+        yield from reply  # type: ignore[misc]
     else:
-        yield from zip(found[::2], found[1::2], strict=True)
+        yield from zip(reply[::2], reply[1::2], strict=True)
 
 
 def _allowed(operation: Operation[T]) -> Operation[T | None]:

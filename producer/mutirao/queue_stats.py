@@ -91,7 +91,7 @@ def depths(backend: RedisBackend, models: Sequence[str]) -> Operation[tuple[Queu
     if backend.settings.uses_amqp or not models:
         return ()
     names = [keyspace.queue(model) for model in models]
-    now, *found = yield Command(
+    now, *counts = yield Command(
         "broker", "queue_depths", (), (keyspace.KOMBU_SEPARATOR, keyspace.record_key(""), *names)
     )
     return tuple(
@@ -103,7 +103,7 @@ def depths(backend: RedisBackend, models: Sequence[str]) -> Operation[tuple[Queu
             oldest_s(heads, float(now)),
             tuple(steps),
         )
-        for queue, tenant, requests, rows, heads, steps in found
+        for queue, tenant, requests, rows, heads, steps in counts
     )
 
 
@@ -121,12 +121,12 @@ def position(backend: RedisBackend, record: JobRecord) -> Operation[QueuePositio
     job = record.job
     if record.status != "QUEUED" or job.line is None or not job.model or not backend.settings.engine:
         return None
-    known = yield from backend.known()
+    registry = yield from backend.known()
     step = keyspace.STEPS.get(job.priority, keyspace.KOMBU_STEPS[0])  # type: ignore[call-overload]
     args = (keyspace.KOMBU_SEPARATOR, keyspace.queue(job.model), backend.line_of(job.owner), step)
     taken, requests, rows, urgent, urgent_rows, sharing, *others = yield Command("broker", "queue_position", (), args)
     counts = QueueCounts(taken, requests, rows, urgent, urgent_rows, sharing, tuple(others))
-    return position_from(job.line, counts, known.speed(job.model))
+    return position_from(job.line, counts, registry.speed(job.model))
 
 
 def position_from(number: int, counts: QueueCounts, speed: float) -> QueuePosition:
@@ -144,19 +144,19 @@ def position_from(number: int, counts: QueueCounts, speed: float) -> QueuePositi
     )
 
 
-def wait_s(found: Iterable[QueueDepth], tenant: str, priority: str, speed: float) -> float | None:
+def wait_s(waiting: Iterable[QueueDepth], tenant: str, priority: str, speed: float) -> float | None:
     """Estimate how long a request will wait that is queued now, in seconds.
 
     Args:
-        found: what waits for its model.
+        waiting: what waits for its model.
         tenant: the request's tenant.
         priority: the request's priority; its tenant's less urgent requests are served after it.
         speed: rows a second of all workers; 0 where it is not known.
     """
-    lines = {depth.tenant: depth for depth in found}
-    own = lines.pop(tenant, None)
+    by_tenant = {depth.tenant: depth for depth in waiting}
+    own = by_tenant.pop(tenant, None)
     ahead = own.rows_until(priority) if own else 0
-    return drain_s(rows_ahead(ahead, [line.rows for line in lines.values()]), speed)
+    return drain_s(rows_ahead(ahead, [depth.rows for depth in by_tenant.values()]), speed)
 
 
 def rows_ahead(own: float, others: Iterable[int], sharing: int = 0) -> float:

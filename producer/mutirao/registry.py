@@ -198,14 +198,14 @@ def decode_registry(
     alive = sorted(
         _with_unique_names(info for info in announced if info.alive(now, leases)), key=lambda worker: worker.name
     )
-    found = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
+    announced_models = {name.decode(): msgspec.json.decode(raw, type=ModelInfo) for name, raw in models.items()}
     without_lease = sorted(
         (info.name, now - info.seen_at) for info in announced if info.seen(now) and not info.alive(now, leases)
     )
     unleased = tuple(name for name, silent_s in without_lease if silent_s < SILENT_S)
     silent = tuple(name for name, silent_s in without_lease if silent_s >= SILENT_S)
-    judged = {name: _with_fleet_state(info, alive) for name, info in found.items()}
-    return Registry(models=judged, workers=tuple(alive), unleased=unleased, silent=silent)
+    with_state = {name: _with_fleet_state(info, alive) for name, info in announced_models.items()}
+    return Registry(models=with_state, workers=tuple(alive), unleased=unleased, silent=silent)
 
 
 def _with_printable_name(info: WorkerInfo) -> WorkerInfo:
@@ -219,10 +219,10 @@ def _has_model(worker: WorkerInfo, name: str) -> bool:
 
 def _with_unique_names(workers: Iterable[WorkerInfo]) -> list[WorkerInfo]:
     """Rename workers that share a Celery host name, by their process id: celery#4711@host."""
-    found = list(workers)
-    counts = Counter(info.name for info in found)
+    infos = list(workers)
+    counts = Counter(info.name for info in infos)
     return [
-        info if counts[info.name] == 1 else msgspec.structs.replace(info, name=_unique_name(info)) for info in found
+        info if counts[info.name] == 1 else msgspec.structs.replace(info, name=_unique_name(info)) for info in infos
     ]
 
 

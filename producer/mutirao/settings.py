@@ -142,7 +142,7 @@ def load(env: Mapping[str, str] | None = None, **given: Any) -> Settings:
         if env.get(PREFIX + name.upper())
     }
     values |= {name: _converted(name, value, types[name]) for name, value in given.items() if value is not None}
-    if "broker_url" not in values and (running := running_in(values.get("home", Settings().home))):
+    if "broker_url" not in values and (running := embedded_broker_url(values.get("home", Settings().home))):
         values["broker_url"] = running
     settings = Settings(**values)
     if settings.uses_gateway or not settings.result_url:
@@ -155,7 +155,7 @@ def without_password(url: str) -> str:
     return urls.without_password(url)
 
 
-def running_in(home: str) -> str | None:
+def embedded_broker_url(home: str) -> str | None:
     """Return the broker URL of the embedded system that runs in this folder, so that none has to be typed with `mutirao up`."""
     try:
         state = msgspec.json.decode((Path(home) / "up.json").read_bytes(), type=dict[str, Any])
@@ -206,9 +206,7 @@ def _check_url(name: str, url: str) -> None:
         return
     if urls.scheme(url) in urls.AMQP:
         if name == "result_url":
-            raise _refused(
-                name, url, "results are kept in Redis: set MUTIRAO_RESULT_URL=redis://... beside this broker"
-            )
+            raise _refused(name, url, "results are kept in Redis: set MUTIRAO_RESULT_URL=redis://... too")
         if _split(url).hostname is None:
             raise _refused(name, url, "it must look like amqp://user:password@127.0.0.1:5672//")
         return

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 
-class Lock:
+class PerProcessLock:
     """A lock of the threads of a process. A fork has its own: the thread that held this one does not exist there."""
 
     def __init__(self) -> None:

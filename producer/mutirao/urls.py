@@ -106,11 +106,11 @@ def without_password(url: str) -> str:
     Of a malformed URL only the scheme is shown, since the end of a password cannot be found in it.
     """
     parts = url.split(SEPARATOR) if scheme(url) == "sentinel" else [url]
-    found = [_SHOWN.fullmatch(part) for part in parts]
-    if all(found):
-        return SEPARATOR.join(_shown(part) for part in found if part)
-    known = scheme(url)
-    return f"{known}://***" if known != url and known in (*REDIS, *AMQP, *HTTP) else "***"
+    matches = [_SHOWN.fullmatch(part) for part in parts]
+    if all(matches):
+        return SEPARATOR.join(_shown(part) for part in matches if part)
+    name = scheme(url)
+    return f"{name}://***" if name != url and name in (*REDIS, *AMQP, *HTTP) else "***"
 
 
 def scrubbed(text: str, url: str) -> str:
@@ -199,11 +199,11 @@ def _raw_pairs(query: str) -> list[tuple[str, str]]:
 
 def _query(parts: list[SplitResult], url: str) -> dict[str, str]:
     query = dict(parse_qsl("&".join(part.query for part in parts if part.query)))
-    known = {*_NAMED, *_OPTIONS, *(_OF_TLS if parts[0].scheme == "rediss" else ())}
+    allowed = {*_NAMED, *_OPTIONS, *(_OF_TLS if parts[0].scheme == "rediss" else ())}
     if parts[0].scheme in SOCKETS:
-        known = known - {name for name in _OPTIONS if name.startswith("socket_keep")} | {"virtual_host"}
-    if any(name not in known for name in query):  # the message does not name it: it may be part of a password
-        raise ValueError(f"an option in its query is none of {', '.join(sorted(known))}{_escaping(url)}")
+        allowed = allowed - {name for name in _OPTIONS if name.startswith("socket_keep")} | {"virtual_host"}
+    if any(name not in allowed for name in query):  # the message does not name it: it may be part of a password
+        raise ValueError(f"an option in its query is none of {', '.join(sorted(allowed))}{_escaping(url)}")
     for name, form in _NUMBERS.items():
         if name in query and not form.fullmatch(query[name]):
             raise ValueError(f"{name} in its query must be a number{_escaping(url)}")
@@ -235,12 +235,12 @@ def _escaping(url: str) -> str:
     return "; in a password write / ? # @ as %2F %3F %23 %40" if unescaped else ""
 
 
-def _one(parts: list[SplitResult], said: list[str | None], what: str) -> str:
+def _one(parts: list[SplitResult], values: list[str | None], what: str) -> str:
     """Return the value that one of the parts names, or several in agreement."""
-    found = {each for each in said if each}
-    if len(found) > 1:
+    distinct = {each for each in values if each}
+    if len(distinct) > 1:
         raise ValueError(f"it names different {what}s: name one, {'in any of its parts' if len(parts) > 1 else 'once'}")
-    return found.pop() if found else ""
+    return distinct.pop() if distinct else ""
 
 
 def _port(part: SplitResult, url: str) -> int:
@@ -250,7 +250,7 @@ def _port(part: SplitResult, url: str) -> int:
         raise ValueError(f"its port must be a number, 1 to 65535{_escaping(url)}") from None
 
 
-def _db(parts: list[SplitResult], said: list[str], url: str) -> int:
-    if any(each and not (each.isdecimal() and each.isascii()) for each in said):
+def _db(parts: list[SplitResult], values: list[str], url: str) -> int:
+    if any(each and not (each.isdecimal() and each.isascii()) for each in values):
         raise ValueError(f"the database, what follows the last / or db=, must be a number, such as 0{_escaping(url)}")
-    return int(_one(parts, [str(int(each)) for each in said if each], "database") or 0)
+    return int(_one(parts, [str(int(each)) for each in values if each], "database") or 0)

@@ -113,12 +113,12 @@ def signing_keys(secret: str) -> tuple[bytes, ...]:
         SettingsError: it is missing or malformed; the message does not quote it.
     """
     try:
-        found = tuple(_key(each) for each in secret.split())
+        keys = tuple(_key(each) for each in secret.split())
     except ValueError as exc:
         raise _no_secret("is not a secret that can sign") from exc
-    if not found:
+    if not keys:
         raise _no_secret("is missing")
-    return found
+    return keys
 
 
 def is_public(address: Address) -> bool:
@@ -172,8 +172,8 @@ def _parse_entry(address: str, network: str) -> AllowedHost:
     if path != "/" or (below and "." not in host[2:]):
         raise _BadURL("it is no host")
     own = ipaddress.ip_network(literal) if literal else None
-    given = ipaddress.ip_network(network) if network else own
-    return AllowedHost(scheme=scheme, host=host.removeprefix("*."), port=port, below=below, network=given)
+    allowed = ipaddress.ip_network(network) if network else own
+    return AllowedHost(scheme=scheme, host=host.removeprefix("*."), port=port, below=below, network=allowed)
 
 
 def _checked_parts(url: str) -> tuple[str, str, int, str]:
@@ -182,8 +182,8 @@ def _checked_parts(url: str) -> tuple[str, str, int, str]:
     try:
         return _split_url(url)
     except ValueError as exc:
-        said = str(exc) if exc.args and isinstance(exc, _BadURL) else "it must look like https://crm.example.com/hook"
-        raise _refused(said) from None
+        reason = str(exc) if exc.args and isinstance(exc, _BadURL) else "it must look like https://crm.example.com/hook"
+        raise _refused(reason) from None
 
 
 class _BadURL(ValueError):
@@ -223,10 +223,10 @@ def _host(parts: SplitResult, *, below: bool) -> str:
 
 def _literal(host: str) -> Address | None:
     try:
-        found = ipaddress.ip_address(host)
+        parsed = ipaddress.ip_address(host)
     except ValueError:
         return None
-    return None if getattr(found, "scope_id", None) else found
+    return None if getattr(parsed, "scope_id", None) else parsed
 
 
 def _not_allowed(scheme: str, host: str, port: int, entries: Iterable[AllowedHost]) -> errors.WebhookRefused:

@@ -40,7 +40,7 @@ def piped(loop, redis_server):
 
     async def main(work, timeout_s):
         async with opened(timeout_s) as pipe:
-            return await work(lambda *words: pipe.ask(hiredis.pack_command(words)), pipe)
+            return await work(lambda *words: pipe.send(hiredis.pack_command(words)), pipe)
 
     return lambda work, timeout_s=5.0: loop.run(main(work, timeout_s), 30)
 

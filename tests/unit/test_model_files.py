@@ -220,7 +220,7 @@ def test_what_is_read_alike_is_served(repository, name):
     """What another version saved is served where it is read as it was: with a note, and the same answers."""
     info = repository.add("m", OLD / f"{name}.joblib")
     assert info.reason.startswith("saved with scikit-learn 1.3.2, loaded with")
-    answer = repository.load("m").predict({"X": make.DATA[::50]}, info.signature.chosen(["predict"]))["predict"]
+    answer = repository.load("m").predict({"X": make.DATA[::50]}, info.signature.select_outputs(["predict"]))["predict"]
     assert np.allclose(answer, ANSWERS[name])
 
 

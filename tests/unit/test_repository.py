@@ -61,7 +61,7 @@ def test_an_added_model_loads_and_predicts(repository):
     loaded = repository.load("iris")
     assert loaded.info == msgspec.structs.replace(info, example={"X": [1.0, 1.0, 1.0, 1.0]})
     loaded.warm_up()
-    outputs = loaded.predict({"X": sample.data}, info.signature.chosen(None))
+    outputs = loaded.predict({"X": sample.data}, info.signature.select_outputs(None))
     assert {name: array.tolist() for name, array in outputs.items()} == {
         "predict": sample.expected().tolist(),
         "predict_proba": sample.expected("predict_proba").tolist(),

@@ -195,7 +195,7 @@ def test_a_probability_for_each_target_is_an_output_of_its_own(repository):
     info = add(repository, model)
     defaults = ["predict", "predict_proba.0", "predict_proba.1"]
     assert [spec.name for spec in info.signature.outputs if spec.default] == defaults
-    outputs = repository.load("m").predict({"X": IRIS.data}, info.signature.chosen(["predict_proba.1"]))
+    outputs = repository.load("m").predict({"X": IRIS.data}, info.signature.select_outputs(["predict_proba.1"]))
     assert np.array_equal(outputs["predict_proba.1"], model.predict_proba(IRIS.data)[1])
 
 
@@ -433,7 +433,7 @@ def test_whole_numbers_stay_whole(repository, tmp_path, monkeypatch, kind):
     ]
     for given in (data, [[1.0], [2], [3.0]]):
         bound = signature.validate("m", info.signature, signature.arrays(given, frame=info.signature.frame))
-        answer = repository.load("m").predict(bound, info.signature.chosen(None))["predict"]
+        answer = repository.load("m").predict(bound, info.signature.select_outputs(None))["predict"]
         assert answer.tolist() == ([1, 2, 3] if given is not data else model.predict(data).tolist())
 
 

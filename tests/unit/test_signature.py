@@ -256,10 +256,13 @@ def test_an_input_given_twice_is_refused():
 def test_outputs_are_chosen_by_name():
     """No name gives the default outputs; names give those, in the order asked; an unknown one is refused with those that there are."""
     for none in (None, ()):
-        assert [output.name for output in MATRIX.chosen(none)] == ["predict"]
-    assert [output.name for output in MATRIX.chosen(["predict_proba", "predict"])] == ["predict_proba", "predict"]
+        assert [output.name for output in MATRIX.select_outputs(none)] == ["predict"]
+    assert [output.name for output in MATRIX.select_outputs(["predict_proba", "predict"])] == [
+        "predict_proba",
+        "predict",
+    ]
     with pytest.raises(errors.InvalidRequest, match="output 'transform' is not one of predict, predict_proba"):
-        MATRIX.chosen([RequestedOutput("transform").name])
+        MATRIX.select_outputs([RequestedOutput("transform").name])
 
 
 @given(st.integers(1, 5), st.sampled_from([np.float64, np.float32, np.int64, np.uint8, np.bool_]))

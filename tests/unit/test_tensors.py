@@ -260,13 +260,13 @@ LARGE = 2**53 + 1
 @pytest.mark.parametrize("make", [list, lambda rows: np.array(rows, dtype=object)], ids=["list", "array"])
 def test_large_integers_stay_themselves(beside, make):
     """An integer that no float holds is kept beside 37.0, and refused by its place beside a missing value; one that is held is kept."""
-    array = untyped.natural("x", make([LARGE, beside]))
+    array = untyped.array_from_values("x", make([LARGE, beside]))
     if beside == 37.0:
         assert tensors.cast("x", array, "INT64").tolist() == [LARGE, 37]
     else:
         with pytest.raises(errors.InvalidTensor, match=f"row 0 is int {LARGE}, which cannot be kept beside a missing"):
             tensors.cast("x", array, "INT64")
-        held = tensors.cast("x", untyped.natural("x", make([LARGE - 1, beside])), "INT64")
+        held = tensors.cast("x", untyped.array_from_values("x", make([LARGE - 1, beside])), "INT64")
         assert held[0] == LARGE - 1
         assert np.isnan(held[1])
     assert tensors.cast("x", array, "FP64")[0] == 2.0**53

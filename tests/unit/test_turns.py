@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from mutirao.redisdb.turns import Turns
-from mutirao.single_flight import Lock
+from mutirao.redisdb.concurrency_limit import ConcurrencyLimit
+from mutirao.single_flight import PerProcessLock
 
 
 class Stuck(Exception):
@@ -41,7 +41,7 @@ def _held(what):
 
 def test_a_lock_that_a_thread_held_at_the_fork():
     """A fork has the lock for itself, whoever held it at that moment."""
-    lock = Lock()
+    lock = PerProcessLock()
     thread, over = _held(lock)
 
     def run():
@@ -58,7 +58,7 @@ def test_a_lock_that_a_thread_held_at_the_fork():
 
 def test_a_turn_that_a_thread_had_at_the_fork():
     """A fork has turns of its own, whoever had one at that moment."""
-    turns = Turns(0.2, 1)
+    turns = ConcurrencyLimit(0.2, 1)
     thread, over = _held(turns)
 
     def run():
@@ -75,7 +75,7 @@ def test_a_turn_that_a_thread_had_at_the_fork():
 
 def test_behind_a_call_that_takes_longer():
     """Who waits behind a call that said it takes longer waits as long; behind another one, no longer than any call may take."""
-    turns = Turns(0.05, 1, Stuck)
+    turns = ConcurrencyLimit(0.05, 1, Stuck)
     thread, over = _held(turns)
     with pytest.raises(Stuck, match=r"none of 1 calls before this one was answered within 0\.05 s"), turns:
         pass

@@ -42,7 +42,7 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
     (answered,) = pool.read(computed, 1).results
     found = msgspec.json.decode(answered.result)
     if answered.status != "ok":
-        raise (errors.named(found["exc_type"]) or errors.JobError)(
+        raise (errors.class_named(found["exc_type"]) or errors.JobError)(
             *found["exc_message"], **(found.get("exc_data") or {})
         )
     return found

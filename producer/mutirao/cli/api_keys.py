@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from mutirao import errors, settings
-from mutirao.api_keys import IN_FLIGHT_MAX, SCOPES, ApiKey, ApiKeys, KeyLimits, refuses_all
+from mutirao.api_keys import IN_FLIGHT_MAX, SCOPES, ApiKey, ApiKeys, KeyLimits, lockout_remedy
 from mutirao.cli import console, render_jobs
 from mutirao.cli.options import COMPLETION_S, Command, as_json, broker
 from mutirao.redisdb.drivers import Operation, RedisDriver
@@ -197,7 +197,7 @@ def _revoked(ring: Ring, id: str, *, as_json: bool) -> console.Exit:
 
 def _note_closed(found: Sequence[ApiKey]) -> None:
     """Say how a gateway is opened again where every key is revoked."""
-    if closed := refuses_all(found):
+    if closed := lockout_remedy(found):
         console.note(closed)
 
 

@@ -25,7 +25,7 @@ def env(home: str | None, *, as_json: bool) -> None:
     The URL holds the password of its Redis: it is for programs, not for logs. What MUTIRAO_BROKER_URL already is does not count.
     """
     folder = home or settings.load(broker_url=settings.Settings().broker_url).home
-    url = settings.running_in(folder)
+    url = settings.embedded_broker_url(folder)
     if url is None:
         raise errors.BrokerUnavailable(
             f"no system runs in {Path(folder).resolve()}: start one with mutirao up, or name another folder with --home"

@@ -265,5 +265,5 @@ def _validate_by_registry(known: Registry, options: SubmitOptions, many: Any, *,
 
 
 def _validate_by(signature: Signature, options: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
-    signature.chosen(options.outputs)
+    signature.select_outputs(options.outputs)
     return encoding.bind(options, signature, many, rows=rows)

@@ -19,7 +19,7 @@ from mutirao.client.encoding import SubmitOptions
 from mutirao.client.job import JobHandle, SubmissionContext, Timings, timings
 from mutirao.client.waiter import Completions, Waiter, cancel_all, closed_error
 from mutirao.registry import ModelInfo, Registry
-from mutirao.single_flight import Lock
+from mutirao.single_flight import PerProcessLock
 from mutirao.wire.messages import JobRecord
 from mutirao.wire.tensors import Array
 
@@ -42,7 +42,7 @@ class Client:
         self._backend = self._factory.backend(self.settings, check=check)
         self._driver = self._factory.driver(self.settings)
         self._listener: _ListenerThread | None = None
-        self._lock = Lock()
+        self._lock = PerProcessLock()
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied: it holds connections."""

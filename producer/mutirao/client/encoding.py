@@ -272,7 +272,7 @@ def bind(options: SubmitOptions, model_signature: Signature | None, many: Any, *
 def _unbound(given: Mapping[str, Array]) -> dict[str, Array]:
     """Return arrays of one dtype each where no signature is known: rows that mix text and numbers have none."""
     return {
-        name: untyped.typed(name, untyped.of_objects(name, array)) if array.dtype == object else array
+        name: untyped.resolve_objects(name, untyped.array_from_objects(name, array)) if array.dtype == object else array
         for name, array in given.items()
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mutirao.client.backend import AsyncDriver, Backend, BackendFactory, Waiters
 from mutirao.settings import Settings
-from mutirao.single_flight import Lock
+from mutirao.single_flight import PerProcessLock
 
 # Of the processes that this one was forked from: closing them here would close them there.
 _OF_PARENTS: list[LoopClient] = []
@@ -74,7 +74,7 @@ class LoopClients:
         self._timeout_s = settings.timeout_s
         self._first: LoopClient | None = self._make()
         self._parts: dict[asyncio.AbstractEventLoop, LoopClient] = {}
-        self._lock = Lock()
+        self._lock = PerProcessLock()
 
     def here(self) -> LoopClient:
         """Find the running loop's part; made anew where it was closed."""

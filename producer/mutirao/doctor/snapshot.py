@@ -208,7 +208,7 @@ def _reserved(client: redis.Redis) -> int:
 def _closed(client: redis.Redis) -> str:
     """Say what to do where there are API keys and none is good."""
     found: Any = client.hgetall(keyspace.KEYS)
-    return api_keys.refuses_all([api_keys.key_from_json(id.decode(), raw) for id, raw in found.items()])
+    return api_keys.lockout_remedy([api_keys.key_from_json(id.decode(), raw) for id, raw in found.items()])
 
 
 def _untold(client: redis.Redis) -> int:

@@ -146,8 +146,8 @@ def _socket_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def _query_options(parsed: RedisURL) -> dict[str, Any]:
     query = "&".join(f"{name}={value}" for name, value in parsed.query.items())
-    found: dict[str, Any] = redis.connection.parse_url(f"redis://?{query}")
-    return found
+    options: dict[str, Any] = redis.connection.parse_url(f"redis://?{query}")
+    return options
 
 
 def _timeouts(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The drivers of Redis, blocking and asyncio, and the commands that both run.
-
-An operation is a generator: it yields `Command`s and is sent their replies. Written once, it runs under either driver.
-"""
+"""The drivers of Redis, blocking and asyncio, and the commands that both run."""
 
 from __future__ import annotations
 
@@ -18,11 +15,11 @@ from redis.backoff import ExponentialBackoff
 from mutirao import errors, operations
 from mutirao.amqp import Publisher
 from mutirao.redisdb import failure
+from mutirao.redisdb.concurrency_limit import AsyncConcurrencyLimit, ConcurrencyLimit
 from mutirao.redisdb.connection import Packer, connect, connect_async
 from mutirao.redisdb.multiplexed import MultiplexedConnection
 from mutirao.redisdb.scripts import DIGESTS, SCRIPTS
 from mutirao.redisdb.subscription import Subscription
-from mutirao.redisdb.turns import AsyncTurns, Turns
 from mutirao.settings import Settings
 from mutirao.single_flight import AsyncSingleFlight, SharedCall, SingleFlight
 from mutirao.socket_options import keepalive
@@ -66,7 +63,7 @@ class RedisDriver:
         self._settings = settings
         self._clients, self._process = self._make_clients(), os.getpid()
         self._publisher = Publisher(settings) if settings.uses_amqp else None
-        self._turns = Turns(settings.timeout_s)
+        self._limit = ConcurrencyLimit(settings.timeout_s)
         self._flights = SingleFlight()
 
     def run(self, operation: Operation[T]) -> T:
@@ -103,7 +100,7 @@ class RedisDriver:
             return self._publisher.publish(command.keys[0], command.args[0], command.args[1:])
         client = self._own_clients()[command.database]
         try:
-            with self._turns:
+            with self._limit:
                 return _run_command(client, command)
         except redis.RedisError as exc:
             if _is_suspect(exc):
@@ -128,7 +125,7 @@ class AsyncRedisDriver:
             for database, client in self._clients.items()
         }
         self._publisher = Publisher(settings) if settings.uses_amqp else None
-        self._turns = AsyncTurns(settings.timeout_s)
+        self._limit = AsyncConcurrencyLimit(settings.timeout_s)
         self._flights = AsyncSingleFlight()
         self._closed = False
 
@@ -160,7 +157,7 @@ class AsyncRedisDriver:
         client = self._clients[command.database]
         try:
             if command.name not in SCRIPTS:
-                async with self._turns.turn():
+                async with self._limit.acquired():
                     return await client.execute_command(command.name, *command.keys, *command.args)
             return await self._run_script(command)
         except Exception as exc:
@@ -184,7 +181,7 @@ class AsyncRedisDriver:
             try:
                 if not large:
                     return await multiplexed.send(packed)
-                async with self._turns.turn():
+                async with self._limit.acquired():
                     return await client.execute_command(*words)
             except redis.exceptions.NoScriptError:
                 if tries == LOADS_MAX:

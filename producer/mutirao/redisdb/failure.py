@@ -67,8 +67,8 @@ def code(exc: BaseException) -> str:
         return ""
     if any(words in str(exc) for words in _DENIED_IN_SCRIPTS):
         return "NOPERM"
-    found = _CODE.search(str(exc))
-    return found[1] if found else ""
+    match = _CODE.search(str(exc))
+    return match[1] if match else ""
 
 
 def denied(exc: BaseException | None) -> bool:
@@ -89,17 +89,17 @@ def checked(exc: redis.ResponseError) -> redis.RedisError:
 def unavailable(exc: redis.RedisError, url: str) -> errors.BrokerUnavailable:
     """Return the error that says in one sentence why the Redis at a URL could not serve a command, without the URL's secrets."""
     shown = without_password(url)
-    said = " ".join(scrubbed(str(exc), url).split()) or type(exc).__name__
-    said = said.rstrip(".")
-    known = _known(exc)
-    if known is not None:
-        remedy = known.remedy
+    detail = " ".join(scrubbed(str(exc), url).split()) or type(exc).__name__
+    detail = detail.rstrip(".")
+    refusal = _known(exc)
+    if refusal is not None:
+        remedy = refusal.remedy
     elif isinstance(exc, redis.ResponseError):
         remedy = "mutirao doctor says more"
     else:
         remedy = "is it running? try mutirao doctor"
-    data = {"reason": known.reason} if known else {}
-    return errors.BrokerUnavailable(f"Redis at {shown} is unavailable: {said}; {remedy}", url=shown, **data)
+    data = {"reason": refusal.reason} if refusal else {}
+    return errors.BrokerUnavailable(f"Redis at {shown} is unavailable: {detail}; {remedy}", url=shown, **data)
 
 
 def _known(exc: redis.RedisError) -> Refusal | None:

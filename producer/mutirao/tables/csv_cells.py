@@ -163,14 +163,14 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
             )
         found.append(value)
     _check_held(found, cells, spec, lines, source)
-    return untyped.natural(spec.name, found)
+    return untyped.array_from_values(spec.name, found)
 
 
 def _check_held(found: Sequence[Any], cells: Sequence[str], spec: InputSpec, lines: Sequence[int], source: str) -> None:
     """Refuse an integer that a float cannot hold, in a column where missing values make floats of integers."""
     if None not in found or not spec.datatype.startswith(("INT", "UINT")):
         return
-    at = next((at for at, value in enumerate(found) if not untyped.held(value)), None)
+    at = next((at for at, value in enumerate(found) if not untyped.float_holds(value)), None)
     if at is not None:
         raise refused(
             f"{source}: line {lines[at]} has {cells[at].strip()} in column {spec.name!r}, which cannot be kept beside a missing value: "
@@ -210,8 +210,8 @@ def _guessed(cells: Sequence[str], decimal: str) -> Array:
         values = [read(cell, decimal) for cell in present]
         if values and None not in values:
             found = iter(values)
-            return untyped.typed(
-                "", untyped.natural("", [None if _is_missing(cell) else next(found) for cell in cells])
+            return untyped.resolve_objects(
+                "", untyped.array_from_values("", [None if _is_missing(cell) else next(found) for cell in cells])
             )
     return _text(cells, missing=True)
 

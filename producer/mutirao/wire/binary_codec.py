@@ -107,10 +107,10 @@ def unpack_result(result: PredictResult, raw: bytes | None = None) -> PredictRes
     inline = parameters.pop(INLINE, None)
     parameters.pop(OFFLOADED, None)
     try:
-        found = base64.b64decode(inline, validate=True) if inline is not None else raw or b""
+        decoded = base64.b64decode(inline, validate=True) if inline is not None else raw or b""
     except (binascii.Error, TypeError) as exc:
         raise errors.InvalidTensor(f"the result's binary data is not base64: {exc}") from exc
-    return msgspec.structs.replace(result, outputs=_attach_raw(result.outputs, found), parameters=parameters or None)
+    return msgspec.structs.replace(result, outputs=_attach_raw(result.outputs, decoded), parameters=parameters or None)
 
 
 def inline_outputs(document: msgspec.Raw) -> dict[str, Array] | None:
@@ -121,9 +121,9 @@ def inline_outputs(document: msgspec.Raw) -> dict[str, Array] | None:
     Returns:
         The arrays by name; None for every other result, which `unpack_result` decodes or refuses.
     """
-    head, found, rest = bytes(document).partition(_INLINE)
+    head, marker, rest = bytes(document).partition(_INLINE)
     inline, _, tail = rest.partition(b'"')
-    if not found:
+    if not marker:
         return None
     layout = _layout(head, tail)
     try:
@@ -152,7 +152,7 @@ def _layout(head: bytes, tail: bytes) -> _Layout | None:
         result = msgspec.json.decode(head + _INLINE + b'"' + tail, type=PredictResult)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    outputs, at = [], 0
+    outputs, offset = [], 0
     if (result.parameters or {}).get(INLINE) != "":
         return None
     for tensor in result.outputs:
@@ -161,11 +161,11 @@ def _layout(head: bytes, tail: bytes) -> _Layout | None:
         if dtype is None or dtype.kind not in "iuf" or not dtype.isnative or not tensor.shape or min(tensor.shape) < 1:
             return None
         count = math.prod(tensor.shape)
-        if tensor.data is not None or size != count * dtype.itemsize or at % dtype.itemsize:
+        if tensor.data is not None or size != count * dtype.itemsize or offset % dtype.itemsize:
             return None
-        outputs.append((tensor.name, dtype.newbyteorder("="), tensor.shape, count, at))
-        at += size
-    return _Layout(at, tuple(outputs))
+        outputs.append((tensor.name, dtype.newbyteorder("="), tensor.shape, count, offset))
+        offset += size
+    return _Layout(offset, tuple(outputs))
 
 
 def _detach_raw(whole: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:

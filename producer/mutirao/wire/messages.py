@@ -149,10 +149,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         failure = self._failure()
         if self.status == "REVOKED":
             kind: type[errors.MutiraoError] = errors.JobExpired if self.state == "expired" else errors.JobCancelled
-            says = "expired before it ran" if self.state == "expired" else "was cancelled"
-            return kind(f"job {self.task_id} {says}", id=self.task_id)
-        if failure.is_own and (kind_known := errors.named(failure.exc_type)):
-            return kind_known(failure.message, **{"id": self.task_id, **(failure.exc_data or {})})
+            what = "expired before it ran" if self.state == "expired" else "was cancelled"
+            return kind(f"job {self.task_id} {what}", id=self.task_id)
+        if failure.is_own and (own_class := errors.class_named(failure.exc_type)):
+            return own_class(failure.message, **{"id": self.task_id, **(failure.exc_data or {})})
         kind = _CELERY_ERRORS.get(failure.exc_type, errors.JobError)
         return kind(
             _SAYS.get(kind, "job {id} failed: {type}{text}").format(
@@ -222,8 +222,8 @@ def arguments(args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, Any]:
         if len(args) == 1 and not named:
             text += ": where the other one comes from a task before, give the model as kwargs={'model': ...}"
         raise errors.InvalidRequest(text, reason="not (model, request)")
-    found = {**named, **dict(zip(by_place, args, strict=True))}
-    return found["model"], found["request"]
+    values = {**named, **dict(zip(by_place, args, strict=True))}
+    return values["model"], values["request"]
 
 
 def read_request(request: Any) -> PredictRequest:

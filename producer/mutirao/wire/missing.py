@@ -24,8 +24,8 @@ def is_missing(value: object) -> bool:
 def mask(array: Array) -> npt.NDArray[np.bool_] | None:
     """Mark the missing elements of an array; None where there is none."""
     if array.dtype.kind == "f":
-        found = np.isnan(array)
-        return found if np.logical_or.reduce(found, axis=None) else None
+        marks = np.isnan(array)
+        return marks if np.logical_or.reduce(marks, axis=None) else None
     if array.dtype.kind != "O":
         return None
     elements = array.ravel().tolist()
@@ -34,11 +34,11 @@ def mask(array: Array) -> npt.NDArray[np.bool_] | None:
         return None
     if kinds <= {str, bytes, int, bool, float} and all(element == element for element in elements):  # noqa: PLR0124
         return None
-    found = np.fromiter(map(is_missing, elements), dtype=bool, count=array.size).reshape(array.shape)
-    return found if found.any() else None
+    marks = np.fromiter(map(is_missing, elements), dtype=bool, count=array.size).reshape(array.shape)
+    return marks if marks.any() else None
 
 
-def nulls(values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+def null_mask(values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Mark the nulls in nested lists of JSON, for the array of this shape that was made of them."""
     elements = np.asarray(values, dtype=object).ravel().tolist()
     return np.fromiter((element is None for element in elements), dtype=bool, count=len(elements)).reshape(shape)

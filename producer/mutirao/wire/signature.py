@@ -64,7 +64,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     frame: bool = False
     max_rows: int = 10_000
 
-    def chosen(self, names: Iterable[str] | None) -> tuple[OutputSpec, ...]:
+    def select_outputs(self, names: Iterable[str] | None) -> tuple[OutputSpec, ...]:
         """Return the outputs of these names, or the default ones where no name is given.
 
         Raises:
@@ -73,15 +73,15 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         names = list(names or ())
         if not names:
             return tuple(output for output in self.outputs if output.default)
-        known = {output.name: output for output in self.outputs}
-        if missing := [name for name in names if name not in known]:
-            text = f"output {missing[0]!r} is not one of {', '.join(known)}"
+        outputs = {output.name: output for output in self.outputs}
+        if missing := [name for name in names if name not in outputs]:
+            text = f"output {missing[0]!r} is not one of {', '.join(outputs)}"
             raise errors.InvalidRequest(text, reason="unknown output")
         if len(set(names)) != len(names):
             twice = next(name for at, name in enumerate(names) if name in names[:at])
             text = f"output {twice!r} is asked for {names.count(twice)} times: name each output once"
             raise errors.InvalidRequest(text, reason="outputs of one name")
-        return tuple(known[name] for name in names)
+        return tuple(outputs[name] for name in names)
 
 
 def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
@@ -179,7 +179,7 @@ def _array(name: str, values: Any) -> Array:
         values = np.asarray(values.to_numpy())
     if not isinstance(values, np.ndarray):
         try:
-            return untyped.natural(name, values)
+            return untyped.array_from_values(name, values)
         except errors.InvalidTensor:
             table = _table(values)
             if table is None:
@@ -209,7 +209,7 @@ def _as_matrix(data: Any) -> Any:
 def _mixed(name: str, values: Array) -> Array:
     """Give an array of objects its own dtype; a matrix whose columns are of several kinds stays as it is until they are known."""
     try:
-        return untyped.of_objects(name, values)
+        return untyped.array_from_objects(name, values)
     except errors.InvalidTensor:
         if values.ndim != 2:
             raise
@@ -234,7 +234,7 @@ def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Arra
     names = [spec.name for spec in signature.inputs]
     if matrix.dtype != object:
         return {name: matrix[:, at] for at, name in enumerate(names)}
-    return {name: untyped.of_objects(name, matrix[:, at]) for at, name in enumerate(names)}
+    return {name: untyped.array_from_objects(name, matrix[:, at]) for at, name in enumerate(names)}
 
 
 def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -> None:

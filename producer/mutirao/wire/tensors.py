@@ -21,7 +21,7 @@ from mutirao import errors
 from mutirao.wire import missing, untyped
 from mutirao.wire.elements import nth, place, show
 from mutirao.wire.messages import Tensor
-from mutirao.wire.untyped import called, objects
+from mutirao.wire.untyped import objects, tensor_prefix
 
 Array = npt.NDArray[Any]
 
@@ -159,7 +159,7 @@ def _from_raw_text(tensor: Tensor, data: memoryview, count: int) -> Array:
 
 
 def _from_json(tensor: Tensor, datatype: str) -> Array:
-    array = untyped.natural(tensor.name, tensor.data)
+    array = untyped.array_from_values(tensor.name, tensor.data)
     shape = tensor.shape or array.shape
     if math.prod(shape) != array.size:
         raise _wrong(tensor, f"shape {list(shape)} holds {math.prod(shape)} elements, got {array.size}")
@@ -189,7 +189,7 @@ def cast(name: str, array: Array, datatype: str, *, bools: bool = False) -> Arra
     if array.dtype.kind in "OSUT":
         of_bools = target.kind == "b"
         _check_elements(name, array, datatype, untyped.BOOL if of_bools else untyped.NUMBER, bools=bools or of_bools)
-        array = untyped.typed(name, array, whole=target.kind in "iu")
+        array = untyped.resolve_objects(name, array, whole=target.kind in "iu")
     allowed = {"b": "b", "i": "iuf", "u": "iuf", "f": "iufb"}.get(target.kind, "")
     absent = missing.mask(array) if target.kind in "biu" and array.dtype.kind == "f" else None
     if absent is not None:
@@ -206,8 +206,10 @@ def cast(name: str, array: Array, datatype: str, *, bools: bool = False) -> Arra
         at = tuple(int(index) for index in np.argwhere(~kept)[0])
         value, where = array[at].item(), place(array.shape, at)
         if target.kind in "iu" and array.dtype.kind == "f" and math.isfinite(value) and not value.is_integer():
-            raise errors.InvalidTensor(f"{called(name)}it must be {datatype}, got {value!r} in {where}", tensor=name)
-        text = f"{called(name)}{value!r} in {where} is out of the range of {datatype}"
+            raise errors.InvalidTensor(
+                f"{tensor_prefix(name)}it must be {datatype}, got {value!r} in {where}", tensor=name
+            )
+        text = f"{tensor_prefix(name)}{value!r} in {where} is out of the range of {datatype}"
         raise errors.InvalidTensor(text, tensor=name)
     return result
 
@@ -250,7 +252,7 @@ def _of_other_type(name: str, array: Array, datatype: str, at: int) -> errors.In
     element = array.ravel()[at : at + 1].tolist()[0]
     is_text = isinstance(element, str | bytes)
     got = "text" if is_text else datatype_of(array) if array.dtype.kind not in "OSUT" else type(element).__name__
-    text = f"{called(name)}it must be {datatype}, got {got}: {nth(array.shape, at)} is {show(element)}"
+    text = f"{tensor_prefix(name)}it must be {datatype}, got {got}: {nth(array.shape, at)} is {show(element)}"
     return errors.InvalidTensor(text, tensor=name)
 
 
@@ -261,7 +263,7 @@ def _elements(name: str, array: Array, *, nullable: bool) -> list[bytes | None]:
     for at, element in enumerate(flat):
         if not isinstance(element, str | bytes) and not (nullable and element is None):
             is_ = "missing (null): fill it before you submit" if missing.is_missing(element) else show(element)
-            text = f"{called(name)}it is text, but {nth(array.shape, at)} is {is_}"
+            text = f"{tensor_prefix(name)}it is text, but {nth(array.shape, at)} is {is_}"
             raise errors.InvalidTensor(text, tensor=name)
     try:
         return [element.encode() if isinstance(element, str) else element for element in flat]
@@ -288,7 +290,7 @@ def check_finite(name: str, array: Array, values: Any = None) -> None:
     if finite.all():
         return
     if values is not None:
-        finite |= missing.nulls(values, array.shape)
+        finite |= missing.null_mask(values, array.shape)
         if finite.all():
             return
     at = [int(index) for index in np.argwhere(~finite)[0]]

@@ -25,7 +25,7 @@ _BITS_MAX = 1023  # an integer of so many bits is surely within a float64's rang
 EXACT = 2.0**53  # up to here every integer is a float64
 
 
-def natural(name: str, values: Any) -> Array:
+def array_from_values(name: str, values: Any) -> Array:
     """Convert nested lists to an array of their elements' dtype.
 
     Raises:
@@ -39,10 +39,10 @@ def natural(name: str, values: Any) -> Array:
         raise _unheld(name, np.asarray(values, dtype=object)) from None
     except ValueError as exc:
         raise errors.InvalidTensor(f"tensor {name!r}: {_ragged(values) or exc}", tensor=name) from exc
-    return of_objects(name, array) if array.dtype.kind == "O" else array
+    return array_from_objects(name, array) if array.dtype.kind == "O" else array
 
 
-def of_objects(name: str, array: Array) -> Array:
+def array_from_objects(name: str, array: Array) -> Array:
     """Convert an array of objects to its elements' dtype; missing values among those that stay objects become None.
 
     Raises:
@@ -60,7 +60,7 @@ def of_objects(name: str, array: Array) -> Array:
         raise _unheld(name, array) from None
 
 
-def typed(name: str, array: Array, *, whole: bool | None = None) -> Array:
+def resolve_objects(name: str, array: Array, *, whole: bool | None = None) -> Array:
     """Convert objects to numbers or bools; text stays as it is.
 
     Args:
@@ -92,14 +92,14 @@ def typed(name: str, array: Array, *, whole: bool | None = None) -> Array:
         raise _unheld(name, array) from None
 
 
-def _check_held(name: str, shape: tuple[int, ...], elements: list[Any], beside: str) -> None:
-    at = next((at for at, each in enumerate(elements) if not held(each)), None)
+def _check_held(name: str, shape: tuple[int, ...], elements: list[Any], others: str) -> None:
+    at = next((at for at, each in enumerate(elements) if not float_holds(each)), None)
     if at is not None:
-        text = f"{nth(shape, at)} is {show(elements[at])}, which cannot be kept beside {beside}: that takes a float, and none has all its digits"
-        raise errors.InvalidTensor(f"{called(name)}{text}", tensor=name)
+        text = f"{nth(shape, at)} is {show(elements[at])}, which cannot be kept beside {others}: that takes a float, and none has all its digits"
+        raise errors.InvalidTensor(f"{tensor_prefix(name)}{text}", tensor=name)
 
 
-def called(name: str) -> str:
+def tensor_prefix(name: str) -> str:
     """Return the beginning of a sentence about a tensor; "" for one without a name."""
     return f"tensor {name!r}: " if name else ""
 
@@ -125,7 +125,7 @@ def _numbers(elements: list[Any]) -> Array:
     if None not in elements:
         plain = np.asarray(elements)
         return _exact(elements, plain) if plain.size else plain
-    if not all(map(held, elements)):
+    if not all(map(float_holds, elements)):
         return objects(elements)
     return np.array([math.nan if each is None else float(each) for each in elements])
 
@@ -144,7 +144,7 @@ def _exact(values: Any, array: Array) -> Array:
         return elements.astype(np.uint64)
     if not all(issubclass(each, NUMBER) and not issubclass(each, BOOL) for each in kinds):
         return elements
-    return elements.astype(np.float64) if kinds != {int} and all(map(held, flat)) else elements
+    return elements.astype(np.float64) if kinds != {int} and all(map(float_holds, flat)) else elements
 
 
 def _may_hide_bools(values: Any, array: Array) -> bool:
@@ -161,7 +161,7 @@ def _may_hide_bools(values: Any, array: Array) -> bool:
     return any(issubclass(kind, BOOL) for kind in set(map(type, values)))
 
 
-def held(number: Any) -> bool:
+def float_holds(number: Any) -> bool:
     """Return whether a float holds a number exactly; a missing value is held as NaN."""
     return not isinstance(number, int | np.integer) or abs(int(number)) <= EXACT or int(float(number)) == int(number)
 
@@ -179,7 +179,7 @@ def _of_two_kinds(name: str, shape: tuple[int, ...], elements: list[Any]) -> err
         (first, one), *others = present
         at, other = next((at, each) for at, each in others if _sort(each) != _sort(one))
         text = f"{nth(shape, at)} is {show(other)}, but {nth(shape, first)} is {show(one)}: its elements must be of one type"
-    return errors.InvalidTensor(f"{called(name)}{text}", tensor=name)
+    return errors.InvalidTensor(f"{tensor_prefix(name)}{text}", tensor=name)
 
 
 def _sort(element: Any) -> str:
@@ -188,11 +188,11 @@ def _sort(element: Any) -> str:
 
 def _unheld(name: str, elements: Array) -> errors.InvalidTensor:
     """Return the error that names the first integer beyond a float's range, by its position and number of digits."""
-    held = (element for element in np.ndenumerate(elements) if isinstance(element[1], int))
-    at, number = next(each for each in held if each[1].bit_length() > _BITS_MAX)
+    integers = (element for element in np.ndenumerate(elements) if isinstance(element[1], int))
+    at, number = next(each for each in integers if each[1].bit_length() > _BITS_MAX)
     digits = int(number.bit_length() * math.log10(2)) + 1
     text = f"the number at {list(at)} has {digits} digits, more than any datatype holds"
-    return errors.InvalidTensor(f"{called(name)}{text}", tensor=name)
+    return errors.InvalidTensor(f"{tensor_prefix(name)}{text}", tensor=name)
 
 
 def _ragged(values: Any) -> str:

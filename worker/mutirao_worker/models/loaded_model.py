@@ -45,7 +45,7 @@ class LoadedModel:
             return
         request = msgspec.json.decode(self._example, type=PredictRequest)
         inputs = signature.decode_request(self.info.name, self.info.signature, request)
-        self._runtime.check_outputs(self._model, self.predict(inputs, self.info.signature.chosen(None)))
+        self._runtime.check_outputs(self._model, self.predict(inputs, self.info.signature.select_outputs(None)))
 
     def set_threads(self, threads: int) -> None:
         """Cap the threads that the model itself starts; its native libraries are capped elsewhere."""

@@ -64,7 +64,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
     def raised(self) -> errors.MutiraoError:
         """Build the error; of a class that is not known here, one of the root."""
-        kind = errors.named(self.type) or errors.MutiraoError
+        kind = errors.class_named(self.type) or errors.MutiraoError
         return kind(self.error, **{key: tuple(v) if isinstance(v, list) else v for key, v in self.data.items()})
 
 

@@ -16,9 +16,9 @@ from typing import Any, Generic, TypeVar
 
 from mutirao import errors, operations
 from mutirao.client.http_backend.exchange import HttpCall, Operation, Reply, T, refused, unavailable
-from mutirao.redisdb.turns import AsyncTurns, Turns
+from mutirao.redisdb.concurrency_limit import AsyncConcurrencyLimit, ConcurrencyLimit
 from mutirao.settings import Settings
-from mutirao.single_flight import AsyncSingleFlight, Lock, SingleFlight
+from mutirao.single_flight import AsyncSingleFlight, PerProcessLock, SingleFlight
 from mutirao.socket_options import options
 
 try:
@@ -49,8 +49,8 @@ class HttpTransport:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
         self._held: _Held | None = None
-        self._lock = Lock()
-        self._turns = Turns(settings.timeout_s, AT_ONCE, httpx.PoolTimeout)
+        self._lock = PerProcessLock()
+        self._limit = ConcurrencyLimit(settings.timeout_s, AT_ONCE, httpx.PoolTimeout)
         self._flights = SingleFlight()
 
     def run(self, operation: Operation[T]) -> T:
@@ -81,9 +81,9 @@ class HttpTransport:
         raise AssertionError("the last attempt raises")
 
     def _sent(self, exchange: HttpCall) -> httpx.Response:
-        with self._turns:
+        with self._limit:
             if exchange.wait_s:
-                self._turns.extend(exchange.wait_s)
+                self._limit.extend(exchange.wait_s)
             held, client = self._taken()
             try:
                 return client.send(_request(client, exchange, self._settings))
@@ -202,7 +202,7 @@ class AsyncHttpTransport:
         self._settings = settings
         self._idle: _Idle[httpx.AsyncClient] = _Idle()
         self._closed = False
-        self._turns = AsyncTurns(settings.timeout_s, AT_ONCE, httpx.PoolTimeout)
+        self._limit = AsyncConcurrencyLimit(settings.timeout_s, AT_ONCE, httpx.PoolTimeout)
         self._flights = AsyncSingleFlight()
 
     async def run(self, operation: Operation[T]) -> T:
@@ -234,9 +234,9 @@ class AsyncHttpTransport:
 
     async def _in_turn(self, exchange: HttpCall) -> httpx.Response:
         """Send it in its turn; long polls have none, since they would keep others from theirs, and are few."""
-        async with self._turns.turn():
+        async with self._limit.acquired():
             if exchange.wait_s:
-                self._turns.extend(exchange.wait_s)
+                self._limit.extend(exchange.wait_s)
             return await self._sent(exchange)
 
     async def _sent(self, exchange: HttpCall) -> httpx.Response:

@@ -153,9 +153,9 @@ def _check_outputs(info: ModelInfo, outputs: tuple[str, ...]) -> None:
     """Raise an error unless a live worker has these outputs."""
     for other in info.variants:
         with contextlib.suppress(errors.InvalidRequest):
-            other.chosen(outputs)
+            other.select_outputs(outputs)
             return
-    info.signature.chosen(outputs)
+    info.signature.select_outputs(outputs)
 
 
 def _priority(request: Request, body: InferBody) -> str:

@@ -110,7 +110,7 @@ def _read_file(path: Path, expected: Signature) -> tuple[Any, bool]:
         return {tensor.name: tensors.decode(tensor) for tensor in messages.read_request(content).inputs}, False
     if isinstance(content, dict) or (isinstance(content, list) and content and isinstance(content[0], dict)):
         return pd.DataFrame(content), True
-    return untyped.typed("example", untyped.natural("example", content)), True
+    return untyped.resolve_objects("example", untyped.array_from_values("example", content)), True
 
 
 def _read_csv(path: Path, expected: Signature) -> Any:
@@ -120,7 +120,7 @@ def _read_csv(path: Path, expected: Signature) -> Any:
         return {rows.names[0] if rows.names else expected.inputs[0].name: rows.data} if one else rows.data
     # The columns of a matrix keep types of their own.
     columns = {name: rows.data[:, at].astype(object) for at, name in enumerate(rows.names)}
-    return {name: untyped.typed(name, untyped.of_objects(name, column)) for name, column in columns.items()}
+    return {name: untyped.resolve_objects(name, untyped.array_from_objects(name, column)) for name, column in columns.items()}
 
 
 def _arrays(source: Any) -> dict[str, Array]:

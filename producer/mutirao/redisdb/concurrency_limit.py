@@ -17,8 +17,8 @@ AT_ONCE = 64
 Error = Callable[[str], Exception]
 
 
-class Turns:
-    """The limit for threads, used as `with turns: ...`; a fork has its own."""
+class ConcurrencyLimit:
+    """The limit for threads, used as `with limit: ...`; a fork has its own."""
 
     def __init__(self, timeout_s: float, at_once: int = AT_ONCE, error: Error = redis.TimeoutError) -> None:
         """Take how long a call may take, how many run at once, and the error to raise where none is answered."""
@@ -66,7 +66,7 @@ class Turns:
                 raise self._error(_timeout_text(self._at_once, self._timeout_s))
 
 
-class AsyncTurns:
+class AsyncConcurrencyLimit:
     """The limit for the tasks of an event loop."""
 
     def __init__(self, timeout_s: float, at_once: int = AT_ONCE, error: Error = redis.TimeoutError) -> None:
@@ -79,7 +79,7 @@ class AsyncTurns:
         self._ended = 0
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def acquired(self) -> AsyncIterator[None]:
         """Wait for a turn, which lasts until the exit.
 
         Raises:
