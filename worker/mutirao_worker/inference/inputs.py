@@ -181,7 +181,9 @@ class InputReader:
 
     def _specification(self, model: str, request: PredictRequest, embed: dict[str, Any] | None) -> OutputSpecification:
         loaded, requests = self._find(keyspace.model_name(model)), request.outputs
-        outputs = loaded.info.signature.select_outputs(None if requests is None else [output.name for output in requests])
+        outputs = loaded.info.signature.select_outputs(
+            None if requests is None else [output.name for output in requests]
+        )
         binary = tuple(wants_binary(request, spec.name) for spec in outputs)
         return OutputSpecification(loaded, outputs, binary, request.id, _callbacks(embed))
 

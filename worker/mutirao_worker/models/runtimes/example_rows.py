@@ -120,7 +120,10 @@ def _read_csv(path: Path, expected: Signature) -> Any:
         return {rows.names[0] if rows.names else expected.inputs[0].name: rows.data} if one else rows.data
     # The columns of a matrix keep types of their own.
     columns = {name: rows.data[:, at].astype(object) for at, name in enumerate(rows.names)}
-    return {name: untyped.resolve_objects(name, untyped.array_from_objects(name, column)) for name, column in columns.items()}
+    return {
+        name: untyped.resolve_objects(name, untyped.array_from_objects(name, column))
+        for name, column in columns.items()
+    }
 
 
 def _arrays(source: Any) -> dict[str, Array]:
