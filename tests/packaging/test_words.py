@@ -21,13 +21,14 @@ TERMS = re.findall(r"^\| ([^|`]+?) \| (.+) \|$", GLOSSARY.replace("| term | mean
 FORMS = re.compile(
     r"\b("
     r"aside|bells?|bur(y|ied|ies)|beside|couriers?|door(s|keepers?)?|hungry|spared?"
+    r"|heard|hears?|nobody|anybody|somebody|rings?|settle[ds]?|told"
     r"|tend(s|ed|ing)?|unheard|unsure|vet(s|ted|ting)?|untold|the hold|whoever|HTTP front"
     r")\b",
     re.IGNORECASE,
 )
 
 # Still in some modules' first lines.
-YET_TO_GO = {"bell", "beside", "http front", "whoever"}
+YET_TO_GO = {"bell", "beside", "hear", "http front", "nobody", "ring", "told"}
 
 
 def prose(text: str) -> str:
@@ -69,8 +70,5 @@ def test_summaries_use_no_retired_word():
 
 def test_the_words_are_found():
     """A retired word is found in any form, a wire name in backticks is not one."""
-    assert retired("It rings a Bell, vets what is beside it. `mutirao:bell:x` [a](bell.md)") == {
-        "bell",
-        "vets",
-        "beside",
-    }
+    found = retired("It rings a Bell and vets messages beside it. `mutirao:bell:x` [a](bell.md)")
+    assert found == {"bell", "beside", "rings", "vets"}
