@@ -41,11 +41,12 @@ test-rabbitmq: install ## run the integration tests with RabbitMQ for a broker (
 	  { echo "RabbitMQ is not installed: apt-get install rabbitmq-server (it need not run: the tests start their own)"; exit 1; }
 	MUTIRAO_TEST_BROKER=amqp $(BIN)/pytest -n 0 -p no:randomly tests/integration tests/contract $(ARGS)
 
-lint: install ## one definition of clean: ruff, format, mypy --strict, no registry host or machine path
+lint: install ## one definition of clean: ruff, format, mypy --strict, which room imports which, no registry host or machine path
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy $(UNTYPED) tests $(wildcard benchmarks examples) .ci/release.py
+	$(BIN)/lint-imports --no-cache --no-logo
 	.ci/no-hosts
 
 format: install ## put the code in its form, and repair what ruff can
