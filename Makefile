@@ -17,7 +17,7 @@ N ?= 1000000
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-compose test-faults test-rabbitmq lint format release bench bench-budget bench-backlog bench-http lock clean
+.PHONY: help install demo test test-fast test-compose test-faults test-rabbitmq lint format release bench bench-budget bench-backlog bench-http lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: install ## from nothing to real predictions, answered by two workers
 
 test: install ## run the tests, in random order (ARGS="-k tensors -n 0" for some of them)
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-fast: install ## run the tests that start no process, in under a minute
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not long and not processes" tests/unit tests/contract tests/packaging $(ARGS)
 
 test-compose: install ## run the containers for real, scale them under load, take them down (needs Docker)
 	$(BIN)/pytest -n 0 -p no:randomly tests/compose $(ARGS)

@@ -17,13 +17,19 @@ brokers.install()
 
 # The dearest first: those who share the run out end together if what is left at the end is short.
 FOLDERS = ("faults", "acceptance", "integration", "security", "contract", "packaging", "unit")
+# Fixtures that start processes.
+STARTING = {"fleet", "redis_server"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Order the files by their folders."""
+    """Order the files by their folders, and mark what starts processes."""
     root = config.rootpath / "tests"
     places = {name: place for place, name in enumerate(FOLDERS)}
     items.sort(key=lambda item: places.get(item.path.relative_to(root).parts[0], -1))
+    for item in items:
+        if STARTING & set(item.fixturenames):
+            item.add_marker(pytest.mark.processes)
 
 
 @pytest.fixture(autouse=True, scope="session")

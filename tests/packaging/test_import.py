@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
 HEAVY = ("celery", "joblib", "kombu", "mutirao_worker", "pandas", "scipy", "sklearn")
 # What a producer loads beside Python's own library: each is there for a reason, and a new one shows here.
 LIGHT = {"hiredis", "msgspec", "mutirao", "numpy", "redis", "typing_extensions"}

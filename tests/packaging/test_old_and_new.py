@@ -15,6 +15,7 @@ from gateways import GatewayProcess
 from servers import RedisServer
 from workers import WorkerProcess
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 # The last commit before the modules moved: names in Python changed after it, what travels did not.
 OLD = "9b94ab8"

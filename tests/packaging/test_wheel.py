@@ -10,6 +10,7 @@ from zipfile import ZipFile
 import pytest
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "producer" / "mutirao", ROOT / "worker" / "mutirao_worker"]
 HEAVY = {"celery", "joblib", "kombu", "pandas", "scikit-learn", "scipy", "threadpoolctl"}

@@ -1,6 +1,24 @@
-"""A host of all samples, for the tests of batches."""
+"""What unit tests share: a host of all samples, for those of batches; and none of them starts a process."""
+
+import os
+import subprocess
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _in_one_process(monkeypatch):
+    """Fail a test that starts a process: it belongs into tests/integration, and `make test-fast` is to stay fast."""
+
+    begin = subprocess.Popen.__init__
+
+    def refuse(*args, **options):
+        if args[1:] and args[1][0] == "lscpu":  # joblib counts cores with it
+            return begin(*args, **options)
+        pytest.fail("a unit test starts no process: move it to tests/integration")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(scope="module")

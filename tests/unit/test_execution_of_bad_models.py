@@ -1,10 +1,7 @@
 """Batches of models that misbehave: who fails, who is answered, and who is to run again."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import warnings
 from typing import Any
 
@@ -123,29 +120,6 @@ def test_what_a_method_writes_the_next_does_not_see(ran):
     """A model whose predict spoils its input does not spoil what its other methods make of it."""
     answers = ran(*(ask("changesinput", [row], outputs=["predict", "score_samples"]) for row in (GOOD, MARKED)))
     assert [outputs_of(answer)["score_samples"].tolist() for answer in answers] == [[12.0], [2.0]]
-
-
-FORKING = """
-import sys
-import batches
-from mutirao_worker.inference import execution, interruption
-from mutirao_worker.models.host import ModelHost
-from mutirao_worker.models.repository import Repository
-host = ModelHost()
-host.load(Repository(sys.argv[1]), ["forks"])
-asked = [batches.ask("forks", [row]) for row in (batches.GOOD, batches.MARKED)]
-print([batches.outputs_of(answer)["predict"].tolist() for answer in execution.run(host.find, asked, execution.ResultLimits(9)).results])
-"""
-
-
-def test_a_model_that_forks_answers_once(tmp_path):
-    """Of a model that returns in two processes, the copy ends without a word."""
-    root, note = samples.repository(tmp_path / "models", "forks").root, tmp_path / "note"
-    env = os.environ | {"PYTHONPATH": samples.PYTHONPATH, "FORKS": str(note)}
-    command = [sys.executable, "-c", FORKING, str(root)]
-    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "[[12.0], [2.0]]\n"
-    assert note.read_text(encoding="ascii") == f"{os.EX_SOFTWARE}\n"
 
 
 @pytest.fixture

@@ -6,10 +6,8 @@ import json
 import math
 import pickle
 import re
-import subprocess
 import sys
 import tarfile
-import textwrap
 import zipfile
 from pathlib import Path
 
@@ -124,22 +122,6 @@ def test_what_is_inside_is_told(repository, tmp_path, kind):
     held, says = HOLDS[kind]
     joblib.dump(held, tmp_path / "m.pkl")
     assert f"the file holds {says}" in refusal(repository, tmp_path / "m.pkl")
-
-
-def test_a_class_of_a_script_is_told_to_move(repository, tmp_path):
-    """What was defined in __main__ can be installed nowhere: the remedy is a module of its own."""
-    script = """
-        import joblib
-        from sklearn.base import BaseEstimator
-        class Ratio(BaseEstimator):
-            pass
-        joblib.dump(Ratio(), "m.joblib")
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=tmp_path)
-    said = refusal(repository, tmp_path / "m.joblib")
-    assert "its 'Ratio' was defined in the script or notebook that saved it (__main__)" in said
-    assert "move it into a module of its own" in said
-    assert "PYTHONPATH" not in said
 
 
 def test_a_module_that_is_not_there_is_named(repository, tmp_path):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -310,58 +309,6 @@ def test_adds_at_the_same_time_each_get_a_version(repository):
     assert sorted(info.version for info in infos) == [str(version) for version in range(2, 10)]
     assert len(repository.info("iris").versions) == 9
     assert repository.verify("iris") == []
-
-
-KILLED_ADDS = """
-import os, sys
-from mutirao_worker.models.repository import Repository
-root, file = sys.argv[1:]
-repository, seen = Repository(root), 0
-repository.load("iris").warm_up()
-def killed(step):
-    def count(event, args):
-        global seen
-        if event in {"os.rename", "os.mkdir"} or (event == "open" and isinstance(args[0], str) and root in args[0]):
-            seen += 1
-            if seen == step:
-                os._exit(9)
-    if pid := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    sys.addaudithook(count)
-    repository.add("iris", file)
-    os._exit(0)
-for step in range(1, 60):
-    before = repository.info("iris").version
-    code = killed(step)
-    info = repository.info("iris")
-    print(step, code, info.state, info.version == before, info.version in os.listdir(root + "/iris"))
-    if code == 0:
-        break
-"""
-
-
-def test_a_killed_add_is_never_half_visible(repository):
-    """An add that is killed at any of its steps leaves the old version served or the new one whole, and the next add works."""
-    command = [sys.executable, "-c", KILLED_ADDS, str(repository.root), str(samples.saved("iris"))]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    steps = [line.split()[1:] for line in lines]
-    assert len(steps) > 8
-    assert {(code, state) for code, state, *_ in steps} == {("9", "ready"), ("0", "ready")}
-    assert steps[0][2] == "True"
-    assert (steps[-1][2], {there for *_, there in steps}) == ("False", {"True"})
-    assert [finding for finding in repository.verify("iris") if not finding.note] == []
-
-
-def test_names_needs_no_heavy_library(repository):
-    """Listing a repository and reading its manifests imports neither scikit-learn nor pandas."""
-    code = (
-        "import sys; from mutirao_worker.models.repository import Repository; r = Repository(sys.argv[1]); "
-        "print(r.names(), r.info('iris').state, sorted({'sklearn', 'pandas', 'joblib'} & set(sys.modules)))"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code, str(repository.root)], check=True, capture_output=True, text=True
-    ).stdout
-    assert out.strip() == "('iris',) ready []"
 
 
 def test_a_repository_that_is_not_there_is_empty(tmp_path):
