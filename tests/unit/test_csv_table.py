@@ -38,7 +38,7 @@ WORDS = frame(city="BYTES", state="BYTES")
 
 def read(text, takes, max_rows=None, **said):
     raw = text if isinstance(text, bytes) else text.encode()
-    return CsvTable.read(raw, "rows.csv", Dialect.said(**said)).rows(takes, max_rows)
+    return CsvTable.read(raw, "rows.csv", Dialect.checked(**said)).rows(takes, max_rows)
 
 
 def bound(text, takes, **said):
@@ -200,7 +200,7 @@ def test_what_cannot_be_said_is_refused():
     """A sign that is not read here is refused with those that are."""
     for said in ({"delimiter": ":"}, {"decimal": "x"}, {"header": "maybe"}):
         with pytest.raises(errors.InvalidRequest, match=f"the CSV's {next(iter(said))} is .* it must be"):
-            Dialect.said(**said)
+            Dialect.checked(**said)
 
 
 def test_a_header_that_the_model_does_not_know_is_noted():

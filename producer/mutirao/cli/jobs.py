@@ -127,7 +127,7 @@ def _submitted(
     **csv: str | None,
 ) -> list[Job]:
     """Read DATA, submit it, and say so where nobody will answer soon."""
-    given = input_data.read(text, Dialect.said(**csv))
+    given = input_data.read(text, Dialect.checked(**csv))
     known = client.catalog()
     taken, notes = given.arrays(known.find(model).signature)
     for each in notes:

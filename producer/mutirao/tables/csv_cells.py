@@ -93,7 +93,7 @@ def decimal(
     specs: Sequence[InputSpec],
     lines: Sequence[int],
     delimiter: str,
-    said: str,
+    given: str,
     source: str,
 ) -> str:
     """Detect the decimal sign of a table.
@@ -101,8 +101,8 @@ def decimal(
     Raises:
         InvalidRequest: some numbers have a comma and others a point.
     """
-    if said or delimiter == ",":
-        return said or "."
+    if given or delimiter == ",":
+        return given or "."
     comma = point = None
     for column, spec in zip(columns, specs, strict=True):
         if spec.datatype in {"BYTES", "BOOL"}:
@@ -131,7 +131,7 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
         return _text(cells, missing=bool(spec.nullable))
     if not spec.datatype:
         return _guessed(cells, decimal)
-    read = _bool if spec.datatype == "BOOL" else _number_or_bool if _takes_bools(spec) else _number
+    parse = _bool if spec.datatype == "BOOL" else _number_or_bool if _takes_bools(spec) else _number
     if spec.datatype.startswith("FP") and decimal == ".":
         try:
             values = list(map(float, cells))
@@ -140,16 +140,16 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
         text = "".join(cells)  # Python also reads 1_000, and digits of other scripts, as no other program does
         if values and text.isascii() and "_" not in text and all(map(math.isfinite, values)):
             return np.array(values)
-    found: list[Any] = []
+    parsed: list[Any] = []
     for line, cell in zip(lines, cells, strict=True):
         if _is_missing(cell):
             if not (spec.nullable or (spec.nullable is None and spec.datatype.startswith("FP"))):
                 raise refused(
                     f"{source}: line {line} has no value in column {spec.name!r} ({cell!r}), and the model takes no missing value there: fill it"
                 )
-            found.append(None)
+            parsed.append(None)
             continue
-        value = read(cell, decimal)
+        value = parse(cell, decimal)
         if value is None:
             hint = (
                 "; if its comma is the decimal sign, say decimal ','"
@@ -161,16 +161,18 @@ def typed(cells: Sequence[str], spec: InputSpec, lines: Sequence[int], decimal: 
             raise refused(
                 f"{source}: line {line} has {shown!r} in column {spec.name!r}, which takes {spec.datatype}: write {kind}{hint}"
             )
-        found.append(value)
-    _check_held(found, cells, spec, lines, source)
-    return untyped.array_from_values(spec.name, found)
+        parsed.append(value)
+    _check_exact(parsed, cells, spec, lines, source)
+    return untyped.array_from_values(spec.name, parsed)
 
 
-def _check_held(found: Sequence[Any], cells: Sequence[str], spec: InputSpec, lines: Sequence[int], source: str) -> None:
+def _check_exact(
+    parsed: Sequence[Any], cells: Sequence[str], spec: InputSpec, lines: Sequence[int], source: str
+) -> None:
     """Refuse an integer that a float cannot hold, in a column where missing values make floats of integers."""
-    if None not in found or not spec.datatype.startswith(("INT", "UINT")):
+    if None not in parsed or not spec.datatype.startswith(("INT", "UINT")):
         return
-    at = next((at for at, value in enumerate(found) if not untyped.float_holds(value)), None)
+    at = next((at for at, value in enumerate(parsed) if not untyped.float_holds(value)), None)
     if at is not None:
         raise refused(
             f"{source}: line {lines[at]} has {cells[at].strip()} in column {spec.name!r}, which cannot be kept beside a missing value: "
@@ -189,8 +191,8 @@ def _with_points(lines: Iterator[str], decimal: str) -> Iterator[str]:
 
 
 def _first(column: Sequence[str], lines: Sequence[int], pattern: re.Pattern[str]) -> tuple[int, str] | None:
-    found = ((line, cell) for line, cell in zip(lines, column, strict=True) if pattern.fullmatch(cell.strip()))
-    return next(found, None)
+    matches = ((line, cell) for line, cell in zip(lines, column, strict=True) if pattern.fullmatch(cell.strip()))
+    return next(matches, None)
 
 
 def _is_missing(cell: str) -> bool:
@@ -206,12 +208,12 @@ def _text(cells: Sequence[str], *, missing: bool) -> Array:
 def _guessed(cells: Sequence[str], decimal: str) -> Array:
     """Return a column of the type that all of its cells have: integers, numbers, bools, else text."""
     present = [cell for cell in cells if not _is_missing(cell)]
-    for read in (_number, _bool):
-        values = [read(cell, decimal) for cell in present]
+    for parse in (_number, _bool):
+        values = [parse(cell, decimal) for cell in present]
         if values and None not in values:
-            found = iter(values)
+            remaining = iter(values)
             return untyped.resolve_objects(
-                "", untyped.array_from_values("", [None if _is_missing(cell) else next(found) for cell in cells])
+                "", untyped.array_from_values("", [None if _is_missing(cell) else next(remaining) for cell in cells])
             )
     return _text(cells, missing=True)
 
@@ -223,8 +225,8 @@ def _takes_bools(spec: InputSpec) -> bool:
 
 def _number_or_bool(cell: str, decimal: str) -> Any:
     number = _number(cell, decimal)
-    if number is None and (found := _bool(cell, decimal)) is not None:
-        return int(found)
+    if number is None and (flag := _bool(cell, decimal)) is not None:
+        return int(flag)
     return number
 
 

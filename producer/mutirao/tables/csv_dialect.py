@@ -38,7 +38,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     header: str = ""
 
     @classmethod
-    def said(cls, delimiter: str | None = None, decimal: str | None = None, header: str | None = None) -> Dialect:
+    def checked(cls, delimiter: str | None = None, decimal: str | None = None, header: str | None = None) -> Dialect:
         """Check a dialect; a delimiter may be called comma, semicolon, tab or pipe, and a tab be written as backslash t.
 
         Raises:
@@ -87,11 +87,11 @@ def skip_sep_line(text: str, dialect: Dialect) -> tuple[str, Dialect]:
     Raises:
         InvalidRequest: it names a delimiter that is not supported.
     """
-    found = _SEP.match(text)
-    if found is None:
+    match = _SEP.match(text)
+    if match is None:
         return text, dialect
-    said = dialect.delimiter or Dialect.said(found[1]).delimiter
-    return text[found.end() :], msgspec.structs.replace(dialect, delimiter=said)
+    given = dialect.delimiter or Dialect.checked(match[1]).delimiter
+    return text[match.end() :], msgspec.structs.replace(dialect, delimiter=given)
 
 
 def lines(text: str, delimiter: str) -> Iterator[str]:
@@ -144,17 +144,17 @@ def records(
         raise refused(f"{source} cannot be read as CSV: line {before + reader.line_num}: {said}") from exc
 
 
-def delimiter(text: str, said: str, names: Collection[str], width: int) -> str:
+def delimiter(text: str, given: str, names: Collection[str], width: int) -> str:
     """Detect the delimiter.
 
     Args:
         text: the CSV.
-        said: the delimiter that the caller gives; empty for none.
+        given: the delimiter that the caller gives; empty for none.
         names: the columns that the model takes; finding them in the first line counts most.
         width: how many columns the model takes; 0 for any.
     """
-    if said:
-        return said
+    if given:
+        return given
     fits = {each: _fit(_sample(text, each), names, width) for each in DELIMITERS.values()}
     if not any(fits["|"][:2]):  # which may stand in any text: it counts where names or width say so
         del fits["|"]
@@ -164,27 +164,27 @@ def delimiter(text: str, said: str, names: Collection[str], width: int) -> str:
 
 def _sample(text: str, delimiter: str) -> list[list[str]]:
     """Return the first records, up to one that cannot be read."""
-    found: list[list[str]] = []
+    records: list[list[str]] = []
     with contextlib.suppress(csv.Error, InvalidRequest):
         for record in csv.reader(lines(text, delimiter), delimiter=delimiter, strict=True):
             if (
                 len(record) == 1 and len(record[0]) > COLUMNS_MAX
             ):  # tells nothing: a long text, or a line of other delimiters
                 break
-            found += [record] if record else []
-            if len(found) == _SAMPLE:
+            records += [record] if record else []
+            if len(records) == _SAMPLE:
                 break
-    return found
+    return records
 
 
 def _fit(sample: Sequence[Sequence[str]], names: Collection[str], width: int) -> tuple[int, bool, bool, bool, int]:
     """Return how well records fit a model: by the names in the first, then by the number of columns."""
     if not sample:
         return 0, False, False, False, 0
-    found, even = len(sample[0]), len(set(map(len, sample))) == 1
+    columns, even = len(sample[0]), len(set(map(len, sample))) == 1
     named = len({cell.strip() for cell in sample[0]}.intersection(names))
-    many = even and found > 1
-    return named, many and found == width, many, found == width and (even or width > 1), found
+    many = even and columns > 1
+    return named, many and columns == width, many, columns == width and (even or width > 1), columns
 
 
 def shown(delimiter: str) -> str:

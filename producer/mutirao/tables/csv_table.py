@@ -234,10 +234,10 @@ class _CsvReader:
         self, lines: Iterator[str], places: list[int], width: int, before: int
     ) -> tuple[list[int], list[tuple[str, ...]]]:
         """Return the line number of each row, and the cells of the selected columns."""
-        found = csv_dialect.records(lines, self._delimiter, self._source, width, before)
+        records = csv_dialect.records(lines, self._delimiter, self._source, width, before)
         most = None if self._max_rows is None else self._max_rows + 1
         numbers, kept = [], []
-        for number, record in itertools.islice(found, most):
+        for number, record in itertools.islice(records, most):
             numbers.append(number)
             kept.append(record)
         self._check_count(len(kept))

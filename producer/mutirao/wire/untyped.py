@@ -85,14 +85,14 @@ def resolve_objects(name: str, array: Array, *, whole: bool | None = None) -> Ar
         return array.astype(np.bool_)
     missed, floats = type(None) in kinds, any(issubclass(kind, float | np.floating) for kind in kinds)
     if (missed and whole is not False) or (floats and whole is None):
-        _check_held(name, array.shape, elements, "a missing value" if missed else "numbers that are not whole")
+        _check_exact(name, array.shape, elements, "a missing value" if missed else "numbers that are not whole")
     try:
         return np.array([math.nan if each is None else float(each) for each in elements]).reshape(array.shape)
     except OverflowError:
         raise _unheld(name, array) from None
 
 
-def _check_held(name: str, shape: tuple[int, ...], elements: list[Any], others: str) -> None:
+def _check_exact(name: str, shape: tuple[int, ...], elements: list[Any], others: str) -> None:
     at = next((at for at, each in enumerate(elements) if not float_holds(each)), None)
     if at is not None:
         text = f"{nth(shape, at)} is {show(elements[at])}, which cannot be kept beside {others}: that takes a float, and none has all its digits"

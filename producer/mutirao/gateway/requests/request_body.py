@@ -298,7 +298,7 @@ def _of_media(head: Head, body: bytes, header: str, takes: Signature) -> ParsedB
 def _dialect(head: Head, header: str) -> Dialect:
     """Return the dialect of a CSV by the query, and for its header by the content type too (RFC 4180: header=present or absent)."""
     own = table_files.parameter(header, "header")
-    return Dialect.said(head.param("delimiter"), head.param("decimal"), head.param("header") or own)
+    return Dialect.checked(head.param("delimiter"), head.param("decimal"), head.param("header") or own)
 
 
 def _columns(data: Any) -> Any:
