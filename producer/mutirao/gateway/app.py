@@ -1,4 +1,4 @@
-"""Build the gateway's application: routes, what they share, and how errors are told."""
+"""Build the gateway's application: its state, its routes, its error responses."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def build(settings: Settings) -> tuple[Gateway, ASGIApp]:
     """Build a gateway.
 
     Returns:
-        What its handlers share, and the ASGI application; nothing connects before that starts.
+        Its state and the ASGI application; nothing connects before that starts.
     """
     gateway = Gateway(settings)
     return gateway, Middleware(gateway, _routed(gateway))
 
 
 def refuse_open(settings: Settings) -> None:
-    """Make sure that a gateway that others reach has keys.
+    """Refuse to serve other machines without API keys.
 
     Raises:
-        SettingsError: it has none.
+        SettingsError: the gateway listens beyond this machine, and there are no keys.
     """
     if authenticator.is_loopback(settings.gateway_host):
         return
@@ -65,12 +65,12 @@ def _routed(gateway: Gateway) -> Litestar:
 
 
 def handlers() -> list[Any]:
-    """List every route of the gateway."""
+    """Return every route of the gateway."""
     return [*v2.routes, *jobs.routes, *models.routes, *console.routes, *metrics.routes, *_PAGES]
 
 
 def _options(routes: Iterable[Any]) -> list[Any]:
-    """Make a route for each address that names its methods: those of Litestar's own know one of several handlers alone."""
+    """Return an OPTIONS route for each path: Litestar's own knows only one of several handlers of a path."""
     methods: dict[str, set[str]] = {}
     for route in routes:
         for path in route.paths:

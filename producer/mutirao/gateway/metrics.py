@@ -1,4 +1,4 @@
-"""What the gateway counts, as Prometheus reads it at /metrics."""
+"""Count what the gateway does, for `/metrics`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Histogram:
-    """How many values were at most as large as each bound, and their sum."""
+    """The number of values up to each bound, and their sum."""
 
     __slots__ = ("counts", "sum")
 
@@ -27,7 +27,7 @@ class Histogram:
 
 
 class Metrics:
-    """Plain counters: adding to one costs a fraction of a microsecond; they become Prometheus's own records when it asks."""
+    """Plain counters: adding to one costs a fraction of a microsecond; `/metrics` turns them into Prometheus's own records."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -38,7 +38,7 @@ class Metrics:
         self.rows: defaultdict[str, int] = defaultdict(int)
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request by its route, never by its path: that is the caller's."""
+        """Count a request by its route, never by its path, which the caller chooses."""
         self.requests[route, method, status] += 1
         self.seconds[route].observe(seconds)
 
@@ -47,7 +47,7 @@ class Metrics:
         self.rows[model] += rows
 
     def ended(self, record: JobRecord) -> None:
-        """Count a job that was waited for: the time from its submit to its end, and that in its queue."""
+        """Count a job whose result was waited for: the time from its submission to its end, and the time in its queue."""
         job = record.job
         if job.queued_at is not None and job.finished_at is not None:
             self.job_waits[job.model].observe(max(0.0, job.finished_at - job.queued_at))

@@ -1,4 +1,4 @@
-"""Processes beside the gateway's own: what would hold its event loop up runs there, and no other request waits for it."""
+"""A pool of processes for work that would block the gateway's event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from mutirao import errors
 
-# Each takes as much memory as the largest body needs; what comes meanwhile waits.
+# Each takes as much memory as the largest body needs; more work waits.
 PROCESSES = 2
 # malloc.h's M_MMAP_THRESHOLD.
 _MMAP_THRESHOLD = -3
@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 
 class ProcessPool:
-    """Starts them for the first that needs one."""
+    """Starts its processes when the first work comes."""
 
     def __init__(self) -> None:
         """Start none."""
         self._pool: ProcessPoolExecutor | None = None
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:
-        """Run a function of a module there; its arguments and its result are copied.
+        """Run a module's function in one of the processes; its arguments and its result are copied.
 
         Raises:
             GatewayBusy: the process died.
@@ -50,7 +50,7 @@ class ProcessPool:
             raise errors.GatewayBusy("this gateway's reader of large bodies ended: ask again", retry_after_s=1) from exc
 
     def close(self) -> None:
-        """End them; what still runs is given up."""
+        """Terminate the processes and what they run."""
         pool, self._pool = self._pool, None
         if pool is not None:
             processes = list((pool._processes or {}).values())  # noqa: SLF001 - the pool itself would wait for what runs

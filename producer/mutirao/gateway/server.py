@@ -1,4 +1,4 @@
-"""Serve the gateway over HTTP: uvicorn, with limits on how slowly a client may speak, and an end that answers what is under way."""
+"""Serve the gateway by uvicorn, with limits on slow clients, and a shutdown that answers the requests under way."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class LingeringCycle(RequestResponseCycle):
 
 
 class Flow(FlowControl):
-    """Reads nothing while requests that were sent ahead wait: uvicorn reads on after each answer, and gathers them without bound."""
+    """Pauses reading while pipelined requests wait: uvicorn reads on after each response, and holds them without bound."""
 
     def __init__(self, transport: asyncio.Transport, ahead: Collection[Any]) -> None:
         """Take the requests that were sent ahead."""
@@ -86,7 +86,7 @@ class Flow(FlowControl):
 
 
 class TimedConnection(HttpToolsProtocol):
-    """A connection that is ended when its client speaks or listens too slowly, or says too much that is no body.
+    """A connection that is closed when its client sends or reads too slowly, or sends too much besides bodies.
 
     Attributes:
         since: when the headers that are awaited began to be; None while none are.
@@ -110,7 +110,7 @@ class TimedConnection(HttpToolsProtocol):
         self.since = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; too many that are no body are refused."""
+        """Take bytes; refuse too many that belong to no body."""
         if self.since is None and self.body_since is None and self._idle():
             self.since = self.loop.time()
         self._loose_bytes += len(data)
@@ -164,14 +164,14 @@ class TimedConnection(HttpToolsProtocol):
             self.transport.write_eof()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Say that this is no HTTP, as all errors are said."""
+        """Answer that the request is not HTTP, in the form of all errors."""
         if self._loose_bytes > HEADERS_BYTES:
             self._refuse(*_TOO_LARGE)
         else:
             self._refuse(b"400 Bad Request", b"this is not a request in HTTP/1.1", b"BadRequest")
 
-    def look(self, now: float) -> None:
-        """End the connection if its client has been too slow for too long."""
+    def check_speed(self, now: float) -> None:
+        """Close the connection if its client has been too slow for too long."""
         if self.transport is None or self.transport.is_closing():
             return
         if self.since is not None and not self._idle():
@@ -198,7 +198,7 @@ class TimedConnection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _refuse(self, status: bytes, text: bytes, kind: bytes) -> None:
-        """Say why, and end the connection; where another answer is owed or under way, what was said would be taken for it."""
+        """Send an error and close the connection; only close it where the error would be taken for another request's response."""
         if self.transport.is_closing():
             return
         begun = self.cycle is not None and self.cycle.response_started and self.body_since is not None
@@ -227,7 +227,7 @@ def _size(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
 
 
 class GatewayServer(uvicorn.Server):
-    """Watches its connections, and ends what waits before its grace does."""
+    """Watches its connections, and ends waits before the grace period ends."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         """Take uvicorn's settings, and the gateway that is served."""
@@ -256,7 +256,7 @@ class GatewayServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT as how this ends: with code 0, where uvicorn would raise them again."""
+        """Exit with code 0 after SIGTERM and SIGINT, where uvicorn would raise them again."""
         with super().capture_signals():
             yield
             self._captured_signals.clear()
@@ -268,7 +268,7 @@ class GatewayServer(uvicorn.Server):
             now = loop.time()
             for connection in tuple(self.server_state.connections):
                 if isinstance(connection, TimedConnection):
-                    connection.look(now)
+                    connection.check_speed(now)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -278,18 +278,18 @@ def listen(host: str, port: int) -> socket.socket:
         SettingsError: the address is in use, or is none of this machine's; names the remedy.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for level, option, value in options(READ_S):  # which connections have from it
-        made.setsockopt(level, option, value)
+        listening.setsockopt(level, option, value)
     try:
-        made.bind((host.strip("[]"), port))
-        made.listen(BACKLOG)
+        listening.bind((host.strip("[]"), port))
+        listening.listen(BACKLOG)
     except OSError as exc:
-        made.close()
+        listening.close()
         raise _refused(host, port, exc) from exc
-    made.setblocking(False)
-    return made
+    listening.setblocking(False)
+    return listening
 
 
 def serve(settings: Settings, gateway: Gateway, app: ASGIApp, listening: socket.socket) -> None:

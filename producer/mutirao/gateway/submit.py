@@ -1,4 +1,4 @@
-"""From a body to a queued job, with all that may be refused before."""
+"""Submit a request: parse its body, check what may be refused, queue its job."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Submitted(NamedTuple):
 async def one(
     gateway: Gateway, request: Request, info: ModelInfo, options_of: Callable[[ParsedBody], SubmitOptions]
 ) -> Submitted:
-    """Read one request and queue it: with others that arrive at the same time, or alone where it has an id of its own.
+    """Parse one request and queue it: with others that arrive at the same time, or alone where it has an id of its own.
 
-    Its key is charged for it before it is parsed: a body that is refused costs too.
+    It counts against its key's limits before it is parsed: a body that is refused costs too.
 
     Args:
         gateway: the gateway.
@@ -58,7 +58,7 @@ async def one(
         options_of: gathers the options once the body is parsed.
 
     Raises:
-        InvalidRequest: it is none that the model takes.
+        InvalidRequest: the model does not take it.
         KeyReused: its Idempotency-Key was sent before, with another request.
         IdTaken: its own id belongs to a job with other content.
         WebhookRefused, TooLate, TooManyRequests: it may not be queued.
@@ -76,20 +76,20 @@ async def one(
 async def many(
     gateway: Gateway, request: Request, info: ModelInfo, options_of: Callable[[ParsedBody], SubmitOptions]
 ) -> tuple[ParsedBody, list[str], list[Queued]]:
-    """Read many requests and queue them in one round trip, all of them or none.
+    """Parse many requests and queue them in one round trip, all of them or none.
 
     Returns:
-        What stood around them, their ids as the caller knows them, and their jobs.
+        The parsed body, the ids as the caller knows them, and the jobs.
 
     Raises:
-        InvalidRequest: a request is none that the model takes; or other ids than requests.
+        InvalidRequest: the model does not take a request; or there are not as many ids as requests.
         IdTaken: an id belongs to a job with other content.
         WebhookRefused, TooLate, TooManyRequests: they may not be queued.
         QueueFull, BrokerUnavailable: they are not.
     """
     body = await request.raw(gateway.settings.max_request_bytes)
     await gateway.rate_limiter.charge(request.caller)
-    read = await _read(body_parsing.many, gateway, request, body, info)
+    read = await _parse(body_parsing.many, gateway, request, body, info)
     options, named, count = options_of(read.parsed), read.parsed.body.ids, encoding.count(range(read.requests))
     ids = [keyspace.job_id(id) for id in named] if named is not None else keyspace.new_ids(count)
     if len(ids) != count:
@@ -104,13 +104,13 @@ async def many(
 
 
 def accepted(view: JobView, status: int) -> Response:
-    """Answer with a job and its address."""
+    """Return a response with a job and its address."""
     return response.json(view, status).with_header(b"location", view.links.self)
 
 
 async def _check_allowed(gateway: Gateway, request: Request, options: SubmitOptions) -> None:
-    """Refuse what would come to nothing, a webhook that nobody would call, a deadline that will have passed; and what is nobody's
-    any more: the key may have been revoked while the body came.
+    """Refuse a webhook that would not be called, a deadline that would pass before the job starts, and a key that was revoked
+    while the body arrived.
     """
     gateway.authenticator.recheck(request.caller)
     if options.webhook:
@@ -129,7 +129,7 @@ async def _one(
     *,
     named: bool,
 ) -> Submitted:
-    read = await _read(body_parsing.one, gateway, request, body, info)
+    read = await _parse(body_parsing.one, gateway, request, body, info)
     options = options_of(read.parsed)
     await _check_allowed(gateway, request, options)
     if named:
@@ -141,10 +141,10 @@ async def _one(
     return Submitted(queued, options, read.parsed, read.rows)
 
 
-async def _read(
+async def _parse(
     read: Callable[..., Awaitable[T]], gateway: Gateway, request: Request, body: bytes, info: ModelInfo
 ) -> T:
-    """Read requests by the signature that is shown, or by that of another copy which a live worker serves."""
+    """Parse requests by the model's signature, or by that of another copy that a live worker serves under its name."""
     limit = gateway.settings.max_request_bytes
     try:
         return await read(gateway.process_pool, request, body, info, limit)

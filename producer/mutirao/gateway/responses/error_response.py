@@ -1,4 +1,4 @@
-"""From an error to the answer that says it: {"error": text, "type": class, "data": {...}}."""
+"""Turn an error into its response: {"error": text, "type": class, "data": {...}}."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mutirao.gateway.responses.response import Response
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1
-# What a client may know of an error is its data; these name the operator's own machines.
+# A client sees an error's data, but not these: they name the operator's machines.
 _HIDDEN = ("url",)
 _CLOSING = (errors.PayloadTooLarge, errors.SlowRequest)
 
 
 def answer(error: BaseException) -> Response:
-    """Write the answer to an error; one that nobody foresaw says nothing of itself, and goes to the log."""
+    """Return the response to an error; an unexpected one is logged, and its response says nothing of it."""
     if isinstance(error, errors.MutiraoError):
         return _known(error)
     if isinstance(error, HTTPException):
@@ -32,22 +32,22 @@ def answer(error: BaseException) -> Response:
     if isinstance(error, ClientGone):
         return Response(499)
     log("a request failed", error)
-    return _said(500, "the gateway failed on this request; its log says how", "InternalError", {})
+    return _problem(500, "the gateway failed on this request; its log says how", "InternalError", {})
 
 
 def log(what: str, error: BaseException) -> None:
-    """Log an error that nobody foresaw: where it was, but not its text, which may quote a request."""
+    """Log an unexpected error: where it was raised, but not its text, which may quote a request."""
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s: %s\n%s", what, type(error).__name__, where)
 
 
 def status(error: errors.MutiraoError) -> int:
-    """Choose the status: a settings error or a bare root error is the system's own fault."""
+    """Return the HTTP status of an error."""
     return error.status
 
 
 def retry_after(error: errors.MutiraoError) -> int | None:
-    """Choose the seconds after which trying again makes sense; None where it makes none."""
+    """Return the seconds after which the client may try again; None where that cannot help."""
     if not error.retryable or error.status not in (409, 429, 503):
         return None
     seconds = getattr(error, "retry_after_s", None)
@@ -55,25 +55,25 @@ def retry_after(error: errors.MutiraoError) -> int | None:
 
 
 def handler(request: Request[Any, Any, Any], error: Exception) -> Any:  # noqa: ARG001 - Litestar's signature
-    """Answer for Litestar, which wants a response of its own kind or any that has `to_asgi_response`."""
+    """Return the response to an error that Litestar caught, in the form that Litestar takes."""
     return _Response(answer(error))
 
 
 class _Response:
-    def __init__(self, made: Response) -> None:
-        self._made = made
+    def __init__(self, response: Response) -> None:
+        self._response = response
 
     def to_asgi_response(self, *_: object, **__: object) -> Response:
-        return self._made
+        return self._response
 
 
 def _known(error: errors.MutiraoError) -> Response:
     data = {key: value for key, value in error.data.items() if key not in _HIDDEN}
     text = _public(error)
-    if isinstance(id := data.get("id"), str):  # Redis keeps it with its tenant before it
+    if isinstance(id := data.get("id"), str):  # in Redis it is qualified by its tenant
         data["id"] = keyspace.unqualified(id)
         text = text.replace(id, data["id"])
-    made = _said(status(error), text, type(error).__name__, data)
+    made = _problem(status(error), text, type(error).__name__, data)
     after = retry_after(error)
     if after is not None:
         made.headers.append((b"retry-after", b"%d" % after))
@@ -87,7 +87,7 @@ def _known(error: errors.MutiraoError) -> Response:
 
 
 def _public(error: errors.MutiraoError) -> str:
-    """Say what a client may read: not where Redis is, nor how it answered."""
+    """Return the text for a client: without the address of Redis and what it replied."""
     if isinstance(error, errors.BrokerUnavailable) and not isinstance(error, errors.SlowCall):
         return (
             f"the queue cannot serve now ({error.reason}): try again"
@@ -100,19 +100,21 @@ def _public(error: errors.MutiraoError) -> str:
 def _http(error: HTTPException) -> Response:
     headers = {name.lower(): str(value) for name, value in (error.headers or {}).items()}
     methods = [each.strip() for each in headers.get("allow", "").split(",") if each.strip()]
-    if methods:  # where GET is, HEAD is, which the framework does not know
+    if methods:  # HEAD is allowed wherever GET is, which the framework does not know
         headers["allow"] = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
     takes = headers.get("allow", "other methods")
     text = {404: "there is nothing at this address: see /docs", 405: f"this address takes {takes}: see /docs"}
     kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "BadRequest")
-    made = _said(error.status_code, text.get(error.status_code, "the request is not one that is read here"), kind, {})
+    made = _problem(
+        error.status_code, text.get(error.status_code, "the request is not one that is read here"), kind, {}
+    )
     for name, value in headers.items():
         made.with_header(name.encode(), value)
     return made
 
 
-def _said(code: int, text: str, kind: str, data: dict[str, Any]) -> Response:
-    told: dict[str, Any] = {"error": text, "type": kind, "data": data}
+def _problem(code: int, text: str, kind: str, data: dict[str, Any]) -> Response:
+    body: dict[str, Any] = {"error": text, "type": kind, "data": data}
     if kind == errors.ResultTimeout.__name__ and "id" in data:
-        told["job"] = f"/v1/jobs/{data['id']}"
-    return response.json(told, code)
+        body["job"] = f"/v1/jobs/{data['id']}"
+    return response.json(body, code)

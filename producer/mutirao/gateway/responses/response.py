@@ -1,4 +1,4 @@
-"""What goes back to the client: a status, headers, and a body at once or piece by piece."""
+"""A response: a status, headers, and a body at once or in parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BINARY = "application/octet-stream"
 CSV = "text/csv"
 NPY = "application/x-npy"
 EVENTS = "text/event-stream"
-# A client that takes no byte of a stream for this long is slower than any that is there.
+# A client that takes no byte of a stream for this long counts as gone.
 WRITE_S = 30.0
 
 Headers = list[tuple[bytes, bytes]]
@@ -36,8 +36,8 @@ class Response:
         *,
         cache: bytes = b"no-store",
     ) -> None:
-        """Take the status, the body and its media type, what other headers there are, names in lower case, and who may keep it:
-        by default nobody, since nearly all that is answered is somebody's own.
+        """Take the status, the body and its media type, other headers, whose names are in lower case, and the Cache-Control value:
+        by default no cache may keep it, since nearly every response is for one caller alone.
         """
         self.status = status
         self.body = body
@@ -66,7 +66,7 @@ class Response:
 
 
 class Parts(Response):
-    """A response whose body is in several parts: they are not put together, and the client takes one after another."""
+    """A response whose body is sent in several parts, without joining them."""
 
     __slots__ = ("_parts",)
 
@@ -85,22 +85,22 @@ class Parts(Response):
 
 
 class EventStream(Response):
-    """A response of pieces; it ends with them, or when the client goes or takes nothing for `WRITE_S`."""
+    """A stream of server-sent events; it ends with them, or when the client goes or takes nothing for `WRITE_S`."""
 
     __slots__ = ("_pieces", "_place")
 
     def __init__(self, pieces: AsyncIterator[bytes], place: AbstractContextManager[None]) -> None:
-        """Take the pieces, and the place that the stream holds from before its headers to its end: one that has begun cannot be refused."""
+        """Take the events, and the place among the open waits, which is held from before the headers: later nothing can be refused."""
         super().__init__(200, b"", EVENTS)
         self.headers = [(b"content-type", EVENTS.encode()), (b"cache-control", b"no-store")]
         self._pieces = pieces
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send it; the pieces' generator is closed however it ends.
+        """Send it; the events' generator is closed however it ends.
 
         Raises:
-            GatewayBusy: there is no place, and nothing was sent.
+            GatewayBusy: too many waits are open, and nothing was sent.
         """
         with self._place:
             await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
@@ -114,9 +114,9 @@ class EventStream(Response):
         finally:
             for task in (sending, leaving):
                 task.cancel()
-            how, _ = await asyncio.gather(sending, leaving, return_exceptions=True)
-        if isinstance(how, Exception) and not isinstance(how, TimeoutError):
-            raise how
+            outcome, _ = await asyncio.gather(sending, leaving, return_exceptions=True)
+        if isinstance(outcome, Exception) and not isinstance(outcome, TimeoutError):
+            raise outcome
 
     async def _send(self, send: Send) -> None:
         try:
@@ -129,19 +129,19 @@ class EventStream(Response):
 
 
 def json(value: Any, status: int = 200, headers: Headers | None = None) -> Response:
-    """Answer with a record, or with any other value that JSON holds."""
+    """Return a response of JSON."""
     return Response(status, _ENCODER.encode(value) + b"\n", JSON, headers)
 
 
 def nothing() -> Response:
-    """Answer that there is nothing to say (204); such an answer has no length either."""
-    made = Response(204)
-    made.headers = [header for header in made.headers if header[0] == b"cache-control"]
-    return made
+    """Return a response without content (204), which has no length either."""
+    empty = Response(204)
+    empty.headers = [header for header in empty.headers if header[0] == b"cache-control"]
+    return empty
 
 
 def plain(text: str) -> bytes:
-    """Make text fit for a header: nothing in it ends the line."""
+    """Replace what a header cannot hold, so that nothing in it ends the line."""
     return "".join(sign if " " <= sign <= "~" else "?" for sign in text).encode()
 
 

@@ -13,7 +13,7 @@ from mutirao.gateway.responses import response
 from mutirao.gateway.route_doc import Param
 
 FORMS = (response.JSON, response.BINARY, response.CSV, response.NPY)
-LIKED_MAX = 64
+PREFERENCES_MAX = 64
 NAN = {
     "nan": Param(
         "null has JSON hold null for NaN and infinities, which it cannot carry; else they are 406.", {"enum": ["null"]}
@@ -23,13 +23,13 @@ _PLAIN = (b"*/*", b"application/json")
 
 
 class ResponseFormat(NamedTuple):
-    """How an answer is written.
+    """The format of a response.
 
     Attributes:
         media: one of `FORMS`; JSON and octet-stream are V2's two forms.
         raw: whether outputs are raw bytes where their own parameters do not say otherwise.
         by_output: whether it is raw, by the name of each output whose own parameters say so.
-        null: whether JSON has null for a number that it cannot carry: NaN or an infinity.
+        null: whether JSON has null for a number that it cannot hold: NaN or an infinity.
     """
 
     media: str = response.JSON
@@ -39,7 +39,7 @@ class ResponseFormat(NamedTuple):
 
     @property
     def text(self) -> bool:
-        """Whether the worker's own JSON can be handed on."""
+        """Whether the worker's own JSON can be passed on."""
         return self.media == response.JSON and not self.raw and not any(self.by_output.values())
 
 
@@ -47,15 +47,15 @@ DEFAULT = ResponseFormat()
 
 
 def accepted(accept: bytes | None, default: str = response.JSON) -> str:
-    """Choose the form of an answer that an Accept header likes best.
+    """Return the media type that an Accept header prefers.
 
     Raises:
-        NotAcceptable: it likes none; names those there are.
+        NotAcceptable: it accepts none; the message names those there are.
     """
     if accept is None or accept in _PLAIN:
         return default if accept != _PLAIN[1] else response.JSON
     best, liked = 0.0, ""
-    for media, q in _liked(accept.decode("latin-1")):
+    for media, q in _preferences(accept.decode("latin-1")):
         found = next((form for form in (default, *FORMS) if _matches(media, form)), "")
         if found and q > best:
             best, liked = q, found
@@ -94,9 +94,9 @@ def nan_as_null(request: Head) -> bool:
     return value is not None
 
 
-def _liked(accept: str) -> list[tuple[str, float]]:
+def _preferences(accept: str) -> list[tuple[str, float]]:
     found = []
-    for part in accept.split(",", LIKED_MAX)[:LIKED_MAX]:
+    for part in accept.split(",", PREFERENCES_MAX)[:PREFERENCES_MAX]:
         media, _, rest = part.strip().partition(";")
         q = next((each.partition("=")[2] for each in rest.replace(" ", "").split(";") if each.startswith("q=")), "1")
         try:

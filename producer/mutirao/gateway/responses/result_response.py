@@ -1,4 +1,4 @@
-"""From a finished job's record to an answer in the form that the client accepts."""
+"""Encode a finished job's result in the format that the client accepts."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from mutirao.wire import binary_codec, tensors
 from mutirao.wire.messages import JobRecord, PredictResult, Tensor
 from mutirao.wire.tensors import Array
 
-# Values that are written at once, in some milliseconds, and bytes that are gathered before others have a turn.
+# Values that are encoded at once, in some milliseconds, and bytes after which the event loop runs other tasks.
 SLICE = 20_000
 PART_BYTES = 256 * 1024
-# Stands for data that is written apart; by chance it stands in no name.
+# Stands for data that is encoded apart; it is random, so that no name can contain it.
 _MARK_TEXT = os.urandom(16).hex()
 _MARK = b'"%b"' % _MARK_TEXT.encode()
 _ENCODER = msgspec.json.Encoder()
 
 
 def is_text(record: JobRecord) -> bool:
-    """Whether the worker wrote JSON throughout; what JSON cannot carry it wrote raw, though JSON was asked for."""
+    """Return whether the worker encoded all outputs as JSON: what JSON cannot hold it encodes raw, though JSON was asked for."""
     return b'"binary_data' not in bytes(record.result)
 
 
 def passthrough(record: JobRecord, id: str | None) -> Response:
-    """Hand on the JSON that the worker wrote, with the request's own name in front.
+    """Pass on the JSON that the worker encoded, with the id of the V2 request in front.
 
     Raises:
         JobError: the job ended without a result.
@@ -52,10 +52,10 @@ def passthrough(record: JobRecord, id: str | None) -> Response:
 async def encode(
     outputs: Mapping[str, Array], record: JobRecord, form: ResponseFormat, id: str | None = None
 ) -> Response:
-    """Write a job's outputs; many values a slice at a time, so that others are answered meanwhile.
+    """Encode a job's outputs; many values a slice at a time, so that the event loop serves other requests meanwhile.
 
     Raises:
-        NotAcceptable: the result has no such form.
+        NotAcceptable: the result cannot be encoded in this format.
     """
     if form.media == response.CSV:
         return Parts(await _gathered(_csv(outputs)), "text/csv; charset=utf-8")
@@ -66,7 +66,7 @@ async def encode(
     made = [
         tensors.encode(name, array, binary=True)
         if form.by_output.get(name, raw)
-        else _hollow(name, array, form, record.task_id)
+        else _with_mark(name, array, form, record.task_id)
         for name, array in outputs.items()
     ]
     result = PredictResult(head.model_name, head.model_version, tuple(made), id)
@@ -93,11 +93,11 @@ async def _v2(result: PredictResult, outputs: Mapping[str, Array], form: Respons
     return Parts([*parts, *raws], response.BINARY, [length])
 
 
-def _hollow(name: str, array: Array, form: ResponseFormat, id: str) -> Tensor:
-    """Make an output's tensor that has a mark for its data, which is written in slices.
+def _with_mark(name: str, array: Array, form: ResponseFormat, id: str) -> Tensor:
+    """Return an output's tensor with a mark in place of its data, which is encoded in slices.
 
     Raises:
-        NotAcceptable: it holds what JSON cannot carry; names the form that can.
+        NotAcceptable: it holds values that JSON cannot hold; the message names a format that can.
     """
     try:
         if not form.null:
@@ -117,7 +117,7 @@ def _filled(frames: Sequence[bytes], arrays: Sequence[Array], form: ResponseForm
 
 
 def _listed(array: Array, form: ResponseFormat) -> Iterator[bytes]:
-    """Write an array as nested lists, in pieces of so many values."""
+    """Encode an array as nested lists, in pieces of at most `SLICE` values."""
     if array.size <= SLICE:
         yield _ENCODER.encode(_values(array, form))
         return
@@ -141,7 +141,7 @@ def _values(array: Array, form: ResponseFormat) -> Any:
 
 
 def _csv(outputs: Mapping[str, Array]) -> Iterator[bytes]:
-    """Write a column for each value of a row; text that is no UTF-8 stands as it decodes with replacements."""
+    """Encode a column for each value of a row; bytes that are not UTF-8 are decoded with replacement characters."""
     flat = {name: array.reshape(len(array), -1) for name, array in outputs.items()}
     names = (
         name if array.shape[1] == 1 else f"{name}.{place}"
@@ -163,7 +163,7 @@ def _lines(rows: Iterable[Iterable[object]]) -> bytes:
 
 
 async def _gathered(pieces: Iterator[bytes]) -> list[bytes]:
-    """Have pieces written, and others answered between them."""
+    """Join pieces into parts, and let the event loop serve other requests between them."""
     parts, size = [bytearray()], 0
     for piece in pieces:
         if len(parts[-1]) > PART_BYTES:
@@ -181,10 +181,10 @@ def _cell(value: object) -> object:
 
 
 def _npy(outputs: Mapping[str, Array]) -> bytes:
-    """Write the only output.
+    """Encode the only output as npy.
 
     Raises:
-        NotAcceptable: there are several, or it holds bytes that no npy does.
+        NotAcceptable: there are several outputs.
     """
     if len(outputs) != 1:
         text = f"npy holds one array, and the result has {', '.join(outputs)}: ask for one output, or for another form"
