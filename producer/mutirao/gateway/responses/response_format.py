@@ -83,10 +83,10 @@ def requested(request: Request, body: InferBody, *, bare: bool = False) -> Respo
 
 
 def nan_as_null(request: Head) -> bool:
-    """Whether JSON is to hold null for what it cannot carry.
+    """Return whether JSON has null for NaN and infinities, by the query.
 
     Raises:
-        InvalidRequest: something else is value for.
+        InvalidRequest: the query has another value.
     """
     value = request.param("nan")
     if value not in (None, "null"):
