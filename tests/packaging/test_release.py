@@ -77,6 +77,7 @@ def test_a_version_of_another_form_is_refused(checkout):
     assert any("not of the form 1.2.3" in problem for problem in problems(checkout, "1.2"))
 
 
+@pytest.mark.processes
 def test_a_wheel_is_built_and_looked_into(tmp_path):
     """The wheel of the checkout carries its version and every module and script; one of another version is named."""
     for name in ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"):
