@@ -1,1 +1,1 @@
-"""The HTTP front: one process of it turns requests into jobs, waits for them, and tells of them."""
+"""The HTTP gateway: turns requests into jobs, waits for their results, and streams their steps."""

@@ -59,11 +59,11 @@ def document(routes: Iterable[Any], models: Iterable[ModelInfo] = ()) -> dict[st
     Returns:
         OpenAPI 3.1, JSON-ready.
     """
-    told = [(route, route.opt["doc"]) for route in routes if route.opt.get("doc")]
-    schemas = _Schemas(doc for _, doc in told)
+    documented = [(route, route.opt["doc"]) for route in routes if route.opt.get("doc")]
+    schemas = _Schemas(doc for _, doc in documented)
     models = [info for info in models if info.state == "ready"]
     paths: dict[str, dict[str, Any]] = {}
-    for route, doc in told:
+    for route, doc in documented:
         for path in sorted(route.paths):
             for method in sorted(route.http_methods):
                 operation = _operation(route, doc, path, method, schemas, models)
@@ -199,12 +199,12 @@ def _body(doc: RouteDoc, schemas: _Schemas, models: list[ModelInfo]) -> dict[str
 def _responses(doc: RouteDoc, schemas: _Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {} if doc.answer is None else {JSON: {"schema": schemas.of(doc.answer)}}
     content |= {media: {"schema": _MEDIAS[media]} for media in doc.forms}
-    told: dict[str, Any] = {}
+    responses: dict[str, Any] = {}
     if doc.status < 400:
-        told[str(doc.status)] = {"description": HTTPStatus(doc.status).phrase, "content": content}
+        responses[str(doc.status)] = {"description": HTTPStatus(doc.status).phrase, "content": content}
     for status, kind in doc.others.items():
         own = {} if kind is None else {"content": {JSON: {"schema": schemas.of(kind)}}}
-        told[str(status)] = {"description": HTTPStatus(status).phrase, **own}
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, **own}
     problem = {JSON: {"schema": schemas.of(Problem)}}
     for status in sorted({*doc.refusals, 401, 403}):
         one: dict[str, Any] = {"description": HTTPStatus(status).phrase, "content": dict(problem)}
@@ -212,8 +212,8 @@ def _responses(doc: RouteDoc, schemas: _Schemas) -> dict[str, Any]:
             one["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
         if status in doc.answered:
             one["content"] = {JSON: {"schema": {"anyOf": [schemas.of(Problem), schemas.of(doc.answer)]}}}
-        told[str(status)] = one
-    return told
+        responses[str(status)] = one
+    return responses
 
 
 def _named(method: str, path: str) -> str:
