@@ -22,8 +22,8 @@ QUEUE, OTHER = keyspace.queue("iris"), keyspace.queue("forest")
 def reserve(
     worker: Leases, count: int = 100, *, free: int = 1, ahead: int = 0, names: Iterable[str] = (QUEUE,)
 ) -> Reserved:
-    call = worker.reserving({name: Demand(count, ahead) for name in names}, free)
-    return worker.taken(call, worker.scripts.call(*call))
+    call = worker.reserve_call({name: Demand(count, ahead) for name in names}, free)
+    return worker.parse_reserved(call, worker.scripts.call(*call))
 
 
 def ids(taken: Reserved) -> list[str]:

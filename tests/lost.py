@@ -24,8 +24,8 @@ def letters(url: str, model: str, count: int, *, deliveries: int = 1) -> list[st
         for _ in range(deliveries):
             assert len(hands.reserve(dying, count, names=[keyspace.queue(model)]).requests) == count
             hands.age(admin, dying)
-            assert living.tend([]).adopted == count
-        living.leave()
+            assert living.renew_and_adopt([]).adopted == count
+        living.deregister()
         found: list[bytes] = admin.zrange(keyspace.DEAD_INDEX, -count, -1)
     dying.close()
     living.close()

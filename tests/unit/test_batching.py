@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao_worker.engine.batch_policy import AHEAD_S, JOIN_S, PATIENCE_S, Batcher, isolation_groups
+from mutirao_worker.engine.batch_policy import AHEAD_S, DEFER_MAX_S, PATIENCE_S, Batcher, isolation_groups
 from mutirao_worker.models.manifest import BatchLimits
 
 NUMBERS = itertools.count()
@@ -37,7 +37,7 @@ def batcher(**limits: Any) -> Batcher:
 def timed(policy: Batcher, model: str = "iris", *, per_row_s: float = 0.001, per_batch_s: float = 0.001) -> Batcher:
     """Have a model's times known."""
     for rows in (1, 64, 1, 64):
-        policy.line(model).fit.observe(rows, per_row_s * rows + per_batch_s)
+        policy.queue(model).service_time.observe(rows, per_row_s * rows + per_batch_s)
     return policy
 
 
@@ -75,8 +75,8 @@ def test_conserves_work(requests, slots, busy, now, known):
     batches = drained(policy, now=now, free=max(1, slots - busy), slots=slots)
     assert sorted(one.number for batch in batches for one in batch) == sorted(one.number for one in requests)
     assert all(len({one.model for one in batch}) == 1 for batch in batches)
-    assert not any(policy.lines.values())
-    assert all((line.count, line.rows, line.size) == (0, 0, 0) for line in policy.lines.values())
+    assert not any(policy.queues.values())
+    assert all((line.count, line.rows, line.size) == (0, 0, 0) for line in policy.queues.values())
 
 
 @given(REQUESTS, st.integers(1, 4), st.booleans())
@@ -124,7 +124,7 @@ def test_nobody_starves():
 def test_a_group_that_runs_again_does_not_starve():
     """What runs again after a process died gets its turn, though another model always has somebody waiting."""
     policy = batcher()
-    policy.add_again("forest", [[Asked("forest")]])
+    policy.add_isolated("forest", [[Asked("forest")]])
     for turn in range(5):
         policy.add(Asked("iris", received=float(turn)))
         if policy.next(float(turn), 1, 1)[0].model == "forest":
@@ -136,10 +136,10 @@ def test_what_could_run_elsewhere():
     """All that wait can be taken out for others to run, but for those that are to stay apart from each other."""
     policy = filled(batcher(), Asked(received=1.0), Asked(received=2.0, priority=3))
     again = [Asked(received=0.0)]
-    policy.add_again("iris", [again])
-    line = policy.line("iris")
+    policy.add_isolated("iris", [again])
+    line = policy.queue("iris")
     assert (line.waits_since(1.0), line.waits_since(1.1)) == (False, True)
-    assert [one.received for one in line.spare()] == [1.0, 2.0]
+    assert [one.received for one in line.take_movable()] == [1.0, 2.0]
     assert (line.count, line.rows, line.size, list(line)) == (0, 0, 0, again)
     assert not line.waits_since(9.0)
 
@@ -194,8 +194,8 @@ def short_of_cores(
     """Have a model's times known, and its processes wait for cores for a tenth of them; one batch runs."""
     for rows in (1, 4, 16, 64):
         seconds = per_row_s * rows + per_batch_s
-        policy.timed(model, rows, seconds / 0.9, seconds / 9)
-    policy.line(model).running = 1
+        policy.observe(model, rows, seconds / 0.9, seconds / 9)
+    policy.queue(model).running = 1
     return policy
 
 
@@ -203,7 +203,7 @@ def test_a_second_batch_grows_where_cores_are_short():
     """Rows that cost less than their batch wait for the one that runs, if processes wait for cores; then all go at once."""
     policy = filled(short_of_cores(batcher()), *(Asked() for _ in range(64)))
     assert policy.next(0.0, 1, 2) == []
-    policy.line("iris").running = 0
+    policy.queue("iris").running = 0
     assert len(policy.next(0.0, 2, 2)) == 64
 
 
@@ -211,7 +211,7 @@ def test_a_second_batch_grows_where_cores_are_short():
     ("times", "rows", "limits"),
     [
         ({"per_row_s": 0.001}, 64, {}),
-        ({"per_batch_s": JOIN_S}, 64, {}),
+        ({"per_batch_s": DEFER_MAX_S}, 64, {}),
         ({}, 256, {}),
         ({}, 64, {"max_rows": 64}),
     ],
@@ -228,7 +228,7 @@ def test_nobody_looks_again_at_what_grows():
     policy = filled(short_of_cores(batcher(max_wait_s=0.01)), *(Asked() for _ in range(8)))
     assert policy.next(1.0, 1, 2) == []
     assert policy.wake_at(1.0) is None
-    policy.line("iris").running = 0
+    policy.queue("iris").running = 0
     assert policy.wake_at(1.0) == 1.0
     assert len(policy.next(1.0, 2, 2)) == 8
 
@@ -238,7 +238,7 @@ def test_a_slot_is_used_while_there_are_cores():
     policy = filled(short_of_cores(batcher()), *(Asked() for _ in range(8)))
     assert policy.next(0.0, 1, 2) == []
     for _ in range(20):
-        policy.timed("iris", 8, 0.0104, 0.0)
+        policy.observe("iris", 8, 0.0104, 0.0)
     assert len(policy.next(0.0, 1, 2)) == 8
 
 
@@ -246,7 +246,7 @@ def test_others_run_where_cores_are_short():
     """A model of which nothing runs does not wait for another's batch, nor do groups that are to stay apart."""
     policy = filled(short_of_cores(batcher()), *(Asked() for _ in range(8)), Asked("forest"))
     assert [one.model for one in policy.next(0.0, 1, 2)] == ["forest"]
-    policy.add_again("iris", [[Asked()], [Asked()]])
+    policy.add_isolated("iris", [[Asked()], [Asked()]])
     assert len(policy.next(0.0, 1, 2)) == 1
 
 
@@ -259,13 +259,13 @@ def test_a_slow_model_has_its_share():
     for _ in range(slots):
         (one,) = policy.next(2.0, 1, slots)
         running.append(one.model)
-        policy.line(one.model).running += 1
+        policy.queue(one.model).running += 1
     assert sorted(running) == ["fast", "fast", "slow", "slow"]
     for _ in range(20):  # only the fast one's batches end
-        policy.line("fast").running -= 1
+        policy.queue("fast").running -= 1
         (one,) = policy.next(2.0, 1, slots)
         assert one.model == "fast"
-        policy.line("fast").running += 1
+        policy.queue("fast").running += 1
 
 
 def test_a_model_alone_has_all_slots():
@@ -273,7 +273,7 @@ def test_a_model_alone_has_all_slots():
     policy = filled(batcher(max_rows=1), *(Asked("slow") for _ in range(5)))
     for _ in range(4):
         assert policy.next(0.0, 1, 4)
-        policy.line("slow").running += 1
+        policy.queue("slow").running += 1
 
 
 @pytest.mark.parametrize(
@@ -313,17 +313,17 @@ def test_takes_no_more_than_a_second_ahead(per_row, per_batch, slots, waiting, r
     """What is taken for busy slots is work for about a second of the whole pool, or else one request where none is there."""
     policy = timed(batcher(), per_row_s=per_row, per_batch_s=per_batch)
     filled(policy, *(Asked(rows=rows) for _ in range(waiting)))
-    policy.line("iris").running = int(runs)
+    policy.queue("iris").running = int(runs)
     cap, ahead = policy.room("iris", 0, slots)
     assert cap >= 0
     assert ahead >= 0
     if ahead <= 1:
         return
-    line = policy.line("iris")
-    most = max(1, line.fit.rows_within(AHEAD_S))
+    line = policy.queue("iris")
+    most = max(1, line.service_time.rows_within(AHEAD_S))
     held = waiting * rows + ahead * line.rows_per_request
-    work = line.fit.seconds(most) * max(1, math.ceil(held / most))
-    assert work <= slots * AHEAD_S * 1.2 + line.fit.seconds(most)
+    work = line.service_time.seconds(most) * max(1, math.ceil(held / most))
+    assert work <= slots * AHEAD_S * 1.2 + line.service_time.seconds(most)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["never timed", "too slow for a second"])
@@ -341,7 +341,7 @@ def test_a_model_that_nobody_timed_is_tried_one_at_a_time():
     """Of a model without timings each free slot gets one request: the others may be quicker elsewhere."""
     policy = batcher()
     assert policy.room("iris", 0, 4)[0] == 1
-    policy.line("iris").running = 1
+    policy.queue("iris").running = 1
     assert policy.room("iris", 0, 4) == (1, 0)
 
 

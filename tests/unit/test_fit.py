@@ -18,8 +18,8 @@ def test_fit_recovers_the_line(per_row, per_batch, seed):
         fit.observe(rows, (per_row * rows + per_batch) * noise.uniform(0.98, 1.02))
     whole = 256 * per_row + per_batch
     assert fit.seconds(256) == pytest.approx(whole, rel=0.03)
-    assert fit.line[0] == pytest.approx(per_row, abs=0.05 * whole / 256)
-    assert fit.line[1] == pytest.approx(per_batch, abs=0.05 * whole)
+    assert fit.coefficients[0] == pytest.approx(per_row, abs=0.05 * whole / 256)
+    assert fit.coefficients[1] == pytest.approx(per_batch, abs=0.05 * whole)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 256])
@@ -28,15 +28,15 @@ def test_fit_of_one_size(rows):
     fit = ServiceTimeModel()
     for _ in range(5):
         fit.observe(rows, 0.5)
-    assert fit.line == pytest.approx((0.5 / rows, 0.0))
+    assert fit.coefficients == pytest.approx((0.5 / rows, 0.0))
     assert fit.seconds(2 * rows) == pytest.approx(1.0)
 
 
 def test_fit_knows_nothing_at_first():
     """Before the first timing nothing is foretold, and nothing is forbidden."""
     fit = ServiceTimeModel()
-    assert not fit.known
-    assert fit.line == (0.0, 0.0)
+    assert not fit.has_data
+    assert fit.coefficients == (0.0, 0.0)
     assert fit.seconds(100) == 0.0
     assert fit.rows_within(1.0) > 10**6
 
@@ -48,7 +48,7 @@ def test_fit_stays_sane(timings):
     fit = ServiceTimeModel()
     for rows, seconds in timings:
         fit.observe(rows, seconds)
-    per_row, per_batch = fit.line
+    per_row, per_batch = fit.coefficients
     assert per_row >= 0
     assert per_batch >= -1e-6
     assert fit.rows_within(0.001) >= 1
@@ -68,7 +68,7 @@ def test_fit_follows_a_change():
     fit = ServiceTimeModel()
     for each_s in [0.001] * 100 + [0.01] * 40:
         fit.observe(10, 10 * each_s)
-    assert fit.line[0] == pytest.approx(0.01, rel=0.1)
+    assert fit.coefficients[0] == pytest.approx(0.01, rel=0.1)
 
 
 @pytest.mark.parametrize("held_up_s", [2.0, 60.0])
@@ -78,7 +78,7 @@ def test_fit_sets_a_stall_aside(held_up_s, first):
     fit = ServiceTimeModel()
     for seconds in [held_up_s] * first + [0.002] * 2 + [held_up_s] * (not first) + [0.002]:
         fit.observe(1, seconds)
-    assert fit.line[0] == pytest.approx(0.002)
+    assert fit.coefficients[0] == pytest.approx(0.002)
 
 
 def test_fit_believes_the_second():
@@ -86,7 +86,7 @@ def test_fit_believes_the_second():
     fit = ServiceTimeModel()
     for each_s in [0.001] * 100 + [0.1] * 2:
         fit.observe(10, 10 * each_s)
-    assert fit.line[0] == pytest.approx(0.1)
+    assert fit.coefficients[0] == pytest.approx(0.1)
 
 
 def test_what_rows_cost_is_not_what_the_load_does():
@@ -96,7 +96,7 @@ def test_what_rows_cost_is_not_what_the_load_does():
     for rows in [1, 2, 1, 2, *[30, 40] * 50]:
         waited_s = rows / 1000
         fit.observe(rows, 0.01 + 0.00005 * rows + waited_s, waited_s)
-    assert fit.line[0] > 0.0005
+    assert fit.coefficients[0] > 0.0005
     assert fit.mostly_fixed(150)
     assert not fit.mostly_fixed(250)
 
@@ -106,7 +106,7 @@ def test_what_rows_cost_is_remembered():
     fit = ServiceTimeModel()
     for rows in [1, 4, 16, 64] * 5 + [20] * 5000:
         fit.observe(rows, 0.01 + 0.00005 * rows)
-    assert fit.line[1] == 0
+    assert fit.coefficients[1] == 0
     assert fit.mostly_fixed(150)
     assert not fit.mostly_fixed(250)
 

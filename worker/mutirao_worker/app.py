@@ -134,7 +134,7 @@ def _load(worker: Any) -> None:
 
 
 def _keep_compressed() -> None:
-    """Have kombu leave compressed bodies as they are: it would unpack them, without any bound, before they can be refused."""
+    """Make kombu leave compressed bodies as they are: it would unpack them, without any bound, before they can be refused."""
     for content_type in compression.encoders():
         compression.register(compression.get_encoder(content_type)[0], lambda body: body, content_type)
 

@@ -130,7 +130,7 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
             memory_bytes=psutil.Process().memory_info().rss,
             started_at=self._started_at,
             rates=self._rates(consumer),
-            identity=engine.reservations.identity if engine.reservations is not None else "",
+            identity=engine.leases.identity if engine.leases is not None else "",
             cores=cores(),
             speeds=speeds,
             batches=batches,
@@ -216,8 +216,8 @@ def _changed_at(repository: Repository) -> int:
 
 def _unique_name(consumer: Any) -> str:
     """Return a name that no other worker has, also where several have one name in Celery."""
-    reservations = consumer.engine.reservations
-    return reservations.identity if reservations is not None else f"{consumer.hostname}#{_PROCESS}"
+    leases = consumer.engine.leases
+    return leases.identity if leases is not None else f"{consumer.hostname}#{_PROCESS}"
 
 
 def _served_versions(consumer: Any) -> dict[str, str]:
@@ -232,7 +232,7 @@ def _speeds_and_batch_rows(engine: Any, slots: int) -> tuple[dict[str, float], d
     if not hasattr(engine, "dispatcher"):
         return {}, {}
     batcher = engine.dispatcher.batcher
-    return _rounded(batcher.speeds(slots)), _rounded(batcher.rows())
+    return _rounded(batcher.speeds(slots)), _rounded(batcher.mean_batch_rows())
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

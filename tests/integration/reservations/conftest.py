@@ -30,7 +30,7 @@ def worker(server, redis):
     def make(name, *names, **given):
         found = Leases(settings.load({}, broker_url=server.url, **given), f"{name}@host")
         made.append(found)
-        make.first = found.tend(names or [QUEUE])  # type: ignore[attr-defined]
+        make.first = found.renew_and_adopt(names or [QUEUE])  # type: ignore[attr-defined]
         return found
 
     yield make

@@ -72,7 +72,7 @@ def test_places(worker, ask):
     assert ask.before("b", "c", "d") == [0, 0, 1]
     ask.submit("e")
     assert ask.before("b", "e") == [0, 1]
-    held.give_back([taken.requests[0][0]])
+    held.requeue([taken.requests[0][0]])
     assert ask.before("a", "b", "e") == [0, 1, 2]
     reserve(held, 100)
     ask.submit("f")
@@ -169,7 +169,7 @@ def test_depths(worker, ask, redis):
     taken = reserve(held)
     assert len(taken.requests) == 6
     assert ask.counted("iris") == {("iris", ""): (0, 0)}
-    held.give_back([tag for tag, _, _ in taken.requests])
+    held.requeue([tag for tag, _, _ in taken.requests])
     assert ask.counted("iris", "forest", "dear") == whole
     reserve(held)
     age(redis, held)

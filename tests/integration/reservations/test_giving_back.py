@@ -30,7 +30,7 @@ def overtaken(worker, submit, redis):
     slow, quick = worker("w1"), worker("w2")
     found = requests(reserve(slow))
     age(redis, slow)
-    quick.tend([QUEUE])
+    quick.renew_and_adopt([QUEUE])
     return slow, found, quick
 
 
@@ -40,18 +40,18 @@ def test_leases(worker, submit, redis):
     before = redis.zscore(keyspace.LEASES, held.identity)
     reserve(held)
     assert redis.zscore(keyspace.LEASES, held.identity) > before
-    assert not held.tend([QUEUE]).lapsed
+    assert not held.renew_and_adopt([QUEUE]).lapsed
     waiting.until(lambda: redis.zscore(keyspace.LEASES, held.identity) < redis.time()[0])
-    other.tend([QUEUE])
-    assert held.tend([QUEUE]).lapsed
-    assert not held.tend([QUEUE]).lapsed
+    other.renew_and_adopt([QUEUE])
+    assert held.renew_and_adopt([QUEUE]).lapsed
+    assert not held.renew_and_adopt([QUEUE]).lapsed
     age(redis, held)
-    other.tend([QUEUE])
+    other.renew_and_adopt([QUEUE])
     assert reserve(held).lapsed
     assert not reserve(held).lapsed
 
 
-@pytest.mark.parametrize("look", [lambda held: held.tend([QUEUE]), reserve])
+@pytest.mark.parametrize("look", [lambda held: held.renew_and_adopt([QUEUE]), reserve])
 def test_lapsed_but_not_taken(worker, submit, redis, look):
     """What still stands under a lease that has lapsed is its holder's: it hears nothing, and goes on with it."""
     submit("a", "b")
@@ -59,7 +59,7 @@ def test_lapsed_but_not_taken(worker, submit, redis, look):
     assert ids(reserve(held)) == ["a", "b"]
     age(redis, held)
     assert not look(held).lapsed
-    assert other.tend([QUEUE]).adopted == 0
+    assert other.renew_and_adopt([QUEUE]).adopted == 0
     assert redis.hlen(held.key) == 2
 
 
@@ -69,9 +69,9 @@ def test_adopted(worker, submit, redis):
     lost, other = worker("w1"), worker("w2")
     assert ids(reserve(lost, 3)) == ["a", "b", "c"]
     submit("d")
-    assert other.tend([QUEUE]).adopted == 0
+    assert other.renew_and_adopt([QUEUE]).adopted == 0
     age(redis, lost)
-    assert other.tend([QUEUE]).adopted == 3
+    assert other.renew_and_adopt([QUEUE]).adopted == 3
     assert queued(redis) == ["a", "b", "c", "d"]
     taken = reserve(other)
     assert [json.loads(raw)["headers"].get("attempts", 0) for _, _, raw in taken.requests] == [1, 1, 1, 0]
@@ -164,13 +164,13 @@ def test_given_back(worker, submit, redis, server):
     held = worker("w")
     taken = reserve(held, 4)
     submit("e")
-    Commit(settings.load({}, broker_url=server.url), held).started(
+    Commit(settings.load({}, broker_url=server.url), held).mark_started(
         BatchRun("iris", "1", "w", 1.0, 0.0, 2), requests(taken)
     )
     assert record(redis, "b")["status"] == "STARTED"
-    assert held.give_back([taken.requests[2][0], taken.requests[1][0]]) == 2
+    assert held.requeue([taken.requests[2][0], taken.requests[1][0]]) == 2
     assert queued(redis) == ["b", "c", "e"]
-    assert held.give_back([taken.requests[0][0]], all_but=True) == 1
+    assert held.requeue([taken.requests[0][0]], all_but=True) == 1
     assert queued(redis) == ["d", "b", "c", "e"]
     assert redis.hlen(held.key) == 1
     document = record(redis, "b")
@@ -187,10 +187,12 @@ def test_layout_survives_every_script(worker, submit, redis, server):
     for place in range(3):
         held = worker(f"w{place}")
         found = requests(reserve(held))
-        Commit(settings.load({}, broker_url=server.url), held).started(BatchRun("iris", "1", "w", 1.0, 0.0, 1), found)
+        Commit(settings.load({}, broker_url=server.url), held).mark_started(
+            BatchRun("iris", "1", "w", 1.0, 0.0, 1), found
+        )
         assert base.items() <= record(redis, "a")["job"].items()
         if place == 1:
-            held.give_back([found[0].tag])
+            held.requeue([found[0].tag])
         else:
             age(redis, held)
             worker("tender")
@@ -211,7 +213,7 @@ def test_a_workers_name_breaks_no_record(worker, submit, redis):
         held = worker(name, max_deliveries=2)
         found = requests(reserve(held))
         if how == "given back":
-            held.give_back([found[0].tag])
+            held.requeue([found[0].tag])
         else:
             age(redis, held)
             worker("tender", max_deliveries=2)
@@ -232,7 +234,7 @@ def test_garbage(worker, redis, garbage):
         ((tag, key, envelope),) = reserve(held).requests
         assert (key, envelope) == (QUEUE.encode(), garbage)
         if place == 0:
-            assert held.give_back([tag]) == 1
+            assert held.requeue([tag]) == 1
         else:
             age(redis, held)
             worker("tender")
@@ -261,8 +263,8 @@ def test_leaving(worker, submit, redis):
     submit("a")
     empty, full = worker("w1"), worker("w2")
     reserve(full)
-    empty.leave()
-    full.leave()
+    empty.deregister()
+    full.deregister()
     assert redis.zrange(keyspace.LEASES, 0, -1) == [full.identity.encode()]
     assert not redis.exists(keyspace.SLOTS, keyspace.consumers_key(QUEUE))
     worker("w3")
@@ -275,11 +277,11 @@ def test_from_a_signal_s_handler(worker, submit, redis):
     held = worker("w1")
     tags = [tag for tag, _, _ in reserve(held).requests]
     gave = []
-    before = signal.signal(signal.SIGUSR1, lambda *_: gave.append(held.give_back(tags)))
+    before = signal.signal(signal.SIGUSR1, lambda *_: gave.append(held.requeue(tags)))
     try:
         redis.client_pause(500)
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        held.tend([QUEUE])
+        held.renew_and_adopt([QUEUE])
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert gave == [2]

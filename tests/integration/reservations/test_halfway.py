@@ -70,8 +70,8 @@ def test_what_a_lost_worker_held_is_there_once(worker, submit, redis, spoil):
     mend = spoil(keyspace.LIST_COUNTS)
     for _ in range(3):
         with pytest.raises(ResponseError):
-            other.tend([QUEUE])
+            other.renew_and_adopt([QUEUE])
     assert (redis.hlen(lost.key), queued(redis)) == (2, [])
     mend()
-    assert other.tend([QUEUE]).adopted == 2
+    assert other.renew_and_adopt([QUEUE]).adopted == 2
     assert queued(redis) == ["a", "b"]

@@ -120,7 +120,7 @@ def test_cancelled_and_expired(worker, redis, core, submit, server):
     document = redis.get(keyspace.record_key("seen")).decode()
     redis.set(keyspace.record_key("seen"), document.replace('"expires_at":', '"expires_at":1.0,"was":'))
     commit = Commit(settings.load({}, broker_url=server.url), held)
-    assert commit.vet(requests(taken)) == ["expired"]
+    assert commit.prerun_check(requests(taken)) == ["expired"]
     assert told(redis) == ["cancelled", "asked", "taken", "seen"]
 
 

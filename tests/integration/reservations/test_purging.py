@@ -69,7 +69,7 @@ def test_what_was_given_back_or_adopted_is_still_there(worker, submit, redis):
     first, second = worker("first"), worker("second")
     taken = reserve(first, 11)
     assert len(reserve(second, 10).requests) == 10
-    first.give_back([tag for tag, _, _ in taken.requests][3:8])
+    first.requeue([tag for tag, _, _ in taken.requests][3:8])
     age(redis, second)
     worker("tender")
     before = queued(redis)

@@ -150,11 +150,11 @@ def test_work_is_found_among_tenants_alone(worker, send, redis):
     held, other = worker("w1"), worker("w2")
     assert not held.waiting([QUEUE])
     reserve(other, 0, free=1)
-    assert held.idle([QUEUE]) == [1]
+    assert held.idle_slots([QUEUE]) == [1]
     send("a")
     redis.delete(keyspace.wakeup_key(QUEUE))
     assert held.waiting([QUEUE])
-    assert held.idle([QUEUE]) == [0]
+    assert held.idle_slots([QUEUE]) == [0]
     assert reserve(held, 1, free=1).left == set()
 
 
@@ -166,7 +166,7 @@ def test_back_to_its_own_line(worker, send, redis, how):
     taken = reserve(held, 3)
     assert not redis.exists(RING)
     if how == "given back":
-        held.give_back([tag for tag, _, _ in taken.requests])
+        held.requeue([tag for tag, _, _ in taken.requests])
     else:
         age(redis, held)
         worker("w2")

@@ -65,7 +65,7 @@ def test_a_lost_worker_is_not_counted(worker, submit, redis):
     for each in (lost, gone):
         reserve(each, 0, free=4)
     age(redis, lost)
-    gone.leave()
+    gone.deregister()
     submit(*(f"i{n}" for n in range(8)))
     assert len(ids(reserve(live, 8, free=1))) == 8
 
@@ -91,12 +91,12 @@ def test_vet_and_started(worker, submit, redis, server):
     held = worker("w")
     found = requests(reserve(held))
     commit = Commit(settings.load({}, broker_url=server.url), held)
-    assert commit.vet(found) == ["", "", ""]
+    assert commit.prerun_check(found) == ["", "", ""]
     with Client(server.url, check=False) as client:
         assert client.cancel("a")
-    waiting.until(lambda: commit.vet(found) == ["REVOKED", "", "expired"])
+    waiting.until(lambda: commit.prerun_check(found) == ["REVOKED", "", "expired"])
     before = record(redis, "b")
-    commit.started(BatchRun("iris", "1", "w@host", 5.0, 0.0, 2), found)
+    commit.mark_started(BatchRun("iris", "1", "w@host", 5.0, 0.0, 2), found)
     document = record(redis, "b")
     assert document["status"] == "STARTED"
     assert before["job"].items() <= document["job"].items()
@@ -111,7 +111,7 @@ def test_bells_are_bounded(worker, submit, redis):
         submit(f"a{place}")
         reserve(held, 1)
         submit(f"b{place}")
-        held.give_back([], all_but=True)
+        held.requeue([], all_but=True)
         assert redis.llen(keyspace.wakeup_key(QUEUE)) <= 8
     while reserve(held).left:
         pass
@@ -138,14 +138,14 @@ def test_posted_calls_are_heard_in_order_and_run_once(worker, submit, redis):
     redis.script_flush()
     held.scripts.client.script_load(SCRIPTS["reserve"])
     leave = ("deregister", (keyspace.LEASES, keyspace.SLOTS, "nobody"), ("nobody",))
-    call = held.reserving({QUEUE: Demand(5, 0)}, 1)
+    call = held.reserve_call({QUEUE: Demand(5, 0)}, 1)
     held.scripts.post([leave, call], heard.append)
     held.scripts.post([leave], heard.append)
-    held.scripts.hear(wait=True)
+    held.scripts.read_replies(wait=True)
     assert [len(replies) for replies in heard] == [2, 1]
-    assert ids(held.taken(call, heard[0][1])) == ["a", "b"]
+    assert ids(held.parse_reserved(call, heard[0][1])) == ["a", "b"]
     assert redis.hlen(held.key) == 2
-    assert not held.scripts.posted
+    assert not held.scripts.pending
 
 
 def test_a_posted_call_that_is_never_answered(worker, server):
@@ -154,34 +154,34 @@ def test_a_posted_call_that_is_never_answered(worker, server):
     heard: list[Any] = []
     leave = ("deregister", (keyspace.LEASES, keyspace.SLOTS, "nobody"), ("nobody",))
     held.scripts.post([leave], heard.append)
-    held.scripts.hear(wait=True)
+    held.scripts.read_replies(wait=True)
     server.pause()
     try:
         held.scripts.post([leave], heard.append)
-        held.scripts.overdue(60.0)
+        held.scripts.expire(60.0)
         assert heard == [[1]]
         while (
             len(heard) == 1
         ):  # it is overdue once what was sent has had its time on a slow link, less than a millisecond
-            held.scripts.overdue(0.0)
+            held.scripts.expire(0.0)
     finally:
         server.resume()
     assert [type(error) for error in heard[1:]] == [exceptions.TimeoutError]
-    assert not held.scripts.posted
+    assert not held.scripts.pending
     held.scripts.post([leave], heard.append)
-    held.scripts.hear(wait=True)
+    held.scripts.read_replies(wait=True)
     assert heard[2:] == [[1]]
 
 
 def test_a_call_that_was_sent_early(worker, submit, redis):
     """A call that follows a bell takes nothing where nothing waits or where its worker has left, and else what any other takes."""
     held = worker("w")
-    early = held.reserving({QUEUE: Demand(5, 0)}, 1, late=True)
+    early = held.reserve_call({QUEUE: Demand(5, 0)}, 1, late=True)
     assert held.scripts.call(*early) is None
     submit("a", "b")
-    assert ids(held.taken(early, held.scripts.call(*early))) == ["a", "b"]
-    held.give_back([], all_but=True)
-    held.leave()
-    assert held.scripts.call(*held.reserving({QUEUE: Demand(5, 0)}, 1, late=True)) is None
+    assert ids(held.parse_reserved(early, held.scripts.call(*early))) == ["a", "b"]
+    held.requeue([], all_but=True)
+    held.deregister()
+    assert held.scripts.call(*held.reserve_call({QUEUE: Demand(5, 0)}, 1, late=True)) is None
     assert redis.zscore(keyspace.LEASES, held.identity) is None
     assert queued(redis) == ["a", "b"]

@@ -23,28 +23,28 @@ class Canvas:
         """Take the app whose tasks they are."""
         self._app = app
 
-    def planned(self, ending: Outcome) -> Outcome:
+    def plan(self, outcome: Outcome) -> Outcome:
         """Give what is to follow its ids, and name it in the record: that is written before anything follows."""
-        embed = dict(ending.embed or {})
-        if ending.status != "SUCCESS" or ending.children:
-            return ending
+        embed = dict(outcome.embed or {})
+        if outcome.status != "SUCCESS" or outcome.children:
+            return outcome
         try:
             embed["callbacks"] = [maybe_signature(each, app=self._app) for each in embed.get("callbacks") or ()]
             embed["chain"] = chain = list(embed.get("chain") or ())
             chain[-1:] = [maybe_signature(each, app=self._app) for each in chain[-1:]]
             following = [each.freeze().as_tuple() for each in (*embed["callbacks"], *chain[-1:])]
-            return ending._replace(embed=embed, children=msgspec.json.encode(following))
+            return outcome._replace(embed=embed, children=msgspec.json.encode(following))
         except Exception:
-            logger.exception("cannot read what is to follow %s", ending.request.id)
-            return ending
+            logger.exception("cannot read what is to follow %s", outcome.request.id)
+            return outcome
 
-    def follow(self, ending: Outcome) -> None:
+    def follow(self, outcome: Outcome) -> None:
         """Run what is to follow a request that has ended."""
-        request, embed = ending.request, ending.embed or {}
+        request, embed = outcome.request, outcome.embed or {}
         context = _Context(request, embed)
-        result = msgspec.json.decode(ending.result)
+        result = msgspec.json.decode(outcome.result)
         try:
-            if ending.status == "SUCCESS":
+            if outcome.status == "SUCCESS":
                 for each in embed.get("callbacks") or ():
                     maybe_signature(each, app=self._app).apply_async(
                         (result,), parent_id=request.id, root_id=context.root_id

@@ -1,4 +1,4 @@
-"""The glue to Celery's consumer and pool: with `reconnection`, what touches Celery's internals."""
+"""Celery's consumer and the step of it that runs the engine: starts, stops and drives the dispatcher."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 NAME = f"{__name__}:receive"
 CONSUMER = f"{__name__}:Consumer"
-# How long processes that have been told to end may take, once what they ran has been given back.
+# How long the pool's processes may take to end, once what they ran has been given back.
 ENDING_S = 1.0
 # How long the worker may then take itself.
 LEAVING_S = 5.0
@@ -76,7 +76,7 @@ class Consumer(ReconnectingConsumer):
     engine: EngineStep
 
     def admit(self, request: Request) -> None:
-        """Let a request in: at once, at its time, or by the task's rate limit; refuse what cannot be run at all."""
+        """Admit a request: at once, at its time, or by the task's rate limit; refuse one that cannot run at all."""
         headers = request.headers
         if headers.task != keyspace.TASK:
             # It is the client's word, so no more of it is shown than a name may have.
@@ -100,9 +100,9 @@ class Consumer(ReconnectingConsumer):
         bucket = self.task_buckets[keyspace.TASK]
         early_s = 0.0 if eta is None else eta - time.time()
         if early_s > 0 or bucket:
-            self.engine.dispatcher.aside.add(request)
+            self.engine.dispatcher.delayed.add(request)
         if early_s > 0:
-            request._eta_timer_entry = self.timer.call_after(early_s, self._due, (request,))  # noqa: SLF001 - Celery's name
+            request._eta_timer_entry = self.timer.call_after(early_s, self._on_eta, (request,))  # noqa: SLF001 - Celery's name
             self.engine.registry.mark_scheduled(request)
         elif bucket:
             self._limit_task(request, bucket, 1)
@@ -110,17 +110,17 @@ class Consumer(ReconnectingConsumer):
             self.engine.dispatcher.offer(request)
 
     def process(self, request: Request) -> None:
-        """Let a request wait for its batch; Celery calls this for those that its rate limit let pass."""
+        """Queue a request for its batch; Celery calls this for those that its rate limit let pass."""
         self.engine.dispatcher.offer(request)
         self.engine.dispatch_soon()
 
     def cancel_active_requests(self) -> None:
         """Give back what runs: Celery's cold shutdown, which goes on to wait for the pool."""
-        self.engine.bound(LEAVING_S)
+        self.engine.bound_stop(LEAVING_S)
         super().cancel_active_requests()
 
     def on_close(self) -> None:
-        """Let go of a broken connection: what is reserved stays so, and what runs goes on."""
+        """Close a broken connection: what is reserved stays so, and what runs goes on."""
         self.engine.disconnected(lost=self.connection is None)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 - Celery's signature
@@ -147,7 +147,7 @@ class Consumer(ReconnectingConsumer):
         """Drop what is no task message at all."""
         rejection.refuse(self, message, errors.InvalidRequest(TRIPLE, reason="not Celery's triple"))
 
-    def _due(self, request: Request) -> None:
+    def _on_eta(self, request: Request) -> None:
         self.engine.registry.unmark_scheduled(request)
         self.process(request)
 
@@ -166,20 +166,20 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._settings: Settings = consumer.app.conf.mutirao
         self._timers: list[Any] = []
         self._channel: Channel | None = None
-        self._soon = False
+        self._dispatch_scheduled = False
         self._ends_at = math.inf  # the time by which a stop may have ended
         self._thread: threading.Thread | None = None
         self.dispatcher: Dispatcher
         self.events: TaskEventSender
-        self.hold: LeasedSource | BrokerSource
+        self.source: LeasedSource | BrokerSource
         self.registry = CeleryRequestRegistry()
-        self.slots: WorkerPool
-        self.reservations: Leases | None = None
+        self.worker_pool: WorkerPool
+        self.leases: Leases | None = None
         # Also while there is no connection, when Celery does not stop what it has not started.
-        signals.worker_shutting_down.connect(lambda **_: self.bound(self._settings.grace_s), weak=False)
+        signals.worker_shutting_down.connect(lambda **_: self.bound_stop(self._settings.grace_s), weak=False)
 
     def start(self, consumer: Any) -> None:
-        """Begin, or go on with another connection."""
+        """Start, or go on with another connection."""
         channel = consumer.task_consumer.channel
         if not hasattr(self, "dispatcher"):
             self._build(consumer, engine=isinstance(channel, Channel))
@@ -191,32 +191,32 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 True
             )  # or Celery ends the worker where one has died in a model's warm-up
             self._timers.append(consumer.timer.call_repeatedly(0.5, self._look_after_processes))
-        if isinstance(self.hold, LeasedSource):
-            self.dispatcher.commit.results.hear(wait=True)
+        if isinstance(self.source, LeasedSource):
+            self.dispatcher.commit.results.read_replies(wait=True)
             self._channel = channel
             channel.idle_at = time.monotonic()
-            self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.tend))
-            self.hold.unsure()
-            self.tend()
-            channel.bells = self.hold
+            self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.maintain))
+            self.source.mark_uncertain()
+            self.maintain()
+            channel.listener = self.source
         else:
-            self._timers.append(consumer.timer.call_repeatedly(1.0, self.tend))
-        self.dispatcher.keep()
+            self._timers.append(consumer.timer.call_repeatedly(1.0, self.maintain))
+        self.dispatcher.retry_commits()
         self.dispatcher.dispatch()
 
     def stop(self, consumer: Any) -> None:
-        """Give back what has not begun; what runs goes on, and is kept when it ends."""
+        """Give back what has not begun; what runs goes on, and is committed when it ends."""
         if not hasattr(self, "dispatcher"):
             return
         if not self.dispatcher.closing:
             self.dispatcher.closing = True
             if self._channel is not None:
-                self._channel.bells = ClosedSource()
-            self.dispatcher.commit.results.hear(wait=True)
-            _attempt(self.dispatcher.give_back)
-            self._give_back_unsent()
+                self._channel.listener = ClosedSource()
+            self.dispatcher.commit.results.read_replies(wait=True)
+            _attempt(self.dispatcher.return_all_waiting)
+            self._return_unsent()
         if consumer.blueprint.state != bootsteps.RUN:
-            self.bound(self._settings.grace_s)
+            self.bound_stop(self._settings.grace_s)
 
     def terminate(self, consumer: Any) -> None:
         """Give back everything: the cold shutdown."""
@@ -225,67 +225,70 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             _attempt(self.dispatcher.stop)
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Keep what has ended, and leave."""
+        """Commit what has ended, and deregister."""
         for timer in self._timers:
             timer.cancel()
         if not hasattr(self, "dispatcher"):
             return
-        self.slots.hear()
-        self.dispatcher.commit.results.hear(wait=True)
-        _attempt(self.dispatcher.keep)
+        self.worker_pool.drain_results()
+        self.dispatcher.commit.results.read_replies(wait=True)
+        _attempt(self.dispatcher.retry_commits)
         _attempt(self.events.flush)
-        if (reservations := self.reservations) is not None:
-            _attempt(lambda: reservations.give_back([], all_but=True))
-            _attempt(reservations.leave)
-            reservations.close()
+        if (leases := self.leases) is not None:
+            _attempt(lambda: leases.requeue([], all_but=True))
+            _attempt(leases.deregister)
+            leases.close()
         self.dispatcher.commit.close()
 
     def disconnected(self, *, lost: bool) -> None:
-        """Let go of the connection: reserved requests stay reserved; delivered ones are the broker's again."""
+        """Close the connection: reserved requests stay reserved; delivered ones are the broker's again."""
         for timer in self._timers:
             timer.cancel()
         if not hasattr(self, "dispatcher"):
             return
         self._channel = None
-        if isinstance(self.hold, BrokerSource):
+        if isinstance(self.source, BrokerSource):
             self.dispatcher.forget_waiting()
-        if self.reservations is not None and lost:  # what were sent now would be waited for in vain
+        if self.leases is not None and lost:  # what were sent now would be waited for in vain
             self.dispatcher.closing = True
-            self.reservations.scripts.abandon()
-            self.dispatcher.unsent()  # they are given back over the next connection, as unheard
+            self.leases.scripts.abandon()
+            self.dispatcher.recall_unsent()  # they are given back over the next connection, as unacknowledged
         else:
-            self._give_back_unsent()
-        self.slots.flush()
+            self._return_unsent()
+        self.worker_pool.flush()
 
-    def tend(self) -> None:
-        """What is done every few seconds: the lease, other workers' lapsed leases, results that could not be kept."""
-        hold = self.hold
-        self.dispatcher.commit.results.overdue(self._settings.timeout_s)
-        if isinstance(hold, LeasedSource) and self._alive():
-            if hold.tend() and self.dispatcher.free and not self.dispatcher.closing:
-                hold.woken(None)
-        elif isinstance(hold, BrokerSource) and not self.dispatcher.closing:
-            hold.pull()
-        self.dispatcher.keep()
+    def maintain(self) -> None:
+        """Do what is due every few seconds: the lease, other workers' lapsed leases, results that could not be committed."""
+        source = self.source
+        self.dispatcher.commit.results.expire(self._settings.timeout_s)
+        if isinstance(source, LeasedSource) and self._is_alive():
+            if source.renew_and_adopt() and self.dispatcher.free_slots and not self.dispatcher.closing:
+                source.on_wakeup(None)
+        elif isinstance(source, BrokerSource) and not self.dispatcher.closing:
+            source.pull()
+        self.dispatcher.retry_commits()
         self.dispatcher.dispatch()
 
-    def bound(self, seconds: float) -> None:
-        """Have a stop end, whatever the pool's processes do: Celery waits for each of them for ever."""
+    def bound_stop(self, seconds: float) -> None:
+        """Bound the time that a stop may take: Celery waits for each process of the pool for ever.
+
+        The end of that time is a thread's timer, not the loop's: Celery's shutdown stops the loop, and may block in this thread.
+        """
         at = time.monotonic() + seconds
         if at < self._ends_at:
             self._ends_at = at
-            timer = threading.Timer(seconds, self._out_of_grace)
+            timer = threading.Timer(seconds, self._on_grace_over)
             timer.daemon = True
             timer.start()
 
     def answered(self) -> dict[str, int]:
         """How many requests of each model this worker has answered."""
-        return dict(self.dispatcher.outcomes.counts) if hasattr(self, "dispatcher") else {}
+        return dict(self.dispatcher.commit_queue.counts) if hasattr(self, "dispatcher") else {}
 
     def dispatch_soon(self) -> None:
         """Fill free slots once the loop has taken in what has come."""
-        if not self._soon:
-            self._soon = True
+        if not self._dispatch_scheduled:
+            self._dispatch_scheduled = True
             self._consumer.call_soon(self._dispatch)
 
     def info(self, consumer: Any) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
@@ -293,45 +296,47 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         return {"batching": self.dispatcher.describe()} if hasattr(self, "dispatcher") else {}
 
     def _build(self, consumer: Any, *, engine: bool) -> None:
-        def later(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+        def call_later(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
             return consumer.timer.call_after(seconds, function, args)
 
-        self.slots = slots = WorkerPool(consumer.pool, consumer.hub, self._settings, lambda: self.dispatcher)
-        self.reservations = Leases(self._settings, consumer.hostname) if engine else None
-        commit = Commit(self._settings, self.reservations)
-        listen = self._listen if commit.fenced and not slots.inline else None
-        self.events = TaskEventSender(consumer.event_dispatcher, later)
+        self.worker_pool = worker_pool = WorkerPool(
+            consumer.pool, consumer.hub, self._settings, lambda: self.dispatcher
+        )
+        self.leases = Leases(self._settings, consumer.hostname) if engine else None
+        commit = Commit(self._settings, self.leases)
+        watch_replies = self._watch_replies if commit.fenced and not worker_pool.inline else None
+        self.events = TaskEventSender(consumer.event_dispatcher, call_later)
         self.dispatcher = Dispatcher(
             self._app,
             consumer.hostname,
-            pool=slots,
+            pool=worker_pool,
             commit=commit,
             events=self.events,
             registry=self.registry,
-            now=self.reservations.now if self.reservations else time.time,
-            later=later,
+            now=self.leases.now if self.leases else time.time,
+            call_later=call_later,
             follow_ups=Canvas(self._app),
-            listen=listen,
+            watch_replies=watch_replies,
         )
         self.dispatcher.connection_errors = self.dispatcher.commit.connection_errors = consumer.connection_errors
-        if self.reservations is not None:
-            polling = Polling(self.reservations.scripts, self.reservations.identity, later, listen)
-            self.hold = LeasedSource(
+        if self.leases is not None:
+            polling = Polling(self.leases.scripts, self.leases.identity, call_later, watch_replies)
+            self.source = LeasedSource(
                 self.dispatcher,
-                self.reservations,
-                lambda: slots.slots,
+                self.leases,
+                lambda: worker_pool.slots,
                 consumer.admit,
                 self._queues,
                 polling,
                 WorkerLostError,
             )
         else:
-            self.hold = BrokerSource(self.dispatcher, lambda: slots.slots, self._prefetch)
-        self.dispatcher.hold = self.hold
+            self.source = BrokerSource(self.dispatcher, lambda: worker_pool.slots, self._prefetch)
+        self.dispatcher.source = self.source
         consumer.on_task_request = consumer.process
-        if slots.inline and self.reservations is not None:
+        if worker_pool.inline and self.leases is not None:
             self._thread = threading.Thread(
-                target=self._tend_while_inline, args=(self.reservations,), name="mutirao-lease", daemon=True
+                target=self._renew_while_inline, args=(self.leases,), name="mutirao-lease", daemon=True
             )
             self._thread.start()
 
@@ -343,47 +348,47 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def _queues(self) -> list[str]:
         return list(self._channel.active_queues) if self._channel is not None else []
 
-    def _alive(self) -> bool:
+    def _is_alive(self) -> bool:
         """Whether this worker still does its work: one that is connected, but neither listens nor runs anything, must lose its lease."""
         if self._channel is None or self.dispatcher.closing:
             return bool(self.dispatcher.running)
-        return bool(self.dispatcher.running) or time.monotonic() - self._channel.turned_at < self._settings.lease_s
+        return bool(self.dispatcher.running) or time.monotonic() - self._channel.last_active_at < self._settings.lease_s
 
-    def _tend_while_inline(self, reservations: Leases) -> None:
+    def _renew_while_inline(self, leases: Leases) -> None:
         """Renew the lease from a thread while a prediction runs in the loop's own: that is long work, not a loop that hangs."""
         while True:
             time.sleep(self._settings.lease_s / 3)
             batch = next(iter(self.dispatcher.running.values()), None)
             limit = (batch.limits[0] if batch else None) or 3600.0
             if batch and time.monotonic() - batch.began < limit:
-                _attempt(lambda: reservations.tend(self._queues()))
+                _attempt(lambda: leases.renew_and_adopt(self._queues()))
 
-    def _listen(self, descriptor: int) -> None:
-        """Hear the replies to what was posted when there are any; for as long alone, or the loop would spin on a closed connection."""
+    def _watch_replies(self, descriptor: int) -> None:
+        """Read the replies to posted calls when they come; only while some are pending, or the loop would spin on a closed connection."""
         results, hub = self.dispatcher.commit.results, self._consumer.hub
 
-        def heard() -> None:
-            results.hear()
-            if not results.posted:
+        def read() -> None:
+            results.read_replies()
+            if not results.pending:
                 hub.remove_reader(descriptor)
 
-        hub.add_reader(descriptor, heard)
+        hub.add_reader(descriptor, read)
 
     def _look_after_processes(self) -> None:
         self._app.host.check_warm_ups()
-        self.slots.look_after()
+        self.worker_pool.look_after()
         self._consumer.pool.maintain_pool()
 
     def _dispatch(self) -> None:
-        self._soon = False
+        self._dispatch_scheduled = False
         self.dispatcher.dispatch()
 
-    def _give_back_unsent(self) -> None:
+    def _return_unsent(self) -> None:
         """Take batches back that no process has begun to read."""
-        if unsent := self.dispatcher.unsent():
-            _attempt(lambda: self.hold.give_back(unsent))
+        if requests := self.dispatcher.recall_unsent():
+            _attempt(lambda: self.source.return_requests(requests))
 
-    def _out_of_grace(self) -> None:
+    def _on_grace_over(self) -> None:
         """Give back what still runs, and end its processes: the time that a stop may take is over."""
         running = list(self.dispatcher.running.values()) if hasattr(self, "dispatcher") else []
         if running:
@@ -395,13 +400,13 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         pool.end(self._consumer.pool)
         time.sleep(LEAVING_S)
         logger.error("this worker does not come to its end: it leaves as it is")
-        if self.reservations is not None:
-            _attempt(self.reservations.leave)
+        if self.leases is not None:
+            _attempt(self.leases.deregister)
         os._exit(os.EX_SOFTWARE)
 
 
 def _attempt(work: Callable[[], Any]) -> None:
-    """Do what another time will do where Redis is away."""
+    """Run work that is repeated later where Redis is away."""
     try:
         work()
     except redis.RedisError as exc:

@@ -21,16 +21,16 @@ def opened() -> frozenset[int]:
 
 
 def own(worker: Any) -> set[int]:
-    """List those that a process of billiard's pool speaks with its parent through."""
+    """List those over which a process of billiard's pool exchanges messages with its parent."""
     queues = (getattr(worker, name, None) for name in ("inq", "outq", "synq"))
     ends = (end for queue in queues if queue is not None for end in (queue._reader, queue._writer))  # noqa: SLF001 - the only way
     return {end.fileno() for end in ends if not end.closed}
 
 
 def silence(numbers: Iterable[int]) -> None:
-    """Have sockets, pipes and the kernel's own objects among these lead nowhere; files stay.
+    """Redirect sockets, pipes and the kernel's own objects among these to the null device; files stay.
 
-    They are not closed: whoever holds the number closes it one day, and must not close what has it by then.
+    They are not closed: the object that holds the number closes it one day, and must not close what has it by then.
     """
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in numbers:
@@ -45,7 +45,7 @@ def silence(numbers: Iterable[int]) -> None:
 
 @contextlib.contextmanager
 def withheld(number: int) -> Iterator[None]:
-    """Have a descriptor lead nowhere meanwhile, and be under no other number: it is on its way through a socket."""
+    """Redirect a descriptor to the null device meanwhile, with no other number for it: it is on its way through a socket."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with near, far:
         socket.send_fds(near, [b"-"], [number])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Looks of `Slots.look_after`, two a second.
+# Looks of `WorkerPool.look_after`, two a second.
 ACCEPTED_IN_LOOKS = 10
 # What follows in a pipe that was full comes within this time.
 READ_MS = 50
@@ -41,16 +41,16 @@ interruption.TIME_LIMIT = SoftTimeLimitExceeded
 interruption.is_terminating = terminate_handler_fired
 
 
-def compute(asked: list[Any], bounds: tuple[int, int]) -> Any:
+def compute(packed: list[Any], bounds: tuple[int, int]) -> Any:
     """Run a batch; called in a process of the pool. Plain tuples go through the pipe: they cost a seventh of named ones."""
     host = current_app.host
-    ran = execution.run(host.find, list(map(PackedRequest._make, asked)), ResultLimits(*bounds))
+    ran = execution.run(host.find, list(map(PackedRequest._make, packed)), ResultLimits(*bounds))
     leak = host.leak_detector.new_leak() if host.leak_detector is not None else None
     return list(map(tuple, ran.results)), *ran[1:-1], leak and tuple(leak)
 
 
 def read(computed: Any, count: int) -> BatchResult:
-    """Read what `compute` returned of so many requests.
+    """Read what `compute` returned for a number of requests.
 
     Raises:
         Exception: of any kind, where it is no answer for each of them.
@@ -65,14 +65,14 @@ def read(computed: Any, count: int) -> BatchResult:
 class WorkerPool:
     """Celery's pool as the dispatcher sees it. What comes back does so on the loop's own thread, whatever the pool is made of."""
 
-    def __init__(self, pool: Any, hub: Any, given: Settings, dispatcher: Callable[[], Dispatcher]) -> None:
-        """Take Celery's pool and loop, how large results may be and when a process is worn out, and who hears what comes back."""
+    def __init__(self, pool: Any, hub: Any, settings: Settings, dispatcher: Callable[[], Dispatcher]) -> None:
+        """Take Celery's pool and loop, how large results may be, when a process is replaced, and the dispatcher that takes what comes back."""
         self._dispatcher = dispatcher
         self._hub = hub
-        self._bounds = (given.inline_bytes, given.max_result_bytes)
-        self._wear = Wear(given.max_batches_per_process, given.max_memory_per_process)
+        self._bounds = (settings.inline_bytes, settings.max_result_bytes)
+        self._wear = Wear(settings.max_batches_per_process, settings.max_memory_per_process)
         self._pool = pool
-        self._doomed: dict[int, Any] = {}
+        self._pending_signals: dict[int, Any] = {}
         self._jobs: dict[int, Any] = {}
         self._unaccepted: dict[
             int, tuple[int, int]
@@ -80,16 +80,16 @@ class WorkerPool:
         self._stuck: set[int] = set()  # batches that have been given up, though their threads still run them
         self.inline = pool.__class__.__module__.endswith("solo")
         self._threads = pool.__class__.__module__.endswith("thread")
-        self._frames = None
+        self._pipes = None
         if self._inqueues() is not None:
-            self._frames = ProcessPipes(pool._pool, 2 * (MAX_RESULTS_BYTES + given.max_result_bytes))  # noqa: SLF001 - billiard's only way
-        self._hear_of_processes()
-        self._hear_before_limits()
-        self._track_the_living()
+            self._pipes = ProcessPipes(pool._pool, 2 * (MAX_RESULTS_BYTES + settings.max_result_bytes))  # noqa: SLF001 - billiard's only way
+        self._watch_starts()
+        self._read_before_limits()
+        self._skip_dead_processes()
         if self._threads:
             self._done: collections.deque[Callable[[], None]] = collections.deque()
-            self._ear, self._mouth = os.pipe()
-            os.set_blocking(self._ear, False)
+            self._wakeup_r, self._wakeup_w = os.pipe()
+            os.set_blocking(self._wakeup_r, False)
 
     @property
     def slots(self) -> int:
@@ -104,18 +104,18 @@ class WorkerPool:
         """How many more there are in a moment."""
         return max(0, int(self._pool.num_processes) - self.slots) if self._inqueues() is not None else 0
 
-    def send(self, batch: Batch, asked: list[PackedRequest]) -> None:
+    def send(self, batch: Batch, packed: list[PackedRequest]) -> None:
         hard, soft = batch.limits
         if self._threads:
-            self._hub.add_reader(self._ear, self._heard)
+            self._hub.add_reader(self._wakeup_r, self._on_wakeup)
         if self._threads and hard:
-            self._dispatcher().later(hard, self._overdue, batch, hard)
+            self._dispatcher().call_later(hard, self._thread_timed_out, batch, hard)
         self._jobs[batch.number] = self._pool.apply_async(
             compute,
-            args=([tuple(each) for each in asked], self._bounds),
+            args=([tuple(each) for each in packed], self._bounds),
             accept_callback=lambda pid, _: self._accepted(batch, pid),
-            callback=lambda computed: self._home(lambda: self._returned(batch, computed)),
-            error_callback=lambda info: self._home(lambda: self._lost(batch, info.exception)),
+            callback=lambda computed: self._on_loop_thread(lambda: self._returned(batch, computed)),
+            error_callback=lambda info: self._on_loop_thread(lambda: self._failed(batch, info.exception)),
             timeout=hard,
             soft_timeout=soft,
         )
@@ -144,12 +144,12 @@ class WorkerPool:
 
     def terminate(self, batch: Batch, number: Any) -> None:
         if batch.pid is None and batch.number in self._jobs:  # no process has said yet that it is the one
-            self._doomed[batch.number] = number
+            self._pending_signals[batch.number] = number
         elif batch.pid and batch.pid != os.getpid() and not self._threads:
             self._pool.terminate_job(batch.pid, number or TERM_SIGNAL)
 
     def stop(self, batch: Batch) -> None:
-        """End the process that runs a batch, though nobody hears from the pool any more: also one that has got but a part of it.
+        """End the process that runs a batch, though nothing reads from the pool any more: also one that has got but a part of it.
 
         It is killed: SIGTERM would wait for native code to return, and then for somebody to read the process's last words.
         """
@@ -160,10 +160,10 @@ class WorkerPool:
         if (process := job._scheduled_for) is not None:  # noqa: SLF001 - billiard's only way
             self._pool.terminate_job(process.pid, signal.SIGKILL)
             if batch.pid is None:
-                _deafened(process.inq._writer.fileno())  # noqa: SLF001 - or who goes on writing to it never comes to an end
+                _redirect_to_null(process.inq._writer.fileno())  # noqa: SLF001 - or who goes on writing to it never comes to an end
 
-    def unsent(self, batches: list[Batch]) -> list[Batch]:
-        """Take batches out of the pool that no process has begun to read, or whose result will not be heard."""
+    def recall_unsent(self, batches: list[Batch]) -> list[Batch]:
+        """Take batches out of the pool that no process has begun to read, or whose result will not be read."""
         pool: Any = getattr(self._pool, "_pool", None)
         outbound = getattr(pool, "outbound_buffer", None)
         if outbound is None:
@@ -197,13 +197,13 @@ class WorkerPool:
             job._accepted = False  # noqa: SLF001
         pool._busy_workers.update(busy)  # noqa: SLF001
 
-    def hear(self) -> None:
-        """Hear what threads have done while the loop stands still."""
+    def drain_results(self) -> None:
+        """Handle the results of threads while the loop stands still."""
         if self._threads:
             self._drain()
 
-    def _hear_of_processes(self) -> None:
-        """Hear of each process that comes up: what waits for it is not to wait for a timer."""
+    def _watch_starts(self) -> None:
+        """Fill the slot of each process as it comes up, without waiting for a timer."""
         if self._inqueues() is None:
             return
         handlers = self._pool._pool._result_handler.state_handlers  # noqa: SLF001 - billiard's only way
@@ -211,12 +211,12 @@ class WorkerPool:
 
         def up(pid: int) -> None:
             noted(pid)
-            self._dispatcher().grown()
+            self._dispatcher().slot_added()
 
         handlers[WORKER_UP] = up
 
-    def _track_the_living(self) -> None:
-        """Leave out, where the loop begins anew, a process whose end it has heard of and that is not reaped yet: Celery would fail at it."""
+    def _skip_dead_processes(self) -> None:
+        """Skip, where the loop begins anew, a process that has ended and is not reaped yet: Celery would fail at it."""
         if self._inqueues() is None:
             return
         pool: Any = self._pool._pool  # noqa: SLF001 - billiard's only way
@@ -228,8 +228,8 @@ class WorkerPool:
 
         pool._track_child_process = tracked  # noqa: SLF001
 
-    def _hear_before_limits(self) -> None:
-        """Have what a process has returned heard before it is held to a time limit: the loop may have stood still for longer."""
+    def _read_before_limits(self) -> None:
+        """Read what a process has returned before it is held to a time limit: the loop may have stood still for longer."""
         pool: Any = getattr(self._pool, "_pool", None)
         for name in ("on_soft_timeout", "on_hard_timeout") if self._inqueues() is not None else ():
             setattr(pool, name, functools.partial(self._limited, getattr(pool, name)))
@@ -237,7 +237,7 @@ class WorkerPool:
     def _limited(self, limit: Callable[[Any], None], job: Any) -> None:
         process, _ = self._pool._pool._process_by_pid(job._worker_pid)  # noqa: SLF001 - billiard's only way
         while (
-            process is not None and self._frames is not None and not job.ready() and self._frames.read(process, READ_MS)
+            process is not None and self._pipes is not None and not job.ready() and self._pipes.read(process, READ_MS)
         ):
             pass
         if not job.ready():
@@ -257,15 +257,15 @@ class WorkerPool:
 
     def _forget(self, batch: Batch) -> None:
         self._jobs.pop(batch.number, None)
-        self._doomed.pop(batch.number, None)
+        self._pending_signals.pop(batch.number, None)
         if batch.number in self._stuck:
             self._stuck.discard(batch.number)
             self._dispatcher().dispatch()
 
     def _accepted(self, batch: Batch, pid: int) -> None:
         batch.pid = pid
-        if batch.number in self._doomed:
-            self.terminate(batch, self._doomed.pop(batch.number))
+        if batch.number in self._pending_signals:
+            self.terminate(batch, self._pending_signals.pop(batch.number))
 
     def _returned(self, batch: Batch, computed: Any) -> None:
         """Read what came back; a model can write to its process's pipe what looks like a message, and is no answer."""
@@ -274,7 +274,7 @@ class WorkerPool:
         except Exception as exc:  # noqa: BLE001 - of whatever kind: no batch may stay without an end
             if batch.pid:
                 self._replace(batch.pid, f"what it returned of a batch is none ({exc})")
-            self._lost(batch, WorkerLostError("the process returned what is no answer"))
+            self._failed(batch, WorkerLostError("the process returned what is no answer"))
             return
         self._finished(batch, ran)
 
@@ -282,7 +282,7 @@ class WorkerPool:
         self._forget(batch)
         if self._inqueues() is not None and batch.pid and (why := self._wear.worn(batch.pid, batch.model, ran.leak)):
             self._replace(batch.pid, why)
-        self._dispatcher().finished(batch, ran)
+        self._dispatcher().batch_finished(batch, ran)
 
     def _replace(self, pid: int, why: str) -> None:
         """End a process that has nothing to do, and have another take its place."""
@@ -294,7 +294,7 @@ class WorkerPool:
         process._controlled_termination = True  # noqa: SLF001 - it is no error
         os.kill(pid, signal.SIGKILL)
 
-    def _lost(self, batch: Batch, error: BaseException) -> None:
+    def _failed(self, batch: Batch, error: BaseException) -> None:
         self._forget(batch)
         error = getattr(error, "exc", error)  # billiard's wrapper
         reason = (
@@ -304,23 +304,23 @@ class WorkerPool:
             if isinstance(error, Terminated)
             else "process died"
         )
-        self._dispatcher().lost(batch, error, reason)
+        self._dispatcher().batch_failed(batch, error, reason)
 
-    def _overdue(self, batch: Batch, hard: float) -> None:
+    def _thread_timed_out(self, batch: Batch, hard: float) -> None:
         """A thread cannot be ended: its requests are, and what it still returns is discarded."""
         if batch.number in self._jobs:
             self._stuck.add(batch.number)
-            self._dispatcher().lost(batch, TimeLimitExceeded(hard), "time limit")
+            self._dispatcher().batch_failed(batch, TimeLimitExceeded(hard), "time limit")
 
-    def _home(self, work: Callable[[], None]) -> None:
+    def _on_loop_thread(self, work: Callable[[], None]) -> None:
         if not self._threads:
             work()
             return
         self._done.append(work)
-        os.write(self._mouth, b"1")
+        os.write(self._wakeup_w, b"1")
 
-    def _heard(self) -> None:
-        os.read(self._ear, 4096)
+    def _on_wakeup(self) -> None:
+        os.read(self._wakeup_r, 4096)
         self._drain()
 
     def _drain(self) -> None:
@@ -343,8 +343,8 @@ def end(pool: Any) -> None:
                 pass
 
 
-def _deafened(pipe: int) -> None:
-    """Let all that is still to be written to a pipe go nowhere."""
+def _redirect_to_null(pipe: int) -> None:
+    """Redirect to the null device what is still to be written to a pipe."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, pipe, inheritable=False)
     os.close(nowhere)

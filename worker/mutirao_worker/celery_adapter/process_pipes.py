@@ -1,4 +1,4 @@
-"""What the pool's processes say to their parent, message by message; one that writes anything else is killed.
+"""Reads what the pool's processes write to their parent, message by message; one that writes anything else is killed.
 
 A process's pipe is open to whatever its models do: native code, or a loop over descriptors, may write to it. Each message has its length
 before it, so after one stray byte nothing in that pipe can be believed. Celery's own reader would wait for ever for what is never said.
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _HEADER = struct.Struct(">i")
 _CHUNK = 1 << 16  # what a pipe holds
-# At a stop there is no loop that would tell when there is something to read.
+# At a stop there is no loop that watches for something to read.
 STOPPING_MS = 500
 
 
@@ -45,10 +45,10 @@ class ProcessPipes:
         self._ended: weakref.WeakSet[Any] = weakref.WeakSet()
         self._handler._make_process_result = self._readable  # noqa: SLF001
         self._handler._flush_outqueue = self._flush  # noqa: SLF001
-        pool.process_flush_queues = self._last_words
+        pool.process_flush_queues = self._read_last_messages
 
     def read(self, process: Any, wait_ms: int = 0) -> bool:
-        """Hear what a process has written: whole messages, and a part that the next is to complete; False where there is nothing.
+        """Read what a process has written: whole messages, and a part that the next is to complete; False where there is nothing.
 
         Args:
             process: of the pool.
@@ -58,8 +58,8 @@ class ProcessPipes:
         if reader.closed or process in self._ended or (wait_ms and not _readable(reader.fileno(), wait_ms)):
             return False
         try:
-            heard = self._more(process, reader.fileno())
-            for message in self._whole(process):
+            heard = self._fill(process, reader.fileno())
+            for message in self._messages(process):
                 self._check(process, message)
                 self._handler.on_state_change(message)
         except (InvalidFrame, MemoryError) as exc:
@@ -85,15 +85,15 @@ class ProcessPipes:
         return heard
 
     def _flush(self, number: int, remove: Callable[[int], None], processes: dict[int, Any], *_: Any) -> None:
-        """Hear a process while the pool stops."""
+        """Read a process while the pool stops."""
         process = processes.get(number)
         if process is None or process.outq._reader.closed:  # noqa: SLF001
             remove(number)
         elif not self.read(process, STOPPING_MS) and process in self._ended:
             process._popen.wait(timeout=STOPPING_MS / 1000)  # noqa: SLF001
 
-    def _last_words(self, process: Any) -> None:
-        """Hear what a process that has ended said before; a pipe in which half a message is left serves no other process."""
+    def _read_last_messages(self, process: Any) -> None:
+        """Read what a process that has ended wrote before; a pipe in which half a message is left serves no other process."""
         while self._pool._state != TERMINATE and self.read(process):  # noqa: SLF001
             pass
         if (self._parts.pop(process, None) or process in self._ended) and not process.dead:
@@ -103,7 +103,7 @@ class ProcessPipes:
                 if self._pool.destroy_queues(queues, process):
                     self._pool._queues[self._pool.create_process_queues()] = None  # noqa: SLF001
 
-    def _more(self, process: Any, number: int) -> bool:
+    def _fill(self, process: Any, number: int) -> bool:
         """Keep what is in the pipe, which never blocks."""
         try:
             chunk = os.read(number, _CHUNK)
@@ -114,7 +114,7 @@ class ProcessPipes:
         self._parts.setdefault(process, bytearray()).extend(chunk)
         return True
 
-    def _whole(self, process: Any) -> Iterator[Any]:
+    def _messages(self, process: Any) -> Iterator[Any]:
         """Take the messages that are there as a whole."""
         while len(part := self._parts.get(process, b"")) >= _HEADER.size:
             (size,) = _HEADER.unpack_from(part)

@@ -1,4 +1,4 @@
-"""Emptying a queue: `celery purge` removes messages, and nobody would hear of their jobs again, so these are cancelled."""
+"""Emptying a queue: `celery purge` removes messages, and their jobs would never end, so they are cancelled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mutirao import errors, keyspace, settings
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.redisdb.drivers import RedisDriver
 
-# Redis runs nothing else while so many are taken or ended.
+# How many are taken or ended at once; Redis runs nothing else meanwhile.
 TOGETHER = 200
 _ID = re.compile(rb'"id":\s*"([^"]*)"')
 

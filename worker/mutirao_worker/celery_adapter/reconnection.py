@@ -1,4 +1,4 @@
-"""Celery's consumer, which connects again: whatever ends its connection is noticed within seconds, told once, and mended."""
+"""Celery's consumer, which reconnects: the end of its connection is noticed within seconds, logged once, and mended."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mutirao_worker.celery_adapter.transport import Channel
 logger = logging.getLogger(__name__)
 
 # How soon it connects again: at once the first time, then this much later each time, up to the longest.
-AGAIN_S = 0.5
-AGAIN_MAX_S = 2.0
+RETRY_S = 0.5
+RETRY_MAX_S = 2.0
 # How long the connections of a broker that is no Redis may take to close.
 CLOSE_S = 2.0
 LOOK_S = 0.5
@@ -42,10 +42,10 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""
         conn.ensure_connection(
-            lambda exc, _: self._failed(exc),
-            interval_start=AGAIN_S,
-            interval_step=AGAIN_S,
-            interval_max=AGAIN_MAX_S,
+            lambda exc, _: self._on_failure(exc),
+            interval_start=RETRY_S,
+            interval_step=RETRY_S,
+            interval_max=RETRY_MAX_S,
             callback=maybe_shutdown,
         )
         self._started_at = time.monotonic()
@@ -54,16 +54,16 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
     def register_with_event_loop(self, hub: Any) -> None:
         """Look whether Redis still answers while the loop runs."""
         super().register_with_event_loop(hub)
-        hub.call_repeatedly(LOOK_S, self._look)
+        hub.call_repeatedly(LOOK_S, self._check_connection)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Tell why there is no connection, and leave the broker alone for a moment."""
-        self._failed(exc)
+        """Log why there is no connection, and leave the broker alone for a moment."""
+        self._on_failure(exc)
         self._pause()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Tell why a connection has ended, close all that belong to it, and leave the broker alone for a moment."""
-        self._failed(exc)
+        """Log why a connection has ended, close all that belong to it, and leave the broker alone for a moment."""
+        self._on_failure(exc)
         connection, self.connection = self.connection, None
         if (
             self.event_dispatcher
@@ -79,16 +79,16 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
                 connection.close()
         self._pause()
 
-    def _look(self) -> None:
+    def _check_connection(self) -> None:
         channel = self.task_consumer.channel if self.task_consumer else None
         if not isinstance(channel, Channel):
-            self._answered()
-        elif channel.overdue():
+            self._on_answer()
+        elif channel.is_overdue():
             raise redis.TimeoutError("no answer")
-        elif channel.heard_at > self._started_at:
-            self._answered()
+        elif channel.replied_at > self._started_at:
+            self._on_answer()
 
-    def _failed(self, exc: Exception) -> None:
+    def _on_failure(self, exc: Exception) -> None:
         why = " ".join(str(exc).split()) or type(exc).__name__
         if not self._failures:
             self._lost_at = time.monotonic()
@@ -96,31 +96,31 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
         if why != self._why:
             logger.error("%s is away, connecting again until it is back: %s", self.conninfo.as_uri(), why)
         self._why = why
-        _hush(self._failures > 1)
+        _mute_chatter(self._failures > 1)
 
-    def _answered(self) -> None:
+    def _on_answer(self) -> None:
         if self._failures:
             away_s = time.monotonic() - self._lost_at
             logger.warning("%s is back, %.1f s after it was missed", self.conninfo.as_uri(), away_s)
             self._failures, self._why = 0, ""
-            _hush(False)
+            _mute_chatter(False)
 
     def _pause(self) -> None:
         """Wait before the next connection: each time longer while none of them has been of use."""
-        until = time.monotonic() + min(AGAIN_MAX_S, AGAIN_S * (self._failures - 1))
+        until = time.monotonic() + min(RETRY_MAX_S, RETRY_S * (self._failures - 1))
         while (left_s := until - time.monotonic()) > 0:
             maybe_shutdown()
             time.sleep(min(left_s, 0.5))
 
 
 def _abandon(connection: Any) -> None:
-    """Let go of a connection's sockets without a word: each that is sent over a silent one is waited for."""
+    """Close a connection's sockets without sending anything: a silent one would be waited for."""
     channels = getattr(connection.connection, "channels", ()) if connection.connected else ()
     for channel in tuple(channels):
         if isinstance(channel, Channel):
             channel.abandon()
 
 
-def _hush(quiet: bool) -> None:
+def _mute_chatter(quiet: bool) -> None:
     for name in CHATTER:
         logging.getLogger(name).disabled = quiet

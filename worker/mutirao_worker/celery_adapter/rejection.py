@@ -9,7 +9,7 @@ import redis
 from celery.exceptions import BackendStoreError
 
 from mutirao import errors, keyspace
-from mutirao_worker.engine.sources import AGAIN_S
+from mutirao_worker.engine.sources import RETRY_S
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ def _end_refused(consumer: Any, message: Any, error: Exception, id: Any) -> None
         try:
             consumer.app.backend.mark_as_failure(id, error)
         except (redis.RedisError, BackendStoreError):
-            consumer.timer.call_after(AGAIN_S, _end_refused, (consumer, message, error, id))
+            consumer.timer.call_after(RETRY_S, _end_refused, (consumer, message, error, id))
             return
         consumer.event_dispatcher.send("task-failed", uuid=id, exception=repr(error))
     message.ack_log_error(logger, consumer.connection_errors)
 
 
 def unreadable(message: Any, exc: Exception) -> errors.InvalidRequest:
-    """Say why; kombu wraps what our own decoder says."""
+    """Make the error of a body that cannot be read; kombu wraps that of our own decoder."""
     said = next((str(arg) for arg in exc.args if isinstance(arg, errors.MutiraoError)), type(exc).__name__)
     text = f"the body ({message.content_type}) cannot be read: {said}; send application/json or application/x-mutirao"
     return errors.InvalidRequest(text, reason=f"unreadable body, {type(exc).__name__}")

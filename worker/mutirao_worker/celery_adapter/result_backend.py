@@ -23,7 +23,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
     _scripts: ScriptClient | None = None
 
     def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
-        """Write an exception in Celery's form, with the data of one of ours beside it."""
+        """Write an exception in Celery's form, with the data of one of ours added."""
         prepared = super().prepare_exception(exc, serializer)
         if isinstance(exc, errors.MutiraoError) and isinstance(prepared, dict):
             prepared["exc_data"] = exc.data

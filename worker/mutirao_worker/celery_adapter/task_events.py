@@ -85,14 +85,14 @@ class TaskEventSender:
     What happened is only noted; it becomes events when they are sent. While nobody listens to any, it is forgotten instead.
     """
 
-    def __init__(self, dispatcher: Any, later: Callable[..., Any]) -> None:
+    def __init__(self, dispatcher: Any, call_later: Callable[..., Any]) -> None:
         """Take Celery's event dispatcher, and the loop's timer: seconds, function."""
-        self._later = later
-        self._soon = False
-        self._patterns = -1  # how many are listened to
-        self._unheard_until = 0.0
+        self._call_later = call_later
+        self._flush_scheduled = False
+        self._pattern_count = -1  # how many are listened to
+        self._no_listeners_until = 0.0
         self._unsent: list[Event] = []
-        self._waiting: list[PendingEvents] = []
+        self._pending: list[PendingEvents] = []
         self.attach(dispatcher)
 
     def attach(self, dispatcher: Any) -> None:
@@ -113,69 +113,71 @@ class TaskEventSender:
 
     def received(self, requests: Sequence[Request]) -> None:
         """Requests were taken from their queue."""
-        self._note(Received, "task-received", ((each.id, _of_request(each)) for each in requests))
+        self._collect(Received, "task-received", ((each.id, _of_request(each)) for each in requests))
 
     def started(self, requests: Sequence[Request]) -> None:
         """Requests went to a process."""
-        self._note(Event, "task-started", ((each.id, ()) for each in requests))
+        self._collect(Event, "task-started", ((each.id, ()) for each in requests))
 
     def succeeded(self, answers: Sequence[tuple[str, str]], runtime: float) -> None:
         """Requests were answered: the id of each, and its answer without a value of it."""
-        self._note(Succeeded, "task-succeeded", ((id, (shown, runtime)) for id, shown in answers))
+        self._collect(Succeeded, "task-succeeded", ((id, (shown, runtime)) for id, shown in answers))
 
     def failed(self, id: str, shown: str) -> None:
         """A request failed; `shown` is the error without a word of the payload."""
-        self._note(Failed, "task-failed", ((id, (shown,)),))
+        self._collect(Failed, "task-failed", ((id, (shown,)),))
 
     def revoked(self, id: str, *, expired: bool, terminated: bool = False, signum: int | None = None) -> None:
         """A request was cancelled, or its deadline passed."""
-        self._note(Revoked, "task-revoked", ((id, (expired, terminated, signum)),))
+        self._collect(Revoked, "task-revoked", ((id, (expired, terminated, signum)),))
 
     def retried(self, id: str, why: str) -> None:
         """A request is to run again: the process that ran it is gone."""
-        self._note(Failed, "task-retried", ((id, (why,)),))
+        self._collect(Failed, "task-retried", ((id, (why,)),))
 
     def flush(self) -> None:
         """Send what has been collected; what cannot be sent while the broker is away waits, up to a limit."""
-        self._soon = False
-        if not (self._waiting or self._unsent) or self._dispatcher.producer is None:
+        self._flush_scheduled = False
+        if not (self._pending or self._unsent) or self._dispatcher.producer is None:
             return
-        noted, self._waiting, self._offset = self._waiting, [], utcoffset()
+        pending, self._pending, self._offset = self._pending, [], utcoffset()
         events: list[Event] = []
         at = 0
         try:
-            if not self._heard():
+            if not self._has_listeners():
                 return
-            events = [*self._unsent, *(event for each in noted for event in self._events(each))]
+            events = [*self._unsent, *(event for each in pending for event in self._events(each))]
             for at in range(0, len(events), GROUP):
                 self._send(events[at : at + GROUP])
             self._unsent = []
         except self._dispatcher.connection.connection_errors:
             self._unsent = events[at:][-20 * GROUP :]
 
-    def _heard(self) -> bool:
+    def _has_listeners(self) -> bool:
         """Whether anybody may listen: somebody has come or gone since a group reached nobody, or that is a while ago."""
         channel = self._dispatcher.producer.channel
         if not isinstance(channel, Channel):
             return True
         # Counted before anything is sent: who comes in between changes the count of the next time.
-        before, self._patterns = self._patterns, channel.patterns()
-        return self._patterns != before or time.monotonic() > self._unheard_until
+        before, self._pattern_count = self._pattern_count, channel.pattern_count()
+        return self._pattern_count != before or time.monotonic() > self._no_listeners_until
 
-    def _note(self, kind: type[Event], type: str, each: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+    def _collect(self, kind: type[Event], type: str, each: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
         if not self.on:
             return
-        self._waiting.append(PendingEvents(time.time(), kind, type, each))
-        if not self._soon:
+        self._pending.append(PendingEvents(time.time(), kind, type, each))
+        if not self._flush_scheduled:
             self._flush_later()
 
     def _flush_later(self) -> None:
-        self._soon = True
-        self._later(DELAY_S, self.flush)
+        self._flush_scheduled = True
+        self._call_later(DELAY_S, self.flush)
 
-    def _events(self, noted: PendingEvents) -> Iterator[Event]:
+    def _events(self, pending: PendingEvents) -> Iterator[Event]:
         own = (self._hostname, self._pid, self._offset)
-        return (noted.kind(noted.type, id, noted.at, self._clock.forward(), *own, *says) for id, says in noted.each)
+        return (
+            pending.kind(pending.type, id, pending.at, self._clock.forward(), *own, *says) for id, says in pending.each
+        )
 
     def _send(self, group: list[Event]) -> None:
         channel = self._dispatcher.producer.channel
@@ -190,7 +192,7 @@ class TaskEventSender:
             retry=False,
         )
         if isinstance(channel, Channel):
-            self._unheard_until = time.monotonic() + ASK_S if channel.reached == 0 else 0.0
+            self._no_listeners_until = time.monotonic() + ASK_S if channel.subscribers_reached == 0 else 0.0
 
 
 def _of_request(request: Request) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
-"""kombu's Redis transport with its way of taking requests replaced: the one module that touches kombu's internals.
+"""kombu's Redis transport with its way of taking requests replaced: a channel that waits for wakeup tokens.
 
-A channel is kombu's own until the worker's consumer sets `bells`: from then on it blocks on the queues' bells, short lists of
-tokens, and never on the queues. So nothing of value is ever in flight in a reply that a dying worker has popped. A worker with a free
-slot sends the call that takes requests right behind: Redis runs it when a bell has rung, and what waits comes with the token. Fanout
+A channel is kombu's own until the worker's consumer sets `listener`: from then on it blocks on short lists of wakeup
+tokens, one a queue, and never on the queues. So nothing of value is ever in flight in a reply that a dying worker has popped. A worker with a free
+slot sends the call that takes requests right behind: Redis runs it when a token has come, and what waits comes with the token. Fanout
 (events, remote control), publishing, reconnection and everything else stay kombu's.
 """
 
@@ -24,9 +24,9 @@ from mutirao.settings import Settings
 from mutirao_worker.celery_adapter import queue_purge
 from mutirao_worker.engine.script_client import reply_of
 
-# Producers that ring no bell are found after this long; it is also what an idle worker's loop costs: two commands a turn.
+# Requests of producers that leave no token are found after this long; it is also what an idle worker's loop costs: two commands a turn.
 LISTEN_S = 0.25
-BELL_MAX = 8
+TOKENS_MAX = 8
 
 
 # kombu's own types are those of its initial values.
@@ -35,55 +35,55 @@ _QoS: Any = stock.QoS
 
 
 class WakeupListener(Protocol):
-    """Who takes requests when a bell has rung."""
+    """Takes requests when a wakeup token has come."""
 
-    def wants(self, queue: str | None = None) -> bool:
+    def has_room(self, queue: str | None = None) -> bool:
         """Whether a request could be put to use now: one of this queue, or any."""
 
-    def refused(self, queue: str) -> None:
-        """A queue's bell has rung while there was no room for its requests."""
+    def on_no_room(self, queue: str) -> None:
+        """Called where a queue's token has come while there was no room for its requests."""
 
-    def woken(self, queue: str | None) -> None:
-        """A queue's bell has rung; None where none has for a while."""
+    def on_wakeup(self, queue: str | None) -> None:
+        """Called where a queue's token has come; None where none has for a while."""
 
-    def following(self) -> bytes | None:
+    def next_command(self) -> bytes | None:
         """Make the command that is to run when the listening ends; None where what follows has yet to be seen."""
 
-    def followed(self, queue: str | None, reply: Any) -> None:
-        """The listening has ended, as `woken` says, and that command has run: its reply, or why Redis refused it."""
+    def on_reply(self, queue: str | None, reply: Any) -> None:
+        """Called instead of `on_wakeup` where that command has run: its reply, or why Redis refused it."""
 
-    def unsure(self) -> None:
-        """The connection broke while something was listened to: what follows may have run all the same."""
+    def mark_uncertain(self) -> None:
+        """Called where the connection broke meanwhile: the next command may have run all the same."""
 
 
 class Channel(_Channel):  # type: ignore[misc]
-    """kombu's channel, listening for bells once it is told whom to wake.
+    """kombu's channel, waiting for wakeup tokens once it has a listener.
 
     Attributes:
-        bells: whom to wake; None for kombu's own way.
-        heard_at: when it last heard a reply, by the monotonic clock: to ask is not to hear.
+        listener: takes requests; None for kombu's own way.
+        replied_at: when the last reply came, by the monotonic clock.
         idle_at: when it last had nothing to ask.
-        reached: how many connections have heard what was last broadcast over it; None where nothing was.
+        subscribers_reached: how many connections have got what was last broadcast over it; None where nothing was.
     """
 
-    bells: WakeupListener | None = None
-    heard_at = 0.0
+    listener: WakeupListener | None = None
+    replied_at = 0.0
     idle_at = 0.0
-    reached: int | None = None
+    subscribers_reached: int | None = None
     _commands: Any = None
-    _following: bytes | None = None
+    _next_command: bytes | None = None
     _in_poll: Any
     socket_timeout: Any
-    _asked_at = 0.0
+    _sent_at = 0.0
     _brpop_sent_at: Any
-    _in_vain: frozenset[str] = frozenset()  # bells that rang while there was room for other queues alone
+    _no_room: frozenset[str] = frozenset()  # queues whose token came while there was room for others alone
 
-    def ring(self, queue: str) -> None:
+    def wake(self, queue: str) -> None:
         """Wake a worker of a queue; where Redis is full or away, the worker looks by itself before long."""
         with contextlib.suppress(self.ResponseError, *self.connection_errors), self.conn_or_acquire() as client:
             pipe = client.pipeline(transaction=False)
             pipe.lpush(keyspace.wakeup_key(queue), "1")
-            pipe.ltrim(keyspace.wakeup_key(queue), 0, BELL_MAX - 1)
+            pipe.ltrim(keyspace.wakeup_key(queue), 0, TOKENS_MAX - 1)
             pipe.execute()
 
     def _purge(self, queue: str) -> int:
@@ -94,36 +94,36 @@ class Channel(_Channel):  # type: ignore[misc]
             return queue_purge.empty(client, queue)
 
     @property
-    def turned_at(self) -> float:
-        """When it last heard, or had nothing to wait for: a channel for which neither comes serves nobody."""
-        return max(self.heard_at, self.idle_at)
+    def last_active_at(self) -> float:
+        """When a reply last came, or there was nothing to wait for: a channel for which neither comes serves nobody."""
+        return max(self.replied_at, self.idle_at)
 
-    def overdue(self) -> bool:
-        """Whether a reply is awaited for longer than Redis may keep it back, and an answer may take beside that."""
+    def is_overdue(self) -> bool:
+        """Whether a reply is awaited for longer than Redis may keep it back and an answer may take, together."""
         if (
-            self.bells is None
+            self.listener is None
             or not self._in_poll
-            or time.monotonic() - self._asked_at < LISTEN_S + self.socket_timeout
+            or time.monotonic() - self._sent_at < LISTEN_S + self.socket_timeout
         ):
             return False
         return not stock._socket_readable(self._in_poll._sock)  # noqa: SLF001 - it came while this process stood still
 
     def close(self) -> None:
         """Close; a token that is on its way is nothing to wait for."""
-        if self.bells is not None and self._in_poll:
+        if self.listener is not None and self._in_poll:
             self._in_poll.disconnect()
             self._in_poll = None
         super().close()
 
     def abandon(self) -> None:
-        """Let go of connections that are believed to be broken: nothing is sent over them any more, in order to close neither."""
+        """Close connections that are believed to be broken, without sending anything over them."""
         self.auto_delete_queues.clear()
         for client in (self.__dict__.get("client"), self.__dict__.get("subclient")):
             if client is not None and client.connection is not None:
                 client.connection.disconnect()
         self._disconnect_pools()
 
-    def patterns(self) -> int:
+    def pattern_count(self) -> int:
         """How many patterns of broadcasts are listened to on this Redis."""
         with self.conn_or_acquire() as client:
             return int(client.pubsub_numpat())
@@ -134,7 +134,7 @@ class Channel(_Channel):  # type: ignore[misc]
             return
         topics, payload = self._get_publish_topics(exchange, routing_key), dumps(message)
         with self.conn_or_acquire() as client:
-            self.reached = sum(client.publish(topic, payload) for topic in topics)
+            self.subscribers_reached = sum(client.publish(topic, payload) for topic in topics)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         """Keep the client for what is not waited for: kombu makes one for each command, which costs more than the command."""
@@ -145,30 +145,32 @@ class Channel(_Channel):  # type: ignore[misc]
         return self._commands
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if self.bells is None:
+        if self.listener is None:
             super()._brpop_start(timeout)
             return
-        if not self.bells.wants():
+        if not self.listener.has_room():
             self.idle_at = time.monotonic()
             return
-        self._in_vain = frozenset(queue for queue in self._in_vain if not self.bells.wants(queue))
-        names = [name for name in self._queue_cycle.consume(len(self.active_queues)) if name not in self._in_vain]
+        self._no_room = frozenset(queue for queue in self._no_room if not self.listener.has_room(queue))
+        names = [name for name in self._queue_cycle.consume(len(self.active_queues)) if name not in self._no_room]
         if not names:
             self.idle_at = time.monotonic()
             return
-        self._in_poll, self._asked_at = self.client.connection, time.monotonic()
+        self._in_poll, self._sent_at = self.client.connection, time.monotonic()
         self._brpop_sent_at = None  # or kombu would drop a connection that it believes to be silent, by its own measure
-        self._following = self.bells.following()
+        self._next_command = self.listener.next_command()
         packed = Packer().pack("BRPOP", *map(keyspace.wakeup_key, names), LISTEN_S)
-        self.client.connection.send_packed_command(packed if self._following is None else [*packed, self._following])
+        self.client.connection.send_packed_command(
+            packed if self._next_command is None else [*packed, self._next_command]
+        )
 
     def _brpop_read(self, **options: Any) -> bool:
-        if self.bells is None:
+        if self.listener is None:
             return bool(super()._brpop_read(**options))
-        connection, following, reply = self.client.connection, self._following, None
+        connection, next_command, reply = self.client.connection, self._next_command, None
         try:
             token = self.client.parse_response(connection, "BRPOP", **options)
-            if following is not None:
+            if next_command is not None:
                 reply = reply_of(connection)
         except self.connection_errors:
             connection.disconnect()
@@ -176,40 +178,40 @@ class Channel(_Channel):  # type: ignore[misc]
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
-        self.heard_at = time.monotonic()
+        self.replied_at = time.monotonic()
         queue = token[0].decode().removeprefix(keyspace.wakeup_key("")) if token else None
-        if following is None and queue is not None and not self.bells.wants(queue):
-            self.ring(queue)  # it is for somebody who has room
-            self.bells.refused(queue)
-            self._in_vain |= {queue}
+        if next_command is None and queue is not None and not self.listener.has_room(queue):
+            self.wake(queue)  # it is for somebody who has room
+            self.listener.on_no_room(queue)
+            self._no_room |= {queue}
             raise Empty
-        self._in_vain = frozenset()
+        self._no_room = frozenset()
         if queue is not None:
             self._queue_cycle.rotate(queue)
-        if following is None:
-            self.bells.woken(queue)
+        if next_command is None:
+            self.listener.on_wakeup(queue)
         else:
-            self.bells.followed(queue, reply)
+            self.listener.on_reply(queue, reply)
         return True
 
     def _on_connection_disconnect(self, connection: Any) -> None:
         listened = self._in_poll is connection
         super()._on_connection_disconnect(connection)
-        if listened and self.bells is not None:
-            self.bells.unsure()
+        if listened and self.listener is not None:
+            self.listener.mark_uncertain()
 
     def _put(self, queue: str, message: Any, **options: Any) -> None:
         super()._put(queue, message, **options)
         if keyspace.model_of(queue):
-            self.ring(queue)
+            self.wake(queue)
 
 
 class QoS(_QoS):  # type: ignore[misc]
     """kombu's bookkeeping, idle while the engine does its own: requests are held in Redis, by reservation."""
 
     def can_consume(self) -> bool:
-        """Always listen: whether to take requests is decided when a bell has rung."""
-        return self.channel.bells is not None or bool(super().can_consume())
+        """Always listen: whether to take requests is decided when a token has come."""
+        return self.channel.listener is not None or bool(super().can_consume())
 
     def restore_visible(self, *args: Any, **options: Any) -> None:
         """Leave requests where they are: a lease that lapses says whose they are, not the time since they were taken."""

@@ -24,35 +24,35 @@ AHEAD_S = 1.0
 SPLIT_S = 0.004
 # A request of a lower step that has waited in the worker for this long goes before those of higher ones.
 PATIENCE_S = 1.0
-# Cores are short where processes have lately waited for one for this share of their time.
-SHORT = 0.05
+# Processes are starved of cores where they have lately waited for one for this share of their time.
+CPU_STARVED_SHARE = 0.05
 # For no longer than this is a slot left free for want of a core.
-JOIN_S = 0.05
+DEFER_MAX_S = 0.05
 
 
 class ModelQueue:
     """One model's requests that wait in this worker."""
 
     def __init__(self, limits: BatchLimits) -> None:
-        """Start with nobody waiting."""
+        """Start empty."""
         self.limits = limits
-        self.fit = ServiceTimeModel()
+        self.service_time = ServiceTimeModel()
         self.steps: dict[int, deque[Any]] = {}
-        self.again: deque[list[Any]] = deque()
+        self.isolated: deque[list[Any]] = deque()
         self.count = self.rows = self.size = 0
         self.running = 0
         self.rows_per_request = 1.0
 
     def __bool__(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self.count or self.again)
+        """Whether any request waits."""
+        return bool(self.count or self.isolated)
 
     def __iter__(self) -> Iterator[Any]:
         """Go through the requests that wait."""
-        yield from itertools.chain(*self.again, *self.steps.values())
+        yield from itertools.chain(*self.isolated, *self.steps.values())
 
     def add(self, request: Any) -> None:
-        """Let a request wait."""
+        """Queue a request."""
         step = request.priority
         if step not in self.steps:
             self.steps[step] = deque()
@@ -64,55 +64,55 @@ class ModelQueue:
         self.rows_per_request += 0.05 * (request.rows - self.rows_per_request)
 
     def oldest(self) -> float:
-        """When the one that has waited longest came."""
+        """Return when the request that has waited longest came."""
         firsts = [waiting[0] for waiting in self.steps.values() if waiting]
-        return min((first.received for first in (*firsts, *itertools.chain(*self.again))), default=math.inf)
+        return min((first.received for first in (*firsts, *itertools.chain(*self.isolated))), default=math.inf)
 
     def take(self, rows: int, now: float) -> list[Any]:
-        """Take the next ones, urgent first, to at most so many rows; one that has more goes alone."""
+        """Remove the next requests, urgent first, up to a number of rows; one that has more goes alone."""
         batch: list[Any] = []
         held = size = 0
         most = self.limits.max_bytes
         while self.count > len(batch):
-            waiting = self._next(now)
+            waiting = self._next_step(now)
             patient = waiting[0].received + PATIENCE_S >= now
             while waiting:
                 first = waiting[0]
                 if batch and (held + first.rows > rows or size + first.size > most or first.limits):
-                    return self._taken(batch, held, size)
+                    return self._removed(batch, held, size)
                 batch.append(waiting.popleft())
                 held += first.rows
                 size += first.size
                 if first.limits:  # its client's own time limits are its own alone
-                    return self._taken(batch, held, size)
+                    return self._removed(batch, held, size)
                 if not patient:
                     break
-        return self._taken(batch, held, size)
+        return self._removed(batch, held, size)
 
     def waits_since(self, moment: float) -> bool:
-        """Whether anybody who could run elsewhere as well has waited here since before this moment."""
+        """Whether a request that could run elsewhere has waited here since before this moment."""
         return any(waiting[0].received < moment for waiting in self.steps.values() if waiting)
 
-    def spare(self) -> list[Any]:
-        """Take out everybody who could run elsewhere as well; groups that are to stay apart stay."""
+    def take_movable(self) -> list[Any]:
+        """Remove and return the requests that could run elsewhere; isolated groups stay."""
         left = list(itertools.chain(*self.steps.values()))
         self.steps = {}
         self.count = self.rows = self.size = 0
         return left
 
     def clear(self) -> list[Any]:
-        """Take out everybody."""
-        left = [*itertools.chain(*self.again), *self.spare()]
-        self.again = deque()
+        """Remove and return all requests."""
+        left = [*itertools.chain(*self.isolated), *self.take_movable()]
+        self.isolated = deque()
         return left
 
-    def _taken(self, batch: list[Any], rows: int, size: int) -> list[Any]:
+    def _removed(self, batch: list[Any], rows: int, size: int) -> list[Any]:
         self.count -= len(batch)
         self.rows -= rows
         self.size -= size
         return batch
 
-    def _next(self, now: float) -> deque[Any]:
+    def _next_step(self, now: float) -> deque[Any]:
         waiting = [each for each in self.steps.values() if each]
         if len(waiting) > 1:
             oldest = min(waiting, key=lambda each: each[0].received)
@@ -128,139 +128,150 @@ class Batcher:
         """Take the way to find a model's limits."""
         self._limits = limits
         self._waited_s = self._took_s = 0.0
-        self.lines: dict[str, ModelQueue] = {}
+        self.queues: dict[str, ModelQueue] = {}
 
     def __iter__(self) -> Iterator[Any]:
         """Go through the requests that wait."""
-        return (request for line in self.lines.values() for request in line)
+        return (request for queue in self.queues.values() for request in queue)
 
-    def line(self, model: str) -> ModelQueue:
-        """Find a model's line; the first request of a model makes it."""
-        if model not in self.lines:
-            self.lines[model] = ModelQueue(self._limits(model))
-        return self.lines[model]
+    def queue(self, model: str) -> ModelQueue:
+        """Return a model's queue; the first use makes it."""
+        if model not in self.queues:
+            self.queues[model] = ModelQueue(self._limits(model))
+        return self.queues[model]
 
     def add(self, request: Any) -> None:
-        """Let a request wait."""
-        self.line(request.model).add(request)
+        """Queue a request."""
+        self.queue(request.model).add(request)
 
-    def add_again(self, model: str, groups: Iterable[list[Any]]) -> None:
-        """Let groups that are to stay apart go before everybody else."""
-        self.line(model).again.extend(groups)
+    def add_isolated(self, model: str, groups: Iterable[list[Any]]) -> None:
+        """Queue groups that are to run apart from others, before everything else."""
+        self.queue(model).isolated.extend(groups)
 
-    def timed(self, model: str, rows: int, seconds: float, waited_s: float) -> None:
+    def observe(self, model: str, rows: int, seconds: float, waited_s: float) -> None:
         """Learn from a batch, and of the machine from how long its process waited for a core."""
-        self.line(model).fit.observe(rows, seconds, waited_s)
+        self.queue(model).service_time.observe(rows, seconds, waited_s)
         self._took_s = FORGET * self._took_s + seconds
         self._waited_s = FORGET * self._waited_s + waited_s
 
     @property
-    def short(self) -> bool:
+    def cpu_starved(self) -> bool:
         """Whether processes have lately waited for cores."""
-        return self._waited_s > SHORT * self._took_s
+        return self._waited_s > CPU_STARVED_SHARE * self._took_s
 
     def next(self, now: float, free: int, slots: int) -> list[Any]:
         """Choose the next batch for a free slot; empty where nothing is ready."""
-        line = self._chosen(now, slots)
-        if line is None:
+        queue = self._choose(now, slots)
+        if queue is None:
             return []
-        if line.again:
-            return line.again.popleft()
-        return line.take(self.size(line, free), now)
+        if queue.isolated:
+            return queue.isolated.popleft()
+        return queue.take(self.batch_rows(queue, free), now)
 
-    def size(self, line: ModelQueue, free: int) -> int:
-        """Choose how many rows the next batch of a model holds, with so many slots free."""
-        rows = self._most(line)
-        if not line.fit.known:  # one slot's worth of a model that nobody has timed: the others may be quicker elsewhere
-            return min(rows, math.ceil(line.rows / max(1, free)))
-        rows = min(rows, max(1, line.fit.rows_within(AHEAD_S)))
-        per_row, _ = line.fit.line
-        if free > 1 and per_row * line.rows > SPLIT_S:
-            rows = min(rows, math.ceil(line.rows / free))
+    def batch_rows(self, queue: ModelQueue, free: int) -> int:
+        """Choose how many rows the next batch of a model holds, by the number of free slots."""
+        rows = self._max_rows(queue)
+        if (
+            not queue.service_time.has_data
+        ):  # one slot's worth of a model that nobody has timed: the others may be quicker elsewhere
+            return min(rows, math.ceil(queue.rows / max(1, free)))
+        rows = min(rows, max(1, queue.service_time.rows_within(AHEAD_S)))
+        per_row, _ = queue.service_time.coefficients
+        if free > 1 and per_row * queue.rows > SPLIT_S:
+            rows = min(rows, math.ceil(queue.rows / free))
         return max(1, rows)
 
     def wake_at(self, now: float) -> float | None:
-        """Tell when a batch that still waits for others is to go; None where none does, or where another's end is to come first."""
+        """Return when a batch that waits for more requests is due; None where none waits, or where another batch is to end first."""
         times = [
-            line.oldest() + line.limits.max_wait_s
-            for line in self.lines.values()
-            if line.count and line.limits.max_wait_s and not self._grows(line)
+            queue.oldest() + queue.limits.max_wait_s
+            for queue in self.queues.values()
+            if queue.count and queue.limits.max_wait_s and not self._should_defer(queue)
         ]
         return max(now, min(times)) if times else None
 
     def room(self, model: str, free: int, slots: int) -> tuple[int, int]:
-        """Tell how many requests a free slot may get from the queue, and how many to hold for slots that are busy.
+        """Return how many requests a free slot may get from the queue, and how many to hold for busy slots.
 
         Nothing is wanted ahead while half of what may be held is there: taking few at a time costs as much as taking many.
         """
-        line = self.line(model)
+        queue = self.queue(model)
         # Others that keep every slot busy must not keep out one that has none.
-        entry = 0 if free or line or line.running else 1
-        if not line.fit.known:
-            return max(0, 1 - line.count), entry
-        rows = self._full(line)
-        batches = min(2 * slots, math.floor(slots * AHEAD_S / max(1e-6, line.fit.seconds(rows))))
-        per_request = max(1.0, line.rows_per_request)
-        ahead = math.floor((batches * rows - line.rows) / per_request) if line.rows <= batches * rows / 2 else 0
-        return max(0, math.ceil((rows - line.rows) / per_request)), max(ahead, entry)
+        entry = 0 if free or queue or queue.running else 1
+        if not queue.service_time.has_data:
+            return max(0, 1 - queue.count), entry
+        rows = self._full_rows(queue)
+        batches = min(2 * slots, math.floor(slots * AHEAD_S / max(1e-6, queue.service_time.seconds(rows))))
+        per_request = max(1.0, queue.rows_per_request)
+        ahead = math.floor((batches * rows - queue.rows) / per_request) if queue.rows <= batches * rows / 2 else 0
+        return max(0, math.ceil((rows - queue.rows) / per_request)), max(ahead, entry)
 
     def speeds(self, slots: int) -> dict[str, float]:
-        """Foretell how many rows of each model so many slots answer a second, with full batches; of those that have been timed."""
+        """Estimate the rows of each model that a number of slots answers a second, with full batches; of models that were timed."""
         found = {}
-        for model, line in self.lines.items():
-            within_s = min(line.limits.latency_s or AHEAD_S, AHEAD_S)
-            if (speed := line.fit.speed(line.limits.max_rows, within_s)) > 0:
+        for model, queue in self.queues.items():
+            within_s = min(queue.limits.latency_s or AHEAD_S, AHEAD_S)
+            if (speed := queue.service_time.speed(queue.limits.max_rows, within_s)) > 0:
                 found[model] = slots * speed
         return found
 
-    def rows(self) -> dict[str, float]:
-        """Tell the mean rows of each model's latest batches."""
-        return {model: line.fit.rows for model, line in self.lines.items() if line.fit.known}
+    def mean_batch_rows(self) -> dict[str, float]:
+        """Return the mean rows of each model's latest batches."""
+        return {
+            model: queue.service_time.mean_rows for model, queue in self.queues.items() if queue.service_time.has_data
+        }
 
-    def _full(self, line: ModelQueue) -> int:
+    def _full_rows(self, queue: ModelQueue) -> int:
         """How many rows a batch holds when there is no lack of them."""
         return min(
-            line.limits.max_rows, line.fit.rows_within(line.limits.latency_s or AHEAD_S), line.fit.rows_within(AHEAD_S)
+            queue.limits.max_rows,
+            queue.service_time.rows_within(queue.limits.latency_s or AHEAD_S),
+            queue.service_time.rows_within(AHEAD_S),
         )
 
-    def _chosen(self, now: float, slots: int) -> ModelQueue | None:
+    def _choose(self, now: float, slots: int) -> ModelQueue | None:
         """Choose a model: one within its share of the slots before one beyond it, then who has waited longest."""
-        ready = [line for line in self.lines.values() if line and self._ready(line, now) and not self._grows(line)]
+        ready = [
+            queue
+            for queue in self.queues.values()
+            if queue and self._ready(queue, now) and not self._should_defer(queue)
+        ]
         if len(ready) < 2:
             return ready[0] if ready else None
-        active = sum(1 for line in self.lines.values() if line or line.running)
+        active = sum(1 for queue in self.queues.values() if queue or queue.running)
         share = max(1, slots // active)
         return min(
-            ready, key=lambda line: (line.running >= share, line.running if line.running >= share else 0, line.oldest())
+            ready,
+            key=lambda queue: (queue.running >= share, queue.running if queue.running >= share else 0, queue.oldest()),
         )
 
-    def _ready(self, line: ModelQueue, now: float) -> bool:
-        wait = line.limits.max_wait_s
+    def _ready(self, queue: ModelQueue, now: float) -> bool:
+        wait = queue.limits.max_wait_s
         return (
             not wait
-            or bool(line.again)
-            or line.rows >= self._most(line)
-            or line.size >= line.limits.max_bytes
-            or now - line.oldest() >= wait
-            or any(waiting[0].limits for waiting in line.steps.values() if waiting)
+            or bool(queue.isolated)
+            or queue.rows >= self._max_rows(queue)
+            or queue.size >= queue.limits.max_bytes
+            or now - queue.oldest() >= wait
+            or any(waiting[0].limits for waiting in queue.steps.values() if waiting)
         )
 
-    def _grows(self, line: ModelQueue) -> bool:
-        """Whether what waits had better join in one batch once another of its model has ended."""
+    def _should_defer(self, queue: ModelQueue) -> bool:
+        """Whether the next batch of a model should wait until one that runs has ended, and grow meanwhile."""
         return (
-            self.short
-            and bool(line.running)
-            and not line.again
-            and line.rows < self._most(line)
-            and line.fit.mostly_fixed(line.rows)
-            and line.fit.seconds(line.rows) < JOIN_S
+            self.cpu_starved
+            and bool(queue.running)
+            and not queue.isolated
+            and queue.rows < self._max_rows(queue)
+            and queue.service_time.mostly_fixed(queue.rows)
+            and queue.service_time.seconds(queue.rows) < DEFER_MAX_S
         )
 
-    def _most(self, line: ModelQueue) -> int:
-        """The most rows that any batch of a model may hold."""
-        if line.limits.latency_s and line.fit.known:
-            return min(line.limits.max_rows, line.fit.rows_within(line.limits.latency_s))
-        return line.limits.max_rows
+    def _max_rows(self, queue: ModelQueue) -> int:
+        """Return the most rows that any batch of a model may hold."""
+        if queue.limits.latency_s and queue.service_time.has_data:
+            return min(queue.limits.max_rows, queue.service_time.rows_within(queue.limits.latency_s))
+        return queue.limits.max_rows
 
 
 def isolation_groups(batch: list[Any], runs_left: int) -> list[list[Any]]:

@@ -24,7 +24,7 @@ from mutirao.dead_letters import DeadLetter
 from mutirao.settings import Settings
 from mutirao_worker.engine.leases import Leases, iso_now
 from mutirao_worker.engine.outcome import BatchRun, Outcome
-from mutirao_worker.engine.script_client import Call, ScriptClient, connect
+from mutirao_worker.engine.script_client import ScriptCall, ScriptClient, connect
 
 if TYPE_CHECKING:
     from mutirao_worker.engine.request import Request
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What Redis says while something passes that is not the call's fault: who asks again is answered one day.
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOGOODSLAVE|NOPERM|NOREPLICAS|READONLY|TRYAGAIN|UNBLOCKED)\b"
 )
 
@@ -48,22 +48,22 @@ class Commit:
         connection_errors: what an acknowledgement raises where the broker is away.
     """
 
-    def __init__(self, settings: Settings, reservations: Leases | None) -> None:
+    def __init__(self, settings: Settings, leases: Leases | None) -> None:
         """Take what this worker has reserved; None where kombu delivers and acknowledges."""
         self.connection_errors: tuple[type[Exception], ...] = ()
-        self.fenced = reservations is not None and not settings.separate_results
-        self._reservations = reservations
-        self._kept = math.ceil(settings.result_ttl_s)
+        self.fenced = leases is not None and not settings.separate_results
+        self._leases = leases
+        self._result_ttl_s = math.ceil(settings.result_ttl_s)
         self.results = (
-            reservations.scripts
-            if reservations is not None and self.fenced
+            leases.scripts
+            if leases is not None and self.fenced
             else ScriptClient(connect(settings.result_url, settings))
         )
-        if reservations is not None:
-            self.results.meanwhile.append(reservations.keep)
+        if leases is not None:
+            self.results.meanwhile.append(leases.keep_alive)
 
     def end(
-        self, run: BatchRun, endings: Sequence[Outcome], free: int = 0, then: Call | None = None
+        self, run: BatchRun, outcomes: Sequence[Outcome], free: int = 0, then: ScriptCall | None = None
     ) -> tuple[list[str], Any]:
         """End requests, and call another script of the broker's in the same round trip.
 
@@ -73,39 +73,44 @@ class Commit:
         Raises:
             redis.RedisError: Redis did not answer; trying again does no harm.
         """
-        call = self._call(run, endings, free)
+        call = self._call(run, outcomes, free)
         if self.fenced:
             replies = self.results.call_all([call] if then is None else [call, then])
             return [said.decode() for said in replies[0]], replies[-1] if then is not None else None
         said = [each.decode() for each in self.results.call(*call)]
-        self._acknowledge([ending.request for ending in endings])
-        return said, self._reservations.scripts.call(*then) if then is not None and self._reservations else None
+        self._acknowledge([outcome.request for outcome in outcomes])
+        return said, self._leases.scripts.call(*then) if then is not None and self._leases else None
 
     def post(
-        self, run: BatchRun, endings: Sequence[Outcome], free: int, then: Call | None, heard: Callable[[Any], None]
+        self,
+        run: BatchRun,
+        outcomes: Sequence[Outcome],
+        free: int,
+        then: ScriptCall | None,
+        on_outcome: Callable[[Any], None],
     ) -> int:
         """End requests without waiting for Redis; only where results and acknowledgements are one step.
 
         Args:
             run: as `end` takes it.
-            endings: as `end` takes it.
+            outcomes: as `end` takes it.
             free: as `end` takes it.
             then: as `end` takes it.
-            heard: takes what `end` returns, or the error that it raises.
+            on_outcome: takes what `end` returns, or the error that it raises.
 
         Returns:
-            The descriptor that can be read once there is something to hear: see `Scripts.hear`.
+            The descriptor that can be read once there are replies: see `ScriptClient.read_replies`.
 
         Raises:
             redis.RedisError: it could not be sent.
         """
-        call = self._call(run, endings, free)
+        call = self._call(run, outcomes, free)
 
         def read(replies: list[Any] | redis.RedisError) -> None:
             if isinstance(replies, redis.RedisError):
-                heard(replies)
+                on_outcome(replies)
             else:
-                heard(([said.decode() for said in replies[0]], replies[1] if then is not None else None))
+                on_outcome(([said.decode() for said in replies[0]], replies[1] if then is not None else None))
 
         return self.results.post([call] if then is None else [call, then], read)
 
@@ -116,27 +121,29 @@ class Commit:
         except redis.RedisError:
             return False
 
-    def vet(self, requests: Sequence[Request]) -> list[str]:
-        """Look at records a last time: for each "" to run it, or why not (expired, or the status in which it has ended).
+    def prerun_check(self, requests: Sequence[Request]) -> list[str]:
+        """Check records a last time: for each "" to run it, or why not (expired, or the status in which it has ended).
 
         Raises:
             redis.RedisError: Redis did not answer.
         """
         asked = [part for request in requests for part in (request.id, request.reply)]
-        return [why.decode() for why in self.results.call("prerun_check", (), (self._kept, iso_now(), *asked))[1:]]
+        return [
+            why.decode() for why in self.results.call("prerun_check", (), (self._result_ttl_s, iso_now(), *asked))[1:]
+        ]
 
-    def started(self, run: BatchRun, requests: Sequence[Request]) -> None:
-        """Say of requests that they run.
+    def mark_started(self, run: BatchRun, requests: Sequence[Request]) -> None:
+        """Mark the records of requests as started.
 
         Raises:
             redis.RedisError: Redis did not answer.
         """
         ids = [request.id for request in requests]
         fields = f',"started_at":{run.started_at:.4f},"worker":{_text(run.worker)},"batch":{run.batch}'
-        self.results.call("mark_started", (), (self._kept, run.model, fields, *ids))
+        self.results.call("mark_started", (), (self._result_ttl_s, run.model, fields, *ids))
 
-    def retried(self, worker: str, why: str, requests: Sequence[Request]) -> None:
-        """Say of requests that they are to run again, and why.
+    def mark_retried(self, worker: str, why: str, requests: Sequence[Request]) -> None:
+        """Count in the records of requests that they run again, and why.
 
         Raises:
             redis.RedisError: Redis did not answer.
@@ -144,12 +151,12 @@ class Commit:
         self.results.call("count_retry", (), (worker, why, *(request.id for request in requests)))
 
     def payloads(self, requests: Sequence[Request]) -> dict[str, bytes | None]:
-        """Read the tensors that lie beside requests, by id; None for those that are gone.
+        """Read the offloaded payloads of requests, by id; None for those that are gone.
 
         Raises:
             redis.RedisError: Redis did not answer.
         """
-        ids = [request.id for request in requests if request.beside]
+        ids = [request.id for request in requests if request.is_offloaded]
         found: Any = self.results.client.mget([keyspace.payload_key(id, "in") for id in ids]) if ids else []
         return dict(zip(ids, found, strict=True))
 
@@ -165,27 +172,27 @@ class Commit:
         """Close the connections."""
         self.results.close()
 
-    def _call(self, run: BatchRun, endings: Sequence[Outcome], free: int) -> Call:
-        held = self._reservations if self.fenced else None
+    def _call(self, run: BatchRun, outcomes: Sequence[Outcome], free: int) -> ScriptCall:
+        held = self._leases if self.fenced else None
         keys = (held.key if held else "", keyspace.DEAD, keyspace.DEAD_INDEX, keyspace.SLOTS)
         fields = (
             f',"started_at":{run.started_at:.4f},"finished_at":{run.finished_at:.4f},"worker":{_text(run.worker)}'
             f',"version":{_text(run.version)},"batch":{run.batch}'
         )
         date_done = iso_now().encode()
-        beside = int(any(ending.request.beside for ending in endings))
+        offloaded = int(any(outcome.request.is_offloaded for outcome in outcomes))
         requests: list[Any] = []
         raws: list[Any] = []
         letters: list[Any] = []
-        for place, ending in enumerate(endings, 1):
-            request, trace = ending.request, NULL
-            if ending.traceback is not None or ending.reason:
-                trace, letter = _rarely(ending, run)
+        for place, outcome in enumerate(outcomes, 1):
+            request, trace = outcome.request, NULL
+            if outcome.traceback is not None or outcome.reason:
+                trace, letter = _traceback_and_letter(outcome, run)
                 letters += (place, letter) if letter else ()
-            if ending.payload:
-                raws += (place, ending.payload)
+            if outcome.payload:
+                raws += (place, outcome.payload)
             head = b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b,"date_done":"%b","children":%b,"job":' % (
-                STATUS[ending.status], request.id.encode(), ending.result, trace, date_done, ending.children or b"[]",
+                STATUS[outcome.status], request.id.encode(), outcome.result, trace, date_done, outcome.children or b"[]",
             )  # fmt: skip
             requests += (
                 b"%d %b" % (request.tag, request.key) if self.fenced else b"",
@@ -195,15 +202,15 @@ class Commit:
             )
         clients = [
             part
-            for client, same in itertools.groupby(ending.request.reply for ending in endings)
+            for client, same in itertools.groupby(outcome.request.reply for outcome in outcomes)
             for part in (sum(1 for _ in same), client)
         ]
-        first = (held.identity if held else "", self._kept, run.model, fields, beside, free)
+        first = (held.identity if held else "", self._result_ttl_s, run.model, fields, offloaded, free)
         return "commit", keys, arguments(first, requests, clients, raws, letters)
 
     def _acknowledge(self, requests: Sequence[Request]) -> None:
-        if self._reservations is not None:
-            self._reservations.drop(request.field for request in requests)
+        if self._leases is not None:
+            self._leases.drop(request.field for request in requests)
             return
         try:
             for request in requests:
@@ -218,7 +225,7 @@ def refused_for_good(error: redis.RedisError) -> bool:
     """Whether Redis has refused this very call, and will again: it has no room for it, or the call breaks a rule."""
     if isinstance(error, redis.exceptions.NoPermissionError | redis.exceptions.NoScriptError):
         return False
-    return isinstance(error, redis.ResponseError) and not _PASSING.search(str(error))
+    return isinstance(error, redis.ResponseError) and not _TRANSIENT.search(str(error))
 
 
 def arguments(
@@ -232,7 +239,7 @@ def arguments(
     return (*first, len(requests) // 4, len(clients) // 2, len(raws) // 2, *requests, *clients, *raws, *letters)
 
 
-def letter(
+def dead_letter(
     id: str, key: str, raw: bytes, *, reason: str, message: str, at: float, worker: str, attempts: int
 ) -> DeadLetter:
     """Make a dead letter of an envelope; one without an id of its own is named by its content."""
@@ -255,25 +262,25 @@ def letter(
     )
 
 
-def _rarely(ending: Outcome, run: BatchRun) -> tuple[bytes, bytes]:
+def _traceback_and_letter(outcome: Outcome, run: BatchRun) -> tuple[bytes, bytes]:
     """What few endings have: the model's traceback, and a dead letter."""
-    if ending.traceback is None and not ending.reason:
+    if outcome.traceback is None and not outcome.reason:
         return NULL, b""
-    trace = msgspec.json.encode(ending.traceback)
-    if not ending.reason:
+    trace = msgspec.json.encode(outcome.traceback)
+    if not outcome.reason:
         return trace, b""
-    request = ending.request
-    dead = letter(
+    request = outcome.request
+    letter = dead_letter(
         request.id,
         request.key.decode(),
         request.envelope(),
-        reason=ending.reason,
-        message=ending.said or ending.shown,
+        reason=outcome.reason,
+        message=outcome.said or outcome.shown,
         at=run.finished_at,
         worker=run.worker,
         attempts=request.deliveries,
     )
-    return trace, msgspec.json.encode(dead)
+    return trace, msgspec.json.encode(letter)
 
 
 def _text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Ends requests: keeps how each ended, tells it, and lets go of it; what Redis could not keep is kept when it is back.
+"""Commits outcomes and sends their events; what Redis could not take is committed again once it is back.
 
 What Redis refuses for good, or hangs up at again and again, is not sent for ever: that request fails with its reason.
 """
@@ -18,33 +18,33 @@ from mutirao_worker.engine.commit import Commit, refused_for_good
 from mutirao_worker.engine.interfaces import FollowUps, RequestRegistry, TaskEventSink
 from mutirao_worker.engine.outcome import BatchRun, Outcome, refused
 from mutirao_worker.engine.request import Request
-from mutirao_worker.engine.script_client import Call, warn_once
+from mutirao_worker.engine.script_client import ScriptCall, warn_once
 
-Heard = Callable[[bool, Any], None]
+OnOutcome = Callable[[bool, Any], None]
 
 logger = logging.getLogger(__name__)
 
 # A larger end is sent alone. No limit that Redis may be given is lower than 1 MiB.
 ALONE_BYTES = 512 * 1024
 TOGETHER_BYTES = 8 * 1024 * 1024
-# So often, and for so long, Redis must have failed to take an end while it answered others, before that is the end's own fault.
+# Redis must have failed this often, and for this long, to take an outcome while it answered other calls, before that is the outcome's fault.
 STRIKES = 3
 STRIKES_S = 4.0
-AGAIN_S = 0.1
+RETRY_S = 0.1
 
 
-class Unkept(NamedTuple):
-    """Ends that Redis does not know yet.
+class Uncommitted(NamedTuple):
+    """Outcomes that Redis does not know yet.
 
     Attributes:
         run: their run.
-        endings: how each ended.
+        outcomes: how each ended.
         strikes: how often Redis has failed to take them though it answered.
         since: when it first did, by the monotonic clock.
     """
 
     run: BatchRun
-    endings: list[Outcome]
+    outcomes: list[Outcome]
     strikes: int = 0
     since: float = 0.0
 
@@ -62,41 +62,43 @@ class CommitQueue:
         events: TaskEventSink,
         follow_ups: FollowUps,
         registry: RequestRegistry,
-        again: Callable[[float], None],
+        retry_later: Callable[[float], None],
     ) -> None:
         """Take the parts.
 
         Args:
-            commit: how ends are kept.
+            commit: writes outcomes.
             events: takes their task events.
             follow_ups: runs what a stock client wants to be run after a request.
             registry: where Celery finds requests.
-            again: has `keep` called in so many seconds.
+            retry_later: calls `retry` in a number of seconds.
         """
         self.counts: dict[str, int] = {}
         self._follow_ups = follow_ups
         self._registry = registry
         self._commit = commit
         self._events = events
-        self._again = again
-        self._unkept: list[Unkept] = []
-        self._posted: dict[int, Unkept] = {}
+        self._retry_later = retry_later
+        self._uncommitted: list[Uncommitted] = []
+        self._posted: dict[int, Uncommitted] = {}
         self._numbers = itertools.count()
-        self._refusal = ""  # why results could not be kept, as it was last told
+        self._refusal = ""  # why results could not be committed, as it was last logged
 
     @property
-    def unkept(self) -> list[Request]:
+    def uncommitted(self) -> list[Request]:
         """Requests that have ended, of which Redis does not know it yet."""
-        return [one.request for unkept in (*self._unkept, *self._posted.values()) for one in unkept.endings]
+        return [
+            one.request for uncommitted in (*self._uncommitted, *self._posted.values()) for one in uncommitted.outcomes
+        ]
 
     def end(
-        self, run: BatchRun, endings: Sequence[Outcome], runtime: float, free: int, then: Call | None = None
+        self, run: BatchRun, outcomes: Sequence[Outcome], runtime: float, free: int, then: ScriptCall | None = None
     ) -> tuple[bool, Any]:
         """End requests that ran together, or that never ran.
 
         Args:
             run: their run.
-            endings: how each ended.
+            outcomes: how each ended.
             runtime: what the model took for all, in seconds.
             free: how many slots other workers should leave requests for.
             then: a script to call in the same round trip.
@@ -104,57 +106,63 @@ class CommitQueue:
         Returns:
             Whether Redis answered, and the reply of that script.
         """
-        parts, reply = collections.deque(together(self._planned(endings))), None
+        parts, reply = collections.deque(split_by_size(self._plan(outcomes))), None
         while parts:
             try:
-                said, reply = self._commit.end(run, parts[0], free, then if len(parts) == 1 else None)
+                statuses, reply = self._commit.end(run, parts[0], free, then if len(parts) == 1 else None)
             except redis.RedisError as exc:
                 for part in parts:
-                    self._failed(Unkept(run, part), exc)
+                    self._failed(Uncommitted(run, part), exc)
                 return False, None
-            self._kept(run, parts.popleft(), said, runtime)
+            self._committed(run, parts.popleft(), statuses, runtime)
         return True, reply
 
     def post(
-        self, run: BatchRun, endings: Sequence[Outcome], runtime: float, free: int, then: Call | None, heard: Heard
+        self,
+        run: BatchRun,
+        outcomes: Sequence[Outcome],
+        runtime: float,
+        free: int,
+        then: ScriptCall | None,
+        on_outcome: OnOutcome,
     ) -> int | None:
         """End requests as `end` does, and do not wait for it.
 
         Args:
             run: as `end` takes it.
-            endings: as `end` takes it.
+            outcomes: as `end` takes it.
             runtime: as `end` takes it.
             free: as `end` takes it.
             then: as `end` takes it.
-            heard: takes what `end` returns.
+            on_outcome: takes what `end` returns.
 
         Returns:
             The descriptor that can be read once Redis has answered; None where nothing could be sent.
         """
-        *first, last = together(self._planned(endings))
+        *first, last = split_by_size(self._plan(outcomes))
         for part in first:
             self._post(run, part, runtime, free, None, lambda *_: None)
-        return self._post(run, last, runtime, free, then, heard)
+        return self._post(run, last, runtime, free, then, on_outcome)
 
-    def keep(self, free: int) -> None:
-        """Try again to keep what could not be kept."""
-        unkept, self._unkept = collections.deque(self._unkept), []
-        while unkept:
-            each = unkept.popleft()
+    def retry(self, free: int) -> None:
+        """Commit again what could not be committed."""
+        uncommitted, self._uncommitted = collections.deque(self._uncommitted), []
+        while uncommitted:
+            each = uncommitted.popleft()
             try:
-                said, _ = self._commit.end(each.run, each.endings, free)
+                statuses, _ = self._commit.end(each.run, each.outcomes, free)
             except redis.RedisError as exc:
                 if refused_for_good(exc):
-                    unkept.extendleft(reversed(_without(each, exc)))
+                    uncommitted.extendleft(reversed(_isolate_refused(each, exc)))
                     continue
                 if not self._commit.answers():
-                    self._unkept += [each, *unkept]
+                    self._uncommitted += [each, *uncommitted]
                     return
-                self._unkept.append(_struck(each, exc))
+                self._uncommitted.append(_add_strike(each, exc))
             else:
-                self._kept(each.run, each.endings, said, 0.0)
-        if self._unkept:
-            self._again(STRIKES_S / STRIKES)
+                self._committed(each.run, each.outcomes, statuses, 0.0)
+        if self._uncommitted:
+            self._retry_later(STRIKES_S / STRIKES)
 
     def ended(self, request: Request, why: str) -> None:
         """Note that a request ended before it could run; its record says so already."""
@@ -163,72 +171,78 @@ class CommitQueue:
             self._events.revoked(request.id, expired=why == "expired")
 
     def forget(self, request: Request) -> None:
-        """Let go of a request: it has ended, or others have it."""
+        """Drop a request: it has ended, or others have it."""
         request.batch, request.ended = None, True
         self._registry.remove(request)
 
-    def _planned(self, endings: Sequence[Outcome]) -> list[Outcome]:
-        return [self._follow_ups.planned(ending) if ending.embed else ending for ending in endings]
+    def _plan(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        return [self._follow_ups.plan(outcome) if outcome.embed else outcome for outcome in outcomes]
 
     def _post(
-        self, run: BatchRun, endings: list[Outcome], runtime: float, free: int, then: Call | None, heard: Heard
+        self,
+        run: BatchRun,
+        outcomes: list[Outcome],
+        runtime: float,
+        free: int,
+        then: ScriptCall | None,
+        on_outcome: OnOutcome,
     ) -> int | None:
         number = next(self._numbers)
-        self._posted[number] = Unkept(run, endings)
+        self._posted[number] = Uncommitted(run, outcomes)
 
-        def told(found: Any) -> None:
-            unkept = self._posted.pop(number)
+        def on_reply(found: Any) -> None:
+            uncommitted = self._posted.pop(number)
             if isinstance(found, redis.RedisError):
-                self._failed(unkept, found)
-                heard(False, None)
+                self._failed(uncommitted, found)
+                on_outcome(False, None)
             else:
-                self._kept(run, endings, found[0], runtime)
-                heard(True, found[1])
+                self._committed(run, outcomes, found[0], runtime)
+                on_outcome(True, found[1])
 
         try:
-            return self._commit.post(run, endings, free, then, told)
+            return self._commit.post(run, outcomes, free, then, on_reply)
         except redis.RedisError as exc:
-            told(exc)
+            on_reply(exc)
             return None
 
-    def _failed(self, unkept: Unkept, exc: redis.RedisError) -> None:
+    def _failed(self, uncommitted: Uncommitted, exc: redis.RedisError) -> None:
         self._refusal = warn_once(logger, "cannot keep results yet", exc, self._refusal)
-        self._unkept.append(unkept)
-        self._again(AGAIN_S)
+        self._uncommitted.append(uncommitted)
+        self._retry_later(RETRY_S)
 
-    def _kept(self, run: BatchRun, endings: Sequence[Outcome], said: Sequence[str], runtime: float) -> None:
+    def _committed(self, run: BatchRun, outcomes: Sequence[Outcome], statuses: Sequence[str], runtime: float) -> None:
         self._refusal = ""
         answers: list[tuple[str, str]] = []
-        for ending, how in zip(endings, said, strict=True):
-            if how == "1" and ending.status == "SUCCESS":
-                answers.append((ending.request.id, ending.shown))
+        for outcome, how in zip(outcomes, statuses, strict=True):
+            if how == "1" and outcome.status == "SUCCESS":
+                answers.append((outcome.request.id, outcome.shown))
             elif how in {"1", "REVOKED"}:
-                self._noted(ending, how)
-            self.forget(ending.request)
-            if ending.embed and how == "1":
-                self._follow_ups.follow(ending)
+                self._send_event(outcome, how)
+            self.forget(outcome.request)
+            if outcome.embed and how == "1":
+                self._follow_ups.follow(outcome)
         if answers:
             self._registry.count_succeeded(len(answers))
             self._events.succeeded(answers, runtime)
-        self.counts[run.model] = self.counts.get(run.model, 0) + len(endings)
+        self.counts[run.model] = self.counts.get(run.model, 0) + len(outcomes)
 
-    def _noted(self, ending: Outcome, how: str) -> None:
-        """Tell that a request has ended otherwise than with an answer."""
-        request = ending.request
-        if how == "REVOKED" or ending.status == "REVOKED":
-            why = ending.shown if ending.status == "REVOKED" else ""
+    def _send_event(self, outcome: Outcome, how: str) -> None:
+        """Send that a request has ended otherwise than with an answer."""
+        request = outcome.request
+        if how == "REVOKED" or outcome.status == "REVOKED":
+            why = outcome.shown if outcome.status == "REVOKED" else ""
             expired, terminated = why == "expired", why == "terminated"
-            self._events.revoked(request.id, expired=expired, terminated=terminated, signum=ending.signum)
+            self._events.revoked(request.id, expired=expired, terminated=terminated, signum=outcome.signum)
         else:
-            logger.info("request %s failed: %s", request.id, ending.shown)
-            self._events.failed(request.id, ending.shown)
+            logger.info("request %s failed: %s", request.id, outcome.shown)
+            self._events.failed(request.id, outcome.shown)
 
 
-def together(endings: Sequence[Outcome]) -> Iterator[list[Outcome]]:
-    """Share ends out to calls of a bounded size; a large one goes alone, so that it cannot take others with it."""
+def split_by_size(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    """Share outcomes out to calls of a bounded size; a large one goes alone, so that its failure is not that of others."""
     part: list[Outcome] = []
     size = 0
-    for each in endings:
+    for each in outcomes:
         own = each.size
         if part and (own > ALONE_BYTES or size + own > TOGETHER_BYTES):
             yield part
@@ -242,22 +256,22 @@ def together(endings: Sequence[Outcome]) -> Iterator[list[Outcome]]:
         yield part
 
 
-def _without(unkept: Unkept, exc: redis.RedisError) -> list[Unkept]:
-    """Find the end that Redis refuses: halves are tried apart, and who stands alone fails."""
-    run, endings = unkept.run, unkept.endings
-    if len(endings) > 1:
-        half = len(endings) // 2
-        return [Unkept(run, endings[:half]), Unkept(run, endings[half:])]
-    (one,) = endings
+def _isolate_refused(uncommitted: Uncommitted, exc: redis.RedisError) -> list[Uncommitted]:
+    """Find the outcome that Redis refuses: halves are tried apart, and one that stands alone fails."""
+    run, outcomes = uncommitted.run, uncommitted.outcomes
+    if len(outcomes) > 1:
+        half = len(outcomes) // 2
+        return [Uncommitted(run, outcomes[:half]), Uncommitted(run, outcomes[half:])]
+    (one,) = outcomes
     logger.error("Redis refuses the result of %s: %s", one.request.id, exc)
-    return [Unkept(run, [refused(one, exc)])]
+    return [Uncommitted(run, [refused(one, exc)])]
 
 
-def _struck(unkept: Unkept, exc: redis.RedisError) -> Unkept:
+def _add_strike(uncommitted: Uncommitted, exc: redis.RedisError) -> Uncommitted:
     """Note that Redis answers, but not when it is sent these; a large one fails after a while."""
-    now, (one, *others) = time.monotonic(), unkept.endings
-    unkept = unkept._replace(strikes=unkept.strikes + 1, since=unkept.since or now)
-    if others or one.size <= ALONE_BYTES or unkept.strikes < STRIKES or now - unkept.since < STRIKES_S:
-        return unkept
-    (failed,) = _without(unkept, exc)
+    now, (one, *others) = time.monotonic(), uncommitted.outcomes
+    uncommitted = uncommitted._replace(strikes=uncommitted.strikes + 1, since=uncommitted.since or now)
+    if others or one.size <= ALONE_BYTES or uncommitted.strikes < STRIKES or now - uncommitted.since < STRIKES_S:
+        return uncommitted
+    (failed,) = _isolate_refused(uncommitted, exc)
     return failed

@@ -1,7 +1,8 @@
-"""From waiting requests to ended ones: fills the pool's free slots with batches, and ends what comes back, each by its own fate.
+"""Fills the pool's free slots with batches, and ends the requests of those that come back, each by its own outcome.
 
-Everything here runs on the worker's own loop. What Celery and the pool look like is `strategy`'s to know; which requests go
-together is `batching`'s, which must not run any more `vetting`'s, how an end is kept and told `outcomes`'.
+All of it runs on the worker's own loop but for the end of the grace period: then the loop has stopped, and a timer's thread gives back
+what still runs. `batch_policy` decides which requests go together, `prerun_check` which must not run any more, `commit_queue` commits
+their outcomes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mutirao_worker.engine.interfaces import FollowUps, Pool, RequestRegistry, R
 from mutirao_worker.engine.outcome import BatchRun, Outcome
 from mutirao_worker.engine.prerun_check import PrerunCheck
 from mutirao_worker.engine.request import Request
-from mutirao_worker.engine.script_client import Call
+from mutirao_worker.engine.script_client import ScriptCall
 from mutirao_worker.inference.execution import BatchResult
 from mutirao_worker.inference.inputs import PackedRequest
 from mutirao_worker.models.host import ModelHost
@@ -31,25 +32,25 @@ from mutirao_worker.models.host import ModelHost
 logger = logging.getLogger(__name__)
 
 # Who polls sees a request run once it has run for this long: most are done before anybody could ask.
-SHOWN_AFTER_S = 0.25
-AGAIN_S = 0.5
+MARK_STARTED_AFTER_S = 0.25
+RETRY_S = 0.5
 
 
 class Dispatcher:
-    """One worker's requests, from when they are taken until they have ended.
+    """One worker's requests, from their reservation to their end.
 
     Attributes:
         app, hostname: Celery's.
-        aside: requests that are held, but wait for their time or for the rate limit.
-        batcher: what waits.
-        commit: how ends are kept.
+        delayed: requests that wait for their time, or for the rate limit.
+        batcher: the requests that wait, by model.
+        commit: writes outcomes.
+        commit_queue: commits outcomes, and those again that could not be.
         connection_errors: the broker's.
-        events: where ends are told.
-        hold: where requests come from.
-        outcomes: what ends requests.
+        events: takes task events.
+        prerun_check: the last check of requests before they run.
+        source: where requests come from.
         running: the batches that are in the pool, by number.
         closing: nothing new is begun.
-        vetting: the last look at requests before they run.
     """
 
     def __init__(
@@ -62,61 +63,63 @@ class Dispatcher:
         events: TaskEventSink,
         registry: RequestRegistry,
         now: Callable[[], float],
-        later: Callable[..., Any],
+        call_later: Callable[..., Any],
         follow_ups: FollowUps,
-        listen: Callable[[int], None] | None = None,
+        watch_replies: Callable[[int], None] | None = None,
     ) -> None:
-        """Take the parts.
+        """Take the parts; nothing starts yet.
 
         Args:
             app: Celery's.
             hostname: Celery's.
             pool: the slots.
-            commit: how ends are kept.
+            commit: writes outcomes.
             events: takes their task events.
             registry: where Celery finds requests.
             now: Redis's clock.
-            later: the loop's timer: seconds, function, arguments.
+            call_later: the loop's timer: seconds, function, arguments.
             follow_ups: runs what a stock client wants to be run after a request.
-            listen: has the replies to what was posted heard, once a descriptor can be read; None to wait for each reply.
+            watch_replies: reads the replies to posted calls once a descriptor is readable; None to wait for each reply.
         """
         host: ModelHost = app.host
         self.app = app
-        self.aside: set[Request] = set()
+        self.delayed: set[Request] = set()
         self.hostname = hostname
         self.batcher = Batcher(host.batch_limits)
         self.closing = False
         self.commit = commit
         self.connection_errors: tuple[type[Exception], ...] = ()
         self.events = events
-        self.hold: RequestSource | None = None
-        self.later = later
-        self.outcomes = CommitQueue(commit, events, follow_ups, registry, lambda after_s: later(after_s, self.keep))
+        self.source: RequestSource | None = None
+        self.call_later = call_later
+        self.commit_queue = CommitQueue(
+            commit, events, follow_ups, registry, lambda after_s: call_later(after_s, self.retry_commits)
+        )
         self.running: dict[int, Batch] = {}
-        self.vetting = PrerunCheck(commit, now, self._end_unrun, self.outcomes.ended, registry.revoked)
+        self.prerun_check = PrerunCheck(commit, now, self._end_without_run, self.commit_queue.ended, registry.revoked)
         self._dispatching = False
         self._host = host
-        self._listen = listen
+        self._watch_replies = watch_replies
         self._now = now
         self._pool = pool
         self._registry = registry
 
     @property
-    def free(self) -> int:
+    def free_slots(self) -> int:
         """How many slots of the pool are free."""
         return max(0, self._pool.slots - len(self.running))
 
     @property
-    def idle(self) -> int:
-        """How many slots other workers should leave requests for: those that are free, and those that are in a moment."""
+    def idle_slots(self) -> int:
+        """How many slots other workers should leave requests for: those that are free, and those about to be added."""
         if self.closing:
             return 0
-        return self.free if any(self.batcher.lines.values()) else self.free + self._pool.starting
+        return self.free_slots if any(self.batcher.queues.values()) else self.free_slots + self._pool.starting
 
     @property
-    def hungry(self) -> bool:
+    def starved(self) -> bool:
         """Whether a slot is free and nothing waits here for it."""
-        return bool(self.free) and not any(self.batcher.lines.values())
+        return bool(self.free_slots) and not any(self.batcher.queues.values())
 
     @property
     def revoked(self) -> Container[str]:
@@ -125,146 +128,148 @@ class Dispatcher:
 
     @property
     def held(self) -> list[Request]:
-        """Every request that must stay reserved: what waits, what runs, and what has ended but could not be kept yet."""
+        """Every request that must stay reserved: those that wait, run, or have ended without being committed yet."""
         running = [request for batch in self.running.values() for request in batch.requests]
-        return [*self.batcher, *self._aside(), *running, *self.outcomes.unkept]
+        return [*self.batcher, *self._delayed(), *running, *self.commit_queue.uncommitted]
 
     def received(self, requests: Sequence[Request]) -> None:
-        """Note requests that have come in: in Celery's registers, and as events."""
+        """Enter requests that have come in into Celery's registers, and send their events."""
         for request in requests:
             self._registry.add(request)
         self.events.received(requests)
 
     def offer(self, request: Request) -> None:
-        """Let a request wait for a slot; `dispatch` fills them."""
-        self.aside.discard(request)
-        if request.ended:  # it was given back while it stood aside
+        """Queue a request; `dispatch` fills the slots."""
+        self.delayed.discard(request)
+        if request.ended:  # it was given back while it was delayed
             return
         self._registry.mark_waiting(request)
         self.batcher.add(request)
 
     def dispatch(self) -> None:
-        """Fill the free slots with what waits."""
+        """Fill the free slots with batches of the requests that wait."""
         if self._dispatching:  # a pool that runs inline is back here before it has returned
             return
         self._dispatching = True
         try:
-            while not self.closing and self.free:
-                batch = self.batcher.next(time.monotonic(), self.free, self._pool.slots)
+            while not self.closing and self.free_slots:
+                batch = self.batcher.next(time.monotonic(), self.free_slots, self._pool.slots)
                 if not batch:
                     break
-                if (ready := self.vetting.passed(batch)) and not self._send(ready):
+                if (ready := self.prerun_check.filter(batch)) and not self._send(ready):
                     break
         finally:
             self._dispatching = False
-        if (wake_at := self.batcher.wake_at(time.monotonic())) is not None and self.free and not self.closing:
-            self.later(max(0.001, wake_at - time.monotonic()), self.dispatch)
+        if (wake_at := self.batcher.wake_at(time.monotonic())) is not None and self.free_slots and not self.closing:
+            self.call_later(max(0.001, wake_at - time.monotonic()), self.dispatch)
 
-    def grown(self) -> None:
-        """Use a slot that has come up."""
-        if self.hold is not None and not self.closing:
-            self.hold.pull()
+    def slot_added(self) -> None:
+        """Fill a slot that was added."""
+        if self.source is not None and not self.closing:
+            self.source.pull()
             self.dispatch()
 
-    def finished(self, batch: Batch, ran: BatchResult) -> None:
-        """End the requests of a batch that came back, each by its own fate."""
-        if self._left(batch) is None:
+    def batch_finished(self, batch: Batch, ran: BatchResult) -> None:
+        """End the requests of a batch that came back, each by its own outcome."""
+        if self._remove_running(batch) is None:
             return
         if ran.rows:  # what was refused unseen says nothing of the model
-            self.batcher.timed(batch.model, ran.rows, time.monotonic() - batch.began, ran.cpu_wait_s)
+            self.batcher.observe(batch.model, ran.rows, time.monotonic() - batch.began, ran.cpu_wait_s)
         pairs = list(zip(batch.requests, ran.results, strict=True))
         refused = [request for request, answer in pairs if answer.other_copy_may_accept]
-        handed = self.hold.hand_over(refused) if refused and self.hold is not None else []
-        endings, again = [], []
+        handed = self.source.hand_over(refused) if refused and self.source is not None else []
+        outcomes, isolated = [], []
         for request, answer in pairs:
             if answer.status == "interrupted":
-                again.append(request)
+                isolated.append(request)
             elif request not in handed:
-                endings.append(outcome.of_answer(request, answer))
-        if again:
-            self._again(batch.model, again, "what ran with it took the time, or the room, of this run")
+                outcomes.append(outcome.of_answer(request, answer))
+        if isolated:
+            self._isolate(batch.model, isolated, "what ran with it took the time, or the room, of this run")
         self.dispatch()  # the process that is free gets its next batch before anything else
-        self._end(self._run(batch), endings, ran.predict_s)
+        self._end(self._batch_run(batch), outcomes, ran.predict_s)
         self.dispatch()
-        logger.info("%s: batch of %d in %.1f ms, %s first", batch.model, len(endings), 1000 * ran.predict_s, batch.id)
+        logger.info("%s: batch of %d in %.1f ms, %s first", batch.model, len(outcomes), 1000 * ran.predict_s, batch.id)
 
-    def lost(self, batch: Batch, error: BaseException, reason: str) -> None:
-        """Find out whose fault it was that a batch's process died or hung: the others run again, apart from each other.
+    def batch_failed(self, batch: Batch, error: BaseException, reason: str) -> None:
+        """Run again the requests of a batch whose process died or hung, apart from each other; end those that have no attempt left.
 
         Args:
             batch: the batch.
             error: what Celery would have reported.
             reason: "process died", "time limit" or "terminated".
         """
-        if self._left(batch) is None:
+        if self._remove_running(batch) is None:
             return
-        endings, left = [], []
+        outcomes, left = [], []
         for request in batch.requests:
             if request.id in batch.terminated:
-                endings.append(outcome.revoked(request, "terminated", batch.terminated[request.id]))
+                outcomes.append(outcome.revoked(request, "terminated", batch.terminated[request.id]))
             else:
                 left.append(request)
         if left and reason != "terminated":
             most = self._host.max_attempts(batch.model)
             if len(left) == 1 and (reason == "time limit" or left[0].attempts + 1 >= most):
-                endings.append(outcome.given_up(left[0], error, reason))
+                outcomes.append(outcome.given_up(left[0], error, reason))
                 left = []
             for request in left:
                 request.attempts += 1
         if left:
-            self._again(batch.model, left, repr(error))
+            self._isolate(batch.model, left, repr(error))
             try:
-                self.commit.retried(self.hostname, reason, left)
+                self.commit.mark_retried(self.hostname, reason, left)
             except redis.RedisError as exc:
-                logger.debug("could not say that %d requests run again: %s", len(left), exc)
-        self._end(self._run(batch), endings, 0.0)
+                logger.debug("could not record that %d requests run again: %s", len(left), exc)
+        self._end(self._batch_run(batch), outcomes, 0.0)
         self.dispatch()
 
     def refuse(self, request: Request, error: Exception, reason: str = "") -> None:
         """End a request that cannot run; with a reason it goes to the dead letters."""
         result = msgspec.json.encode(self.app.backend.prepare_exception(error, "json"), enc_hook=str)
         logger.warning("refused %s: %r", request.id or "a message without id", error)
-        self._end_unrun(Outcome(request, "FAILURE", result, repr(error), reason=reason, said=outcome.in_words(error)))
+        self._end_without_run(
+            Outcome(request, "FAILURE", result, repr(error), reason=reason, said=outcome.in_words(error))
+        )
 
     def forget_waiting(self) -> None:
         """Drop every request that has not begun: another worker may have it."""
-        for request in self._waiting():
-            self.outcomes.forget(request)
+        for request in self._take_waiting():
+            self.commit_queue.forget(request)
 
-    def give_back(self) -> None:
-        """Give back every request that has not begun, also one that is reserved and still unheard of."""
-        if self.hold is not None:
-            self.hold.give_back_unheard()
-        self._give_back(self._waiting())
+    def return_all_waiting(self) -> None:
+        """Give back every request that has not begun, also those reserved in a reply that was lost."""
+        if self.source is not None:
+            self.source.return_unacknowledged()
+        self._return(self._take_waiting())
 
-    def spare(self, model: str) -> None:
-        """Give back the requests of a model that wait for a slot here: elsewhere one is free."""
-        self._give_back(self.batcher.line(model).spare())
+    def return_waiting(self, model: str) -> None:
+        """Give back the requests of a model that wait for a slot here: another worker has one free."""
+        self._return(self.batcher.queue(model).take_movable())
 
-    def unsent(self) -> list[Request]:
+    def recall_unsent(self) -> list[Request]:
         """Take back the requests of batches that no process has begun to read."""
         requests = []
-        for batch in self._pool.unsent(list(self.running.values())):
-            self._left(batch)
+        for batch in self._pool.recall_unsent(list(self.running.values())):
+            self._remove_running(batch)
             requests += batch.requests
         for request in requests:
-            self.outcomes.forget(request)
+            self.commit_queue.forget(request)
         return requests
 
     def stop(self) -> None:
-        """Give back what runs, too, and hear of it no more."""
+        """Give back what runs, too, and discard its results."""
         self.closing = True
-        self.give_back()
+        self.return_all_waiting()
         running = [request for batch in self.running.values() for request in batch.requests]
         for batch in self.running.values():
             batch.stopped = True
-        if self.hold is not None and running:
-            self.hold.give_back(running)
+        if self.source is not None and running:
+            self.source.return_requests(running)
         self.running.clear()
 
-    def keep(self) -> None:
-        """Try again to keep the ends that could not be kept while Redis was away."""
-        self.outcomes.keep(self.idle)
+    def retry_commits(self) -> None:
+        """Commit again the outcomes that could not be committed while Redis was away."""
+        self.commit_queue.retry(self.idle_slots)
 
     def terminate(self, request: Request, signal: Any) -> None:
         """End a running request together with its process; the others of its batch run again."""
@@ -273,121 +278,123 @@ class Dispatcher:
             self._pool.terminate(batch, signal)
 
     def stop_running(self, request: Request) -> None:
-        """Give a running request back, and all that run beside it, and end its process: Celery's cold shutdown asks for it."""
+        """Give back all requests of a running batch, and end its process: Celery's cold shutdown asks for it."""
         batch = self._running_batch(request)
         if batch is None:
             return
         batch.stopped = True
-        self.give_back()  # first: what runs goes to the head of the line, before what waits
+        self.return_all_waiting()  # first: what runs goes to the head of the queue, before what waits
         self.running.pop(batch.number, None)
-        if self.hold is not None:
-            self.hold.give_back(batch.requests)
+        if self.source is not None:
+            self.source.return_requests(batch.requests)
         self._pool.stop(batch)
 
     def describe(self) -> dict[str, Any]:
-        """Describe the lines for `celery inspect stats`: what waits, what runs, and the fitted times."""
-        lines = {}
-        for model, line in self.batcher.lines.items():
-            per_row, per_batch = line.fit.line
-            lines[model] = {
-                "waiting": line.count, "running": line.running, "batch_rows": self.batcher.size(line, max(1, self.free)),
+        """Describe the queues for `celery inspect stats`: what waits, what runs, and the service times."""
+        queues = {}
+        for model, queue in self.batcher.queues.items():
+            per_row, per_batch = queue.service_time.coefficients
+            queues[model] = {
+                "waiting": queue.count, "running": queue.running, "batch_rows": self.batcher.batch_rows(queue, max(1, self.free_slots)),
                 "ms_per_row": round(per_row * 1000, 4), "ms_per_batch": round(per_batch * 1000, 4),
-                "answered": self.outcomes.counts.get(model, 0),
+                "answered": self.commit_queue.counts.get(model, 0),
             }  # fmt: skip
-        return lines
+        return queues
 
     def _send(self, requests: list[Request]) -> bool:
         """Send a batch to the pool; False where it has to wait for Redis."""
         try:
-            beside = self.commit.payloads(requests) if any(request.beside for request in requests) else {}
+            offloaded = self.commit.payloads(requests) if any(request.is_offloaded for request in requests) else {}
         except redis.RedisError as exc:
-            logger.warning("cannot read what lies beside %d requests: %s", len(requests), exc)
-            self.batcher.add_again(requests[0].model, [requests])
-            self.later(AGAIN_S, self.dispatch)
+            logger.warning("cannot read the offloaded payloads of %d requests: %s", len(requests), exc)
+            self.batcher.add_isolated(requests[0].model, [requests])
+            self.call_later(RETRY_S, self.dispatch)
             return False
-        batch = Batch(requests, self._limits(requests))
-        asked = [
-            PackedRequest(request.id, request.body, request.content_type or "", request.base64, beside.get(request.id))
+        batch = Batch(requests, self._time_limits(requests))
+        packed = [
+            PackedRequest(
+                request.id, request.body, request.content_type or "", request.base64, offloaded.get(request.id)
+            )
             for request in requests
         ]
         self.running[batch.number] = batch
-        self.batcher.line(batch.model).running += 1
+        self.batcher.queue(batch.model).running += 1
         for request in requests:
             request.batch = batch
         self.events.started(requests)
         self._registry.mark_running(requests)
-        self.later(SHOWN_AFTER_S, self._show, batch)
-        self._pool.send(batch, asked)
+        self.call_later(MARK_STARTED_AFTER_S, self._mark_started, batch)
+        self._pool.send(batch, packed)
         return True
 
-    def _show(self, batch: Batch) -> None:
-        """Say of a batch's requests that they run, if they still do."""
+    def _mark_started(self, batch: Batch) -> None:
+        """Mark the records of a batch's requests as started, if they still run."""
         if batch.number in self.running:
             try:
-                self.commit.started(self._run(batch), batch.requests)
+                self.commit.mark_started(self._batch_run(batch), batch.requests)
             except redis.RedisError as exc:
-                logger.debug("could not say that %d requests run: %s", len(batch.requests), exc)
+                logger.debug("could not record that %d requests run: %s", len(batch.requests), exc)
 
-    def _end(self, run: BatchRun, endings: Sequence[Outcome], runtime: float) -> None:
-        """End what came back, and take more in the same round trip; the loop goes on while Redis works."""
-        if self.hold is None:
+    def _end(self, run: BatchRun, outcomes: Sequence[Outcome], runtime: float) -> None:
+        """Commit outcomes, and reserve more requests in the same round trip; the loop goes on while Redis works."""
+        if self.source is None:
             return
-        if not endings:
-            self.hold.pull()
+        if not outcomes:
+            self.source.pull()
             return
-        call = self.hold.reserving()
-        if self._listen is None:
-            self._heard(call, *self.outcomes.end(run, endings, runtime, self.idle, call))
+        call = self.source.reserve_call()
+        if self._watch_replies is None:
+            self._on_committed(call, *self.commit_queue.end(run, outcomes, runtime, self.idle_slots, call))
             return
-        descriptor = self.outcomes.post(
-            run, endings, runtime, self.idle, call, lambda kept, reply: self._heard(call, kept, reply)
+        descriptor = self.commit_queue.post(
+            run, outcomes, runtime, self.idle_slots, call, lambda kept, reply: self._on_committed(call, kept, reply)
         )
         if descriptor is not None:
-            self._listen(descriptor)
+            self._watch_replies(descriptor)
 
-    def _heard(self, call: Call | None, kept: bool, reply: Any) -> None:
-        if call is None or self.hold is None:
+    def _on_committed(self, call: ScriptCall | None, kept: bool, reply: Any) -> None:
+        if call is None or self.source is None:
             return
         if kept:
-            self.hold.arrived(call, reply)
+            self.source.on_reserved(call, reply)
             self.dispatch()
         else:
-            self.hold.unsure()
+            self.source.mark_uncertain()
 
-    def _end_unrun(self, ending: Outcome) -> None:
+    def _end_without_run(self, ended: Outcome) -> None:
         now = self._now()
-        run = BatchRun(ending.request.model, "", self.hostname, now, now, 1)
-        self.outcomes.end(run, [ending], 0.0, self.idle)
+        run = BatchRun(ended.request.model, "", self.hostname, now, now, 1)
+        self.commit_queue.end(run, [ended], 0.0, self.idle_slots)
 
-    def _aside(self) -> list[Request]:
-        return [request for request in self.aside if not request.ended]
+    def _delayed(self) -> list[Request]:
+        return [request for request in self.delayed if not request.ended]
 
-    def _give_back(self, requests: list[Request]) -> None:
+    def _return(self, requests: list[Request]) -> None:
         for request in requests:
-            self.outcomes.forget(request)
-        if self.hold is not None and requests:
-            self.hold.give_back(requests)
+            self.commit_queue.forget(request)
+        if self.source is not None and requests:
+            self.source.return_requests(requests)
 
-    def _waiting(self) -> list[Request]:
-        """Take out every request that has not begun."""
-        waiting = [*self._aside(), *(request for line in self.batcher.lines.values() for request in line.clear())]
-        self.aside.clear()
+    def _take_waiting(self) -> list[Request]:
+        """Remove every request that has not begun."""
+        waiting = [*self._delayed(), *(request for queue in self.batcher.queues.values() for request in queue.clear())]
+        self.delayed.clear()
         return waiting
 
     def _running_batch(self, request: Request) -> Batch | None:
         return self.running.get(request.batch.number) if request.batch is not None else None
 
-    def _left(self, batch: Batch) -> Batch | None:
-        """Take a batch out of the running ones; None where it was given back."""
+    def _remove_running(self, batch: Batch) -> Batch | None:
+        """Remove a batch from the running ones; None where it was given back."""
         found = self.running.pop(batch.number, None)
         if found is not None:
-            line = self.batcher.line(batch.model)
-            line.running = max(0, line.running - 1)
+            queue = self.batcher.queue(batch.model)
+            queue.running = max(0, queue.running - 1)
         return found
 
-    def _again(self, model: str, requests: list[Request], why: str) -> None:
+    def _isolate(self, model: str, requests: list[Request], why: str) -> None:
         most = self._host.max_attempts(model)
-        self.batcher.add_again(
+        self.batcher.add_isolated(
             model, batch_policy.isolation_groups(requests, most - max(request.attempts for request in requests))
         )
         for request in requests:
@@ -395,7 +402,7 @@ class Dispatcher:
             self._registry.unmark_running(request)
             self.events.retried(request.id, why)
 
-    def _limits(self, requests: list[Request]) -> tuple[float | None, float | None]:
+    def _time_limits(self, requests: list[Request]) -> tuple[float | None, float | None]:
         own = self._host.time_limits(requests[0].model)
         asked = requests[0].limits if len(requests) == 1 else None
         if asked is None:
@@ -403,7 +410,7 @@ class Dispatcher:
         hard, soft = (min((limit for limit in pair if limit), default=None) for pair in zip(own, asked, strict=True))
         return hard, soft
 
-    def _run(self, batch: Batch) -> BatchRun:
+    def _batch_run(self, batch: Batch) -> BatchRun:
         now = self._now()
         began = now - (time.monotonic() - batch.began)
         return BatchRun(batch.model, self._host.version(batch.model), self.hostname, began, now, len(batch.requests))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from mutirao_worker.engine.batch import Batch
 from mutirao_worker.engine.outcome import Outcome
 from mutirao_worker.engine.request import Request
-from mutirao_worker.engine.script_client import Call
+from mutirao_worker.engine.script_client import ScriptCall
 from mutirao_worker.inference.inputs import PackedRequest
 
 
@@ -32,32 +32,32 @@ class Pool(Protocol):
     def stop(self, batch: Batch) -> None:
         """End the process that has or gets a batch, also one that has not accepted it yet; its result is discarded."""
 
-    def unsent(self, batches: list[Batch]) -> list[Batch]:
+    def recall_unsent(self, batches: list[Batch]) -> list[Batch]:
         """Take batches out of the pool that no process has begun to read."""
 
 
 class RequestSource(Protocol):
     """Where requests come from, and where they are given back to."""
 
-    def reserving(self) -> Call | None:
+    def reserve_call(self) -> ScriptCall | None:
         """Make the call that takes more requests; None where none are wanted."""
 
-    def arrived(self, call: Call, reply: Any) -> None:
+    def on_reserved(self, call: ScriptCall, reply: Any) -> None:
         """Offer what that call brought."""
 
-    def unsure(self) -> None:
+    def mark_uncertain(self) -> None:
         """Note that a call that takes requests may have run although its reply was lost."""
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
 
-    def give_back(self, requests: Iterable[Request]) -> None:
+    def return_requests(self, requests: Iterable[Request]) -> None:
         """Put requests back where others can take them."""
 
     def hand_over(self, requests: Sequence[Request]) -> Sequence[Request]:
         """Give back requests that this worker's copy of their model refuses, where another's may take them. Returns those."""
 
-    def give_back_unheard(self) -> int:
+    def return_unacknowledged(self) -> int:
         """Put back what is reserved here in a reply that was lost. Returns how many."""
 
 
@@ -112,8 +112,8 @@ class TaskEventSink(Protocol):
 class FollowUps(Protocol):
     """Runs what a stock client wants to be run after its request."""
 
-    def planned(self, ending: Outcome) -> Outcome:
+    def plan(self, outcome: Outcome) -> Outcome:
         """Give what is to follow its ids, and name it in the record."""
 
-    def follow(self, ending: Outcome) -> None:
+    def follow(self, outcome: Outcome) -> None:
         """Run what is to follow a request that has ended."""

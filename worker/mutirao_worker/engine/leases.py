@@ -16,7 +16,7 @@ import redis
 
 from mutirao import keyspace
 from mutirao.settings import Settings
-from mutirao_worker.engine.script_client import Call, ScriptClient, connect
+from mutirao_worker.engine.script_client import ScriptCall, ScriptClient, connect
 
 # A call that failed may have run: the tags that it could have given are never given again.
 _TAGS_PER_CALL = 1_000_000
@@ -54,7 +54,7 @@ class Renewal(NamedTuple):
     """What a look at the leases found.
 
     Attributes:
-        lapsed: as in `Taken`.
+        lapsed: as in `Reserved`.
         adopted: how many requests of lost workers were put back.
         reserved: how many requests stand under this worker's name.
         given_up: list key, envelope and lost worker of each that had been delivered too often.
@@ -67,7 +67,7 @@ class Renewal(NamedTuple):
 
 
 class Leases:
-    """One worker process's hold on requests.
+    """The requests that one worker process has reserved, and its lease on them.
 
     Attributes:
         consumed: the queues that others know to be served here.
@@ -85,7 +85,7 @@ class Leases:
         self._tag = 0
         self._turn = 0  # how many reserves have brought something
         self._leased = False
-        self._keep_at = 0.0
+        self._keep_alive_at = 0.0
         self._ahead_s = 0.0  # of Redis's clock before this machine's monotonic one
 
     def now(self) -> float:
@@ -93,12 +93,14 @@ class Leases:
         return time.monotonic() + self._ahead_s
 
     def waiting(self, names: Iterable[str]) -> bool:
-        """Tell whether anything waits in these queues: one small command."""
+        """Return whether anything waits in these queues: one small command."""
         keys = [key for name in names for key in (*keyspace.stock_lists(name), keyspace.tenants_key(name))]
         return bool(keys and self.scripts.client.exists(*keys))
 
-    def reserving(self, rooms: Mapping[str, Demand], free: int, starting: int = 0, *, late: bool = False) -> Call:
-        """Make the call that takes requests, the first queue first; its reply goes to `taken`.
+    def reserve_call(
+        self, rooms: Mapping[str, Demand], free: int, starting: int = 0, *, late: bool = False
+    ) -> ScriptCall:
+        """Make the call that takes requests, the first queue first; its reply goes to `parse_reserved`.
 
         Args:
             rooms: how many of each queue.
@@ -110,7 +112,7 @@ class Leases:
         own = (self.identity, self._settings.lease_s, free, starting, self._tag, self._turn)
         self._tag += _TAGS_PER_CALL
         records = (
-            self._recorded(),
+            self._records_flag(),
             math.ceil(self._settings.result_ttl_s),
             iso_now(),
             keyspace.KOMBU_SEPARATOR,
@@ -118,51 +120,51 @@ class Leases:
         )
         return "reserve", (keyspace.LEASES, keyspace.SLOTS, self.key), (*own, *records, *asked)
 
-    def taken(self, call: Call, reply: Sequence[Any]) -> Reserved:
+    def parse_reserved(self, call: ScriptCall, reply: Sequence[Any]) -> Reserved:
         """Read the reply of a reserve."""
-        self._heard(reply[0])
+        self._observe_clock(reply[0])
         found, gone = reply[5], reply[6]
         first = call[2][4] + 1
         requests = list(zip(itertools.count(first), found[::2], found[1::2], strict=False))
         ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
-        had, self._leased = self._leased, True
+        leased_before, self._leased = self._leased, True
         self._turn += bool(requests)
         return Reserved(
             requests,
             ended,
             {name.decode() for name in reply[2]},
-            had and bool(reply[1]),
+            leased_before and bool(reply[1]),
             int(reply[3]),
             float(reply[4] or "inf"),
         )
 
-    def tend(self, names: Iterable[str], free: int = 0) -> Renewal:
+    def renew_and_adopt(self, names: Iterable[str], free: int = 0) -> Renewal:
         """Renew the lease, say what is consumed and how many slots are free, and adopt what lost workers held."""
         names = set(names)
         left, self.consumed = self.consumed - names, names
         args = (
-            self.identity, self._settings.lease_s, self._settings.max_deliveries, self._recorded(),
+            self.identity, self._settings.lease_s, self._settings.max_deliveries, self._records_flag(),
             math.ceil(self._settings.result_ttl_s), iso_now(), free, len(names), *names, *left,
         )  # fmt: skip
         keys = (keyspace.LEASES, keyspace.SLOTS, keyspace.DEAD, keyspace.DEAD_INDEX)
         now, lapsed, adopted, given_up, reserved = self.scripts.call("renew_and_adopt", keys, args)
-        self._heard(now)
+        self._observe_clock(now)
         letters = [
             (key, envelope, worker.decode()) for key, envelope, worker in zip(*[iter(given_up)] * 3, strict=True)
         ]
-        had, self._leased = self._leased, True
-        return Renewal(had and bool(lapsed), int(adopted), int(reserved), letters)
+        leased_before, self._leased = self._leased, True
+        return Renewal(leased_before and bool(lapsed), int(adopted), int(reserved), letters)
 
-    def keep(self) -> None:
+    def keep_alive(self) -> None:
         """Renew the lease while the loop stands still for a reason; one that has lapsed meanwhile stays so."""
-        if time.monotonic() < self._keep_at:
+        if time.monotonic() < self._keep_alive_at:
             return
-        self._keep_at = time.monotonic() + self._settings.lease_s / 6
-        with contextlib.suppress(redis.RedisError):  # whoever needs it for more than this hears of it
+        self._keep_alive_at = time.monotonic() + self._settings.lease_s / 6
+        with contextlib.suppress(redis.RedisError):  # the next call that needs Redis fails by itself
             until = self.now() + self._settings.lease_s
             self.scripts.client.zadd(keyspace.LEASES, {self.identity: until}, xx=True, gt=True)
 
-    def give_back(self, tags: Iterable[int], *, all_but: bool = False, refused_by: str = "") -> int:
+    def requeue(self, tags: Iterable[int], *, all_but: bool = False, refused_by: str = "") -> int:
         """Put requests back to the head of their queues: these, or all but these. Returns how many.
 
         Args:
@@ -171,11 +173,11 @@ class Leases:
             refused_by: the digest of the copy of their model that refuses them, which is noted in them.
         """
         mode = "all but" if all_but else "these"
-        args = (mode, self._host, self._recorded(), refused_by, *tags)
+        args = (mode, self._host, self._records_flag(), refused_by, *tags)
         return int(self.scripts.call("requeue", (self.key,), args))
 
-    def idle(self, names: Iterable[str]) -> list[int]:
-        """Tell for each of these queues how many slots of other workers are free while nothing waits in it."""
+    def idle_slots(self, names: Iterable[str]) -> list[int]:
+        """Return for each of these queues how many slots of other workers are free while nothing waits in it."""
         args = (self.identity, keyspace.KOMBU_SEPARATOR, *names)
         return [int(slots) for slots in self.scripts.call("idle_slots", (keyspace.LEASES, keyspace.SLOTS), args)]
 
@@ -183,7 +185,7 @@ class Leases:
         """Forget requests that have been answered elsewhere than in the step that drops them."""
         self.scripts.client.hdel(self.key, *fields)
 
-    def leave(self) -> None:
+    def deregister(self) -> None:
         """Take this worker's name off every list: others need not wait for its lease."""
         self.scripts.call("deregister", (keyspace.LEASES, keyspace.SLOTS, self.key), (self.identity, *self.consumed))
 
@@ -191,10 +193,10 @@ class Leases:
         """Close the connections."""
         self.scripts.close()
 
-    def _recorded(self) -> int:
+    def _records_flag(self) -> int:
         return 0 if self._settings.separate_results else 1
 
-    def _heard(self, now: bytes) -> None:
+    def _observe_clock(self, now: bytes) -> None:
         ahead_s = float(now) - time.monotonic()
         behind_s = self._ahead_s - ahead_s
         # A reply that is read late makes Redis's clock look slow, so less is believed slowly; a step of the clock itself at once.

@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# For so long a worker takes nothing from a queue after it has handed requests over: its neighbours are to have them.
+# For this long a worker takes nothing from a queue after it has handed requests over: its neighbours are to have them.
 LEAVE_S = 0.25
-# Who serves what is not asked again for so long.
+# How long the other workers' models are remembered.
 KNOWN_S = 0.25
 
 
 class Copies:
     """Which copies of its models other workers serve; read only once a request has been refused."""
 
-    def __init__(self, host: ModelHost, reservations: Leases) -> None:
+    def __init__(self, host: ModelHost, leases: Leases) -> None:
         """Take this worker's own models, and what it holds of Redis."""
         self._host = host
         self._known_until = 0.0
         self._left_until: dict[str, float] = {}
-        self._reservations = reservations
+        self._leases = leases
         self._workers: tuple[WorkerInfo, ...] = ()
 
-    def refuse(self, request: Request) -> bool:
+    def has_refused(self, request: Request) -> bool:
         """Whether this worker's copy has refused a request before."""
         return self._host.digest(request.model) in request.refused_by
 
-    def others(self, request: Request) -> bool:
+    def another_may_take(self, request: Request) -> bool:
         """Whether a live worker serves a copy that has not refused a request yet."""
         seen = request.refused_by | {self._host.digest(request.model), ""}
-        return any(worker.digests.get(request.model, "") not in seen for worker in self._alive())
+        return any(worker.digests.get(request.model, "") not in seen for worker in self._live_workers())
 
     def grouped(self, requests: Iterable[Request]) -> dict[tuple[str, str], list[Request]]:
         """Group requests by their model and by the digest of this worker's copy of it."""
@@ -53,11 +53,11 @@ class Copies:
             found[request.model, self._host.digest(request.model)].append(request)
         return found
 
-    def leave(self, queue: str) -> None:
+    def leave_to_others(self, queue: str) -> None:
         """Leave a queue to others for a moment."""
         self._left_until[queue] = time.monotonic() + LEAVE_S
 
-    def left(self, queue: str) -> bool:
+    def is_left_to_others(self, queue: str) -> bool:
         """Whether a queue is left to others now."""
         if not self._left_until:
             return False
@@ -66,9 +66,9 @@ class Copies:
         self._left_until.pop(queue, None)
         return False
 
-    def _alive(self) -> tuple[WorkerInfo, ...]:
+    def _live_workers(self) -> tuple[WorkerInfo, ...]:
         if time.monotonic() >= self._known_until:
-            now, client = self._reservations.now(), self._reservations.scripts.client
+            now, client = self._leases.now(), self._leases.scripts.client
             try:
                 announced: Any = client.hgetall(keyspace.WORKERS)
                 leases: Any = client.zrangebyscore(keyspace.LEASES, now, "+inf")

@@ -1,4 +1,4 @@
-"""How a request ends: what its record, its events and its client are told."""
+"""How a request ends: what its record, its events and its client get of it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class BatchRun(NamedTuple):
-    """The run of a batch, as records tell of it; times by Redis's clock."""
+    """The run of a batch, as records have it; times by Redis's clock."""
 
     model: str
     version: str
@@ -65,7 +65,7 @@ class BatchRun(NamedTuple):
 
 
 def of_answer(request: Request, answer: RequestResult) -> Outcome:
-    """Make the ending of a request that came back from its process."""
+    """Make the outcome of a request that came back from its process."""
     status = "SUCCESS" if answer.status == "ok" else "FAILURE"
     said = _unreadable(answer) if status == "FAILURE" else ""
     reason = "not decodable" if said else ""
@@ -75,13 +75,13 @@ def of_answer(request: Request, answer: RequestResult) -> Outcome:
 
 
 def revoked(request: Request, why: str, signum: int | None = None) -> Outcome:
-    """Make the ending of a request that must not run, or not go on: "revoked", "expired" or "terminated"."""
+    """Make the outcome of a request that must not run, or not go on: "revoked", "expired" or "terminated"."""
     result = {"exc_type": "TaskRevokedError", "exc_message": [why], "exc_module": "celery.exceptions"}
     return Outcome(request, "REVOKED", msgspec.json.encode(result), why, signum=signum)
 
 
 def given_up(request: Request, error: BaseException, reason: str) -> Outcome:
-    """Make the ending of a request whose process died or hung once too often."""
+    """Make the outcome of a request whose process died or hung once too often."""
     said = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts + 1} attempts"]
     result = {"exc_type": type(error).__name__, "exc_message": said, "exc_module": type(error).__module__}
     shown = f"{type(error).__name__}({said[0]!r})"
@@ -90,7 +90,7 @@ def given_up(request: Request, error: BaseException, reason: str) -> Outcome:
 
 
 def refused(ended: Outcome, said: Exception) -> Outcome:
-    """Make the ending of a request whose own ending Redis does not take."""
+    """Make the outcome of a request whose own outcome Redis does not take."""
     text = " ".join(str(said).split())
     why = f"has no room for it ({text})" if "OOM" in text else f"does not take it ({text})"
     error = errors.ResultRefused(
@@ -102,14 +102,14 @@ def refused(ended: Outcome, said: Exception) -> Outcome:
 
 
 def _unreadable(answer: RequestResult) -> str:
-    """Say why a body is no request at all, and goes to the dead letters; "" for a request that is refused."""
+    """Return why a body is no request at all, and becomes a dead letter; "" for a request that is refused."""
     failure = msgspec.json.decode(answer.result, type=Failure)
     said = str((failure.exc_data or {}).get("reason", ""))
     return said if failure.is_own and said.startswith(UNREADABLE) else ""
 
 
 def in_words(error: Exception) -> str:
-    """Say what an error says, without any value of a request."""
+    """Return the text of an error, without any value of a request."""
     if isinstance(error, errors.MutiraoError):
         return str(error.data.get("reason", "")) or repr(error)
     return str(error) or type(error).__name__

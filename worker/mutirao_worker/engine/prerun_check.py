@@ -1,4 +1,4 @@
-"""The last look at requests before they run: what was cancelled or has expired while it waited must never reach the model."""
+"""The last check of requests before they run: one that was cancelled or has expired while it waited must never reach the model."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class PrerunCheck:
         self._deadline = float("inf")
         self._end = end
         self._ended = ended
-        self._heard_at = self._doubted_at = 0.0
+        self._observed_at = self._changed_at = 0.0
         self._now = now
         self._revoked = revoked
 
-    def heard(self, cancelled: int, deadline: float) -> None:
+    def observe(self, cancelled: int, deadline: float) -> None:
         """Note what Redis said when it gave requests: how many jobs have ever been cancelled, and the earliest deadline."""
-        self._heard_at = time.monotonic()
+        self._observed_at = time.monotonic()
         self._deadline = min(self._deadline, deadline)
         if cancelled != self._cancelled:
-            self._cancelled, self._doubted_at = cancelled, self._heard_at
+            self._cancelled, self._changed_at = cancelled, self._observed_at
 
-    def passed(self, batch: list[Request]) -> list[Request]:
+    def filter(self, batch: list[Request]) -> list[Request]:
         """End what must not run any more, and return the rest."""
         for request in batch:
             if request.id in self._revoked:
@@ -55,10 +55,10 @@ class PrerunCheck:
             elif request.headers.expires is not None and (request.expires or 0) <= time.time():
                 self._revoke(request, "expired")
         batch = [request for request in batch if not request.ended]
-        if not batch or not self._doubted(min(request.received for request in batch), time.monotonic()):
+        if not batch or not self._may_have_changed(min(request.received for request in batch), time.monotonic()):
             return batch
         try:
-            whys = self._commit.vet(batch)
+            whys = self._commit.prerun_check(batch)
         except redis.RedisError:
             return batch  # its end is fenced, whatever happened to it meanwhile
         for request, why in zip(batch, whys, strict=True):
@@ -76,10 +76,10 @@ class PrerunCheck:
     def _revoke(self, request: Request, why: str) -> None:
         self._end(outcome.revoked(request, why))
 
-    def _doubted(self, oldest: float, now: float) -> bool:
+    def _may_have_changed(self, oldest: float, now: float) -> bool:
         """Whether one of the requests that came since may have been cancelled or have expired meanwhile."""
         if not self._commit.fenced:
             return True
         if now - oldest < FRESH_S:
             return False
-        return now - self._heard_at > FRESH_S or oldest < self._doubted_at or self._now() >= self._deadline
+        return now - self._observed_at > FRESH_S or oldest < self._changed_at or self._now() >= self._deadline

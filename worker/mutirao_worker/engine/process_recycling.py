@@ -28,7 +28,7 @@ class Wear:
         self._replaced: collections.Counter[str] = collections.Counter()
 
     def worn(self, pid: int, model: str, leak: Leak | None) -> str:
-        """Tell why a process is to be replaced now that it has run a batch; "" for not at all.
+        """Return why a process is to be replaced now that it has run a batch; "" for not at all.
 
         Args:
             pid: the process.

@@ -1,4 +1,4 @@
-"""One request that this worker holds: what its envelope says, and what became of it so far. Its body stays packed."""
+"""One request that this worker holds: its envelope, its state, and what Celery asks of it. Its body stays packed."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ class Request:
         return self.headers.mutirao.reply if self.headers.mutirao else ""
 
     @property
-    def beside(self) -> bool:
-        """Whether its tensors lie under a key of their own."""
+    def is_offloaded(self) -> bool:
+        """Whether its tensors are offloaded: they lie under a key of their own."""
         return bool(self.headers.mutirao and self.headers.mutirao.offloaded)
 
     @property
@@ -126,8 +126,8 @@ class Request:
     @property
     def refused_by(self) -> frozenset[str]:
         """The digests of the copies of its model that have refused it."""
-        told = self.headers.refused_by
-        return frozenset(told.split()) if isinstance(told, str) else frozenset()
+        digests = self.headers.refused_by
+        return frozenset(digests.split()) if isinstance(digests, str) else frozenset()
 
     @property
     def eta(self) -> float | None:
@@ -164,7 +164,7 @@ class Request:
         return self._summary
 
     def look(self) -> None:
-        """Look into the body for what our own client says in a header: the model, which may not be the queue's, and the rows."""
+        """Read model and rows from the body, where no header of our own client names them: only a small JSON body of a stock client."""
         if self.size > _LOOKED_INTO_MAX or self.content_type != binary_codec.JSON:
             return
         try:
@@ -212,7 +212,7 @@ class Request:
         }  # fmt: skip
 
     def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
-        """End it, and the process that runs it; what ran beside it runs again."""
+        """End it, and the process that runs it; the others of its batch run again."""
         self._owner.terminate(self, signal)
 
     def cancel(self, pool: Any, **_: Any) -> None:  # noqa: ARG002

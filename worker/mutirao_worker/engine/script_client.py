@@ -22,12 +22,12 @@ from mutirao.settings import Settings
 PIECE = 256 * 1024
 # Bytes a second of the slowest link over which a large result is waited for.
 SLOWEST = 256 * 1024
-Call = tuple[str, Sequence[Any], Sequence[Any]]
-Heard = Callable[[list[Any] | redis.RedisError], None]
+ScriptCall = tuple[str, Sequence[Any], Sequence[Any]]
+OnReply = Callable[[list[Any] | redis.RedisError], None]
 
 
 def connect(url: str, settings: Settings, timeout_s: float | None = None) -> redis.Redis:
-    """Make a client that never sends a call twice by itself: what is unsure is settled by whoever knows what it means.
+    """Make a client that never sends a call twice by itself: only the caller knows whether a call whose reply was lost may run again.
 
     Args:
         url: the server's.
@@ -58,8 +58,8 @@ class ScriptClient:
         self.client = client
         self.meanwhile: list[Callable[[], None]] = []
         self._connection: Any = None
-        self._posting: Any = None
-        self._posted: collections.deque[tuple[Sequence[Call], Heard, float]] = collections.deque()
+        self._post_connection: Any = None
+        self._pending: collections.deque[tuple[Sequence[ScriptCall], OnReply, float]] = collections.deque()
         self._lock = threading.Lock()
 
     def call(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
@@ -71,129 +71,133 @@ class ScriptClient:
         (reply,) = self.call_all([(name, keys, args)])
         return reply
 
-    def call_all(self, calls: Sequence[Call]) -> list[Any]:
+    def call_all(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run scripts one after another, in one round trip.
 
         Raises:
             redis.RedisError: Redis did not answer, or refused one; those before it have run.
         """
-        return self._whole(calls, self._send(self._commands(calls)))
+        return self._complete(calls, self._send(self._commands(calls)))
 
-    def _whole(self, calls: Sequence[Call], found: list[Any]) -> list[Any]:
+    def _complete(self, calls: Sequence[ScriptCall], found: list[Any]) -> list[Any]:
         """Run again what Redis did not know, and that alone; raise what it refused."""
-        found = [self._again(call, reply) for call, reply in zip(calls, found, strict=True)]
+        found = [self._run_unknown(call, reply) for call, reply in zip(calls, found, strict=True)]
         for reply in found:
             if isinstance(reply, Exception):
                 raise reply
         return found
 
-    def post(self, calls: Sequence[Call], heard: Heard) -> int:
-        """Send calls and do not wait: `hear` reads their replies, in the order in which they were posted.
+    def post(self, calls: Sequence[ScriptCall], on_reply: OnReply) -> int:
+        """Send calls and do not wait: `read_replies` reads their replies, in the order in which they were posted.
 
         Args:
             calls: run one after another.
-            heard: takes their replies, or what kept them from being heard.
+            on_reply: takes their replies, or the error that took their place.
 
         Returns:
-            The descriptor that can be read once there is something to hear.
+            The descriptor that can be read once there are replies.
 
         Raises:
             redis.RedisError: they could not be sent.
         """
-        if self._posting is None:
-            self._posting = self.client.connection_pool.get_connection()
+        if self._post_connection is None:
+            self._post_connection = self.client.connection_pool.get_connection()
         try:
-            if not self._posted:
-                self._posting.connect()  # of Sentinel's masters only this asks for the new one
+            if not self._pending:
+                self._post_connection.connect()  # of Sentinel's masters only this asks for the new one
             self._load(calls)
-            size = _send(self._posting, self._commands(calls), self.meanwhile)
+            size = _send(self._post_connection, self._commands(calls), self.meanwhile)
         except redis.RedisError as exc:
-            self.silenced(exc)
+            self.fail_pending(exc)
             raise
         # It may be in buffers on its way for as long as a slow link takes; the loop goes on meanwhile.
-        self._posted.append((calls, heard, time.monotonic() + size / SLOWEST))
-        return int(self._posting._sock.fileno())  # noqa: SLF001 - redis-py has no other way to it
+        self._pending.append((calls, on_reply, time.monotonic() + size / SLOWEST))
+        return int(self._post_connection._sock.fileno())  # noqa: SLF001 - redis-py has no other way to it
 
     @property
-    def posted(self) -> bool:
+    def pending(self) -> bool:
         """Whether replies are still to come."""
-        return bool(self._posted)
+        return bool(self._pending)
 
-    def hear(self, *, wait: bool = False) -> None:
-        """Read the replies that have come; all of those that are to come, if told to wait for them."""
-        while self._posted:
-            calls, heard, _ = self._posted[0]
+    def read_replies(self, *, wait: bool = False) -> None:
+        """Read the replies that have come.
+
+        Args:
+            wait: for all that are pending.
+        """
+        while self._pending:
+            calls, on_reply, _ = self._pending[0]
             try:
-                if not (wait or self._posting.can_read(0)):
+                if not (wait or self._post_connection.can_read(0)):
                     return
-                replies = [reply_of(self._posting) for _ in calls]
+                replies = [reply_of(self._post_connection) for _ in calls]
             except redis.RedisError as exc:
-                self.silenced(exc)
+                self.fail_pending(exc)
                 return
-            self._posted.popleft()
-            if not self._posted and _refused(replies):
-                self._posting.disconnect()
+            self._pending.popleft()
+            if not self._pending and _refused(replies):
+                self._post_connection.disconnect()
             try:
-                found: list[Any] | redis.RedisError = self._whole(calls, replies)
+                found: list[Any] | redis.RedisError = self._complete(calls, replies)
             except redis.RedisError as exc:
                 found = exc
-            heard(found)
+            on_reply(found)
 
-    def overdue(self, after_s: float) -> None:
+    def expire(self, after_s: float) -> None:
         """Give up on what was posted longer ago than this."""
-        if self._posted and time.monotonic() - self._posted[0][2] > after_s:
-            self.silenced(redis.TimeoutError(f"no answer within {after_s:g} s"))
+        if self._pending and time.monotonic() - self._pending[0][2] > after_s:
+            self.fail_pending(redis.TimeoutError(f"no answer within {after_s:g} s"))
 
-    def silenced(self, error: redis.RedisError) -> None:
-        """Give up on what was posted and not heard of; all of it may have run."""
-        posted, self._posted = self._posted, collections.deque()
-        if self._posting is not None:
-            self._posting.disconnect()
-        for _, heard, _ in posted:
-            heard(error)
+    def fail_pending(self, error: redis.RedisError) -> None:
+        """Fail the pending calls; all of them may have run."""
+        pending, self._pending = self._pending, collections.deque()
+        if self._post_connection is not None:
+            self._post_connection.disconnect()
+        for _, on_reply, _ in pending:
+            on_reply(error)
 
     def abandon(self) -> None:
         """Give up every connection: what is called next goes over a new one."""
-        self.hear()
-        self.silenced(redis.ConnectionError("the connection to Redis was lost"))
+        self.read_replies()
+        self.fail_pending(redis.ConnectionError("the connection to Redis was lost"))
         self.client.connection_pool.disconnect()
 
-    def packed(self, call: Call) -> bytes:
-        """Write a call, for whoever sends it over another connection."""
+    def packed(self, call: ScriptCall) -> bytes:
+        """Return a call as bytes, to be sent over another connection."""
         (command,) = self._commands([call])
         return connection.Packer().pack(*command)[0]
 
-    def _commands(self, calls: Sequence[Call]) -> list[Any]:
+    def _commands(self, calls: Sequence[ScriptCall]) -> list[Any]:
         return [("EVALSHA", DIGESTS[name], len(keys), *keys, *args) for name, keys, args in calls]
 
     def _send(self, commands: Sequence[Any]) -> list[Any]:
         """Send commands over a connection of their own: redis-py's way through its pool and pipeline costs more than a small call."""
         # Where it is busy, this is a signal's handler in the midst of a call (Celery's cold shutdown is one), or a thread (at
-        # shutdown Celery runs the loop's timers in one). Neither waits: the one who speaks may be waiting for them.
+        # shutdown Celery runs the loop's timers in one). Neither waits: the one that holds the connection may be waiting for them.
         if not self._lock.acquire(blocking=False):
-            return self._heard_beside(commands)
+            return self._exchange_elsewhere(commands)
         try:
             if self._connection is None:
                 self._connection = self.client.connection_pool.get_connection()
-            return _heard_all(self._connection, commands, self.meanwhile)
+            return _exchange(self._connection, commands, self.meanwhile)
         finally:
             self._lock.release()
 
-    def _heard_beside(self, commands: Sequence[Any]) -> list[Any]:
+    def _exchange_elsewhere(self, commands: Sequence[Any]) -> list[Any]:
         connection = self.client.connection_pool.get_connection()
         try:
-            return _heard_all(connection, commands)
+            return _exchange(connection, commands)
         finally:
             self.client.connection_pool.release(connection)
 
-    def _load(self, calls: Sequence[Call]) -> None:
-        """Have Redis know the scripts of a large call, or all of it would be sent a second time, and waited for."""
+    def _load(self, calls: Sequence[ScriptCall]) -> None:
+        """Load the scripts of a large call beforehand, or all of it would be sent a second time, and waited for."""
         if sum(len(arg) for _, _, args in calls for arg in args if isinstance(arg, bytes)) > PIECE:
             with contextlib.suppress(redis.ResponseError):  # this user may not
                 for name in {name for name, _, _ in calls}:
                     self.client.script_load(SCRIPTS[name])
 
-    def _again(self, call: Call, reply: Any) -> Any:
+    def _run_unknown(self, call: ScriptCall, reply: Any) -> Any:
         """Send again what Redis did not know, with its text: it has not run, and from then on is known."""
         if not isinstance(reply, redis.exceptions.NoScriptError):
             return reply
@@ -202,13 +206,13 @@ class ScriptClient:
 
     def close(self) -> None:
         """Close the connections."""
-        for each in (self._connection, self._posting):
+        for each in (self._connection, self._post_connection):
             if each is not None:
                 each.disconnect()
         self.client.close()
 
 
-def _heard_all(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Callable[[], None]] = ()) -> list[Any]:
+def _exchange(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Callable[[], None]] = ()) -> list[Any]:
     try:
         connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
         _send(connection, commands, meanwhile)
@@ -222,7 +226,7 @@ def _heard_all(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Cal
 
 
 def _send(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Callable[[], None]]) -> int:
-    """Send commands in pieces, and tell their size: a time-out is for each piece, thus for silence, and not for a large result."""
+    """Send commands in pieces, and return their size: a time-out is for each piece, thus for silence, and not for a large result."""
     whole = [memoryview(part) for part in connection.pack_commands(commands)]
     size = sum(map(len, whole))
     pieces = [view[at : at + PIECE] for view in whole for at in range(0, len(view), PIECE)]
@@ -251,7 +255,7 @@ def reply_of(connection: Any) -> Any:
 
 
 def warn_once(log: logging.Logger, what: str, exc: Exception, before: str) -> str:
-    """Tell why something failed, unless that is what was told before; return what was told."""
+    """Log why something failed, as a warning only where the reason is new; return the reason."""
     why = " ".join(str(exc).split())
     log.log(logging.DEBUG if why == before else logging.WARNING, "%s: %s", what, why)
     return why

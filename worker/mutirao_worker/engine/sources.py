@@ -1,4 +1,4 @@
-"""Where a worker's requests come from: reserved under a lease (the engine), or delivered by kombu (any other broker)."""
+"""Where a worker's requests come from: reserved in Redis under a lease, or delivered by another broker through kombu."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mutirao_worker.engine.leases import Demand, Leases
 from mutirao_worker.engine.model_copies import LEAVE_S, Copies
 from mutirao_worker.engine.queue_polling import Polling
 from mutirao_worker.engine.request import Request, of_envelope, unreadable
-from mutirao_worker.engine.script_client import Call, warn_once
+from mutirao_worker.engine.script_client import ScriptCall, warn_once
 
 if TYPE_CHECKING:
     from mutirao_worker.engine.dispatcher import Dispatcher
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # After a call that failed, Redis is left alone for this long.
-AGAIN_S = 0.5
-# With more queues than this a worker first hears which bell has rung: to look into all of them would cost more than to ask twice.
+RETRY_S = 0.5
+# With more queues than this a worker first waits for a wakeup token: to look into all of them would cost more than to ask twice.
 FEW_QUEUES = 8
-# What has waited in this worker for so long is looked after: another worker may have a slot free by now.
-SPARE_S = 0.05
+# What has waited in this worker for this long is given back where another worker has a slot free.
+RETURN_AFTER_S = 0.05
 
 
 class LeasedSource:
@@ -36,10 +36,10 @@ class LeasedSource:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        reservations: Leases,
+        leases: Leases,
         slots: Callable[[], int],
         admit: Callable[[Request], None],
-        queues_of: Callable[[], list[str]],
+        consumed: Callable[[], list[str]],
         polling: Polling,
         worker_lost: Callable[[str], Exception],
     ) -> None:
@@ -47,268 +47,270 @@ class LeasedSource:
 
         Args:
             dispatcher: whom to offer requests to.
-            reservations: the hold on them.
+            leases: the reservations.
             slots: the pool's size.
-            admit: what each request passes on its way in.
-            queues_of: which queues are consumed now.
-            polling: what looks after producers that ring no bell.
+            admit: called with each request that has come in.
+            consumed: which queues are consumed now.
+            polling: polls for producers that leave no wakeup token.
             worker_lost: makes the error of a request whose workers were lost.
         """
-        self.queues = queues_of
-        self._first: str | None = None
+        self.queues = consumed
+        self._woken_queue: str | None = None
         self._admit = admit
-        self._copies = Copies(dispatcher.app.host, reservations)
-        self._asked: Call | None = None  # the call that takes requests and is on its way
+        self._copies = Copies(dispatcher.app.host, leases)
+        self._pending_call: ScriptCall | None = None  # the reserving call that is on its way
         self._dispatcher = dispatcher
-        self._following: Call | None = None  # the call that Redis runs once a bell has rung
-        self._reservations = reservations
+        self._next_call: ScriptCall | None = None  # the call that Redis runs after a wakeup token
+        self._leases = leases
         self._slots = slots
-        self._left: set[str] = set()  # queues in which something was left when they were last looked at
+        self._nonempty: set[str] = set()  # queues in which something was left when they were last looked at
         self._paused_until = 0.0
         self._polling = polling
-        self._refusal = ""  # why nothing could be taken, as it was last told
-        self._sparing = False
-        self._unleased = ""  # why the lease could not be renewed, as it was last told
-        self._unsure = False
+        self._reserve_failure = ""  # why nothing could be reserved, as it was last logged
+        self._return_scheduled = False
+        self._renew_failure = ""  # why the lease could not be renewed, as it was last logged
+        self._uncertain = False
         self._worker_lost = worker_lost
 
-    def wants(self, queue: str | None = None) -> bool:
+    def has_room(self, queue: str | None = None) -> bool:
         """Whether a request could be put to use now: one of this queue, or any."""
-        if set(self.queues()) != self._reservations.consumed:
-            self._tell()
+        if set(self.queues()) != self._leases.consumed:
+            self._announce_queues()
         rooms = self._rooms()
         return bool(rooms) if queue is None else queue in rooms
 
-    def reserving(self) -> Call | None:
-        """Make the call that takes more requests; None where none are wanted, or where none were left: a bell tells of new ones."""
-        if (call := self._call(self._promising())) is not None:
-            self._asked = call
+    def reserve_call(self) -> ScriptCall | None:
+        """Make the call that reserves more requests; None where none are wanted, or none were left: new ones come with a wakeup token."""
+        if (call := self._make_call(self._promising_rooms())) is not None:
+            self._pending_call = call
         return call
 
-    def following(self) -> bytes | None:
-        """Make the call that follows a bell, packed, where it is known before one has rung: for a slot that is free then, too."""
-        rooms = self._rooms() if self._dispatcher.hungry and not self._unsure else {}
+    def next_command(self) -> bytes | None:
+        """Make the call that follows a wakeup token, packed, where it is known beforehand: for a slot that is free then, too."""
+        rooms = self._rooms() if self._dispatcher.starved and not self._uncertain else {}
         if not 0 < len(rooms) <= FEW_QUEUES:
             return None
-        self._asked = self._following = call = self._call(rooms, late=True)
-        return None if call is None else self._reservations.scripts.packed(call)
+        self._pending_call = self._next_call = call = self._make_call(rooms, late=True)
+        return None if call is None else self._leases.scripts.packed(call)
 
-    def followed(self, queue: str | None, reply: Any) -> None:
-        """Take what that call brought."""
-        call, self._following = self._following, None
-        self._done(call)
+    def on_reply(self, queue: str | None, reply: Any) -> None:
+        """Handle the reply to that call."""
+        call, self._next_call = self._next_call, None
+        self._call_done(call)
         if isinstance(reply, redis.exceptions.NoScriptError):
-            self.woken(queue)
+            self.on_wakeup(queue)
         elif isinstance(reply, redis.RedisError):
-            self._untaken(reply)
+            self._on_reserve_failed(reply)
         elif reply is not None and call is not None:
-            self._first = queue
-            self.arrived(call, reply, rang=queue is not None)
+            self._woken_queue = queue
+            self.on_reserved(call, reply, woken=queue is not None)
             self._dispatcher.dispatch()
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
-        self._take(self._rooms())
+        self._reserve(self._rooms())
 
-    def arrived(self, call: Call, reply: Any, *, rang: bool = True) -> None:
-        """Offer what a reserve brought; of what no bell told, and of every request of a stock client, others follow in silence."""
-        self._done(call)
-        self._refusal = ""
-        taken = self._reservations.taken(call, reply)
+    def on_reserved(self, call: ScriptCall, reply: Any, *, woken: bool = True) -> None:
+        """Admit reserved requests; queues of those that came without a wakeup token, as stock clients send them, are polled from now on."""
+        self._call_done(call)
+        self._reserve_failure = ""
+        taken = self._leases.parse_reserved(call, reply)
         if taken.lapsed:
-            self.lapsed()
-        self._left |= taken.left
-        dispatcher, now = self._dispatcher, self._reservations.now()
-        dispatcher.vetting.heard(taken.cancelled, taken.deadline)
+            self.on_lease_lapsed()
+        self._nonempty |= taken.left
+        dispatcher, now = self._dispatcher, self._leases.now()
+        dispatcher.prerun_check.observe(taken.cancelled, taken.deadline)
         for key, envelope, why in taken.gone:
-            if (request := self._read(0, key, envelope)) is not None:
+            if (request := self._parse(0, key, envelope)) is not None:
                 dispatcher.received([request])
-                dispatcher.outcomes.ended(request, why)
-        read = [request for each in taken.requests if (request := self._read(*each)) is not None]
+                dispatcher.commit_queue.ended(request, why)
+        read = [request for each in taken.requests if (request := self._parse(*each)) is not None]
         dispatcher.received(read)
-        if silent := {request.key for request in read if not rang or request.headers.mutirao is None}:
-            self._polling.met(keyspace.queue_of(key.decode()) for key in silent)
+        if silent := {request.key for request in read if not woken or request.headers.mutirao is None}:
+            self._polling.note_silent(keyspace.queue_of(key.decode()) for key in silent)
         handed = self.hand_over(
-            [request for request in read if request.headers.refused_by and self._copies.refuse(request)]
+            [request for request in read if request.headers.refused_by and self._copies.has_refused(request)]
         )
         for request in read:
             request.reserved_at = now
             if request not in handed:
                 self._admit(request)
-        if taken.requests and not self._sparing:
-            self._sparing = True
-            dispatcher.later(SPARE_S, self._spare)
+        if taken.requests and not self._return_scheduled:
+            self._return_scheduled = True
+            dispatcher.call_later(RETURN_AFTER_S, self._return_to_idle_workers)
 
-    def refused(self, queue: str) -> None:
-        """Note that something waits for which there was no room."""
-        self._left.add(queue)
+    def on_no_room(self, queue: str) -> None:
+        """Note that requests wait in a queue for which there was no room."""
+        self._nonempty.add(queue)
 
-    def woken(self, queue: str | None) -> None:
-        """Take requests because a bell rang, or, where none did, because something waits all the same."""
+    def on_wakeup(self, queue: str | None) -> None:
+        """Reserve requests because of a wakeup token, or, where none came, because some wait all the same."""
         if queue is not None:
-            self._first = queue
-            self._left.add(queue)
-            self._take(self._promising())
-        elif self._anything():
-            self._take(self._rooms(), rang=False)
+            self._woken_queue = queue
+            self._nonempty.add(queue)
+            self._reserve(self._promising_rooms())
+        elif self._has_requests():
+            self._reserve(self._rooms(), woken=False)
         else:
             return
         self._dispatcher.dispatch()
 
-    def tend(self) -> bool:
-        """Renew the lease, adopt what lost workers held, and settle what could not be settled while Redis was away.
+    def renew_and_adopt(self) -> bool:
+        """Renew the lease, adopt what lost workers held, and give back what was reserved in replies that were lost.
 
         Returns:
-            Whether that was done; why Redis refuses it is told once.
+            Whether that was done; why Redis refuses it is logged once.
 
         Raises:
             redis.RedisError: Redis does not answer, so that no connection to it can be trusted; never while the worker is stopping.
         """
         try:
-            self._tend()
+            self._renew_and_adopt()
         except redis.RedisError as exc:
             if not (self._dispatcher.closing or isinstance(exc, redis.ResponseError)):
                 raise
-            self._unleased = warn_once(logger, "cannot renew this worker's lease", exc, self._unleased)
+            self._renew_failure = warn_once(logger, "cannot renew this worker's lease", exc, self._renew_failure)
             return False
-        self._unleased = ""
+        self._renew_failure = ""
         return True
 
-    def lapsed(self) -> None:
+    def on_lease_lapsed(self) -> None:
         """Drop what has not begun: the lease lapsed, so others have it."""
         logger.warning("this worker's lease had lapsed: what it had reserved is taken by others")
         self._dispatcher.forget_waiting()
 
-    def unsure(self) -> None:
-        """Note that something may have been reserved unheard; `tend` gives it back. Nothing more is taken for a moment."""
-        self._asked, self._unsure = None, True
-        self._paused_until = time.monotonic() + AGAIN_S
-        self._dispatcher.later(AGAIN_S, self._dispatcher.dispatch)
+    def mark_uncertain(self) -> None:
+        """Note that a call may have reserved requests although its reply was lost; `renew_and_adopt` gives them back. Pause for a moment."""
+        self._pending_call, self._uncertain = None, True
+        self._paused_until = time.monotonic() + RETRY_S
+        self._dispatcher.call_later(RETRY_S, self._dispatcher.dispatch)
 
-    def give_back(self, requests: Iterable[Request]) -> None:
+    def return_requests(self, requests: Iterable[Request]) -> None:
         """Put requests back to the head of their queues."""
-        self._reservations.give_back([request.tag for request in requests])
+        self._leases.requeue([request.tag for request in requests])
 
     def hand_over(self, requests: Sequence[Request]) -> Sequence[Request]:
         """Give back requests that this worker's copy of their model refuses, where another's may take them, and leave them to it."""
-        handed = [request for request in requests if self._copies.others(request)]
+        handed = [request for request in requests if self._copies.another_may_take(request)]
         for (model, digest), these in self._copies.grouped(handed).items():
             for request in these:
-                self._dispatcher.outcomes.forget(request)
-            self._copies.leave(keyspace.queue(model))
+                self._dispatcher.commit_queue.forget(request)
+            self._copies.leave_to_others(keyspace.queue(model))
             try:
-                self._reservations.give_back([request.tag for request in these], refused_by=digest)
+                self._leases.requeue([request.tag for request in these], refused_by=digest)
             except redis.RedisError as exc:
                 logger.warning("cannot hand over %d requests of %s: %s", len(these), model, " ".join(str(exc).split()))
-                self.unsure()
-            self._dispatcher.later(LEAVE_S, self._dispatcher.grown)
+                self.mark_uncertain()
+            self._dispatcher.call_later(LEAVE_S, self._dispatcher.slot_added)
         return handed
 
-    def give_back_unheard(self) -> int:
-        """Put back what is reserved and not held: what came in a reply that nobody has read. Returns how many."""
-        return self._reservations.give_back([request.tag for request in self._dispatcher.held], all_but=True)
+    def return_unacknowledged(self) -> int:
+        """Put back what is reserved but not held: it came in a reply that was lost. Returns how many."""
+        return self._leases.requeue([request.tag for request in self._dispatcher.held], all_but=True)
 
-    def _tell(self) -> None:
-        """Have others know at once what is consumed here: they leave a share of it."""
+    def _announce_queues(self) -> None:
+        """Announce at once which queues are consumed here: other workers leave a share of them."""
         try:
-            self.tend()
+            self.renew_and_adopt()
         except redis.RedisError as exc:
-            logger.debug("cannot say what is consumed: %s", exc)
+            logger.debug("cannot announce what is consumed: %s", exc)
 
-    def _tend(self) -> None:
-        found = self._reservations.tend(self.queues(), self._dispatcher.idle)
+    def _renew_and_adopt(self) -> None:
+        found = self._leases.renew_and_adopt(self.queues(), self._dispatcher.idle_slots)
         if found.lapsed:
-            self.lapsed()
+            self.on_lease_lapsed()
         if found.adopted:
             logger.warning("adopted %d requests of workers that were lost", found.adopted)
         for key, envelope, worker in found.given_up:
             self._give_up(key, envelope, worker)
-        if found.reserved > len(self._dispatcher.held):  # or what is on its way will be heard before the next time
-            self._unsure = True
-        if self._unsure and not self._asked:
-            self._unsure, self._paused_until = False, 0.0
-            if back := self.give_back_unheard():
-                logger.warning("gave back %d requests that were reserved unheard", back)
+        if found.reserved > len(self._dispatcher.held):  # where a reply is on its way, it comes before the next time
+            self._uncertain = True
+        if self._uncertain and not self._pending_call:
+            self._uncertain, self._paused_until = False, 0.0
+            if returned := self.return_unacknowledged():
+                logger.warning("gave back %d requests whose reservation was unacknowledged", returned)
 
-    def _spare(self) -> None:
+    def _return_to_idle_workers(self) -> None:
         """Give back what waits for a busy slot while other workers have slots free and nothing to run.
 
-        How long a batch takes is foretold, so what was taken ahead in good faith may turn out to wait here for seconds.
+        How long a batch takes is a prediction, so what was taken ahead in good faith may turn out to wait here for seconds.
         """
         dispatcher, now = self._dispatcher, time.monotonic()
-        lines = {model: line for model, line in dispatcher.batcher.lines.items() if line.count}
-        self._sparing = bool(lines) and not dispatcher.closing
-        if not self._sparing:
+        queues = {model: queue for model, queue in dispatcher.batcher.queues.items() if queue.count}
+        self._return_scheduled = bool(queues) and not dispatcher.closing
+        if not self._return_scheduled:
             return
-        dispatcher.later(SPARE_S, self._spare)
-        late = [model for model, line in lines.items() if line.waits_since(now - SPARE_S)]
-        if not late or dispatcher.free or now < self._paused_until:
+        dispatcher.call_later(RETURN_AFTER_S, self._return_to_idle_workers)
+        late = [model for model, queue in queues.items() if queue.waits_since(now - RETURN_AFTER_S)]
+        if not late or dispatcher.free_slots or now < self._paused_until:
             return
         try:
-            idle = self._reservations.idle(map(keyspace.queue, late))
+            idle = self._leases.idle_slots(map(keyspace.queue, late))
             for model, slots in zip(late, idle, strict=True):
                 if slots:
-                    self._left.add(keyspace.queue(model))
-                    dispatcher.spare(model)
+                    self._nonempty.add(keyspace.queue(model))
+                    dispatcher.return_waiting(model)
         except redis.RedisError as exc:
             logger.warning("cannot give back what waits for a slot: %s", " ".join(str(exc).split()))
-            self.unsure()
+            self.mark_uncertain()
 
-    def _anything(self) -> bool:
+    def _has_requests(self) -> bool:
         """Whether anything waits that is wanted."""
         try:
-            return self._reservations.waiting(self._rooms())
+            return self._leases.waiting(self._rooms())
         except redis.RedisError as exc:
             logger.debug("cannot look into the queues: %s", exc)
-            self.unsure()
+            self.mark_uncertain()
             return False
 
-    def _promising(self) -> dict[str, Demand]:
-        """Choose the queues that hold something, as far as is known: a look into the others would be for nothing."""
-        return {queue: room for queue, room in self._rooms().items() if queue in self._left or queue in self._polling}
+    def _promising_rooms(self) -> dict[str, Demand]:
+        """Choose the queues that are known to hold something: a look into the others would be for nothing."""
+        return {
+            queue: room for queue, room in self._rooms().items() if queue in self._nonempty or queue in self._polling
+        }
 
-    def _take(self, rooms: dict[str, Demand], *, rang: bool = True) -> None:
-        if (call := self._call(rooms)) is None:
+    def _reserve(self, rooms: dict[str, Demand], *, woken: bool = True) -> None:
+        if (call := self._make_call(rooms)) is None:
             return
         try:
-            reply = self._reservations.scripts.call(*call)
+            reply = self._leases.scripts.call(*call)
         except redis.RedisError as exc:
-            self._untaken(exc)
+            self._on_reserve_failed(exc)
             return
-        self.arrived(call, reply, rang=rang)
+        self.on_reserved(call, reply, woken=woken)
 
-    def _untaken(self, exc: redis.RedisError) -> None:
-        self._refusal = warn_once(logger, "cannot take requests", exc, self._refusal)
-        self.unsure()
+    def _on_reserve_failed(self, exc: redis.RedisError) -> None:
+        self._reserve_failure = warn_once(logger, "cannot take requests", exc, self._reserve_failure)
+        self.mark_uncertain()
 
-    def _call(self, rooms: dict[str, Demand], *, late: bool = False) -> Call | None:
+    def _make_call(self, rooms: dict[str, Demand], *, late: bool = False) -> ScriptCall | None:
         if not rooms:
             return None
-        self._left -= rooms.keys()
-        free = self._dispatcher.free
-        return self._reservations.reserving(rooms, free, self._dispatcher.idle - free, late=late)
+        self._nonempty -= rooms.keys()
+        free = self._dispatcher.free_slots
+        return self._leases.reserve_call(rooms, free, self._dispatcher.idle_slots - free, late=late)
 
-    def _done(self, call: Call | None) -> None:
-        """Note that a call has been heard of; another may be on its way since, where it was believed to be lost."""
-        if self._asked is call:
-            self._asked = None
+    def _call_done(self, call: ScriptCall | None) -> None:
+        """Note that a call has been answered; another may be on its way since, where it was believed to be lost."""
+        if self._pending_call is call:
+            self._pending_call = None
 
     def _rooms(self) -> dict[str, Demand]:
         dispatcher = self._dispatcher
-        if self._asked or dispatcher.closing or time.monotonic() < self._paused_until:
+        if self._pending_call or dispatcher.closing or time.monotonic() < self._paused_until:
             return {}
-        slots, free, rooms = self._slots(), dispatcher.free, {}
-        for queue in sorted(self.queues(), key=lambda queue: queue != self._first):
+        slots, free, rooms = self._slots(), dispatcher.free_slots, {}
+        for queue in sorted(self.queues(), key=lambda queue: queue != self._woken_queue):
             model = keyspace.model_of(queue) or queue
             cap, ahead = dispatcher.batcher.room(model, free, slots)
-            if self._copies.left(queue):
+            if self._copies.is_left_to_others(queue):
                 continue
             if (free and cap) or ahead:
-                rooms[queue] = Demand(cap, ahead, dispatcher.batcher.line(model).count)
+                rooms[queue] = Demand(cap, ahead, dispatcher.batcher.queue(model).count)
         return rooms
 
-    def _read(self, tag: int, key: bytes, envelope: bytes) -> Request | None:
-        """Make a request of an envelope; what is none goes to the dead letters, and where it has an id, its client is told."""
+    def _parse(self, tag: int, key: bytes, envelope: bytes) -> Request | None:
+        """Make a request of an envelope; a message that is not one becomes a dead letter, and a failed job where it has an id."""
         try:
             return of_envelope(self._dispatcher, tag, key, envelope)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -322,30 +324,30 @@ class LeasedSource:
         logger.error("a request of %s was delivered too often; it is in the dead letters", worker)
         if self._dispatcher.commit.fenced:
             return
-        request = self._read(0, key, envelope) or unreadable(self._dispatcher, 0, key, envelope)[0]
+        request = self._parse(0, key, envelope) or unreadable(self._dispatcher, 0, key, envelope)[0]
         text = f"gave up after {request.deliveries} deliveries: each worker that took it was lost"
         self._dispatcher.refuse(request, self._worker_lost(text), "worker lost")
 
 
 class ClosedSource:
-    """Listens to no bell: the worker is stopping. What a call still takes is given back before the worker leaves."""
+    """Reserves nothing: the worker is stopping. What a call still reserves is given back before the worker leaves."""
 
-    def unsure(self) -> None:
-        """What was taken unheard is given back before the worker leaves."""
+    def mark_uncertain(self) -> None:
+        """Unacknowledged reservations are given back before the worker leaves."""
 
-    def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002
+    def has_room(self, queue: str | None = None) -> bool:  # noqa: ARG002
         return False
 
-    def refused(self, queue: str) -> None:
+    def on_no_room(self, queue: str) -> None:
         """Nothing is taken any more."""
 
-    def woken(self, queue: str | None) -> None:
+    def on_wakeup(self, queue: str | None) -> None:
         """Nothing is taken any more."""
 
-    def following(self) -> None:
+    def next_command(self) -> None:
         """Nothing is taken any more."""
 
-    def followed(self, queue: str | None, reply: Any) -> None:
+    def on_reply(self, queue: str | None, reply: Any) -> None:
         """Nothing is taken any more."""
 
 
@@ -358,21 +360,21 @@ class BrokerSource:
         self._prefetch = prefetch
         self._slots = slots
 
-    def reserving(self) -> None:
+    def reserve_call(self) -> None:
         """Nothing is called: kombu takes them by itself."""
 
-    def arrived(self, call: Call, reply: Any) -> None:
+    def on_reserved(self, call: ScriptCall, reply: Any) -> None:
         """Nothing came."""
 
-    def unsure(self) -> None:
-        """Nothing is reserved unheard: the broker gives back what is not acknowledged."""
+    def mark_uncertain(self) -> None:
+        """Nothing is uncertain: the broker gives back what is not acknowledged."""
 
     def pull(self) -> None:
-        """Let as many come as there is room for: the next batch of each slot, and no more than about a second of work."""
+        """Set the prefetch count to what there is room for: the next batch of each slot, at most about a second of work."""
         slots, batcher = self._slots(), self._dispatcher.batcher
         room = sum(
-            sum(batcher.room(model, self._dispatcher.free, slots)) * (1 if line.fit.known else slots)
-            for model, line in batcher.lines.items()
+            sum(batcher.room(model, self._dispatcher.free_slots, slots)) * (1 if queue.service_time.has_data else slots)
+            for model, queue in batcher.queues.items()
         )
         self._prefetch(max(2 * slots, room + len(self._dispatcher.held)))
 
@@ -380,11 +382,11 @@ class BrokerSource:
         """Nothing is handed over: on the way back to its queue a message keeps no note of who has refused it."""
         return ()
 
-    def give_back_unheard(self) -> int:
-        """Nothing is unheard: the broker gives back itself what is not acknowledged."""
+    def return_unacknowledged(self) -> int:
+        """Nothing is given back: the broker does it with what is not acknowledged."""
         return 0
 
-    def give_back(self, requests: Iterable[Request]) -> None:
+    def return_requests(self, requests: Iterable[Request]) -> None:
         """Put requests back into their queues."""
         for request in requests:
             if not request.acknowledged:

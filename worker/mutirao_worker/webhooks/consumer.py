@@ -44,7 +44,7 @@ class WebhookConsumer(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery 
     def start(self, consumer: Any) -> None:
         """Start, or continue on another connection."""
         self._channel = consumer.task_consumer.channel
-        self._channel.bells = self
+        self._channel.listener = self
         self._channel.no_ack_consumers = {HEADER}  # a script acknowledges, not kombu
         self._open = True
         self._timer = consumer.timer.call_repeatedly(BUSY_POLL_S, self._tick)
@@ -55,25 +55,25 @@ class WebhookConsumer(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery 
         if self._timer is not None:
             self._timer.cancel()
 
-    def wants(self, queue: str | None = None) -> bool:  # noqa: ARG002 - the channel's question
+    def has_room(self, queue: str | None = None) -> bool:  # noqa: ARG002 - the channel's question
         """Whether a thread is free."""
         return self._open and self._free_threads() > 0
 
-    def refused(self, queue: str) -> None:
+    def on_no_room(self, queue: str) -> None:
         """Do nothing: the list is polled before long."""
 
-    def woken(self, queue: str | None) -> None:
+    def on_wakeup(self, queue: str | None) -> None:
         """Take deliveries, if a wake-up token has come."""
         if queue is not None:
             self.take_deliveries()
 
-    def unsure(self) -> None:
+    def mark_uncertain(self) -> None:
         """Do nothing for a token that may be lost: the list is polled before long."""
 
-    def following(self) -> None:
+    def next_command(self) -> None:
         """Send no command together with the wait for a token."""
 
-    def followed(self, queue: str | None, reply: Any) -> None:
+    def on_reply(self, queue: str | None, reply: Any) -> None:
         """Do nothing: no command was sent with the wait for a token."""
 
     def take_deliveries(self) -> None:

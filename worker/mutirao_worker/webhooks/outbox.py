@@ -105,7 +105,7 @@ class Outbox:
             redis.RedisError: as `complete`.
         """
         id = f"webhook-{delivery.job_id}"
-        letter = commit.letter(
+        letter = commit.dead_letter(
             id,
             keyspace.WEBHOOKS,
             with_retries(delivery.envelope, 0),
