@@ -1,6 +1,6 @@
 """The broker that tests run on: the Redis that each starts, or, with MUTIRAO_TEST_BROKER=amqp, RabbitMQ beside it.
 
-With MUTIRAO_TEST_BROKER=stock workers take requests from that Redis by kombu's own transport. A test names its system by the
+A test names its system by the
 URL of its Redis, whichever it is. With RabbitMQ that Redis keeps the results, and requests go through a virtual host of their
 own on the one RabbitMQ of this run.
 """
@@ -20,7 +20,6 @@ from servers import RedisServer
 
 from mutirao import keyspace, settings
 
-STOCK = os.environ.get("MUTIRAO_TEST_BROKER") == "stock"
 AMQP = os.environ.get("MUTIRAO_TEST_BROKER") == "amqp"
 HOSTS = 200  # virtual hosts for the tests of a whole run
 redis_only = pytest.mark.skipif(AMQP, reason="is about requests in Redis: its lists, scripts, keys")
@@ -40,8 +39,7 @@ def broker_of(url: str) -> dict[str, str]:
 
 def environment(url: str) -> dict[str, str]:
     """The same as variables of a process."""
-    engine = {"MUTIRAO_ENGINE": "0"} if STOCK else {}
-    return engine | {settings.PREFIX + name.upper(): value for name, value in broker_of(url).items()}
+    return {settings.PREFIX + name.upper(): value for name, value in broker_of(url).items()}
 
 
 def queued(server: RedisServer, model: str) -> int:

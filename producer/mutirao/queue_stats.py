@@ -119,7 +119,7 @@ def position(backend: RedisBackend, record: JobRecord) -> Operation[QueuePositio
         stock client submitted the job, or kombu's own transport takes requests.
     """
     job = record.job
-    if record.status != "QUEUED" or job.line is None or not job.model or not backend.settings.engine:
+    if record.status != "QUEUED" or job.line is None or not job.model:
         return None
     registry = yield from backend.known()
     step = keyspace.STEPS.get(job.priority, keyspace.KOMBU_STEPS[0])  # type: ignore[call-overload]

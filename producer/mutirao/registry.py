@@ -165,15 +165,6 @@ class Registry(msgspec.Struct, frozen=True):
         return sum(worker.speeds.get(name, 0.0) for worker in self.serving(name))
 
 
-def visibility_timeout_s(limits: Iterable[float]) -> float:
-    """Return kombu's visibility timeout: after how many seconds an unacknowledged request is delivered again.
-
-    A request may wait in a worker for one other, and then run: so it is twice the longest time limit of the worker's models plus
-    30 s, and at least 120 s.
-    """
-    return max(120.0, 2 * max(limits, default=0.0) + 30)
-
-
 def model_not_found(name: str, known: tuple[str, ...]) -> errors.ModelNotFound:
     """Return the error for a name that no worker serves, with the remedy."""
     if known:

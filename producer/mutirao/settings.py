@@ -23,7 +23,7 @@ _POSITIVE = (
 # Redis's proto-max-bulk-len, 512 MB by default, less the rest of a record.
 RESULT_BYTES_MAX = 512 * 1024 * 1024 - 1024 * 1024
 _SECRET = ("api_key", "webhook_secret")
-_WANTED = {bool: "1 or 0", float: "a number", int: "a whole number", str: "text"}
+_WANTED = {float: "a number", int: "a whole number", str: "text"}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         queue_limit: the most requests that may wait in one model's queue, over all priorities; more are refused. Each tenant has a
             limit of its own.
         timeout_s: how long a single reply of Redis may take before it counts as unavailable.
-        engine: workers reserve requests under a lease (the default); False for kombu's own transport, which can lose requests.
         lease_s: after this long without a renewal a worker's reservations are adopted by other workers.
         max_deliveries: a request is given up once this many workers were lost while they held it.
         max_batches_per_process: a pool process is replaced after this many batches; 0 for never.
@@ -74,7 +73,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_result_bytes: int = 128 * 1024 * 1024
     queue_limit: int = 1_000_000
     timeout_s: float = 5.0
-    engine: bool = True
     lease_s: float = 6.0
     max_deliveries: int = 10
     max_batches_per_process: int = 0

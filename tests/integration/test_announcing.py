@@ -112,7 +112,7 @@ def test_how_quick_it_is(announced, look, timed):
     assert 1 <= worker.batches["iris"] <= 300
     assert look().speed("iris") >= worker.speeds["iris"]
     assert look().models["iris"].speed > 100
-    if not (brokers.AMQP or brokers.STOCK):
+    if not brokers.AMQP:
         assert announced.server.client().zscore(keyspace.LEASES, worker.identity)
 
 
@@ -127,7 +127,7 @@ def test_a_queue_that_is_consumed_no_more(announced, look):
         waiting.until(lambda: look().serving("slow"), timeout_s=4)
 
 
-@pytest.mark.skipif(brokers.AMQP or brokers.STOCK, reason="is about the engine's leases")
+@pytest.mark.skipif(brokers.AMQP, reason="is about the engine's leases")
 def test_gone_within_its_lease(announced, look):
     """A worker that was killed is taken for gone when its lease lapses, not when its announcement is old; its speed is remembered."""
     args = ["--only", "slow"]
@@ -227,7 +227,7 @@ def test_differing_copies_of_one_version(redis_server, tmp_path):
         for data, body in (([ROW], {"rows": [ROW]}), (house, {"rows": house.to_numpy().tolist()})):
             assert client.submit("twin", data).id
             waiting.until(lambda: http.post("/v1/models/twin/jobs", json=body).status_code == 202, timeout_s=5)  # noqa: B023 - it is called at once
-        if not (brokers.AMQP or brokers.STOCK):  # where kombu gives a message back, nothing can be noted in it
+        if not brokers.AMQP:  # where kombu gives a message back, nothing can be noted in it
             _all_are_answered(client, redis_server.url, [ROW], house)
         with pytest.raises(SignatureMismatch):
             client.submit("twin", [[1.0, 2.0]])

@@ -27,12 +27,11 @@ def repository(tmp_path_factory):
     return samples.repository(tmp_path_factory.mktemp("servers") / "models", "iris")
 
 
-@pytest.mark.parametrize("engine", ["1", "0"])
-def test_tls(connect, repository, tmp_path, engine):
+def test_tls(connect, repository, tmp_path):
     """Over rediss:// with a certificate that is trusted, a request is answered; nobody speaks without TLS."""
     with (
         TlsServer(tmp_path) as server,
-        WorkerProcess(server.trusted_url, repository.root, env={"MUTIRAO_ENGINE": engine}),
+        WorkerProcess(server.trusted_url, repository.root),
         connect(server.trusted_url) as client,
     ):
         assert client.predict("iris", ROW, timeout=20)["predict"].tolist() == [0]
@@ -86,7 +85,7 @@ def test_a_socket_of_this_machine(repository, tmp_path, capsys, monkeypatch):
 
 def _sockets(url, given):
     """Open every kind of connection that a worker has: kombu's two pools, the engine's scripts, and the result backend's."""
-    transport.install(engine=True)
+    transport.install()
     with kombu.Connection(urls.parse(url).explicit(), transport_options=transport.options(given)) as connection:
         made = connection.default_channel
         clients = (script_client.connect(url, given), connect_redis(url, given, **options(given)))

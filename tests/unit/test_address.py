@@ -89,7 +89,6 @@ def test_a_login_may_stand_in_the_query():
         ({"broker_url": "sentinel://a?ssl_cert_reqs=none"}, "TLS is spoken with a server that is named itself"),
         ({"broker_url": "amqp://guest@h//"}, "results are kept in Redis: set MUTIRAO_RESULT_URL"),
         ({"broker_url": "amqp://", "result_url": "redis://h"}, "it must look like amqp://"),
-        ({"engine": "perhaps"}, "it must be 1 or 0"),
     ],
 )
 def test_what_is_no_address_is_refused(given, rule):
@@ -121,12 +120,6 @@ def test_an_api_key_is_not_shown():
     with pytest.raises(SettingsError, match="MUTIRAO_API_KEY holds what no key does") as caught:
         settings.load({}, api_key="s3cret\n")
     assert "s3cret" not in str(caught.value) + repr(caught.value)
-
-
-@pytest.mark.parametrize(("text", "meant"), [("0", False), ("false", False), ("1", True), ("true", True)])
-def test_the_engine_is_switched_from_the_environment(text, meant):
-    """MUTIRAO_ENGINE says in one word whether the engine's transport is used."""
-    assert settings.load({"MUTIRAO_ENGINE": text}).engine is meant
 
 
 def test_no_password_is_shown():

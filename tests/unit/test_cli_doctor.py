@@ -8,7 +8,7 @@ from mutirao import settings
 from mutirao.doctor import fleet_checks, redis_checks, settings_checks
 from mutirao.doctor.orphan_checks import Orphans
 from mutirao.doctor.snapshot import RedisServerInfo, Snapshot
-from mutirao.registry import ModelInfo, Registry, WorkerInfo, visibility_timeout_s
+from mutirao.registry import ModelInfo, Registry, WorkerInfo
 
 GIB = 2**30
 LOCAL = "redis://127.0.0.1:6379/0"
@@ -44,7 +44,7 @@ def seen(*workers, broken="", known=("iris",), given=None, reason="", unleased=(
 
 
 IRIS = worker("a@x", iris="1")
-STOCK = {"engine": False}
+AMQP = {"broker_url": "amqp://127.0.0.1", "result_url": "redis://127.0.0.1"}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet_checks.deaf, seen(IRIS, unleased=("b@x",)), "warning", "nothing is taken: b@x"),
         (fleet_checks.vanished, seen(IRIS), "ok", "waits in its queue"),
         (fleet_checks.vanished, seen(IRIS, orphans=Orphans(("a", "b"), 9, True)), "warning", "2 say queued, but are in no queue"),
-        (fleet_checks.vanished, seen(IRIS, given=STOCK), "ok", "not looked for"),
+        (fleet_checks.vanished, seen(IRIS, given=AMQP), "ok", "not looked for"),
         (fleet_checks.deaf, seen(IRIS, silent=("b@x",)), "warning", "gone: b@x"),
         (fleet_checks.models, seen(IRIS), "ok", "1 served: iris"),
         (fleet_checks.models, seen(IRIS, known=()), "warning", "none"),
@@ -123,11 +123,6 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet_checks.closed, seen(IRIS, closed="every key is revoked: do this"), "warning", "every key is revoked"),
         (fleet_checks.undelivered_webhooks, seen(IRIS), "ok", "nothing waits to be told"),
         (fleet_checks.undelivered_webhooks, seen(IRIS, untold=3), "warning", "3 ends of jobs wait to be told"),
-        (fleet_checks.visibility_timeout, seen(IRIS), "ok", "for as long as they live, 6 s longer at most"),
-        (fleet_checks.visibility_timeout, seen(IRIS, given=STOCK), "ok", "not checked"),
-        (fleet_checks.visibility_timeout, seen(IRIS, given=STOCK, limits={"iris": 60.0}), "ok", "60 s at most"),
-        (fleet_checks.visibility_timeout, seen(IRIS, given=STOCK, limits={"iris": 60.0, "slow": 600.0}), "warning", "a@x gives requests away after 150 s, but slow"),
-        (fleet_checks.visibility_timeout, seen(worker("a@x", iris="1", slow="1"), given=STOCK, limits={"iris": 60.0, "slow": 600.0}), "ok", "600 s"),
         (fleet_checks.foreign, seen(IRIS), "ok", "no other"),
         (fleet_checks.foreign, seen(IRIS, foreign=("celery",)), "warning", "queues celery"),
         (settings_checks.variables, seen(environment=("MUTIRAO_BROKER_URL", "MUTIRAO_REDIS_PORT", "PATH")), "ok", "known"),
@@ -192,9 +187,3 @@ def test_the_nearest_setting_is_named():
     assert settings_checks.variables(seen(environment=("MUTIRAO_RESULT_TTL",))).remedy.endswith(
         "did you mean MUTIRAO_RESULT_TTL_S?"
     )
-
-
-@pytest.mark.parametrize(("limits", "timeout_s"), [([], 120.0), ([10.0], 120.0), ([600.0, 5.0], 1230.0)])
-def test_the_visibility_timeout_follows_the_limits(limits, timeout_s):
-    """A worker gives requests away after twice the longest limit and 30 s, and 120 s at least."""
-    assert visibility_timeout_s(limits) == timeout_s

@@ -13,7 +13,6 @@ from kombu import Exchange, Queue, compression
 from kombu.serialization import register
 
 from mutirao import errors, keyspace, printable, settings, urls
-from mutirao.registry import visibility_timeout_s
 from mutirao.settings import PREFIX, Settings, without_password
 from mutirao.wire import binary_codec
 from mutirao_worker import banner, tasks
@@ -33,7 +32,8 @@ def _encode(_: Any) -> bytes:
 
 def make(given: Settings) -> Celery:
     """Build the app; nothing is loaded and nothing connects."""
-    transport.install(engine=given.direct().engine)
+    given.direct()
+    transport.install()
     app = Celery("mutirao", broker=_broker(given), backend=f"{RESULTS}+{without_password(given.result_url)}")
     app.host = ModelHost()
     app.conf.mutirao = given
@@ -75,11 +75,6 @@ def _redis(given: Settings) -> dict[str, Any]:
         "priority_steps": list(keyspace.KOMBU_STEPS),
         "sep": keyspace.KOMBU_SEPARATOR,
         "queue_order_strategy": "round_robin",
-        # Kombu gives a dead worker's requests to others after this long, and looks every 10 s. Running twice does no harm: the
-        # first result wins. `_load` sets it anew once the models' time limits are known.
-        "visibility_timeout": visibility_timeout_s([]),
-        "unacked_restore_interval": 10,
-        "unacked_restore_throttle": 1,
     }
 
 
@@ -127,7 +122,6 @@ def _load(worker: Any) -> None:
     # A child is alive once it has warmed its models up; each has a time of its own for that.
     app.conf.worker_proc_alive_timeout = 60.0 + app.host.warm_up_s * len(names)
     _keep_compressed()
-    app.conf.broker_transport_options["visibility_timeout"] = visibility_timeout_s(app.host.hard_limits())
     banner.show(worker, app.host.infos(), app.host.threads)
     if kind == "thread":
         _prepare()  # no process is forked that could

@@ -15,12 +15,6 @@ from mutirao import keyspace
 from mutirao.registry import ModelInfo
 from mutirao.settings import without_password
 
-_WITHOUT_ENGINE = (
-    "MUTIRAO_ENGINE is 0, so requests come through kombu's own transport. A worker that is killed, or a Redis that is full, in the"
-    " instant in which a request is taken loses that request: its job expires at its deadline. What a killed worker held waits"
-    " {:g} s for another. A message that is no task message stops the worker. Unset MUTIRAO_ENGINE for none of this."
-)
-
 
 def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
     """Print models, versions, queues, processes and memory."""
@@ -32,11 +26,6 @@ def show(worker: Any, infos: Iterable[ModelInfo], threads: int) -> None:
     processes = f"{worker.concurrency} process{'' if worker.concurrency == 1 else 'es'}"
     each = f"{threads} thread{'' if threads == 1 else 's'}"
     console.print(f"{processes} x {each}, {memory:.0f} MB with the models loaded, before forking")
-    settings = worker.app.conf.mutirao
-    if not settings.engine and not settings.uses_amqp:
-        console.print(
-            f"[yellow]warning:[/] {_WITHOUT_ENGINE.format(worker.app.conf.broker_transport_options['visibility_timeout'])}"
-        )
     table = Table("model", "version", "queue", "state", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for info in infos:
         table.add_row(escape(info.name), escape(info.version), keyspace.queue(info.name), escape(_state(info)))

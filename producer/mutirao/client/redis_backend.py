@@ -174,7 +174,7 @@ class RedisBackend(Backend):
 
     def line_of(self, tenant: str) -> str:
         """Return the tenant in whose lists a tenant's requests wait: without the engine all wait in those of ""."""
-        return tenant if self.settings.engine and not self.settings.uses_amqp else ""
+        return "" if self.settings.uses_amqp else tenant
 
     def now(self) -> float:
         """Return the time by Redis's clock, as far as this client has seen it, in seconds since the epoch."""

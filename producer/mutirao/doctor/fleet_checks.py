@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from mutirao.doctor.finding import Finding, hidden, listed
 from mutirao.doctor.snapshot import Snapshot
-from mutirao.registry import Registry, visibility_timeout_s
+from mutirao.registry import Registry
 
 START = "start one with mutirao worker"
 
@@ -165,37 +165,10 @@ def reserved(seen: Snapshot) -> Finding:
     return Finding("taken", "ok", text)
 
 
-def visibility_timeout(seen: Snapshot) -> Finding:
-    """No worker gives away what another still computes.
-
-    The engine's workers hold what they took for as long as they live. With kombu's own transport (MUTIRAO_ENGINE=0), kombu keeps one list of taken requests for the whole database, and each worker gives back what has been on it for longer than
-    its own visibility timeout, which follows from the time limits of the models that it serves itself.
-    """
-    if seen.given.engine:
-        text = f"workers hold what they take for as long as they live, {seen.given.lease_s:g} s longer at most"
-        return Finding("redelivery", "ok", text)
-    if not seen.limits or seen.catalog is None:
-        return Finding(
-            "redelivery", "ok", "not checked: the models' time limits are not known on this machine (MUTIRAO_MODELS)"
-        )
-    for worker in seen.catalog.workers:
-        timeout_s = visibility_timeout_s([seen.limits[model] for model in worker.models if model in seen.limits])
-        if slower := [model for model, limit in seen.limits.items() if limit >= timeout_s]:
-            text = f"{worker.name} gives requests away after {timeout_s:g} s, but {listed(slower)} may take longer, and would run twice"
-            return Finding(
-                "redelivery", "warning", text, "let every worker serve all models, or lower time_limit_s in model.toml"
-            )
-    return Finding(
-        "redelivery",
-        "ok",
-        f"time limits ({max(seen.limits.values()):g} s at most) fit the workers' visibility timeouts",
-    )
-
-
 def vanished(seen: Snapshot) -> Finding:
     """Each queued job's request waits somewhere, or is in a worker's hands."""
-    if not seen.given.engine or seen.given.uses_amqp:
-        return Finding("queued jobs", "ok", "not looked for: only the engine's transport tells who has a request")
+    if seen.given.uses_amqp:
+        return Finding("queued jobs", "ok", "not looked for: only Redis says who has a request")
     if seen.orphans is None:
         return hidden("queued jobs", "SCAN, GETRANGE celery-task-meta-*")
     found = seen.orphans
@@ -268,7 +241,6 @@ CHECKS: tuple[Callable[[Snapshot], Finding], ...] = (
     dead,
     closed,
     undelivered_webhooks,
-    visibility_timeout,
     foreign,
 )
 

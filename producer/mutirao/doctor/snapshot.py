@@ -122,10 +122,8 @@ def read(given: Settings, environment: Mapping[str, str]) -> Snapshot:
             seen = msgspec.structs.replace(
                 seen, results=_server(client, given.result_url), untold=untold, closed=closed
             )
-    if given.engine:  # kombu's own transport keeps what was taken where it cannot be found by its id
-        with _connected(given, "results") as client:
-            seen = msgspec.structs.replace(seen, orphans=_allowed(lambda: orphan_checks.find(client, given)))
-    return seen
+    with _connected(given, "results") as client:
+        return msgspec.structs.replace(seen, orphans=_allowed(lambda: orphan_checks.find(client, given)))
 
 
 @contextlib.contextmanager

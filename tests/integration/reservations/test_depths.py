@@ -123,15 +123,13 @@ def test_a_place_behind_a_stock_consumer(ask, redis):
 
 
 def test_no_place(worker, ask, redis, server):
-    """Nobody can tell the place of a job that does not wait, or that a stock client sent, or that kombu's transport takes."""
+    """Nobody can tell the place of a job that does not wait, or or that a stock client sent."""
     ask.submit("a")
     record = ask.run(RedisBackend(settings.load({}, broker_url=server.url), check=False).record("a"))
     plain = msgspec.structs.replace(record, job=msgspec.structs.replace(record.job, line=None))
-    stock = RedisBackend(settings.load({}, broker_url=server.url, engine=False), check=False)
     core = RedisBackend(settings.load({}, broker_url=server.url), check=False)
     assert ask.run(queue_stats.position(core, record)) is not None
     assert ask.run(queue_stats.position(core, plain)) is None
-    assert ask.run(queue_stats.position(stock, record)) is None
     assert ask.run(queue_stats.position(core, msgspec.structs.replace(record, status="STARTED"))) is None
 
 

@@ -80,7 +80,7 @@ def test_what_was_given_back_or_adopted_is_still_there(worker, submit, redis):
     assert queued(redis) == before
 
 
-@pytest.mark.skipif(brokers.AMQP or brokers.STOCK, reason="is about the engine's transport")
+@pytest.mark.skipif(brokers.AMQP, reason="is about the engine's transport")
 def test_purged_jobs_end_as_cancelled(submit, redis, server, tmp_path):
     """`celery purge` ends what waited in a model's queue, a tenant's too, as cancelled, and tells who waits; what came after is served."""
     from mutirao.client.redis_backend import RedisBackend

@@ -227,19 +227,6 @@ def test_an_id_is_one_tenant_s(server, redis):
     driver.close()
 
 
-def test_without_the_engine_there_is_one_line(server, redis):
-    """Where kombu's own transport takes requests, a tenant's wait in the stock lists; the record still says whose they are."""
-    given = settings.load({}, broker_url=server.url, engine=False)
-    driver = RedisDriver(given)
-    driver.run(
-        RedisBackend(given, check=False).submit(SubmitOptions(model="iris", tenant="a"), [np.ones((1, 4))], ["x"])
-    )
-    driver.close()
-    assert redis.llen(keyspace.queue_key("iris", 3)) == 1
-    assert not redis.exists(RING)
-    assert record(redis, "x")["job"]["owner"] == "a"
-
-
 def test_stock_tools_see_the_stock_lists(send, redis, server):
     """LLEN of the stock lists counts those without a tenant alone, and a client without a tenant reads a tenant's job as ever."""
     send("a", 3)

@@ -243,8 +243,7 @@ class SentinelTransport(stock.SentinelTransport):
     connection_errors = AWAY
 
 
-STOCK = {name: TRANSPORT_ALIASES[name] for name in ("redis", "rediss", "sentinel")}
-ENGINE = {
+ALIASES = {
     "redis": f"{__name__}:Transport",
     "rediss": f"{__name__}:Transport",
     "sentinel": f"{__name__}:SentinelTransport",
@@ -267,8 +266,8 @@ def options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def install(*, engine: bool) -> None:
-    """Have Redis URLs use the engine's transport in this process, or kombu's own."""
-    TRANSPORT_ALIASES.update(ENGINE if engine else STOCK)
-    for name in STOCK:
+def install() -> None:
+    """Make Redis URLs use the engine's transport in this process."""
+    TRANSPORT_ALIASES.update(ALIASES)
+    for name in ALIASES:
         _transport_cache.pop(name, None)

@@ -106,10 +106,6 @@ class ModelHost:
         """Return the digest of this worker's copy of a model; "" where it has none."""
         return self._infos[name].digest if name in self._infos else ""
 
-    def hard_limits(self) -> tuple[float, ...]:
-        """Return every model's hard time limit, in seconds."""
-        return tuple(hard for hard, _ in self._limits.values() if hard)
-
     def cap_threads(self) -> None:
         """Cap the native thread pools of this process, and the models' own threads."""
         native_threads.cap(self.threads)

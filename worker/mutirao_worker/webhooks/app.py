@@ -30,7 +30,7 @@ def make(settings: Settings, threads: int, name: str) -> Celery:
     Raises:
         SettingsError: the hosts or the secret cannot be used.
     """
-    transport.install(engine=True)
+    transport.install()
     for module in ("celery.app.trace", "celery.worker.strategy"):  # the deliverer logs each attempt in a line
         logging.getLogger(module).setLevel(logging.WARNING)
     app = Celery("mutirao-webhooks", broker=urls.parse(settings.result_url).explicit(), backend="disabled://")
