@@ -39,7 +39,7 @@ from mutirao import (
     keyspace,
 )
 from mutirao.client.http_backend import long_poll, transport
-from mutirao.client.http_backend.exchange import refused
+from mutirao.client.http_backend.http_call import error_from
 from mutirao.embedded.redis_server import free_port
 from mutirao.registry import ModelInfo
 from mutirao.wire import binary_codec
@@ -144,14 +144,14 @@ def test_a_crowd_on_few_connections(gateway):
         with Client(gateway.url) as client, concurrent.futures.ThreadPoolExecutor(300) as pool:
             list(pool.map(lambda _: client.predict("iris", [ROW], timeout=60), range(300)))
 
-    most = transport.AT_ONCE + long_poll.POLLS_MAX + 8  # rounds that are dropped end while others begin
+    most = transport.CALLS_MAX + long_poll.POLLS_MAX + 8  # rounds that are dropped end while others begin
     assert peak(lambda: asyncio.run(tasks())) <= most
     assert peak(threads) <= most
 
 
 def test_calls_behind_long_ones(connect, gateway, monkeypatch):
     """While as many calls wait in a gateway for others' ends as may be under way, other calls have their turns."""
-    monkeypatch.setattr(transport, "AT_ONCE", 1)
+    monkeypatch.setattr(transport, "CALLS_MAX", 1)
     with connect(gateway.url) as client:
         slow = client.submit("slow", [[2.0, 0, 0]])
         waited = threading.Thread(target=slow.result, args=[30])
@@ -265,7 +265,7 @@ def test_a_call_that_redis_is_not_done_with_in_time(connect):
             answer = plain.post("/v1/models/iris/jobs:batch", json={"rows": rows.tolist(), "ids": ids})
             assert answer.status_code == 503
             with pytest.raises(errors.SlowCall, match=says):
-                raise refused(answer.status_code, answer.content, gateway.url)
+                raise error_from(answer.status_code, answer.content, gateway.url)
             with connect(server.url, timeout_s=2) as client, pytest.raises(errors.SlowCall, match=says):
                 client.submit_many("iris", rows, ids=ids)
             redis.client_unpause()

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from mutirao import errors
-from mutirao.client.http_backend.exchange import refused
+from mutirao.client.http_backend.http_call import error_from
 from mutirao.client.http_backend.job_view import JobBody
 from mutirao.wire.http_schemas import job_view
 from mutirao.wire.messages import History, JobInfo, JobRecord
@@ -60,6 +60,6 @@ def test_a_large_result_is_not_in_a_view():
 
 def test_an_error_of_a_newer_gateway():
     """An error whose class is not known here is raised all the same, with its sentence."""
-    error = refused(418, b'{"error": "no coffee", "type": "Teapot", "data": {"short": true}}', "http://h")
+    error = error_from(418, b'{"error": "no coffee", "type": "Teapot", "data": {"short": true}}', "http://h")
     assert type(error) is errors.MutiraoError
     assert str(error) == "no coffee"

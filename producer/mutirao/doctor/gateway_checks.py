@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from mutirao.client.http_backend.exchange import unavailable
+from mutirao.client.http_backend.http_call import unavailable
 from mutirao.doctor.finding import Finding
 from mutirao.settings import Settings
 

@@ -1,4 +1,4 @@
-"""What clients do with a gateway, written once: operations that the blocking and the asyncio client both run."""
+"""The HTTP backend: the operations of clients through a gateway."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mutirao import errors, keyspace
 from mutirao.client.backend import Backend, Submitted
 from mutirao.client.encoding import SubmitOptions
 from mutirao.client.http_backend import submit_body
-from mutirao.client.http_backend.exchange import BINARY, HEADER_LENGTH, JSON, HttpCall, Operation, T, unavailable
+from mutirao.client.http_backend.http_call import BINARY, HEADER_LENGTH, JSON, HttpCall, Operation, T, unavailable
 from mutirao.client.http_backend.job_view import JobBody, JobEndings
 from mutirao.client.waiter import Completions
 from mutirao.registry import ModelInfo, Registry, WorkerInfo
@@ -46,14 +46,14 @@ class _Fleet(msgspec.Struct, frozen=True):
 
 
 class HttpBackend(Backend):
-    """The operations on a gateway."""
+    """The operations of clients through a gateway."""
 
     client = ""
 
     def submit(
         self, options: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
     ) -> Operation[Submitted]:
-        """Check, encode and send requests; see `Operations.submit`."""
+        """Check, encode and send requests; see `Backend.submit`."""
         ids, bound, expires_s = yield from self._prepare(options, many, ids, rows=rows)
         if ids:
             body, json_length = submit_body.encode(options, bound, ids, self.settings.max_request_bytes)
@@ -68,7 +68,7 @@ class HttpBackend(Backend):
         return Submitted(ids, frozenset(), expires_s)
 
     def record(self, id: str) -> Operation[JobRecord]:
-        """Read a job's record; see `Operations.record`."""
+        """Read a job's record; see `Backend.record`."""
         reply = yield HttpCall("GET", _job(id))
         return self._read(reply.body, JobBody).record()
 
@@ -93,7 +93,7 @@ class HttpBackend(Backend):
         return completions
 
     def cancel(self, id: str) -> Operation[bool]:
-        """Cancel a job if it still waits; see `Operations.cancel`."""
+        """Cancel a job if it still waits; see `Backend.cancel`."""
         try:
             yield HttpCall("DELETE", _job(id))
         except errors.NotCancellable:
@@ -101,7 +101,7 @@ class HttpBackend(Backend):
         return True
 
     def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
-        """Read a finished job's outputs; see `Operations.outputs`."""
+        """Read a finished job's outputs; see `Backend.outputs`."""
         if record.status != "SUCCESS":
             raise record.error()
         result = record.result
@@ -141,7 +141,7 @@ class HttpBackend(Backend):
             raise unavailable(self.settings.broker_url, reason, "does the URL name a gateway?") from exc
 
 
-# So long a gateway may take for each request of a call, beside the time that any answer may take.
+# How long a gateway may take for each request of a submit, in addition to the time-out of any call.
 QUEUED_EACH_S = 0.0003
 _JSON = {"content-type": JSON}
 

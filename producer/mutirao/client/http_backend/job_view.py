@@ -1,11 +1,13 @@
-"""A job as a gateway shows it, made into its record."""
+"""A job as a gateway shows it, decoded leniently, and made into its record."""
 
 from __future__ import annotations
 
 import msgspec
 
 from mutirao import errors
-from mutirao.wire.messages import Failure, History, JobInfo, JobRecord
+from mutirao.wire import http_schemas, messages
+from mutirao.wire.http_schemas import JobView
+from mutirao.wire.messages import JobInfo, JobRecord
 
 _STATUS = {
     "running": "STARTED",
@@ -15,54 +17,18 @@ _STATUS = {
     "expired": "REVOKED",
 }
 _REVOKED = {"cancelled": "revoked", "expired": "expired"}
+_SHARED = [field for field in JobInfo.__struct_fields__ if field in JobView.__struct_fields__]
 
 
-class JobBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client reads of a job's view: the fields of its record, by the same names.
+class JobBody(JobView, frozen=True, kw_only=True):
+    """The view of a job, of which an older gateway may leave out what it does not know."""
 
-    Attributes:
-        status: queued, running, succeeded, failed, cancelled or expired.
-        error: how it failed.
-        result: the V2 response as the record keeps it, where it was asked for and does not lie beside the record.
-    """
-
-    id: str
-    status: str
-    model: str = ""
-    version: str | None = None
-    rows: int = 0
-    priority: str = ""
-    queued_at: float | None = None
-    expires_at: float | None = None
-    started_at: float | None = None
-    finished_at: float | None = None
-    reserved_at: float | None = None
-    worker: str | None = None
-    attempts: int = 0
-    batch: int | None = None
-    place: int | None = None
-    history: tuple[History, ...] = ()
-    error: Fault | None = None
-    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: JobFault | None = None
+    links: http_schemas.Links = http_schemas.links("")
 
     def record(self) -> JobRecord:
-        """Make the record that it is a view of."""
-        job = JobInfo(
-            model=self.model,
-            rows=self.rows,
-            priority=self.priority,
-            queued_at=self.queued_at,
-            expires_at=self.expires_at,
-            history=self.history,
-            started_at=self.started_at,
-            finished_at=self.finished_at,
-            worker=self.worker or "",
-            version=self.version or "",
-            attempts=self.attempts,
-            reserved_at=self.reserved_at,
-            batch=self.batch or 0,
-            place=self.place or 0,
-        )
+        """Return the record that this is a view of."""
+        job = JobInfo(**{field: getattr(self, field) for field in _SHARED})
         return JobRecord(status=_STATUS.get(self.status, "QUEUED"), task_id=self.id, result=self._result(), job=job)
 
     def _result(self) -> msgspec.Raw:
@@ -70,24 +36,22 @@ class JobBody(msgspec.Struct, frozen=True, kw_only=True):
             return _failure("TaskRevokedError", _REVOKED[self.status], "celery.exceptions")
         if self.error is not None:
             return _failure(self.error.type, self.error.message, errors.__name__, self.error.data)
-        return msgspec.Raw(bytes(self.result))
+        return msgspec.Raw(b"null" if self.result is msgspec.UNSET else bytes(self.result))
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """How a job failed: the sentence, class and attributes of its error."""
+class JobFault(http_schemas.Failure, frozen=True, kw_only=True):
+    """Why a job ended without a result; the status may be left out."""
 
-    message: str
-    type: str
-    data: dict[str, object] = {}
+    status: int = 500
 
 
 class JobEndings(msgspec.Struct, frozen=True):
-    """What a gateway tells of jobs that are waited for: those that have ended, and the ids of which there is no job."""
+    """The answer to a wait: the jobs that have ended, and the ids of which there is no job."""
 
     jobs: tuple[JobBody, ...] = ()
     missing: tuple[str, ...] = ()
 
 
 def _failure(kind: str, message: str, module: str, data: dict[str, object] | None = None) -> msgspec.Raw:
-    failure = Failure(exc_type=kind, exc_message=[message], exc_module=module, exc_data=data)
+    failure = messages.Failure(exc_type=kind, exc_message=[message], exc_module=module, exc_data=data)
     return msgspec.Raw(msgspec.json.encode(failure))

@@ -1,4 +1,4 @@
-"""The body of a submit: JSON for the structure, and behind it the raw tensors of all its requests, one after another."""
+"""The body of a submit: JSON, followed by the raw tensors of all its requests."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class SubmitManyBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 def encode(options: SubmitOptions, validated: ValidatedRequests, ids: Sequence[str], limit: int) -> tuple[bytes, int]:
-    """Write the body, and say how long its JSON is.
+    """Return the body and the length of its JSON.
 
     Args:
         options: what is the same for each.
         validated: the requests' arrays.
         ids: an id for each.
-        limit: of the body, in bytes.
+        limit: the longest body, in bytes.
 
     Raises:
         PayloadTooLarge: it is longer.
@@ -72,7 +72,7 @@ def encode(options: SubmitOptions, validated: ValidatedRequests, ids: Sequence[s
 
 
 def _sized(arrays: Mapping[str, Array], raws: list[bytes]) -> tuple[Tensor, ...] | None:
-    """Take the raw bytes of arrays out, in order."""
+    """Append the raw bytes of arrays to `raws`, and return their tensors without data."""
     found: list[Tensor] = []
     for tensor in _raw(arrays.items()):
         raws.append(tensor.data)

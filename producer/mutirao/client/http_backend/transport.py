@@ -1,4 +1,4 @@
-"""Running exchanges with httpx, blocking and on an event loop: connections, limits of time, and what is tried again."""
+"""The HTTP transport with httpx, blocking and asyncio: connections, time limits and retries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from mutirao import errors, operations
-from mutirao.client.http_backend.exchange import HttpCall, Operation, Reply, T, refused, unavailable
+from mutirao.client.http_backend.http_call import HttpCall, Operation, Reply, T, error_from, unavailable
 from mutirao.redisdb.concurrency_limit import AsyncConcurrencyLimit, ConcurrencyLimit
 from mutirao.settings import Settings
 from mutirao.single_flight import AsyncSingleFlight, PerProcessLock, SingleFlight
@@ -28,13 +28,13 @@ except ImportError as missing:
         "a broker URL that begins with http needs the package httpx: pip install '.[http]' in the folder of mutirão's source"
     ) from missing
 
-# A connection that broke is tried again for about a second, as with Redis; a gateway that does not answer is not.
+# A call whose connection broke is retried for about a second, as with Redis; one that times out is not.
 PAUSES_S = (0.05, 0.1, 0.2, 0.5)
-# What a balancer says while the gateway behind it changes.
-_BETWEEN = (502, 503)
-# Calls that have a connection of their own at once, beside long polls. A gateway does one after another, so more would wait there.
-AT_ONCE = 64
-# A connection that nobody uses for so long is closed.
+# What a load balancer answers while the gateway behind it is replaced.
+_RETRIED = (502, 503)
+# Concurrent calls, long polls aside, each with a connection. A gateway serves one after another, so more would wait there.
+CALLS_MAX = 64
+# An idle connection is closed after this.
 IDLE_S = 30.0
 _CLOSED = "the client was closed during a call"
 _BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
@@ -48,31 +48,31 @@ class HttpTransport:
     def __init__(self, settings: Settings) -> None:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
-        self._held: _Held | None = None
+        self._pool: _ClientPool | None = None
         self._lock = PerProcessLock()
-        self._limit = ConcurrencyLimit(settings.timeout_s, AT_ONCE, httpx.PoolTimeout)
+        self._limit = ConcurrencyLimit(settings.timeout_s, CALLS_MAX, httpx.PoolTimeout)
         self._flights = SingleFlight()
 
     def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
 
         Raises:
-            BrokerUnavailable: the gateway did not answer in time, or whoever answered is none.
+            BrokerUnavailable: the gateway did not answer in time, or no gateway answered.
             MutiraoError: what the gateway refused.
         """
         return operations.run(operation, self._reply, self._flights)
 
     def close(self) -> None:
-        """Close every connection: that of a call which a thread is about when the call ends; a later call opens new ones."""
+        """Close every connection, one that a thread uses when its call ends; a later call opens new ones."""
         with self._lock:
-            held, self._held = self._held, None
-        if held is not None:
-            held.end()
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
 
-    def _reply(self, exchange: HttpCall) -> Any:
+    def _reply(self, call: HttpCall) -> Any:
         for attempt in _attempts(self._settings.broker_url):
             try:
-                attempt.answer(self._sent(exchange))
+                attempt.answer(self._send(call))
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
             if attempt.reply is not None:
@@ -80,37 +80,37 @@ class HttpTransport:
             time.sleep(attempt.pause_s)
         raise AssertionError("the last attempt raises")
 
-    def _sent(self, exchange: HttpCall) -> httpx.Response:
+    def _send(self, call: HttpCall) -> httpx.Response:
         with self._limit:
-            if exchange.wait_s:
-                self._limit.extend(exchange.wait_s)
-            held, client = self._taken()
+            if call.wait_s:
+                self._limit.extend(call.wait_s)
+            pool, client = self._take()
             try:
-                return client.send(_request(client, exchange, self._settings))
+                return client.send(_request(client, call, self._settings))
             finally:
-                held.put(client)
+                pool.put(client)
 
-    def _taken(self) -> tuple[_Held, httpx.Client]:
-        """Take a client of those that nobody has closed."""
+    def _take(self) -> tuple[_ClientPool, httpx.Client]:
+        """Take a client from a pool that is open."""
         while True:
-            held = self._held
-            if held is None or held.process != os.getpid():
-                held = self._opened()
-            client = held.take()
+            pool = self._pool
+            if pool is None or pool.process != os.getpid():
+                pool = self._open_pool()
+            client = pool.take()
             if client is not None:
-                return held, client
+                return pool, client
 
-    def _opened(self) -> _Held:
+    def _open_pool(self) -> _ClientPool:
         with self._lock:
-            # What a fork has of its parent is let go of and not closed: a thread of the parent may have been about it at that moment.
-            if self._held is None or self._held.process != os.getpid():
-                self._held = _Held(self._settings)
-                weakref.finalize(self, self._held.end)
-            return self._held
+            # A fork drops its parent's pool without closing it: a thread of the parent may have held its lock at that moment.
+            if self._pool is None or self._pool.process != os.getpid():
+                self._pool = _ClientPool(self._settings)
+                weakref.finalize(self, self._pool.close)
+            return self._pool
 
 
-class _Idle(Generic[C]):
-    """Clients of one connection each that nobody uses; the last that was used is the next.
+class _IdleClients(Generic[C]):
+    """Idle clients of one connection each; the one used last is taken first.
 
     One client of many connections looks through all of them, and through all calls that wait for one, at each call: many at once
     would cost the square of their number.
@@ -123,7 +123,7 @@ class _Idle(Generic[C]):
         return self._clients.pop()[0] if self._clients else None
 
     def put(self, client: C) -> Iterator[C]:
-        """Keep one, and yield those that are to be closed, since nobody has used them for long."""
+        """Keep a client, and yield those that have been idle for too long, to be closed."""
         now = time.monotonic()
         self._clients.append((client, now))
         while now - self._clients[0][1] > IDLE_S:
@@ -135,7 +135,7 @@ class _Idle(Generic[C]):
         return clients
 
 
-class _Held:
+class _ClientPool:
     """Clients that are closed when they are to end, each when the call that uses it is done: others would get its descriptors.
 
     Attributes:
@@ -145,14 +145,14 @@ class _Held:
     def __init__(self, settings: Settings) -> None:
         self.process = os.getpid()
         self._settings = settings
-        self._idle: _Idle[httpx.Client] = _Idle()
-        self._over = False
+        self._idle: _IdleClients[httpx.Client] = _IdleClients()
+        self._closed = False
         self._lock = threading.Lock()
 
     def take(self) -> httpx.Client | None:
         """Take a client for a call; None where they are to end."""
         with self._lock:
-            if self._over:
+            if self._closed:
                 return None
             found = self._idle.take()
         return found if found is not None else _client(self._settings)
@@ -160,16 +160,16 @@ class _Held:
     def put(self, client: httpx.Client) -> None:
         """Give it back."""
         with self._lock:
-            left = [client] if self._over else list(self._idle.put(client))
+            left = [client] if self._closed else list(self._idle.put(client))
         for each in left:
             each.close()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Take no more calls; in a fork they are the parent's."""
         if self.process != os.getpid():
             return
         with self._lock:
-            self._over = True
+            self._closed = True
             left = self._idle.all()
         for each in left:
             each.close()
@@ -177,10 +177,10 @@ class _Held:
 
 @contextlib.contextmanager
 def opened(settings: Settings) -> Iterator[Callable[[str], tuple[int, bytes]]]:
-    """Ask for addresses as they are, once each and whatever the status: what to make of it is the asker's.
+    """Open a connection for plain GET requests, which are sent once and return any status.
 
     Raises:
-        BrokerUnavailable: nobody answered in time.
+        BrokerUnavailable: no answer came in time.
     """
     with _client(settings, timeout=settings.timeout_s) as client:
 
@@ -200,30 +200,30 @@ class AsyncHttpTransport:
     def __init__(self, settings: Settings) -> None:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
-        self._idle: _Idle[httpx.AsyncClient] = _Idle()
+        self._idle: _IdleClients[httpx.AsyncClient] = _IdleClients()
         self._closed = False
-        self._limit = AsyncConcurrencyLimit(settings.timeout_s, AT_ONCE, httpx.PoolTimeout)
+        self._limit = AsyncConcurrencyLimit(settings.timeout_s, CALLS_MAX, httpx.PoolTimeout)
         self._flights = AsyncSingleFlight()
 
     async def run(self, operation: Operation[T]) -> T:
         """Run an operation to its end.
 
         Raises:
-            BrokerUnavailable: the gateway did not answer in time, or whoever answered is none.
+            BrokerUnavailable: the gateway did not answer in time, or no gateway answered.
             MutiraoError: what the gateway refused.
         """
         return await operations.run_async(operation, self._reply, self._flights)
 
     async def close(self) -> None:
-        """Close every connection, for good: that of a call which is under way when the call ends."""
+        """Close every connection for good; that of a call under way when the call ends."""
         self._closed = True
         for client in self._idle.all():
             await client.aclose()
 
-    async def _reply(self, exchange: HttpCall) -> Any:
+    async def _reply(self, call: HttpCall) -> Any:
         for attempt in _attempts(self._settings.broker_url):
             try:
-                response = await (self._sent(exchange) if exchange.polls else self._in_turn(exchange))
+                response = await (self._send(call) if call.polls else self._in_turn(call))
                 attempt.answer(response)
             except httpx.HTTPError as exc:
                 attempt.fail(exc)
@@ -232,19 +232,19 @@ class AsyncHttpTransport:
             await asyncio.sleep(attempt.pause_s)
         raise AssertionError("the last attempt raises")
 
-    async def _in_turn(self, exchange: HttpCall) -> httpx.Response:
+    async def _in_turn(self, call: HttpCall) -> httpx.Response:
         """Send it in its turn; long polls have none, since they would keep others from theirs, and are few."""
         async with self._limit.acquired():
-            if exchange.wait_s:
-                self._limit.extend(exchange.wait_s)
-            return await self._sent(exchange)
+            if call.wait_s:
+                self._limit.extend(call.wait_s)
+            return await self._send(call)
 
-    async def _sent(self, exchange: HttpCall) -> httpx.Response:
+    async def _send(self, call: HttpCall) -> httpx.Response:
         if self._closed:
             raise errors.MutiraoError(_CLOSED)
         client = self._idle.take() or _async_client(self._settings)
         try:
-            return await client.send(_request(client, exchange, self._settings))
+            return await client.send(_request(client, call, self._settings))
         finally:
             for each in [client] if self._closed else list(self._idle.put(client)):
                 await each.aclose()
@@ -263,8 +263,8 @@ class _Attempt:
         if response.status_code < 300:
             self.reply = Reply(response.headers, response.content)
             return
-        error = refused(response.status_code, response.content, self._url)
-        between = response.status_code in _BETWEEN and isinstance(error, errors.BrokerUnavailable) and error.url
+        error = error_from(response.status_code, response.content, self._url)
+        between = response.status_code in _RETRIED and isinstance(error, errors.BrokerUnavailable) and error.url
         if self._last or not between:
             raise error
 
@@ -282,16 +282,18 @@ def _failed(url: str, error: httpx.HTTPError) -> errors.BrokerUnavailable:
     return unavailable(url, " ".join(str(error).split()) or type(error).__name__)
 
 
-def _client(settings: Settings, **given: Any) -> httpx.Client:
-    transport = httpx.HTTPTransport(**_connections(settings))
-    return httpx.Client(transport=transport, **_every(settings), **given)
+def _client(settings: Settings, **arguments: Any) -> httpx.Client:
+    transport = httpx.HTTPTransport(**_transport_options(settings))
+    return httpx.Client(transport=transport, **_client_options(settings), **arguments)
 
 
 def _async_client(settings: Settings) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(**_connections(settings)), **_every(settings))
+    return httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(**_transport_options(settings)), **_client_options(settings)
+    )
 
 
-def _connections(settings: Settings) -> dict[str, Any]:
+def _transport_options(settings: Settings) -> dict[str, Any]:
     return {
         "verify": _certificates(),
         "limits": httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_S),
@@ -301,11 +303,11 @@ def _connections(settings: Settings) -> dict[str, Any]:
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
-    """Read once whom to trust: it takes as long as some calls."""
+    """Load the trusted certificates once: it takes as long as some calls."""
     return httpx.create_ssl_context()
 
 
-def _every(settings: Settings) -> dict[str, Any]:
+def _client_options(settings: Settings) -> dict[str, Any]:
     key = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     return {
         "base_url": settings.broker_url,
@@ -313,13 +315,13 @@ def _every(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _request(client: httpx.Client | httpx.AsyncClient, exchange: HttpCall, settings: Settings) -> httpx.Request:
-    within_s = settings.timeout_s + exchange.wait_s
+def _request(client: httpx.Client | httpx.AsyncClient, call: HttpCall, settings: Settings) -> httpx.Request:
+    within_s = settings.timeout_s + call.wait_s
     return client.build_request(
-        exchange.method,
-        exchange.path,
-        params=dict(exchange.query) or None,
-        content=exchange.body or None,
-        headers=dict(exchange.headers),
+        call.method,
+        call.path,
+        params=dict(call.query) or None,
+        content=call.body or None,
+        headers=dict(call.headers),
         timeout=httpx.Timeout(settings.timeout_s, read=within_s),
     )

@@ -1,4 +1,4 @@
-"""One request to a gateway and its answer, as plain data; and the error that an answer tells of."""
+"""A request to a gateway and its reply as plain data, and the errors that replies stand for."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 class HttpCall(msgspec.Struct, frozen=True):
-    """A request. Every one of ours may be sent twice: submits carry their ids.
+    """A request. Every request may be sent twice, since submits carry their ids.
 
     Attributes:
         method: GET, POST or DELETE.
         path: below the gateway's URL.
         query: its parameters.
         body: what is sent; nothing where it is empty.
-        headers: beside those that every request has.
+        headers: in addition to those of every request.
         wait_s: how long the gateway may wait before it answers, in seconds.
-        polls: whether it waits for what others do.
+        polls: whether it is a long poll, which does not count among the concurrent calls.
     """
 
     method: str
@@ -40,7 +40,7 @@ class HttpCall(msgspec.Struct, frozen=True):
 
 
 class Reply(NamedTuple):
-    """An answer, of a status below 300; the headers' names in lower case."""
+    """A reply of a status below 300; the headers' names in lower case."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -50,7 +50,7 @@ Operation = Generator[HttpCall, Reply, T]
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """What a gateway says of an error.
+    """The body of a gateway's error.
 
     Attributes:
         error: its sentence.
@@ -63,13 +63,13 @@ class ErrorBody(msgspec.Struct, frozen=True):
     data: dict[str, Any] = {}
 
     def raised(self) -> errors.MutiraoError:
-        """Build the error; of a class that is not known here, one of the root."""
+        """Build the error; one of the root class where its class is not known here."""
         kind = errors.class_named(self.type) or errors.MutiraoError
         return kind(self.error, **{key: tuple(v) if isinstance(v, list) else v for key, v in self.data.items()})
 
 
-def refused(status: int, body: bytes, url: str) -> errors.MutiraoError:
-    """Build the error that an answer of this status tells of; what is not said in a gateway's words is not a gateway's."""
+def error_from(status: int, body: bytes, url: str) -> errors.MutiraoError:
+    """Build the error that a reply of this status stands for; a body that is not a gateway's means that no gateway answered."""
     try:
         return msgspec.json.decode(body, type=ErrorBody).raised()
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -77,7 +77,7 @@ def refused(status: int, body: bytes, url: str) -> errors.MutiraoError:
 
 
 def unavailable(url: str, reason: str, remedy: str = "is it running?") -> errors.BrokerUnavailable:
-    """Say in one sentence why a gateway could not serve a call."""
+    """Build the error that says why a gateway could not serve a call."""
     shown = without_password(url)
     text = f"the gateway at {shown} is unavailable: {scrubbed(reason, url)}; {remedy}"
     return errors.BrokerUnavailable(text, url=shown)
