@@ -339,7 +339,7 @@ def test_one_job_that_a_key_may_not_read_spoils_no_other(connect, guarded):
 
 def test_who_waits_for_a_place_takes_that_of_few(idle, monkeypatch):
     """Where as many long polls are open as may be, small ones are merged, so that nobody waits for one of them to end."""
-    monkeypatch.setattr(long_poll, "ROUNDS_MAX", 2)
+    monkeypatch.setattr(long_poll, "POLLS_MAX", 2)
     _, process = idle
 
     async def main():

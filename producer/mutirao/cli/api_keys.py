@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Rate(click.ParamType[float]):
-    """Requests in a time, such as 100/s, 30/min or 5000/h; becomes requests a second."""
+    """A rate of requests, such as 100/s, 30/min or 5000/h; becomes requests a second."""
 
     name = "RATE"
 
@@ -43,11 +43,11 @@ class KeyId(click.ParamType[str]):
     name = "ID"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        """Take it as it is."""
+        """Return the id unchanged."""
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Ask Redis, for a second at most; whoever presses TAB does not want to read an error."""
+        """Read the ids from Redis, for a second at most; no error is shown to who presses TAB."""
         with (
             contextlib.suppress(errors.MutiraoError),
             _opened(ctx.params.get("broker_url"), timeout_s=COMPLETION_S) as ring,
@@ -78,19 +78,24 @@ class Ring:
 
 
 def _limits(command: Command) -> Command:
-    rate = click.option("--rate", type=Rate(), metavar="RATE", help="Requests in the long run: 100/s, 30/min, 5000/h.")
+    rate = click.option(
+        "--rate", type=Rate(), metavar="RATE", help="The long-run rate of requests: 100/s, 30/min, 5000/h."
+    )
     burst = click.option(
-        "--burst", type=click.IntRange(1), metavar="N", help="How many at once; as many as --rate allows in a second."
+        "--burst",
+        type=click.IntRange(1),
+        metavar="N",
+        help="The largest burst of requests [default: what --rate allows in a second].",
     )
     in_flight = click.option(
-        "--in-flight", type=click.IntRange(1, IN_FLIGHT_MAX), metavar="N", help="Jobs that have not ended."
+        "--in-flight", type=click.IntRange(1, IN_FLIGHT_MAX), metavar="N", help="The most jobs that have not ended."
     )
     return rate(burst(in_flight(command)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: mutirao keys add crm")
 def keys() -> None:
-    """Add, list and revoke the API keys of the HTTP front.
+    """Add, list and revoke the API keys of the HTTP gateway.
 
     As soon as there is one, `mutirao gateway` answers nobody without a good key; until then it listens to this machine alone.
     """
@@ -110,7 +115,7 @@ def keys() -> None:
     help="What it allows, repeatable: predict, read, cancel, operate or *, of a model or *.",
 )
 @_limits
-@click.option("--note", default="", metavar="TEXT", help="Whatever reminds you of who has it.")
+@click.option("--note", default="", metavar="TEXT", help="A note on who has the key.")
 @broker
 @as_json
 def add(
@@ -124,7 +129,7 @@ def add(
     *,
     as_json: bool,
 ) -> None:
-    """Make a key for a tenant, and print it: once.
+    """Create a key for a tenant and print it; it is shown only once.
 
     Keys of one tenant see the same jobs, and share its place in the queues; each has its own scopes and limits.
     """
@@ -144,7 +149,7 @@ def add(
 @broker
 @as_json
 def list_(broker_url: str | None, *, as_json: bool) -> None:
-    """List keys, revoked ones too, the newest last; never what opens anything."""
+    """List keys, revoked ones too, the newest last; the secret part is never shown."""
     with _opened(broker_url) as ring:
         found = ring.sorted()
     if as_json:
@@ -158,13 +163,13 @@ def list_(broker_url: str | None, *, as_json: bool) -> None:
 
 
 @keys.command(
-    short_help="Have keys refused, within a second and for good.", epilog="Example: mutirao keys revoke 5f0c9a1be2d4"
+    short_help="Revoke keys, within a second and for good.", epilog="Example: mutirao keys revoke 5f0c9a1be2d4"
 )
 @click.argument("ids", type=KeyId(), metavar="ID...", nargs=-1, required=True)
 @broker
 @as_json
 def revoke(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> int:
-    """Have keys refused, within a second and for good; what they have queued still runs."""
+    """Revoke keys: they are refused within a second and for good; jobs that they queued still run."""
     with _opened(broker_url) as ring:
         codes = [_revoked(ring, id, as_json=as_json) for id in dict.fromkeys(ids)]
         if not as_json:
@@ -175,7 +180,7 @@ def revoke(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> in
 @keys.command(short_help="Remove all keys, where every one is revoked.", epilog="Example: mutirao keys clear")
 @broker
 def clear(broker_url: str | None) -> None:
-    """Remove all keys, where every one is revoked: a gateway that is started then is open again, to this machine alone."""
+    """Remove all keys, where every one is revoked: a gateway that is started then needs no key, and listens on this machine only."""
     with _opened(broker_url) as ring:
         count = ring.run(ring.keys.clear())
     click.echo(
@@ -196,13 +201,13 @@ def _revoked(ring: Ring, id: str, *, as_json: bool) -> console.Exit:
 
 
 def _note_closed(found: Sequence[ApiKey]) -> None:
-    """Say how a gateway is opened again where every key is revoked."""
+    """Explain how to open a gateway again where every key is revoked."""
     if closed := lockout_remedy(found):
         console.note(closed)
 
 
 def _facts(key: ApiKey) -> dict[str, Any]:
-    """Make the flat JSON document of a key, without what opens anything."""
+    """Return the flat JSON document of a key, without its secret."""
     return {
         "id": key.id,
         "tenant": key.tenant,

@@ -1,4 +1,4 @@
-"""How commands speak: tables for people, `--json` for scripts, errors as one line on stderr, and a named exit code."""
+"""The output of commands: tables, `--json`, errors as one line on stderr, and named exit codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENDLESS = 100_000
 
 
 class Exit(enum.IntEnum):
-    """What the exit code says."""
+    """The exit codes."""
 
     OK = 0
     FAILED = 1
@@ -50,19 +50,19 @@ CODES: dict[type[errors.MutiraoError], Exit] = {
 
 
 def __getattr__(name: str) -> Any:
-    """Make `console` and `stderr` when they are first written to: rich takes a fifth of the start of a small command."""
+    """Create `console` and `stderr` at first use: importing rich takes a fifth of the start of a small command."""
     if name not in {"console", "stderr"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _console(stderr=name == "stderr")
 
 
 def terminal() -> bool:
-    """Whether a person looks at stdout."""
+    """Whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
 def escape(text: str) -> str:
-    """Take text as it is, where rich would read markup."""
+    """Return text that rich prints unchanged, without reading markup."""
     from rich.markup import escape  # noqa: PLC0415 - see __getattr__
 
     return escape(text)
@@ -101,7 +101,7 @@ def _cell(value: object) -> str:
 
 
 def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) -> str:
-    """Lay text out for the screen's width, no word broken; one line where nobody looks.
+    """Lay text out for the screen's width, no word broken; one line where stdout is no terminal.
 
     Args:
         text: one paragraph.
@@ -118,7 +118,7 @@ def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) ->
 
 
 def note(text: str) -> None:
-    """Say something beside the result, on stderr, so that pipes get the result alone."""
+    """Print a note on stderr, so that pipes get the result alone."""
     click.echo(wrapped(text, err=True), err=True)
 
 
@@ -129,7 +129,7 @@ def fail(error: errors.MutiraoError) -> Exit:
 
 
 def complain(text: str) -> None:
-    """Print one line on stderr that says what is wrong; on a screen, as many as it takes."""
+    """Print one line on stderr that names the error; on a terminal, as many lines as it takes."""
     said = wrapped(" ".join(text.split()), "error: ", err=True)
     click.echo(click.style("error:", fg="red", bold=True) + said.removeprefix("error:"), err=True)
 

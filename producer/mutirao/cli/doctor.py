@@ -25,7 +25,7 @@ COLOURS = {"ok": "green", "unknown": "blue", "warning": "yellow", "problem": "re
 @broker
 @as_json
 def doctor(broker_url: str | None, *, as_json: bool) -> int:
-    """Look for what is wrong, and say what to do about it.
+    """Check settings, Redis, workers and the gateway; report each problem and its remedy.
 
     Looks at Redis (address, version, eviction, persistence, memory, clock), at workers, models and queues, and at settings that
     contradict each other. Where the URL is a gateway's, looks at that instead of Redis and workers: whether it answers, is ready

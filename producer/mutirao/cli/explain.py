@@ -23,7 +23,7 @@ from mutirao.redisdb.drivers import RedisDriver
 @broker
 @as_json
 def explain(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> int:
-    """Say what happened to jobs, step by step, and where they are now.
+    """Show what happened to jobs, step by step, and where they are now.
 
     Times are those of this machine's zone by Redis's clock, and since the request was submitted. A job that waits says how many wait
     before it; one that a worker holds, which; one that was given up, where its dead letter is.
@@ -62,7 +62,7 @@ def _line(step: JobStep, first: float) -> str:
 
 
 def _now(story: JobHistory) -> Iterator[str]:
-    """Say where a job is that has not ended, or where it can be found since it failed."""
+    """Describe where a job is that has not ended, or where a failed one is kept."""
     if (letter := story.letter) is not None:
         yield f"now a dead letter, {letter.reason}: mutirao dead show {letter.id}"
     if story.record.done:

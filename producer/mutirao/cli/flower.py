@@ -28,15 +28,18 @@ COLUMNS = "name,args,state,runtime,worker,received,uuid"
     "--port", type=click.IntRange(1, 65535), help="Where the page is served [default: 5555, or any that is free]."
 )
 @click.option(
-    "--address", default="127.0.0.1", show_default=True, help="Beyond loopback only with a password of your own."
+    "--address",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen on; beyond loopback only with a password of your own.",
 )
 @click.option(
     "--password",
-    help=f"For the user {USER!r}; made and printed if none is given. FLOWER_BASIC_AUTH=user:password does the same, unseen by `ps`.",
+    help=f"For the user {USER!r}; generated and printed if none is given. FLOWER_BASIC_AUTH=user:password does the same, unseen by `ps`.",
 )
 @click.option("--control", is_flag=True, help="Let the page change things too: shut workers down, revoke tasks.")
 def flower(port: int | None, address: str, password: str | None, *, control: bool) -> None:
-    """Watch tasks and workers in a browser.
+    """Show tasks and workers in a browser, with Flower.
 
     Shows for each prediction its model, shape, state, runtime and worker, and for a failed one the reason. Nothing is shown without
     the password, and nothing can be changed without --control.
@@ -75,7 +78,7 @@ def flower(port: int | None, address: str, password: str | None, *, control: boo
 
 
 def _checked(auth: str) -> str:
-    """Refuse what Flower would take but nobody means: it takes an empty password, and splits at commas."""
+    """Refuse passwords that Flower misreads: it takes an empty one, and splits at commas."""
     for pair in auth.split(","):
         user, _, password = pair.partition(":")
         if not user or not password:
@@ -96,7 +99,7 @@ def _refuse_unguarded(address: str) -> None:
 
 
 def _tell(address: str, port: int, made: str) -> None:
-    """Say where Flower is, and the password if it was made here."""
+    """Print where Flower is, and the password if it was generated here."""
     host = f"[{address}]" if ":" in address else address or "0.0.0.0"  # noqa: S104 - said, not bound
     user, _, password = made.partition(":")
     secret = f"  user [bold]{user}[/]  password [bold]{password}[/]" if made else ""

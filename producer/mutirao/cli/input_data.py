@@ -37,7 +37,7 @@ _OPTIONS = {
 
 
 class InputData(msgspec.Struct, frozen=True):
-    """What DATA holds.
+    """The content of DATA.
 
     Attributes:
         rows: an array, a nested list, a mapping of named columns, or a table of text.
@@ -78,7 +78,7 @@ def read(text: str, dialect: Dialect = AUTOMATIC) -> InputData:
 
 
 def parse(raw: bytes, name: str, suffix: str = "", dialect: Dialect = AUTOMATIC) -> InputData:
-    """Read the content of a file, by its suffix, or by its first bytes where it has none of ours."""
+    """Read the content of a file, by its suffix, or by its first bytes where its suffix is not known."""
     if suffix == ".npy" or raw.startswith(NPY):
         return InputData(_npy(raw, name))
     if suffix == ".json" or (suffix != ".csv" and raw.lstrip()[:1] in (b"[", b"{")):
@@ -87,7 +87,7 @@ def parse(raw: bytes, name: str, suffix: str = "", dialect: Dialect = AUTOMATIC)
 
 
 def split(rows: Any) -> list[Any]:
-    """Make a request of each row.
+    """Return one request for each row.
 
     Raises:
         InvalidRequest: there are no rows, or columns of different lengths.
@@ -124,13 +124,13 @@ def _json(raw: bytes, name: str) -> InputData:
 
 
 def _is_request(found: dict[str, Any]) -> bool:
-    """Tell a V2 request from columns, one of which may be called inputs."""
+    """Whether this is a V2 request, and not columns of which one is called inputs."""
     inputs = found.get("inputs")
     return isinstance(inputs, list) and bool(inputs) and all(isinstance(tensor, dict) for tensor in inputs)
 
 
 def _holds_rows(found: dict[str, Any]) -> bool:
-    """Tell a request as HTTP takes it from columns, one of which may be called rows."""
+    """Whether this is a request as HTTP takes it, and not columns of which one is called rows."""
     rows = found.get("rows")
     return found.keys() <= {"rows", *_BESIDE, *_OPTIONS} and isinstance(rows, list) and all(
         isinstance(row, list | dict) for row in rows

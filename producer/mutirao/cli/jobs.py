@@ -17,7 +17,7 @@ from mutirao.wire.messages import JobRecord
 
 @click.command(epilog="Example: mutirao submit iris '[[5.1, 3.5, 1.4, 0.2]]'")
 @request
-@click.option("--rows", is_flag=True, help="Make one request of each row; prints an id for each, one a line.")
+@click.option("--rows", is_flag=True, help="Submit each row as a request of its own; print an id for each, one a line.")
 def submit(model: str, text: str, broker_url: str | None, *, rows: bool, as_json: bool, **asked: Any) -> None:
     """Queue a request for MODEL and print its job's id.
 
@@ -36,11 +36,11 @@ def submit(model: str, text: str, broker_url: str | None, *, rows: bool, as_json
 
 @click.command(epilog="Example: mutirao predict iris '[[5.1, 3.5, 1.4, 0.2]]' --timeout 10")
 @request
-@click.option("--timeout", type=SECONDS, metavar="S", help="Wait S seconds at most; the job goes on all the same.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Wait at most S seconds; the job goes on after that.")
 def predict(
     model: str, text: str, broker_url: str | None, *, timeout: float | None, as_json: bool, **asked: Any
 ) -> int:
-    """Ask MODEL and wait for its answer: `submit` and `result --wait` in one.
+    """Send a request to MODEL and wait for its result: `submit` and `result --wait` in one.
 
     DATA is JSON (rows as [[...], ...], columns as {"age": [31], ...}, or a V2 request), a file (rows.csv, rows.npy, @rows.json), or -
     for standard input.
@@ -60,7 +60,7 @@ def predict(
 @broker
 @as_json
 def status(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> int:
-    """Say where jobs are: queued, running, succeeded, failed, cancelled or expired."""
+    """Show the state of jobs: queued, running, succeeded, failed, cancelled or expired."""
     found: list[JobRecord] = []
     with Client(broker_url) as client:
         code = each(ids, lambda name: found.append(client.record(name)))
@@ -78,11 +78,11 @@ def status(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> in
 @click.command(epilog="Example: mutirao result 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11 --wait")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--wait", is_flag=True, help="Wait until the job has ended.")
-@click.option("--timeout", type=SECONDS, metavar="S", help="Wait, but S seconds at most for each job.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Wait at most S seconds for each job; implies --wait.")
 @broker
 @as_json
 def result(ids: tuple[str, ...], broker_url: str | None, *, wait: bool, timeout: float | None, as_json: bool) -> int:
-    """Print the answer to jobs.
+    """Print the results of jobs.
 
     A job that ended without an answer says why on stderr, and the exit code is 1; one that has not ended yet gives 5.
     """
@@ -109,7 +109,7 @@ def cancel(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> in
 
 
 def each(ids: Iterable[str], act: Callable[[str], console.Exit | None]) -> console.Exit:
-    """Do it for each id; one that goes wrong does not keep the others from it. The first code that is not 0 counts."""
+    """Run an action for each id, whether or not others fail; return the first exit code that is not 0."""
     codes = [_tried(id, act) for id in ids]
     return next(filter(None, codes), console.Exit.OK)
 
@@ -126,7 +126,7 @@ def _submitted(
     priority: str,
     **csv: str | None,
 ) -> list[Job]:
-    """Read DATA, submit it, and say so where nobody will answer soon."""
+    """Read DATA and submit it; note where no live worker will serve it soon."""
     given = input_data.read(text, Dialect.checked(**csv))
     known = client.catalog()
     taken, notes = given.arrays(known.find(model).signature)
@@ -148,7 +148,7 @@ def _submitted(
 
 
 def _queued(client: Client, model: str, rows: list[Any], asked: dict[str, Any]) -> list[Job]:
-    """Queue a request for each row; whoever interrupts it is told what is queued, which is all of it or nothing."""
+    """Queue a request for each row; an interruption reports what is queued, which is all of it or nothing."""
     ids = keyspace.new_ids(len(rows))
     try:
         return client.submit_many(model, rows, ids=ids, **asked)

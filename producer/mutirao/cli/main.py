@@ -1,4 +1,4 @@
-"""The root command: looks each subcommand up when it is asked for, so that `mutirao status` never loads a model library."""
+"""The root command: imports each subcommand at its first use, so that `mutirao status` never loads a model library."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ LIGHT = {
     "submit": "mutirao.cli.jobs:submit",
     "up": "mutirao.cli.up:up",
 }
-# What the list of commands says of each: it is shown without loading any, and where only the light half is installed.
+# The summaries in the list of commands, which is shown without importing any, and where only the light half is installed.
 SUMMARIES = {
     "cancel": "Cancel jobs that still wait.",
     "dead": "List, show, replay and purge what could not be served.",
     "demo": "Fit four models, serve them with two workers, and ask.",
-    "doctor": "Look for what is wrong, and say what to do about it.",
+    "doctor": "Check the system; report each problem and its remedy.",
     "env": "Print the variables by which programs reach the system here.",
-    "explain": "Say what happened to jobs, step by step.",
-    "flower": "Watch tasks and workers in a browser.",
-    "gateway": "Answer HTTP, in front of the queue.",
-    "keys": "Add, list and revoke the API keys of the HTTP front.",
+    "explain": "Show what happened to jobs, step by step.",
+    "flower": "Show tasks and workers in a browser, with Flower.",
+    "gateway": "Serve HTTP: requests, jobs, a console page.",
+    "keys": "Add, list and revoke the API keys of the HTTP gateway.",
     "models": "Add, list, check and remove the models that workers serve.",
     "openapi": "Print the HTTP gateway's OpenAPI document.",
-    "predict": "Ask a model and wait for its answer.",
-    "result": "Print the answer to jobs.",
-    "status": "Say where jobs are.",
+    "predict": "Send a request to a model and wait for its result.",
+    "result": "Print the results of jobs.",
+    "status": "Show the state of jobs.",
     "submit": "Queue a request and print its job's id.",
     "up": "Run Redis, workers, the gateway and Flower on this machine.",
-    "webhooks": "Tell receivers that jobs have ended.",
-    "worker": "Answer predictions.",
+    "webhooks": "Send webhooks for jobs that have ended.",
+    "worker": "Run a worker that serves the models.",
 }
-# What many commands take, and none takes before its name.
+# Options of many commands that none accepts before its name.
 OF_COMMANDS = ("--broker-url", "--json")
 EXTRAS = {
     "celery": "worker",
@@ -75,7 +75,7 @@ class Commands(click.Group):
     """Finds subcommands here and among the entry points of the group `mutirao.commands`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Name every subcommand, light or heavy."""
+        """Return the names of all subcommands, of both packages."""
         return sorted({*LIGHT, *(entry.name for entry in entry_points(group="mutirao.commands"))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
@@ -90,7 +90,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the subcommand, or name one that is spelled much like it."""
+        """Return the subcommand, or suggest one of a similar name."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as exc:
@@ -126,7 +126,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unavailable, 5 timeout"""
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="mutirao", prog_name="mutirao")
 def root() -> None:
-    """Ask a fleet of Celery workers for predictions: submit, wait, read the result."""
+    """Asynchronous model inference on Celery workers: submit requests, wait, read results."""
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Open standard streams that are closed, on nothing: a connection that took the place of one would be written to."""
+    """Open closed standard streams on /dev/null, since a connection that took the descriptor of one would be written to."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             nothing = os.open(os.devnull, os.O_RDWR)  # the least number that is free
@@ -177,7 +177,7 @@ def _misused(exc: click.ClickException) -> int:
 
 
 def _plainly(exc: click.ClickException) -> str:
-    """Say what was wrong in words of a user, and not of click's types."""
+    """Reword click's messages for users, without its type names."""
     said = exc.format_message()
     for kind, plain in (("integer", "whole number"), ("float", "number")):
         said = said.replace(f"is not a valid {kind} range.", f"is not a {plain}.").replace(
@@ -200,7 +200,7 @@ def _missing(exc: ModuleNotFoundError) -> int:
 
 
 def _flushed(code: int) -> int:
-    """Write what is still held back: a reader that went away or a full disk is noticed here, not while Python ends."""
+    """Flush the output: a closed pipe or a full disk is reported here, not while Python exits."""
     try:
         sys.stdout.flush()
     except OSError as exc:

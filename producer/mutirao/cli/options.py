@@ -20,7 +20,7 @@ SECONDS = click.FloatRange(0, min_open=True)
 broker = click.option(
     "--broker-url",
     metavar="URL",
-    help="Redis; MUTIRAO_BROKER_URL by default. A password is better kept there, where `ps` does not show it.",
+    help="The URL of Redis or of a gateway [default: MUTIRAO_BROKER_URL, which keeps a password out of `ps`].",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one document a line, for scripts.")
 
@@ -31,11 +31,11 @@ class ModelName(click.ParamType[str]):
     name = "MODEL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        """Take it as it is: the client checks it."""
+        """Return the name unchanged: the client checks it."""
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Ask Redis, for a second at most; whoever presses TAB does not want to read an error."""
+        """Read the ids from Redis, for a second at most; no error is shown to who presses TAB."""
         found: list[CompletionItem] = []
         with contextlib.suppress(errors.MutiraoError):
             found = [
@@ -50,16 +50,16 @@ class Data(click.ParamType[str]):
     name = "DATA"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        """Take it as it is: `cli.data` reads it."""
+        """Return the text unchanged: `input_data` reads it."""
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Leave it to the shell."""
+        """Let the shell complete files."""
         return [CompletionItem(incomplete, type="file")]
 
 
 def request(command: Command) -> Command:
-    """Add what `submit` and `predict` share."""
+    """Add the options that `submit` and `predict` share."""
     shared: tuple[Callable[[Command], Command], ...] = (
         click.argument("model", type=ModelName()),
         click.argument("text", type=Data(), metavar="DATA"),
@@ -68,7 +68,7 @@ def request(command: Command) -> Command:
             "outputs",
             metavar="NAME",
             multiple=True,
-            help="An output that you want, repeatable; the model's default ones if none is named.",
+            help="An output to return, repeatable; the model's default outputs if none is named.",
         ),
         click.option(
             "--id", metavar="ID", help="An id of your own: the same id with the same content is the same job."
@@ -84,20 +84,18 @@ def request(command: Command) -> Command:
             type=click.Choice(get_args(keyspace.Priority)),
             default="normal",
             show_default=True,
-            help="What is served first.",
+            help="The priority of the request.",
         ),
         click.option(
             "--delimiter",
             metavar="SIGN",
-            help="What stands between the values of a CSV: comma, semicolon, tab or pipe; found out by default.",
+            help="The delimiter of a CSV: comma, semicolon, tab or pipe; detected by default.",
         ),
-        click.option(
-            "--decimal", metavar="SIGN", help="The decimal sign of a CSV, . or a comma; found out by default."
-        ),
+        click.option("--decimal", metavar="SIGN", help="The decimal sign of a CSV, . or a comma; detected by default."),
         click.option(
             "--header",
             type=click.Choice(HEADERS),
-            help="Whether the first line of a CSV names its columns; found out by default.",
+            help="Whether the first line of a CSV names its columns; detected by default.",
         ),
         broker,
         as_json,

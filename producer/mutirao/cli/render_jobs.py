@@ -1,4 +1,4 @@
-"""A job's record, for people and for scripts."""
+"""Job records as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mutirao.wire.messages import JobRecord
 
 
 def facts(record: JobRecord) -> dict[str, Any]:
-    """Make the flat JSON document of a record; times are seconds since the epoch by Redis's clock, null for what has not been."""
+    """Return the flat JSON document of a record; times are seconds since the epoch by Redis's clock, null where unset."""
     job, times = record.job, timings(record)
     return {
         "id": record.task_id,
@@ -36,7 +36,7 @@ def facts(record: JobRecord) -> dict[str, Any]:
 
 
 def reason(record: JobRecord) -> str | None:
-    """Say why a job ended without an answer; None where it did not."""
+    """Return why a job ended without a result; None where it did not."""
     return str(record.error()) if record.done and record.status != "SUCCESS" else None
 
 
@@ -52,14 +52,14 @@ def table(found: Iterable[JobRecord]) -> None:
 
 
 def moment(at: float | None) -> str:
-    """Write a time as a person here reads it, by this machine's zone."""
+    """Format a time in this machine's time zone."""
     if at is None:
         return "?"
     return f"{datetime.datetime.fromtimestamp(at).astimezone():%-d %b %Y %H:%M:%S}"
 
 
 def span(seconds: float | None) -> str:
-    """Write a length of time in the unit that suits it."""
+    """Format a duration in a suitable unit."""
     if seconds is None:
         return ""
     return (

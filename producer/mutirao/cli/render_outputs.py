@@ -1,4 +1,4 @@
-"""A job's outputs, for people and for scripts."""
+"""Job outputs as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALUES = 10
 
 
 def document(record: JobRecord, outputs: dict[str, Array]) -> dict[str, Any]:
-    """Make the JSON document of a result.
+    """Return the JSON document of a result.
 
     Raises:
         InvalidTensor: an output holds bytes that are not text.
@@ -26,7 +26,7 @@ def document(record: JobRecord, outputs: dict[str, Array]) -> dict[str, Any]:
 
 
 def plain(arrays: dict[str, Array]) -> dict[str, Any]:
-    """Make nested lists of arrays.
+    """Return arrays as nested lists.
 
     NaN and infinities, which JSON lacks, become "NaN", "Infinity" and "-Infinity": float() of Python and Number() of JavaScript
     read them back.
@@ -38,7 +38,7 @@ def plain(arrays: dict[str, Array]) -> dict[str, Any]:
 
 
 def show(outputs: dict[str, Array]) -> None:
-    """Print outputs as a table, a line for each row; on a terminal not more than fits."""
+    """Print outputs as a table, a line for each row; on a terminal as many as fit."""
     cut = console.terminal()
     count = len(next(iter(outputs.values()), ()))
     shown = min(count, ROWS) if cut else count
@@ -49,7 +49,7 @@ def show(outputs: dict[str, Array]) -> None:
 
 
 def _cell(values: Any, *, cut: bool) -> str:
-    """Write one row of an output: its value, or its values side by side."""
+    """Format one row of an output: its value, or its values side by side."""
     flat = np.ravel(values)
     text = " ".join(_value(value, cut=cut) for value in (flat[:VALUES] if cut else flat))
     return f"{text} ... ({len(flat)} values)" if cut and len(flat) > VALUES else text
