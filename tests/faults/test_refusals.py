@@ -175,8 +175,8 @@ def test_giving_up_is_no_success(system, tmp_path):
     server, _ = system
     root = ledger.repository(tmp_path / "models", {"quick": 0.001})
     program = (
-        "from mutirao_worker import app; from mutirao_worker.celery_adapter import consumer; from mutirao_worker.cli import worker;"
-        "consumer.EngineStep.start = lambda *_: 1 / 0; worker.run(app.app, ['--quiet', 'worker', '--pool=solo'])"
+        "from mutirao_worker import app; from mutirao_worker.celery_adapter import engine_step; from mutirao_worker.cli import worker;"
+        "engine_step.EngineStep.start = lambda *_: 1 / 0; worker.run(app.app, ['--quiet', 'worker', '--pool=solo'])"
     )
     own = {"MUTIRAO_BROKER_URL": server.url, "MUTIRAO_MODELS": str(root), "PYTHONPATH": samples.PYTHONPATH}
     done = subprocess.run(

@@ -13,8 +13,6 @@ LINES_MAX = 400
 # Those that are still longer, by a little. No module is added here; what has become shorter is taken off.
 LONGER = {
     "producer/mutirao/client/encoding.py",
-    "worker/mutirao_worker/celery_adapter/consumer.py",
-    "worker/mutirao_worker/engine/dispatcher.py",
 }
 LONGER_MAX = 430
 

@@ -16,7 +16,7 @@ from mutirao import errors, keyspace, printable, settings, urls
 from mutirao.settings import PREFIX, Settings, without_password
 from mutirao.wire import binary_codec
 from mutirao_worker import banner, tasks
-from mutirao_worker.celery_adapter import consumer, descriptors, transport
+from mutirao_worker.celery_adapter import consumer, descriptors, engine_step, transport
 from mutirao_worker.heartbeat import Heartbeat
 from mutirao_worker.models.host import ModelHost
 from mutirao_worker.models.repository import Repository
@@ -55,7 +55,7 @@ def make(given: Settings) -> Celery:
         worker_prefetch_multiplier=2,
         worker_send_task_events=True,
     )
-    app.steps["consumer"].update({Heartbeat, consumer.EngineStep})
+    app.steps["consumer"].update({Heartbeat, engine_step.EngineStep})
     app.task(**tasks.OPTIONS)(tasks.predict)
     return app
 

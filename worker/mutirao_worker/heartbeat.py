@@ -38,7 +38,7 @@ _PROCESS = f"{os.getpid()}.{secrets.token_hex(4)}"
 class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Announces the worker every 5 s while it consumes, and at once when what it serves changes."""
 
-    requires = ("mutirao_worker.celery_adapter.consumer:EngineStep",)
+    requires = ("mutirao_worker.celery_adapter.engine_step:EngineStep",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)

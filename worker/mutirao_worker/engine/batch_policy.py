@@ -221,6 +221,17 @@ class Batcher:
             model: queue.service_time.mean_rows for model, queue in self.queues.items() if queue.service_time.has_data
         }
 
+    def describe(self, free: int) -> dict[str, dict[str, Any]]:
+        """Describe each model's queue: what waits, what runs, and the service times."""
+        described = {}
+        for model, queue in self.queues.items():
+            per_row, per_batch = queue.service_time.coefficients
+            described[model] = {
+                "waiting": queue.count, "running": queue.running, "batch_rows": self.batch_rows(queue, free),
+                "ms_per_row": round(per_row * 1000, 4), "ms_per_batch": round(per_batch * 1000, 4),
+            }  # fmt: skip
+        return described
+
     def _full_rows(self, queue: ModelQueue) -> int:
         """How many rows a batch holds when there is no lack of them."""
         return min(

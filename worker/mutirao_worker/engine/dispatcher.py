@@ -69,17 +69,8 @@ class Dispatcher:
     ) -> None:
         """Take the parts; nothing starts yet.
 
-        Args:
-            app: Celery's.
-            hostname: Celery's.
-            pool: the slots.
-            commit: writes outcomes.
-            events: takes their task events.
-            registry: where Celery finds requests.
-            now: Redis's clock.
-            call_later: the loop's timer: seconds, function, arguments.
-            follow_ups: runs what a stock client wants to be run after a request.
-            watch_replies: reads the replies to posted calls once a descriptor is readable; None to wait for each reply.
+        `now` is Redis's clock, `call_later` the loop's timer (seconds, function, arguments); `watch_replies` reads the replies to posted
+        calls once a descriptor is readable, and is None to wait for each reply.
         """
         host: ModelHost = app.host
         self.app = app
@@ -194,10 +185,7 @@ class Dispatcher:
     def batch_failed(self, batch: Batch, error: BaseException, reason: str) -> None:
         """Run again the requests of a batch whose process died or hung, apart from each other; end those that have no attempt left.
 
-        Args:
-            batch: the batch.
-            error: what Celery would have reported.
-            reason: "process died", "time limit" or "terminated".
+        `error` is what Celery would have reported, `reason` "process died", "time limit" or "terminated".
         """
         if self._remove_running(batch) is None:
             return
@@ -291,15 +279,8 @@ class Dispatcher:
 
     def describe(self) -> dict[str, Any]:
         """Describe the queues for `celery inspect stats`: what waits, what runs, and the service times."""
-        queues = {}
-        for model, queue in self.batcher.queues.items():
-            per_row, per_batch = queue.service_time.coefficients
-            queues[model] = {
-                "waiting": queue.count, "running": queue.running, "batch_rows": self.batcher.batch_rows(queue, max(1, self.free_slots)),
-                "ms_per_row": round(per_row * 1000, 4), "ms_per_batch": round(per_batch * 1000, 4),
-                "answered": self.commit_queue.counts.get(model, 0),
-            }  # fmt: skip
-        return queues
+        queues = self.batcher.describe(max(1, self.free_slots))
+        return {model: each | {"answered": self.commit_queue.counts.get(model, 0)} for model, each in queues.items()}
 
     def _send(self, requests: list[Request]) -> bool:
         """Send a batch to the pool; False where it has to wait for Redis."""
