@@ -25,13 +25,13 @@ Frame = tuple[str, str, int]
 STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("HTTP: parse requests, write answers", ("uvicorn", "httptools", "h11", "granian")),
     ("route: find the handler", ("litestar", "mutirao.gateway.app", "mutirao.gateway.routing")),
-    ("let in: key, limits, count", ("mutirao.gateway.middleware", "mutirao.gateway.auth.authenticator", "mutirao.gateway.metrics", "mutirao.gateway.auth.rate_limit", "mutirao.api_keys")),
-    ("decode: read the body", ("mutirao.gateway.requests.request", "mutirao.gateway.requests.request_body", "mutirao.gateway.requests.table_files", "mutirao.gateway.requests.body_parsing", "mutirao.gateway.requests.body_limits", "mutirao.gateway.process_pool")),
+    ("let in: key, limits, count", ("mutirao.gateway.middleware", "mutirao.gateway.auth", "mutirao.gateway.metrics", "mutirao.gateway.refreshed", "mutirao.api_keys")),
+    ("decode: read the body", ("mutirao.gateway.requests", "mutirao.gateway.process_pool")),
     ("check: by the model's signature", ("mutirao.wire.signature", "mutirao.wire.tensors", "mutirao.wire.binary_codec")),
     ("encode: the message for the worker", ("mutirao.client.encoding", "mutirao.wire.messages")),
-    ("submit: gather, call Redis", ("mutirao.gateway.coalescer", "mutirao.gateway.submit", "mutirao.client.redis_backend", "mutirao.redisdb")),
-    ("reply: read and decode results, wake", ("mutirao.client.result_listener", "mutirao.gateway.streams.long_poll", "mutirao.client.job")),
-    ("answer: pass the result on", ("mutirao.gateway.responses.result_response", "mutirao.gateway.responses.response", "mutirao.gateway.responses.error_response")),
+    ("submit: gather, call Redis", ("mutirao.gateway.coalescer", "mutirao.gateway.submit", "mutirao.client.redis_backend", "mutirao.operations", "mutirao.redisdb")),
+    ("reply: read and decode results, wake", ("mutirao.client.result_listener", "mutirao.client.waiter", "mutirao.gateway.streams", "mutirao.client.job")),
+    ("answer: pass the result on", ("mutirao.gateway.responses",)),
     ("handle: what stands between these", ("mutirao",)),
     ("event loop, sockets", ("",)),
 )  # fmt: skip
