@@ -1,4 +1,4 @@
-"""`mutirao keys`: who may use the HTTP front, for what, and how much."""
+"""`mutirao keys`: the API keys of the gateway: who may use it, for what, and how much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that say queued, though their request is in no list and in nobody's hands: who emptied the queue did not end them."""
+"""Check for jobs whose record says queued though no list and no worker holds their request: a foreign purge removed it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of this process's settings: those that contradict each other, or that nobody reads."""
+"""Checks of this process's settings: those that contradict each other, and unknown ones."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ from mutirao_worker.inference.inputs import TRIPLE
 
 # A larger body of a stock client is not decoded twice.
 _LOOKED_INTO_MAX = 16_384
-_OF_A_TENANT = f"{keyspace.TENANT_SEPARATOR!r} stands between a tenant of the HTTP front and its job's id; send another"
+_OF_A_TENANT = (
+    f"{keyspace.TENANT_SEPARATOR!r} stands between a tenant of the HTTP gateway and its job's id; send another"
+)
 
 
 _DECODER = msgspec.json.Decoder(TaskEnvelope)
