@@ -137,20 +137,20 @@ import json, sys
 from made import Client
 from made.api.jobs import get_v1_jobs_by_id, get_v1_jobs_by_id_result, post_v1_models_by_model_jobs
 from made.api.open_inference_protocol import post_v2_models_by_model_infer
-from made.models import InferBody, JobView, PredictResult, Problem, RequestedOutput, Tensor
+from made.models import Body, JobView, PredictResult, Problem, RequestedOutput, Tensor
 
 client = Client(sys.argv[1])
-body = InferBody(
+body = Body(
     inputs=[Tensor(name="X", datatype="FP64", shape=[1, 4], data=[5.1, 3.5, 1.4, 0.2])],
     outputs=[RequestedOutput(name="predict")],
 )
 answer = post_v2_models_by_model_infer.sync("iris", client=client, body=body)
 assert isinstance(answer, PredictResult), answer
-job = post_v1_models_by_model_jobs.sync("iris", client=client, body=InferBody(rows=[[5.1, 3.5, 1.4, 0.2]]))
+job = post_v1_models_by_model_jobs.sync("iris", client=client, body=Body(rows=[[5.1, 3.5, 1.4, 0.2]]))
 assert isinstance(job, JobView), job
 record = get_v1_jobs_by_id.sync(job.id, client=client, wait=20.0)
 result = get_v1_jobs_by_id_result.sync(job.id, client=client)
-refused = post_v2_models_by_model_infer.sync("none", client=client, body=InferBody(rows=[[1.0]]))
+refused = post_v2_models_by_model_infer.sync("none", client=client, body=Body(rows=[[1.0]]))
 assert isinstance(refused, Problem), refused
 again = next(tensor.data for tensor in result.outputs if tensor.name == "predict")
 print(json.dumps({"data": answer.outputs[0].data, "status": record.status, "again": again, "error": refused.type_}))
