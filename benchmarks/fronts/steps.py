@@ -24,12 +24,12 @@ Frame = tuple[str, str, int]
 # A stack belongs to the step of its innermost frame that has one; redis-py and Python's library work for whoever called them.
 STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("HTTP: parse requests, write answers", ("uvicorn", "httptools", "h11", "granian")),
-    ("route: find the handler", ("litestar", "mutirao.gateway.app", "mutirao.gateway.routing")),
-    ("let in: key, limits, count", ("mutirao.gateway.middleware", "mutirao.gateway.auth", "mutirao.gateway.metrics", "mutirao.gateway.refreshed", "mutirao.api_keys")),
+    ("route: find the handler", ("litestar", "mutirao.gateway.app", "mutirao.gateway.endpoint")),
+    ("let in: key, limits, count", ("mutirao.gateway.middleware", "mutirao.gateway.auth", "mutirao.gateway.metrics", "mutirao.gateway.refreshed_value", "mutirao.api_keys")),
     ("decode: read the body", ("mutirao.gateway.requests", "mutirao.gateway.process_pool")),
     ("check: by the model's signature", ("mutirao.wire.signature", "mutirao.wire.tensors", "mutirao.wire.binary_codec")),
     ("encode: the message for the worker", ("mutirao.client.encoding", "mutirao.wire.messages")),
-    ("submit: gather, call Redis", ("mutirao.gateway.coalescer", "mutirao.gateway.submit", "mutirao.client.redis_backend", "mutirao.operations", "mutirao.redisdb")),
+    ("submit: gather, call Redis", ("mutirao.gateway.coalescer", "mutirao.gateway.submit", "mutirao.client.redis_backend", "mutirao.operation_loop", "mutirao.redisdb")),
     ("reply: read and decode results, wake", ("mutirao.client.result_listener", "mutirao.client.waiter", "mutirao.gateway.streams", "mutirao.client.job")),
     ("answer: pass the result on", ("mutirao.gateway.responses",)),
     ("handle: what stands between these", ("mutirao",)),

@@ -11,7 +11,7 @@ from event_loop import EventLoop
 from mutirao import settings
 from mutirao.redisdb.connection import connect_async
 from mutirao.redisdb.drivers import options
-from mutirao.redisdb.multiplexed import MultiplexedConnection
+from mutirao.redisdb.multiplexed_connection import MultiplexedConnection
 
 COUNT = 300
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "architecture.md"
 DRAWN = (
     "celery_adapter/pool", "celery_adapter/task_events", "celery_adapter/transport", "client/encoding", "client/result_listener",
-    "engine/batch_policy", "engine/commit", "engine/dispatcher", "engine/leases", "engine/request", "engine/sources",
+    "engine/batcher", "engine/commit", "engine/dispatcher", "engine/leases", "engine/request", "engine/request_sources",
     "inference/execution", "inference/inputs", "inference/outputs",
 )  # fmt: skip
 SOURCES = {"producer": "mutirao", "worker": "mutirao_worker"}

@@ -26,7 +26,7 @@ def host(tmp_path_factory):
     """All samples, as a worker holds them."""
     import samples
 
-    from mutirao_worker.models.host import ModelHost
+    from mutirao_worker.models.model_host import ModelHost
 
     root = tmp_path_factory.mktemp("host") / "models"
     samples.repository(root)

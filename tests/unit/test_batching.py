@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutirao_worker.engine.batch_policy import AHEAD_S, DEFER_MAX_S, PATIENCE_S, Batcher, isolation_groups
+from mutirao_worker.engine.batcher import AHEAD_S, DEFER_MAX_S, PATIENCE_S, Batcher, isolation_groups
 from mutirao_worker.models.manifest import BatchLimits
 
 NUMBERS = itertools.count()

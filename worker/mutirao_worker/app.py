@@ -16,11 +16,11 @@ from mutirao import errors, keyspace, printable, settings, urls
 from mutirao.settings import PREFIX, Settings, without_password
 from mutirao.wire import binary_codec
 from mutirao_worker import banner, tasks
-from mutirao_worker.celery_adapter import consumer, descriptors, engine_step, transport
+from mutirao_worker.celery_adapter import consumer, engine_step, file_descriptors, transport
 from mutirao_worker.heartbeat import Heartbeat
-from mutirao_worker.models.host import ModelHost
+from mutirao_worker.models.model_host import ModelHost
 from mutirao_worker.models.repository import Repository
-from mutirao_worker.process import native_threads, run_delay
+from mutirao_worker.process import cpu_wait, native_threads
 from mutirao_worker.process.isolation import LeakDetector
 
 RESULTS = "mutirao_worker.celery_adapter.result_backend:ResultBackend"
@@ -115,10 +115,10 @@ def _load(worker: Any) -> None:
     _check_replacing(app.conf.mutirao, kind)
     app.host.threads = native_threads.per_process(worker.concurrency, os.environ)
     app.host.warm_up_s = app.conf.mutirao.warm_up_s
-    before = descriptors.opened()
+    before = file_descriptors.opened()
     with native_threads.one(then=app.host.threads):
         app.host.load(repository, names)
-    app.host.model_descriptors = descriptors.opened() - before
+    app.host.model_descriptors = file_descriptors.opened() - before
     # A child is alive once it has warmed its models up; each has a time of its own for that.
     app.conf.worker_proc_alive_timeout = 60.0 + app.host.warm_up_s * len(names)
     _keep_compressed()
@@ -152,20 +152,21 @@ def _model(queue: str) -> str:
 
 def _before_fork(**_: Any) -> None:
     app.host.check_warm_ups()
-    app.host.parent_descriptors = descriptors.opened()
+    app.host.parent_descriptors = file_descriptors.opened()
 
 
 def _prepare(**_: Any) -> None:
     """Make a pool child ready before it is given work."""
     worker = getattr(current_process(), "_target", None)
-    descriptors.silence(app.host.parent_descriptors - app.host.model_descriptors - descriptors.own(worker))
+    file_descriptors.silence(app.host.parent_descriptors - app.host.model_descriptors - file_descriptors.own(worker))
     if app.host.infos():
         app.host.cap_threads()
-        with descriptors.withheld(worker.outq._writer.fileno()) if worker is not None else contextlib.nullcontext():  # noqa: SLF001
+        pipe = None if worker is None else worker.outq._writer.fileno()  # noqa: SLF001
+        with contextlib.nullcontext() if pipe is None else file_descriptors.withheld(pipe):
             app.host.warm_up(
                 getattr(current_process(), "index", 0)
             )  # who warms up has nothing to say to the parent yet, and a model is not to
-        run_delay.waited_s()  # it keeps a file open
+        cpu_wait.waited_s()  # it keeps a file open
         app.host.leak_detector = LeakDetector()
 
 

@@ -10,7 +10,7 @@ from celery.worker import control
 
 from mutirao import errors, keyspace
 from mutirao.wire import binary_codec
-from mutirao_worker.celery_adapter import consumer, pool, registry
+from mutirao_worker.celery_adapter import consumer, pool, request_registry
 
 OPTIONS: dict[str, Any] = {
     "name": keyspace.TASK,
@@ -53,5 +53,5 @@ def scheduled(state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ARG001 - C
     """List requests whose time has not come: Celery's own command knows no requests but its own."""
     return [
         {"eta": request.headers.eta, "priority": request.priority, "request": request.info()}
-        for request in registry.scheduled()
+        for request in request_registry.scheduled()
     ]

@@ -11,12 +11,12 @@ from litestar.types import ASGIApp
 
 from mutirao.api_keys import ApiKeys
 from mutirao.gateway.auth import authenticator
+from mutirao.gateway.endpoint import endpoint
 from mutirao.gateway.middleware import Middleware
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import error_response, response
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.routes import console, docs, jobs, metrics, models, v2
-from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao.settings import Settings

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mutirao import queue_stats
 from mutirao.client.redis_backend import RedisBackend
-from mutirao.gateway.refreshed import Refreshed
+from mutirao.gateway.refreshed_value import Refreshed
 from mutirao.queue_stats import QueueDepth
 from mutirao.redisdb.drivers import AsyncRedisDriver
 

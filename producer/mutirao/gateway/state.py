@@ -17,7 +17,7 @@ from mutirao.gateway.coalescer import RecentSubmissions, SubmitCoalescer
 from mutirao.gateway.fleet import FleetSnapshot
 from mutirao.gateway.metrics import Metrics
 from mutirao.gateway.process_pool import ProcessPool
-from mutirao.gateway.refreshed import Refreshed
+from mutirao.gateway.refreshed_value import Refreshed
 from mutirao.gateway.streams.fleet_stream import FleetBroadcaster
 from mutirao.gateway.streams.record_poller import RecordPoller
 from mutirao.redisdb.drivers import AsyncRedisDriver

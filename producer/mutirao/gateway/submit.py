@@ -13,9 +13,9 @@ from mutirao.client import encoding
 from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway import coalescer
 from mutirao.gateway.coalescer import Queued
-from mutirao.gateway.requests import body_parsing, submit_options
+from mutirao.gateway.requests import large_bodies, submit_options
+from mutirao.gateway.requests.body_parsing import InferBody, ParsedBody
 from mutirao.gateway.requests.request import Request
-from mutirao.gateway.requests.request_body import InferBody, ParsedBody
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.state import Gateway
@@ -89,7 +89,7 @@ async def many(
     """
     body = await request.raw(gateway.settings.max_request_bytes)
     await gateway.rate_limiter.charge(request.caller)
-    read = await _parse(body_parsing.many, gateway, request, body, info)
+    read = await _parse(large_bodies.many, gateway, request, body, info)
     options, named, count = options_of(read.parsed), read.parsed.body.ids, encoding.count(range(read.requests))
     ids = [keyspace.job_id(id) for id in named] if named is not None else keyspace.new_ids(count)
     if len(ids) != count:
@@ -129,7 +129,7 @@ async def _one(
     *,
     named: bool,
 ) -> Submitted:
-    read = await _parse(body_parsing.one, gateway, request, body, info)
+    read = await _parse(large_bodies.one, gateway, request, body, info)
     options = options_of(read.parsed)
     await _check_allowed(gateway, request, options)
     if named:
@@ -158,7 +158,7 @@ async def _parse(
 
 
 async def _submit_named(
-    gateway: Gateway, request: Request, options: SubmitOptions, inputs: body_parsing.Inputs, id: str
+    gateway: Gateway, request: Request, options: SubmitOptions, inputs: large_bodies.Inputs, id: str
 ) -> Queued:
     try:
         (queued,) = await gateway.coalescer.many(options, [inputs], [id], large=coalescer.is_large(inputs))

@@ -12,12 +12,12 @@ import redis
 import redis.asyncio
 from redis.backoff import ExponentialBackoff
 
-from mutirao import errors, operations
+from mutirao import errors, operation_loop
 from mutirao.amqp import Publisher
 from mutirao.redisdb import failure
 from mutirao.redisdb.concurrency_limit import AsyncConcurrencyLimit, ConcurrencyLimit
 from mutirao.redisdb.connection import Packer, connect, connect_async
-from mutirao.redisdb.multiplexed import MultiplexedConnection
+from mutirao.redisdb.multiplexed_connection import MultiplexedConnection
 from mutirao.redisdb.scripts import DIGESTS, SCRIPTS
 from mutirao.redisdb.subscription import Subscription
 from mutirao.settings import Settings
@@ -72,7 +72,7 @@ class RedisDriver:
         Raises:
             BrokerUnavailable: Redis did not answer in time, or refused.
         """
-        return operations.run(operation, self._execute, self._flights)
+        return operation_loop.run(operation, self._execute, self._flights)
 
     def close(self) -> None:
         """Close every connection; one that a thread uses is closed when its command ends."""
@@ -135,7 +135,7 @@ class AsyncRedisDriver:
         Raises:
             BrokerUnavailable: Redis did not answer in time, or refused.
         """
-        return await operations.run_async(operation, self._execute, self._flights)
+        return await operation_loop.run_async(operation, self._execute, self._flights)
 
     def subscription(self) -> Subscription:
         """Open a subscription on the server where results are announced."""

@@ -18,14 +18,14 @@ from mutirao.settings import Settings
 from mutirao_worker.celery_adapter import pool
 from mutirao_worker.celery_adapter.canvas import Canvas
 from mutirao_worker.celery_adapter.pool import WorkerPool
-from mutirao_worker.celery_adapter.registry import CeleryRequestRegistry
+from mutirao_worker.celery_adapter.request_registry import CeleryRequestRegistry
 from mutirao_worker.celery_adapter.task_events import TaskEventSender
 from mutirao_worker.celery_adapter.transport import Channel
 from mutirao_worker.engine.commit import Commit
 from mutirao_worker.engine.dispatcher import Dispatcher
 from mutirao_worker.engine.leases import Leases
 from mutirao_worker.engine.queue_polling import Polling
-from mutirao_worker.engine.sources import BrokerSource, ClosedSource, LeasedSource
+from mutirao_worker.engine.request_sources import BrokerSource, ClosedSource, LeasedSource
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import redis
 from celery.exceptions import BackendStoreError
 
 from mutirao import errors, keyspace
-from mutirao_worker.engine.sources import RETRY_S
+from mutirao_worker.engine.request_sources import RETRY_S
 
 logger = logging.getLogger(__name__)
 

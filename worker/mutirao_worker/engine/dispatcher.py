@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 import redis
 
-from mutirao_worker.engine import batch_policy, outcome
+from mutirao_worker.engine import batcher, outcome
 from mutirao_worker.engine.batch import Batch
-from mutirao_worker.engine.batch_policy import Batcher
+from mutirao_worker.engine.batcher import Batcher
 from mutirao_worker.engine.commit import Commit
 from mutirao_worker.engine.commit_queue import CommitQueue
 from mutirao_worker.engine.interfaces import FollowUps, Pool, RequestRegistry, RequestSource, TaskEventSink
@@ -27,7 +27,7 @@ from mutirao_worker.engine.request import Request
 from mutirao_worker.engine.script_client import ScriptCall
 from mutirao_worker.inference.execution import BatchResult
 from mutirao_worker.inference.inputs import PackedRequest
-from mutirao_worker.models.host import ModelHost
+from mutirao_worker.models.model_host import ModelHost
 
 logger = logging.getLogger(__name__)
 
@@ -376,7 +376,7 @@ class Dispatcher:
     def _isolate(self, model: str, requests: list[Request], why: str) -> None:
         most = self._host.max_attempts(model)
         self.batcher.add_isolated(
-            model, batch_policy.isolation_groups(requests, most - max(request.attempts for request in requests))
+            model, batcher.isolation_groups(requests, most - max(request.attempts for request in requests))
         )
         for request in requests:
             request.batch = None

@@ -13,7 +13,7 @@ import redis
 from mutirao import keyspace, registry
 from mutirao.registry import WorkerInfo
 from mutirao_worker.engine.leases import Leases
-from mutirao_worker.models.host import ModelHost
+from mutirao_worker.models.model_host import ModelHost
 
 if TYPE_CHECKING:
     from mutirao_worker.engine.request import Request

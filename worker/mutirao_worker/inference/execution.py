@@ -31,7 +31,7 @@ from mutirao_worker.inference.outputs import (
     split_responses,
 )
 from mutirao_worker.models.loaded_model import LoadedModel
-from mutirao_worker.process import isolation, run_delay
+from mutirao_worker.process import cpu_wait, isolation
 from mutirao_worker.process.isolation import Leak
 
 __all__ = ["BatchResult", "PackedRequest", "RequestResult", "ResultLimits", "run"]
@@ -68,13 +68,13 @@ def run(find: Callable[[str], LoadedModel], requests: Sequence[PackedRequest], l
         requests: the requests, of any models.
         limits: how large a result may be.
     """
-    cpu_wait_s = run_delay.waited_s()
+    cpu_wait_s = cpu_wait.waited_s()
     batch = _BatchRunner(find, requests, limits)
     try:
         batch.run_members(range(len(requests)))
     except interruption.TIME_LIMIT as exc:
         batch.interrupt(exc)
-    return BatchResult(batch.results, batch.rows, batch.predict_s, run_delay.waited_s() - cpu_wait_s)
+    return BatchResult(batch.results, batch.rows, batch.predict_s, cpu_wait.waited_s() - cpu_wait_s)
 
 
 class _BatchRunner:

@@ -18,7 +18,7 @@ from mutirao import errors, keyspace
 from mutirao.registry import ModelInfo
 from mutirao.wire import tensors
 from mutirao.wire.messages import PredictRequest
-from mutirao_worker.models import atomic_files, model_file, runtimes
+from mutirao_worker.models import atomic_files, model_loader, runtimes
 from mutirao_worker.models import manifest as manifest_file
 from mutirao_worker.models.loaded_model import LoadedModel
 from mutirao_worker.models.manifest import Manifest, Version
@@ -87,7 +87,7 @@ class Repository:
         files = self._read_version(manifest, manifest.active)
         runtime = runtimes.find(manifest.runtime)
         try:
-            model, _ = model_file.load(
+            model, _ = model_loader.load(
                 self._path(manifest, manifest.version.model), files[manifest.version.model], manifest.runtime
             )
         except errors.RepositoryError as exc:
@@ -163,7 +163,7 @@ class Repository:
         keyspace.model_name(name)
         if version is not None:
             self._check_free(name, keyspace.version_name(version))
-        new, files = model_file.describe(Path(file), runtime, example)
+        new, files = model_loader.describe(Path(file), runtime, example)
         changed = {key: value for key, value in settings.items() if value is not None}
         with atomic_files.exclusive_lock(self.root):
             return self._add(name, version, new, files, {"runtime": runtime, **changed})
@@ -314,7 +314,7 @@ class Repository:
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - the model's own code runs here
             yield Finding(
                 manifest.active,
-                f"{self._path(manifest, manifest.version.model)} loads, but does not answer its example as it should: {model_file.describe_error(exc)}",
+                f"{self._path(manifest, manifest.version.model)} loads, but does not answer its example as it should: {model_loader.describe_error(exc)}",
             )
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from mutirao import errors, operations
+from mutirao import errors, operation_loop
 from mutirao.client.http_backend.http_call import HttpCall, Operation, Reply, T, error_from, unavailable
 from mutirao.redisdb.concurrency_limit import AsyncConcurrencyLimit, ConcurrencyLimit
 from mutirao.settings import Settings
@@ -60,7 +60,7 @@ class HttpTransport:
             BrokerUnavailable: the gateway did not answer in time, or no gateway answered.
             MutiraoError: what the gateway refused.
         """
-        return operations.run(operation, self._reply, self._flights)
+        return operation_loop.run(operation, self._reply, self._flights)
 
     def close(self) -> None:
         """Close every connection, one that a thread uses when its call ends; a later call opens new ones."""
@@ -212,7 +212,7 @@ class AsyncHttpTransport:
             BrokerUnavailable: the gateway did not answer in time, or no gateway answered.
             MutiraoError: what the gateway refused.
         """
-        return await operations.run_async(operation, self._reply, self._flights)
+        return await operation_loop.run_async(operation, self._reply, self._flights)
 
     async def close(self) -> None:
         """Close every connection for good; that of a call under way when the call ends."""

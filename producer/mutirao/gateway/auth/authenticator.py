@@ -12,7 +12,7 @@ import msgspec
 
 from mutirao import api_keys, errors
 from mutirao.api_keys import ApiKey, ApiKeys, KeyLimits, Verb
-from mutirao.gateway.refreshed import Refreshed
+from mutirao.gateway.refreshed_value import Refreshed
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.settings import Settings
 

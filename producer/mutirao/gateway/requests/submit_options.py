@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from mutirao import errors, keyspace
 from mutirao.client.encoding import SubmitOptions
+from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Request
-from mutirao.gateway.requests.request_body import InferBody
 from mutirao.gateway.route_doc import Param
 from mutirao.registry import ModelInfo
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from mutirao import errors
 from mutirao.gateway.requests import submit_options
+from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Head, Request
-from mutirao.gateway.requests.request_body import InferBody
 from mutirao.gateway.responses import response
 from mutirao.gateway.route_doc import Param
 

@@ -11,10 +11,10 @@ from litestar.exceptions import NotFoundException
 
 from mutirao import errors
 from mutirao.gateway import openapi
+from mutirao.gateway.endpoint import endpoint
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.registry import ModelInfo
 

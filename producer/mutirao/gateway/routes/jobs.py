@@ -10,14 +10,14 @@ from mutirao.client.encoding import SubmitOptions
 from mutirao.client.job import JobHandle
 from mutirao.client.redis_backend import READ_MAX
 from mutirao.gateway import submit
-from mutirao.gateway.requests import request_body, submit_options
+from mutirao.gateway.endpoint import endpoint
+from mutirao.gateway.requests import body_parsing, submit_options
+from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Request
-from mutirao.gateway.requests.request_body import InferBody
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.presenters import Await, Jobs, SubmitManyReply
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.route_doc import Param, RouteDoc
-from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.gateway.streams import job_stream, long_poll
 from mutirao.gateway.streams.long_poll import LongPoll
@@ -45,7 +45,7 @@ _SUBMIT = {**submit_options.PARAMS, "id": _ID, "webhook": Param("The URL that is
         tag=_TAG,
         params=_SUBMIT,
         body=InferBody,
-        medias=request_body.MEDIAS,
+        medias=body_parsing.MEDIAS,
         status=202,
         answer=JobView,
         others={200: JobView},
@@ -77,7 +77,7 @@ async def create(gateway: Gateway, request: Request, model: str) -> Response:
         tag=_TAG,
         params={key: value for key, value in _SUBMIT.items() if key not in ("id", "Idempotency-Key")},
         body=InferBody,
-        medias=request_body.MEDIAS,
+        medias=body_parsing.MEDIAS,
         status=202,
         answer=SubmitManyReply,
         refusals=(400, 404, 408, 409, 413, 415, 429, 503),
@@ -167,7 +167,7 @@ async def stream(gateway: Gateway, request: Request, id: str) -> Response:
 @endpoint("POST", "/v1/jobs:wait", RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
 async def wait(gateway: Gateway, request: Request) -> Response:
     """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
-    body = request_body.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
+    body = body_parsing.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
     if len(body.ids) > READ_MAX:
         raise errors.InvalidRequest(
             f"{len(body.ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids"

@@ -6,12 +6,12 @@ from typing import Any
 
 from mutirao import keyspace
 from mutirao.gateway.cache import total
+from mutirao.gateway.endpoint import endpoint
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import presenters, response
 from mutirao.gateway.responses.presenters import Models
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.route_doc import RouteDoc
-from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
 
 

@@ -11,13 +11,13 @@ import msgspec
 from mutirao import errors
 from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway import submit
-from mutirao.gateway.requests import request_body, submit_options
+from mutirao.gateway.endpoint import endpoint
+from mutirao.gateway.requests import body_parsing, submit_options
+from mutirao.gateway.requests.body_parsing import InferBody, ParsedBody
 from mutirao.gateway.requests.request import ClientGone, Request
-from mutirao.gateway.requests.request_body import InferBody, ParsedBody
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.route_doc import Param, RouteDoc
-from mutirao.gateway.routing import endpoint
 from mutirao.gateway.state import Gateway
 from mutirao.gateway.streams.long_poll import LongPoll
 from mutirao.registry import ModelInfo
@@ -157,18 +157,18 @@ _INFER = RouteDoc(
     tag=_TAG,
     params={
         **submit_options.PARAMS,
-        **request_body.PARAMS,
+        **body_parsing.PARAMS,
         **response_format.NAN,
         "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
         "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
-        request_body.HEADER_LENGTH.decode().title(): Param(
+        body_parsing.HEADER_LENGTH.decode().title(): Param(
             "V2's binary form: how many bytes of JSON stand before the raw tensors.",
             {"type": "integer", "minimum": 0},
             header=True,
         ),
     },
     body=InferBody,
-    medias=request_body.MEDIAS,
+    medias=body_parsing.MEDIAS,
     answer=PredictResult,
     forms=response_format.FORMS[1:],
     others={202: JobView},
@@ -240,7 +240,7 @@ metadata_version_route = endpoint("GET", _VERSION, _METADATA)(metadata)
 @endpoint("POST", "/v2/repository/index", RouteDoc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
 async def index(gateway: Gateway, request: Request) -> Response:
     """List the models that workers have announced, with their states."""
-    query = request_body.decode(
+    query = body_parsing.decode(
         await request.body(INDEX_BYTES, "it is an object with one field, ready") or b"{}", Index
     )
     known = await gateway.registry()
