@@ -94,7 +94,7 @@ FORKING = """
 import sys
 import batches
 from mutirao_worker.inference import execution, interruption
-from mutirao_worker.models.host import ModelHost
+from mutirao_worker.models.model_host import ModelHost
 from mutirao_worker.models.repository import Repository
 host = ModelHost()
 host.load(Repository(sys.argv[1]), ["forks"])

@@ -24,7 +24,7 @@ BREACHES = {
     "producer/mutirao/doctor/new.py": "from mutirao.gateway import app\n",
     "producer/mutirao/wire/new.py": "from mutirao import settings\n",
     "worker/mutirao_worker/engine/new.py": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import celery\n",
-    "worker/mutirao_worker/models/new.py": "from mutirao_worker.engine import batch_policy\n",
+    "worker/mutirao_worker/models/new.py": "from mutirao_worker.engine import batcher\n",
 }
 
 
