@@ -99,7 +99,7 @@ def _has_a_deaf_client(server, admin, job):
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.sendall(b"PSUBSCRIBE celery-task-meta-* mutirao:reply:*\r\n")
         name = "{}:{}".format(*deaf.getsockname())
-        assert any(each["addr"] == name for each in admin.client_list())
+        waiting.until(lambda: any(each["addr"] == name for each in admin.client_list()))
         while any(each["addr"] == name for each in admin.client_list()):
             jobs = client.submit_many("quick", ROW * 2000)
             assert [each.result(AGAIN_S)["predict"].tolist() for each in jobs] == [[5.0]] * 2000

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import tarfile
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 import samples
+import waiting
 from gateways import GatewayProcess
 from servers import RedisServer
 from workers import WorkerProcess
@@ -82,6 +84,8 @@ def test_a_client_works_with_workers_of_the_other_wheel(wheels, tmp_path, client
         gateway = stack.enter_context(GatewayProcess(server.url, env=theirs, wait=False))
         worker = stack.enter_context(WorkerProcess(server.url, repository.root, env=theirs, concurrency=2))
         gateway.wait_ready()
+        # Its copy of what is served may be a second older than the worker.
+        waiting.until(lambda: {"iris", "slow"} <= _served(gateway.url))
         env = {**os.environ, "PYTHONPATH": str(wheels[clients])}
         command = [sys.executable, "-c", CLIENT, json.dumps(sample.data[:2].tolist()), server.url, gateway.url]
         ran = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
@@ -90,3 +94,8 @@ def test_a_client_works_with_workers_of_the_other_wheel(wheels, tmp_path, client
     assert Path(where).is_relative_to(wheels[clients])
     life = [sample.expected()[:2].tolist(), "succeeded", True, "cancelled", ["iris", "slow"]]
     assert told == [life, life]
+
+
+def _served(url):
+    with urllib.request.urlopen(f"{url}/v1/models") as response:
+        return {model["name"] for model in json.load(response)["models"]}
