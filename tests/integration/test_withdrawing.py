@@ -1,6 +1,7 @@
 """When a model leaves the catalogue: removed, forgotten, or long unheard of; and that one whose workers merely stopped stays."""
 
 import os
+import shutil
 import subprocess
 import time
 
@@ -83,6 +84,9 @@ def test_a_model_leaves_when_it_is_removed_and_stays_when_its_workers_stop(two):
         assert run(fleet, "models", "forget", "houses").returncode == 3
         with pytest.raises(ModelNotFound):
             client.submit("houses", samples.get("houses").data[:1])
+
+        shutil.rmtree(fleet.repository.root / "iris")  # by hand: the workers see it themselves
+        waiting.until(lambda: not client.catalog().models, timeout_s=15)
 
 
 def test_what_nobody_has_announced_for_a_day_is_forgotten_unless_something_waits(two):
