@@ -1,5 +1,6 @@
 """How a client hears of its jobs' ends: in groups on its one reply channel, and, where that said nothing, by looking."""
 
+import asyncio
 import json
 import threading
 import time
@@ -8,10 +9,11 @@ import brokers
 import msgspec
 import numpy as np
 import pytest
+import uvloop
 import waiting
 from redis_monitor import Monitor
 
-from mutirao import Client, JobExpired, MutiraoError, keyspace
+from mutirao import AsyncClient, Client, JobExpired, MutiraoError, keyspace
 from mutirao.client import result_listener
 from mutirao.wire import binary_codec, messages, tensors
 
@@ -170,6 +172,19 @@ def test_thousands_of_deadlines(unserved, redis_server):
     for job in done:
         with pytest.raises(JobExpired):
             job.result(0)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_deadlines_that_passed_before_anybody_waited(redis_server, run):
+    """Waits that begin together after their jobs' deadlines all hear of them, on either kind of event loop."""
+
+    async def main():
+        async with AsyncClient(redis_server.url, check=False) as client:
+            jobs = [await client.submit("iris", [[1.0]], expires_s=0.02) for _ in range(3)]
+            time.sleep(0.05)  # noqa: ASYNC251 - the loop stands still beyond the deadlines
+            return await asyncio.gather(*(job.result(20) for job in jobs), return_exceptions=True)
+
+    assert [type(end) for end in run(main())] == [JobExpired] * 3
 
 
 def test_closing_tells_who_waits(redis_server):

@@ -55,7 +55,8 @@ class ResultListener:
         self._early_bytes = 0
         self._deadlines: dict[str, float] = {}
         self._deadline_heap: list[tuple[float, str]] = []  # an entry that is not in `_deadlines` is void
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handle of a time that has passed does not tell it
         self._subscription: Subscription | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = False
@@ -276,11 +277,11 @@ class ResultListener:
         while self._deadline_heap and self._deadlines.get(self._deadline_heap[0][1]) != self._deadline_heap[0][0]:
             heapq.heappop(self._deadline_heap)
         at = self._deadline_heap[0][0] if self._deadline_heap else None
-        if self._timer is not None and (at is None or at < self._timer.when()):
+        if self._timer is not None and (at is None or at < self._timer_at):
             self._timer.cancel()
             self._timer = None
         if self._timer is None and at is not None:
-            self._timer = asyncio.get_running_loop().call_at(at, self._on_deadline)
+            self._timer, self._timer_at = asyncio.get_running_loop().call_at(at, self._on_deadline), at
 
     def _on_deadline(self) -> None:
         self._timer = None
