@@ -1,6 +1,7 @@
 """The picture of the architecture is the code's."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ DRAWN = (
 SOURCES = {"producer": "mutirao", "worker": "mutirao_worker"}
 
 
+@functools.cache
 def table() -> str:
     """Make the table of docs/architecture.md from the modules' first lines (python tests/packaging/test_architecture.py writes it)."""
     lines = []
