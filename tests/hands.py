@@ -11,7 +11,7 @@ from servers import RedisServer
 
 from mutirao import keyspace, settings
 from mutirao.wire.messages import JobRecord
-from mutirao_worker.engine.commit import Commit
+from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.leases import Demand, Leases, Reserved
 from mutirao_worker.engine.outcome import BatchRun, Outcome
 from mutirao_worker.engine.request import Request, of_envelope
@@ -42,10 +42,10 @@ def age(redis: Any, worker: Leases) -> None:
 
 def end(worker: Leases, server: RedisServer, found: Sequence[Request]) -> list[str]:
     """End requests as succeeded; say for each what Redis says of that."""
-    commit = Commit(settings.load({}, broker_url=server.url), worker)
+    records = JobRecords(settings.load({}, broker_url=server.url), worker)
     run = BatchRun("iris", "1", "w@host", 1.0, 2.0, len(found))
-    said, _ = commit.end(run, [Outcome(each, "SUCCESS", b'{"id":"x"}') for each in found])
-    return said
+    (said,) = records.commit(run, [Outcome(each, "SUCCESS", b'{"id":"x"}') for each in found])
+    return [each.decode() for each in said]
 
 
 def queued(redis: Any) -> list[str]:

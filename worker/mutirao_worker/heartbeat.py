@@ -71,7 +71,7 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         self._served_versions = None
         if not self._is_hooked:
             self._is_hooked = True
-            consumer.engine.dispatcher.commit.results.meanwhile.append(lambda: self._announce_if_due(consumer))
+            consumer.engine.dispatcher.records.results.meanwhile.append(lambda: self._announce_if_due(consumer))
         self._timers = [
             consumer.timer.call_repeatedly(INTERVAL_S, self._announce, (consumer,)),
             consumer.timer.call_repeatedly(CHECK_INTERVAL_S, self._announce_changes, (consumer,)),
@@ -89,8 +89,6 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
             except redis.RedisError as exc:
                 logger.debug("could not take the announcement back: %s", exc)
         self._client.close()
-
-    terminate = stop
 
     def _announce_changes(self, consumer: Any) -> None:
         """Announce changes; a starting worker is announced once it consumes and has warmed up all its models, or after 5 s."""

@@ -15,7 +15,7 @@ from hands import QUEUE, age, end, ids, queued, record, requests, reserve
 
 from mutirao import keyspace, settings
 from mutirao.dead_letters import DeadLetter
-from mutirao_worker.engine.commit import BatchRun, Commit
+from mutirao_worker.engine.job_records import BatchRun, JobRecords
 
 pytestmark = brokers.redis_only
 
@@ -164,7 +164,7 @@ def test_given_back(worker, submit, redis, server):
     held = worker("w")
     taken = reserve(held, 4)
     submit("e")
-    Commit(settings.load({}, broker_url=server.url), held).mark_started(
+    JobRecords(settings.load({}, broker_url=server.url), held).mark_started(
         BatchRun("iris", "1", "w", 1.0, 0.0, 2), requests(taken)
     )
     assert record(redis, "b")["status"] == "STARTED"
@@ -187,7 +187,7 @@ def test_layout_survives_every_script(worker, submit, redis, server):
     for place in range(3):
         held = worker(f"w{place}")
         found = requests(reserve(held))
-        Commit(settings.load({}, broker_url=server.url), held).mark_started(
+        JobRecords(settings.load({}, broker_url=server.url), held).mark_started(
             BatchRun("iris", "1", "w", 1.0, 0.0, 1), found
         )
         assert base.items() <= record(redis, "a")["job"].items()

@@ -16,7 +16,7 @@ from mutirao.client.encoding import SubmitOptions
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.dead_letters import DeadLetters
 from mutirao.redisdb.drivers import RedisDriver
-from mutirao_worker.engine.commit import Commit
+from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.outcome import BatchRun, Outcome
 
 pytestmark = brokers.redis_only
@@ -92,11 +92,11 @@ def test_succeeded_and_failed(worker, server, redis, core, submit):
         Outcome(each, "FAILURE" if each.id == "b" else "SUCCESS", result)
         for each, result in zip(found, results, strict=True)
     ]
-    commit = Commit(settings.load({}, broker_url=server.url), held)
-    commit.end(run, endings)
+    records = JobRecords(settings.load({}, broker_url=server.url), held)
+    records.commit(run, endings)
     assert told(redis) == ["a", "b"]
     assert record(redis, "a")["job"]["webhook"] == URL
-    commit.end(run, endings)
+    records.commit(run, endings)
     assert told(redis) == ["a", "b"]
 
 
@@ -119,8 +119,8 @@ def test_cancelled_and_expired(worker, redis, core, submit, server):
     assert told(redis) == ["cancelled", "asked", "taken"]
     document = redis.get(keyspace.record_key("seen")).decode()
     redis.set(keyspace.record_key("seen"), document.replace('"expires_at":', '"expires_at":1.0,"was":'))
-    commit = Commit(settings.load({}, broker_url=server.url), held)
-    assert commit.prerun_check(requests(taken)) == ["expired"]
+    records = JobRecords(settings.load({}, broker_url=server.url), held)
+    assert records.prerun_check(requests(taken)) == ["expired"]
     assert told(redis) == ["cancelled", "asked", "taken", "seen"]
 
 

@@ -10,7 +10,7 @@ from redis import exceptions
 
 from mutirao import Client, keyspace, settings
 from mutirao.redisdb.scripts import SCRIPTS
-from mutirao_worker.engine.commit import BatchRun, Commit
+from mutirao_worker.engine.job_records import BatchRun, JobRecords
 from mutirao_worker.engine.leases import Demand
 
 pytestmark = brokers.redis_only
@@ -90,13 +90,13 @@ def test_vet_and_started(worker, submit, redis, server):
     submit("late", expires_s=0.3)
     held = worker("w")
     found = requests(reserve(held))
-    commit = Commit(settings.load({}, broker_url=server.url), held)
-    assert commit.prerun_check(found) == ["", "", ""]
+    records = JobRecords(settings.load({}, broker_url=server.url), held)
+    assert records.prerun_check(found) == ["", "", ""]
     with Client(server.url, check=False) as client:
         assert client.cancel("a")
-    waiting.until(lambda: commit.prerun_check(found) == ["REVOKED", "", "expired"])
+    waiting.until(lambda: records.prerun_check(found) == ["REVOKED", "", "expired"])
     before = record(redis, "b")
-    commit.mark_started(BatchRun("iris", "1", "w@host", 5.0, 0.0, 2), found)
+    records.mark_started(BatchRun("iris", "1", "w@host", 5.0, 0.0, 2), found)
     document = record(redis, "b")
     assert document["status"] == "STARTED"
     assert before["job"].items() <= document["job"].items()

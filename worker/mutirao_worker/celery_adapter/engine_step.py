@@ -21,11 +21,11 @@ from mutirao_worker.celery_adapter.pool import WorkerPool
 from mutirao_worker.celery_adapter.request_registry import CeleryRequestRegistry
 from mutirao_worker.celery_adapter.task_events import TaskEventSender
 from mutirao_worker.celery_adapter.transport import Channel
-from mutirao_worker.engine.commit import Commit
 from mutirao_worker.engine.dispatcher import Dispatcher
+from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.leases import Leases
 from mutirao_worker.engine.queue_polling import Polling
-from mutirao_worker.engine.request_sources import BrokerSource, ClosedSource, LeasedSource
+from mutirao_worker.engine.request_sources import BrokerSource, LeasedSource
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             )  # or Celery ends the worker where one has died in a model's warm-up
             self._timers.append(consumer.timer.call_repeatedly(0.5, self._look_after_processes))
         if isinstance(self.source, LeasedSource):
-            self.dispatcher.commit.results.read_replies(wait=True)
+            self.dispatcher.records.results.read_replies(wait=True)
             self._channel = channel
             channel.idle_at = time.monotonic()
             self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.maintain))
@@ -84,7 +84,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             channel.listener = self.source
         else:
             self._timers.append(consumer.timer.call_repeatedly(1.0, self.maintain))
-        self.dispatcher.retry_commits()
+        self.dispatcher.commit.retry()
         self.dispatcher.dispatch()
 
     def stop(self, consumer: Any) -> None:
@@ -93,19 +93,11 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             return
         if not self.dispatcher.closing:
             self.dispatcher.closing = True
-            if self._channel is not None:
-                self._channel.listener = ClosedSource()
-            self.dispatcher.commit.results.read_replies(wait=True)
+            self.dispatcher.records.results.read_replies(wait=True)
             _attempt(self.dispatcher.return_all_waiting)
             self._return_unsent()
         if consumer.blueprint.state != bootsteps.RUN:
             self.bound_stop(self._settings.grace_s)
-
-    def terminate(self, consumer: Any) -> None:
-        """Give back everything: the cold shutdown."""
-        self.stop(consumer)
-        if hasattr(self, "dispatcher"):
-            _attempt(self.dispatcher.stop)
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Commit what has ended, and deregister."""
@@ -114,14 +106,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if not hasattr(self, "dispatcher"):
             return
         self.worker_pool.drain_results()
-        self.dispatcher.commit.results.read_replies(wait=True)
-        _attempt(self.dispatcher.retry_commits)
+        self.dispatcher.records.results.read_replies(wait=True)
+        _attempt(self.dispatcher.commit.retry)
         _attempt(self.events.flush)
         if (leases := self.leases) is not None:
             _attempt(lambda: leases.requeue([], all_but=True))
             _attempt(leases.deregister)
             leases.close()
-        self.dispatcher.commit.close()
+        self.dispatcher.records.results.close()
 
     def disconnected(self, *, lost: bool) -> None:
         """Close the connection: reserved requests stay reserved; delivered ones are the broker's again."""
@@ -143,13 +135,13 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def maintain(self) -> None:
         """Do what is due every few seconds: the lease, other workers' lapsed leases, results that could not be committed."""
         source = self.source
-        self.dispatcher.commit.results.expire(self._settings.timeout_s)
+        self.dispatcher.records.results.expire(self._settings.timeout_s)
         if isinstance(source, LeasedSource) and self._is_alive():
             if source.renew_and_adopt() and self.dispatcher.free_slots and not self.dispatcher.closing:
                 source.on_wakeup(None)
         elif isinstance(source, BrokerSource) and not self.dispatcher.closing:
             source.pull()
-        self.dispatcher.retry_commits()
+        self.dispatcher.commit.retry()
         self.dispatcher.dispatch()
 
     def bound_stop(self, seconds: float) -> None:
@@ -166,7 +158,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def answered(self) -> dict[str, int]:
         """How many requests of each model this worker has answered."""
-        return dict(self.dispatcher.commit_queue.counts) if hasattr(self, "dispatcher") else {}
+        return dict(self.dispatcher.commit.counts) if hasattr(self, "dispatcher") else {}
 
     def dispatch_soon(self) -> None:
         """Fill free slots once the loop has taken in what has come."""
@@ -186,14 +178,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             consumer.pool, consumer.hub, self._settings, lambda: self.dispatcher
         )
         self.leases = Leases(self._settings, consumer.hostname) if engine else None
-        commit = Commit(self._settings, self.leases)
-        watch_replies = self._watch_replies if commit.fenced and not worker_pool.inline else None
+        records = JobRecords(self._settings, self.leases)
+        watch_replies = self._watch_replies if records.fenced and not worker_pool.inline else None
         self.events = TaskEventSender(consumer.event_dispatcher, call_later)
         self.dispatcher = Dispatcher(
             self._app,
             consumer.hostname,
             pool=worker_pool,
-            commit=commit,
+            records=records,
             events=self.events,
             registry=self.registry,
             now=self.leases.now if self.leases else time.time,
@@ -201,7 +193,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             follow_ups=Canvas(self._app),
             watch_replies=watch_replies,
         )
-        self.dispatcher.connection_errors = self.dispatcher.commit.connection_errors = consumer.connection_errors
+        self.dispatcher.connection_errors = records.connection_errors = consumer.connection_errors
         if self.leases is not None:
             polling = Polling(self.leases.scripts, self.leases.identity, call_later, watch_replies)
             self.source = LeasedSource(
@@ -248,7 +240,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _watch_replies(self, descriptor: int) -> None:
         """Read the replies to posted calls when they come; only while some are pending, or the loop would spin on a closed connection."""
-        results, hub = self.dispatcher.commit.results, self._consumer.hub
+        results, hub = self.dispatcher.records.results, self._consumer.hub
 
         def read() -> None:
             results.read_replies()

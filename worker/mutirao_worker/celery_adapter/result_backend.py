@@ -13,7 +13,7 @@ from celery.backends.redis import RedisBackend
 from mutirao import errors
 from mutirao.redisdb.connection import connect
 from mutirao.redisdb.drivers import options
-from mutirao_worker.engine import commit
+from mutirao_worker.engine import job_records
 from mutirao_worker.engine.script_client import ScriptClient
 
 
@@ -52,4 +52,6 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
             self._scripts = ScriptClient(self.client)
         kept = math.ceil(self.app.conf.mutirao.result_ttl_s)
         first = ("", kept, "", b',"started_at":null', 0, 0)
-        self._scripts.call("commit", ("", "", "", ""), commit.arguments(first, (b"", task_id, head, b""), (1, b"")))
+        self._scripts.call(
+            "commit", ("", "", "", ""), job_records.arguments(first, (b"", task_id, head, b""), (1, b""))
+        )

@@ -13,11 +13,10 @@ class Batch:
 
     Attributes:
         limits: the hard and the soft time limit, in seconds.
-        stopped: its requests were given back.
         terminated: the signals by which requests of it were terminated, by id.
     """
 
-    __slots__ = ("began", "id", "limits", "model", "number", "pid", "requests", "started_at", "stopped", "terminated")
+    __slots__ = ("began", "id", "limits", "model", "number", "pid", "requests", "started_at", "terminated")
 
     _numbers = itertools.count(1)
 
@@ -30,5 +29,4 @@ class Batch:
         self.began = time.monotonic()
         self.started_at = time.time()
         self.pid: int | None = None
-        self.stopped = False
         self.terminated: dict[str, int | None] = {}

@@ -1,224 +1,230 @@
-"""Ending requests: each result and its acknowledgement, for a whole batch at once.
+"""Ends requests: their results are committed, their events sent; what Redis could not take is committed again once it is back.
 
-Where requests are reserved and results are kept on the same Redis, both are one step, fenced by the reservation. Elsewhere
-(another broker, or a result store of its own) results come first and acknowledgements after: what is lost in between runs again,
-and the first result stays.
+What Redis refuses for good, or hangs up at again and again, is not sent for ever: that request fails with its reason.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
 import logging
-import math
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import msgspec
 import redis
 
-from mutirao import keyspace
-from mutirao.dead_letters import DeadLetter
-from mutirao.settings import Settings
-from mutirao_worker.engine.leases import Leases, iso_now
-from mutirao_worker.engine.outcome import BatchRun, Outcome
-from mutirao_worker.engine.script_client import ScriptCall, ScriptClient, connect
-
-if TYPE_CHECKING:
-    from mutirao_worker.engine.request import Request
+from mutirao_worker.engine.interfaces import FollowUps, RequestRegistry, TaskEventSink
+from mutirao_worker.engine.job_records import JobRecords
+from mutirao_worker.engine.outcome import BatchRun, Outcome, refused
+from mutirao_worker.engine.request import Request
+from mutirao_worker.engine.script_client import ScriptCall, warn_once
 
 logger = logging.getLogger(__name__)
 
+# A larger end is sent alone. No limit that Redis may be given is lower than 1 MiB.
+ALONE_BYTES = 512 * 1024
+TOGETHER_BYTES = 8 * 1024 * 1024
+# Redis must have failed this often, and for this long, to take an outcome while it answered other calls, before that is the outcome's fault.
+STRIKES = 3
+STRIKES_S = 4.0
+RETRY_S = 0.1
 # What Redis says while something passes that is not the call's fault: who asks again is answered one day.
 _TRANSIENT = re.compile(
     r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOGOODSLAVE|NOPERM|NOREPLICAS|READONLY|TRYAGAIN|UNBLOCKED)\b"
 )
 
-NULL = b"null"
-STATUS = {"SUCCESS": b"SUCCESS", "FAILURE": b"FAILURE", "REVOKED": b"REVOKED"}
+
+class Uncommitted(NamedTuple):
+    """Outcomes that Redis does not know yet.
+
+    Attributes:
+        run: their run.
+        outcomes: how each ended.
+        strikes: how often Redis has failed to take them though it answered.
+        since: when it first did, by the monotonic clock.
+    """
+
+    run: BatchRun
+    outcomes: list[Outcome]
+    strikes: int = 0
+    since: float = 0.0
 
 
 class Commit:
-    """Ends requests, wherever they and their results are kept.
+    """What became of one worker's requests.
 
     Attributes:
-        fenced: results and acknowledgements are one step.
-        connection_errors: what an acknowledgement raises where the broker is away.
+        counts: how many requests of each model have ended.
     """
 
-    def __init__(self, settings: Settings, leases: Leases | None) -> None:
-        """Take what this worker has reserved; None where kombu delivers and acknowledges."""
-        self.connection_errors: tuple[type[Exception], ...] = ()
-        self.fenced = leases is not None and not settings.separate_results
-        self._leases = leases
-        self._result_ttl_s = math.ceil(settings.result_ttl_s)
-        self.results = (
-            leases.scripts
-            if leases is not None and self.fenced
-            else ScriptClient(connect(settings.result_url, settings))
-        )
-        if leases is not None:
-            self.results.meanwhile.append(leases.keep_alive)
+    def __init__(
+        self,
+        records: JobRecords,
+        events: TaskEventSink,
+        follow_ups: FollowUps,
+        registry: RequestRegistry,
+        *,
+        idle_slots: Callable[[], int],
+        call_later: Callable[..., Any],
+        watch_replies: Callable[[int], None] | None,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            records: the jobs' records.
+            events: takes task events.
+            follow_ups: runs what a stock client wants to be run after a request.
+            registry: where Celery finds requests.
+            idle_slots: how many slots other workers should leave requests for.
+            call_later: the loop's timer: seconds, function.
+            watch_replies: reads the replies to posted calls once a descriptor is readable; None to wait for each reply.
+        """
+        self.counts: dict[str, int] = {}
+        self._call_later = call_later
+        self._events = events
+        self._follow_ups = follow_ups
+        self._idle_slots = idle_slots
+        self._numbers = itertools.count()
+        self._posted: dict[int, Uncommitted] = {}
+        self._records = records
+        self._refusal = ""  # why results could not be committed, as it was last logged
+        self._registry = registry
+        self._uncommitted: list[Uncommitted] = []
+        self._watch_replies = watch_replies
+
+    @property
+    def uncommitted(self) -> list[Request]:
+        """Requests that have ended, of which Redis does not know it yet."""
+        return [each.request for part in (*self._uncommitted, *self._posted.values()) for each in part.outcomes]
 
     def end(
-        self, run: BatchRun, outcomes: Sequence[Outcome], free: int = 0, then: ScriptCall | None = None
-    ) -> tuple[list[str], Any]:
-        """End requests, and call another script of the broker's in the same round trip.
-
-        Returns:
-            For each "1" where it was committed, or the status in which it had already ended; and the other script's reply.
-
-        Raises:
-            redis.RedisError: Redis did not answer; trying again does no harm.
-        """
-        call = self._call(run, outcomes, free)
-        if self.fenced:
-            replies = self.results.call_all([call] if then is None else [call, then])
-            return [said.decode() for said in replies[0]], replies[-1] if then is not None else None
-        said = [each.decode() for each in self.results.call(*call)]
-        self._acknowledge([outcome.request for outcome in outcomes])
-        return said, self._leases.scripts.call(*then) if then is not None and self._leases else None
-
-    def post(
         self,
         run: BatchRun,
         outcomes: Sequence[Outcome],
-        free: int,
-        then: ScriptCall | None,
-        on_outcome: Callable[[Any], None],
-    ) -> int:
-        """End requests without waiting for Redis; only where results and acknowledgements are one step.
+        runtime: float = 0.0,
+        then: ScriptCall | None = None,
+        on_committed: Callable[[bool, Any], None] = lambda *_: None,
+        *,
+        wait: bool = False,
+    ) -> None:
+        """End requests that ran together, or that never ran.
 
         Args:
-            run: as `end` takes it.
-            outcomes: as `end` takes it.
-            free: as `end` takes it.
-            then: as `end` takes it.
-            on_outcome: takes what `end` returns, or the error that it raises.
-
-        Returns:
-            The descriptor that can be read once there are replies: see `ScriptClient.read_replies`.
-
-        Raises:
-            redis.RedisError: it could not be sent.
+            run: their run.
+            outcomes: how each ended; at least one.
+            runtime: what the model took for all, in seconds.
+            then: a script to call in the same round trip.
+            on_committed: takes whether Redis answered, and the reply of that script.
+            wait: for Redis, also where the loop can watch for its reply.
         """
-        call = self._call(run, outcomes, free)
+        planned = [self._follow_ups.plan(outcome) if outcome.embed else outcome for outcome in outcomes]
+        *first, last = (Uncommitted(run, part) for part in split_by_size(planned))
+        for place, part in enumerate(first):
+            if not self._send(part, runtime, wait=wait):
+                self._uncommitted += [*first[place + 1 :], last]
+                on_committed(False, None)
+                return
+        self._send(last, runtime, then, on_committed, wait=wait)
 
-        def read(replies: list[Any] | redis.RedisError) -> None:
-            if isinstance(replies, redis.RedisError):
-                on_outcome(replies)
+    def retry(self) -> None:
+        """Commit again what could not be committed."""
+        uncommitted, self._uncommitted = deque(self._uncommitted), []
+        while uncommitted:
+            part = uncommitted.popleft()
+            try:
+                statuses, *_ = self._records.commit(part.run, part.outcomes, self._idle_slots())
+            except redis.RedisError as exc:
+                if refused_for_good(exc):
+                    uncommitted.extendleft(reversed(_isolate_refused(part, exc)))
+                    continue
+                if not self._redis_answers():
+                    self._uncommitted += [part, *uncommitted]
+                    return
+                self._uncommitted.append(_add_strike(part, exc))
             else:
-                on_outcome(([said.decode() for said in replies[0]], replies[1] if then is not None else None))
+                self._committed(part, statuses, 0.0)
+        if self._uncommitted:
+            self._call_later(STRIKES_S / STRIKES, self.retry)
 
-        return self.results.post([call] if then is None else [call, then], read)
+    def ended(self, request: Request, why: str) -> None:
+        """Note that a request ended before it could run; its record says so already."""
+        self.forget(request)
+        if why in {"expired", "REVOKED"}:
+            self._events.revoked(request.id, expired=why == "expired")
 
-    def answers(self) -> bool:
-        """Whether Redis answers at all."""
+    def forget(self, request: Request) -> None:
+        """Drop a request: it has ended, or others have it."""
+        request.batch, request.ended = None, True
+        self._registry.remove(request)
+
+    def _send(
+        self,
+        part: Uncommitted,
+        runtime: float,
+        then: ScriptCall | None = None,
+        on_committed: Callable[[bool, Any], None] = lambda *_: None,
+        *,
+        wait: bool,
+    ) -> bool:
+        """Commit outcomes by one call; return False where that has failed."""
+        number, free = next(self._numbers), self._idle_slots()
+        self._posted[number] = part
+
+        def on_replies(replies: list[Any] | redis.RedisError) -> None:
+            del self._posted[number]
+            if isinstance(replies, redis.RedisError):
+                self._refusal = warn_once(logger, "cannot keep results yet", replies, self._refusal)
+                self._uncommitted.append(part)
+                self._call_later(RETRY_S, self.retry)
+                on_committed(False, None)
+            else:
+                self._committed(part, replies[0], runtime)
+                on_committed(True, replies[1] if len(replies) > 1 else None)
+
         try:
-            return bool(self.results.client.ping())
+            if self._watch_replies is not None and not wait:
+                calls = self._records.commit_calls(part.run, part.outcomes, free, then)
+                self._watch_replies(self._records.results.post(calls, on_replies))
+                return True
+            replies: list[Any] | redis.RedisError = self._records.commit(part.run, part.outcomes, free, then)
+        except redis.RedisError as exc:
+            replies = exc
+        on_replies(replies)
+        return not isinstance(replies, redis.RedisError)
+
+    def _committed(self, part: Uncommitted, statuses: Sequence[bytes], runtime: float) -> None:
+        self._refusal = ""
+        answers: list[tuple[str, str]] = []
+        for outcome, status in zip(part.outcomes, statuses, strict=True):
+            if status == b"1" and outcome.status == "SUCCESS":
+                answers.append((outcome.request.id, outcome.shown))
+            elif status in {b"1", b"REVOKED"}:
+                self._send_event(outcome, revoked=status == b"REVOKED" or outcome.status == "REVOKED")
+            self.forget(outcome.request)
+            if outcome.embed and status == b"1":
+                self._follow_ups.follow(outcome)
+        if answers:
+            self._registry.count_succeeded(len(answers))
+            self._events.succeeded(answers, runtime)
+        self.counts[part.run.model] = self.counts.get(part.run.model, 0) + len(part.outcomes)
+
+    def _send_event(self, outcome: Outcome, *, revoked: bool) -> None:
+        """Send that a request has ended otherwise than with an answer."""
+        id, why = outcome.request.id, outcome.shown if outcome.status == "REVOKED" else ""
+        if revoked:
+            expired, terminated = why == "expired", why == "terminated"
+            self._events.revoked(id, expired=expired, terminated=terminated, signum=outcome.signum)
+        else:
+            logger.info("request %s failed: %s", id, outcome.shown)
+            self._events.failed(id, outcome.shown)
+
+    def _redis_answers(self) -> bool:
+        try:
+            return bool(self._records.results.client.ping())
         except redis.RedisError:
             return False
-
-    def prerun_check(self, requests: Sequence[Request]) -> list[str]:
-        """Check records a last time: for each "" to run it, or why not (expired, or the status in which it has ended).
-
-        Raises:
-            redis.RedisError: Redis did not answer.
-        """
-        asked = [part for request in requests for part in (request.id, request.reply)]
-        return [
-            why.decode() for why in self.results.call("prerun_check", (), (self._result_ttl_s, iso_now(), *asked))[1:]
-        ]
-
-    def mark_started(self, run: BatchRun, requests: Sequence[Request]) -> None:
-        """Mark the records of requests as started.
-
-        Raises:
-            redis.RedisError: Redis did not answer.
-        """
-        ids = [request.id for request in requests]
-        fields = f',"started_at":{run.started_at:.4f},"worker":{_text(run.worker)},"batch":{run.batch}'
-        self.results.call("mark_started", (), (self._result_ttl_s, run.model, fields, *ids))
-
-    def mark_retried(self, worker: str, why: str, requests: Sequence[Request]) -> None:
-        """Count in the records of requests that they run again, and why.
-
-        Raises:
-            redis.RedisError: Redis did not answer.
-        """
-        self.results.call("count_retry", (), (worker, why, *(request.id for request in requests)))
-
-    def payloads(self, requests: Sequence[Request]) -> dict[str, bytes | None]:
-        """Read the offloaded payloads of requests, by id; None for those that are gone.
-
-        Raises:
-            redis.RedisError: Redis did not answer.
-        """
-        ids = [request.id for request in requests if request.is_offloaded]
-        found: Any = self.results.client.mget([keyspace.payload_key(id, "in") for id in ids]) if ids else []
-        return dict(zip(ids, found, strict=True))
-
-    def discard(self, requests: Sequence[Request]) -> None:
-        """Acknowledge requests that ended before they could run.
-
-        Raises:
-            redis.RedisError: Redis did not answer.
-        """
-        self._acknowledge(requests)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.results.close()
-
-    def _call(self, run: BatchRun, outcomes: Sequence[Outcome], free: int) -> ScriptCall:
-        held = self._leases if self.fenced else None
-        keys = (held.key if held else "", keyspace.DEAD, keyspace.DEAD_INDEX, keyspace.SLOTS)
-        fields = (
-            f',"started_at":{run.started_at:.4f},"finished_at":{run.finished_at:.4f},"worker":{_text(run.worker)}'
-            f',"version":{_text(run.version)},"batch":{run.batch}'
-        )
-        date_done = iso_now().encode()
-        offloaded = int(any(outcome.request.is_offloaded for outcome in outcomes))
-        requests: list[Any] = []
-        raws: list[Any] = []
-        letters: list[Any] = []
-        for place, outcome in enumerate(outcomes, 1):
-            request, trace = outcome.request, NULL
-            if outcome.traceback is not None or outcome.reason:
-                trace, letter = _traceback_and_letter(outcome, run)
-                letters += (place, letter) if letter else ()
-            if outcome.payload:
-                raws += (place, outcome.payload)
-            head = b'{"status":"%b","task_id":"%b","result":%b,"traceback":%b,"date_done":"%b","children":%b,"job":' % (
-                STATUS[outcome.status], request.id.encode(), outcome.result, trace, date_done, outcome.children or b"[]",
-            )  # fmt: skip
-            requests += (
-                b"%d %b" % (request.tag, request.key) if self.fenced else b"",
-                request.id,
-                b"" if request.headers.ignore_result else head,
-                b',"attempts":%d,"reserved_at":%.4f,"place":%d' % (request.deliveries, request.reserved_at, place),
-            )
-        clients = [
-            part
-            for client, same in itertools.groupby(outcome.request.reply for outcome in outcomes)
-            for part in (sum(1 for _ in same), client)
-        ]
-        first = (held.identity if held else "", self._result_ttl_s, run.model, fields, offloaded, free)
-        return "commit", keys, arguments(first, requests, clients, raws, letters)
-
-    def _acknowledge(self, requests: Sequence[Request]) -> None:
-        if self._leases is not None:
-            self._leases.drop(request.field for request in requests)
-            return
-        try:
-            for request in requests:
-                if not request.acknowledged:
-                    request.acknowledged = True
-                    request.message.ack()
-        except self.connection_errors as exc:
-            logger.warning("the broker is away, and will deliver again what has been answered: %s", exc)
 
 
 def refused_for_good(error: redis.RedisError) -> bool:
@@ -228,64 +234,40 @@ def refused_for_good(error: redis.RedisError) -> bool:
     return isinstance(error, redis.ResponseError) and not _TRANSIENT.search(str(error))
 
 
-def arguments(
-    first: Sequence[Any],
-    requests: Sequence[Any],
-    clients: Sequence[Any],
-    raws: Sequence[Any] = (),
-    letters: Sequence[Any] = (),
-) -> tuple[Any, ...]:
-    """Lay out the arguments of the script `commit`: what it says of requests, 4 each, and of the rest, 2 each, with their numbers."""
-    return (*first, len(requests) // 4, len(clients) // 2, len(raws) // 2, *requests, *clients, *raws, *letters)
+def split_by_size(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    """Share outcomes out to calls of a bounded size; a large one goes alone, so that its failure is not that of others."""
+    part: list[Outcome] = []
+    size = 0
+    for each in outcomes:
+        own = each.size
+        if part and (own > ALONE_BYTES or size + own > TOGETHER_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(each)
+        size += own
+        if own > ALONE_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
-def dead_letter(
-    id: str, key: str, raw: bytes, *, reason: str, message: str, at: float, worker: str, attempts: int
-) -> DeadLetter:
-    """Make a dead letter of an envelope; one without an id of its own is named by its content."""
-    try:
-        envelope, packed = raw.decode(), False
-    except UnicodeDecodeError:
-        envelope, packed = base64.b64encode(raw).decode(), True
-    return DeadLetter(
-        id=id or "x-" + _digest(raw),
-        task_id=id,
-        model=keyspace.model_of(keyspace.queue_of(key)) or "",
-        queue=key,
-        reason=reason,
-        message=message,
-        at=at,
-        worker=worker,
-        attempts=attempts,
-        envelope=envelope,
-        envelope_base64=packed,
-    )
+def _isolate_refused(uncommitted: Uncommitted, exc: redis.RedisError) -> list[Uncommitted]:
+    """Find the outcome that Redis refuses: halves are tried apart, and one that stands alone fails."""
+    run, outcomes = uncommitted.run, uncommitted.outcomes
+    if len(outcomes) > 1:
+        half = len(outcomes) // 2
+        return [Uncommitted(run, outcomes[:half]), Uncommitted(run, outcomes[half:])]
+    (one,) = outcomes
+    logger.error("Redis refuses the result of %s: %s", one.request.id, exc)
+    return [Uncommitted(run, [refused(one, exc)])]
 
 
-def _traceback_and_letter(outcome: Outcome, run: BatchRun) -> tuple[bytes, bytes]:
-    """What few endings have: the model's traceback, and a dead letter."""
-    if outcome.traceback is None and not outcome.reason:
-        return NULL, b""
-    trace = msgspec.json.encode(outcome.traceback)
-    if not outcome.reason:
-        return trace, b""
-    request = outcome.request
-    letter = dead_letter(
-        request.id,
-        request.key.decode(),
-        request.envelope(),
-        reason=outcome.reason,
-        message=outcome.said or outcome.shown,
-        at=run.finished_at,
-        worker=run.worker,
-        attempts=request.deliveries,
-    )
-    return trace, msgspec.json.encode(letter)
-
-
-def _text(text: str) -> str:
-    return msgspec.json.encode(text).decode()
-
-
-def _digest(raw: bytes) -> str:
-    return hashlib.blake2b(raw, digest_size=16).hexdigest()
+def _add_strike(uncommitted: Uncommitted, exc: redis.RedisError) -> Uncommitted:
+    """Note that Redis answers, but not when it is sent these; a large one fails after a while."""
+    now, (one, *others) = time.monotonic(), uncommitted.outcomes
+    uncommitted = uncommitted._replace(strikes=uncommitted.strikes + 1, since=uncommitted.since or now)
+    if others or one.size <= ALONE_BYTES or uncommitted.strikes < STRIKES or now - uncommitted.since < STRIKES_S:
+        return uncommitted
+    (failed,) = _isolate_refused(uncommitted, exc)
+    return failed

@@ -1,8 +1,8 @@
 """Fills the pool's free slots with batches, and ends the requests of those that come back, each by its own outcome.
 
 All of it runs on the worker's own loop but for the end of the grace period: then the loop has stopped, and a timer's thread gives back
-what still runs. `batch_policy` decides which requests go together, `prerun_check` which must not run any more, `commit_queue` commits
-their outcomes.
+what still runs. `batcher` decides which requests go together, `prerun_check` which must not run any more, `commit` commits their
+outcomes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mutirao_worker.engine import batcher, outcome
 from mutirao_worker.engine.batch import Batch
 from mutirao_worker.engine.batcher import Batcher
 from mutirao_worker.engine.commit import Commit
-from mutirao_worker.engine.commit_queue import CommitQueue
 from mutirao_worker.engine.interfaces import FollowUps, Pool, RequestRegistry, RequestSource, TaskEventSink
+from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.outcome import BatchRun, Outcome
 from mutirao_worker.engine.prerun_check import PrerunCheck
 from mutirao_worker.engine.request import Request
@@ -43,11 +43,11 @@ class Dispatcher:
         app, hostname: Celery's.
         delayed: requests that wait for their time, or for the rate limit.
         batcher: the requests that wait, by model.
-        commit: writes outcomes.
-        commit_queue: commits outcomes, and those again that could not be.
+        commit: ends requests.
         connection_errors: the broker's.
         events: takes task events.
         prerun_check: the last check of requests before they run.
+        records: the jobs' records.
         source: where requests come from.
         running: the batches that are in the pool, by number.
         closing: nothing new is begun.
@@ -59,7 +59,7 @@ class Dispatcher:
         hostname: str,
         *,
         pool: Pool,
-        commit: Commit,
+        records: JobRecords,
         events: TaskEventSink,
         registry: RequestRegistry,
         now: Callable[[], float],
@@ -78,19 +78,24 @@ class Dispatcher:
         self.hostname = hostname
         self.batcher = Batcher(host.batch_limits)
         self.closing = False
-        self.commit = commit
         self.connection_errors: tuple[type[Exception], ...] = ()
         self.events = events
         self.source: RequestSource | None = None
         self.call_later = call_later
-        self.commit_queue = CommitQueue(
-            commit, events, follow_ups, registry, lambda after_s: call_later(after_s, self.retry_commits)
+        self.commit = Commit(
+            records,
+            events,
+            follow_ups,
+            registry,
+            idle_slots=lambda: self.idle_slots,
+            call_later=call_later,
+            watch_replies=watch_replies,
         )
+        self.records = records
         self.running: dict[int, Batch] = {}
-        self.prerun_check = PrerunCheck(commit, now, self._end_without_run, self.commit_queue.ended, registry.revoked)
+        self.prerun_check = PrerunCheck(records, self.commit, now, self._end_without_run, registry.revoked)
         self._dispatching = False
         self._host = host
-        self._watch_replies = watch_replies
         self._now = now
         self._pool = pool
         self._registry = registry
@@ -121,7 +126,7 @@ class Dispatcher:
     def held(self) -> list[Request]:
         """Every request that must stay reserved: those that wait, run, or have ended without being committed yet."""
         running = [request for batch in self.running.values() for request in batch.requests]
-        return [*self.batcher, *self._delayed(), *running, *self.commit_queue.uncommitted]
+        return [*self.batcher, *self._delayed(), *running, *self.commit.uncommitted]
 
     def received(self, requests: Sequence[Request]) -> None:
         """Enter requests that have come in into Celery's registers, and send their events."""
@@ -205,7 +210,7 @@ class Dispatcher:
         if left:
             self._isolate(batch.model, left, repr(error))
             try:
-                self.commit.mark_retried(self.hostname, reason, left)
+                self.records.mark_retried(self.hostname, reason, left)
             except redis.RedisError as exc:
                 logger.debug("could not record that %d requests run again: %s", len(left), exc)
         self._end(self._batch_run(batch), outcomes, 0.0)
@@ -222,7 +227,7 @@ class Dispatcher:
     def forget_waiting(self) -> None:
         """Drop every request that has not begun: another worker may have it."""
         for request in self._take_waiting():
-            self.commit_queue.forget(request)
+            self.commit.forget(request)
 
     def return_all_waiting(self) -> None:
         """Give back every request that has not begun, also those reserved in a reply that was lost."""
@@ -241,23 +246,8 @@ class Dispatcher:
             self._remove_running(batch)
             requests += batch.requests
         for request in requests:
-            self.commit_queue.forget(request)
+            self.commit.forget(request)
         return requests
-
-    def stop(self) -> None:
-        """Give back what runs, too, and discard its results."""
-        self.closing = True
-        self.return_all_waiting()
-        running = [request for batch in self.running.values() for request in batch.requests]
-        for batch in self.running.values():
-            batch.stopped = True
-        if self.source is not None and running:
-            self.source.return_requests(running)
-        self.running.clear()
-
-    def retry_commits(self) -> None:
-        """Commit again the outcomes that could not be committed while Redis was away."""
-        self.commit_queue.retry(self.idle_slots)
 
     def terminate(self, request: Request, signal: Any) -> None:
         """End a running request together with its process; the others of its batch run again."""
@@ -270,7 +260,6 @@ class Dispatcher:
         batch = self._running_batch(request)
         if batch is None:
             return
-        batch.stopped = True
         self.return_all_waiting()  # first: what runs goes to the head of the queue, before what waits
         self.running.pop(batch.number, None)
         if self.source is not None:
@@ -280,12 +269,12 @@ class Dispatcher:
     def describe(self) -> dict[str, Any]:
         """Describe the queues for `celery inspect stats`: what waits, what runs, and the service times."""
         queues = self.batcher.describe(max(1, self.free_slots))
-        return {model: each | {"answered": self.commit_queue.counts.get(model, 0)} for model, each in queues.items()}
+        return {model: each | {"answered": self.commit.counts.get(model, 0)} for model, each in queues.items()}
 
     def _send(self, requests: list[Request]) -> bool:
         """Send a batch to the pool; False where it has to wait for Redis."""
         try:
-            offloaded = self.commit.payloads(requests) if any(request.is_offloaded for request in requests) else {}
+            offloaded = self.records.payloads(requests) if any(request.is_offloaded for request in requests) else {}
         except redis.RedisError as exc:
             logger.warning("cannot read the offloaded payloads of %d requests: %s", len(requests), exc)
             self.batcher.add_isolated(requests[0].model, [requests])
@@ -312,7 +301,7 @@ class Dispatcher:
         """Mark the records of a batch's requests as started, if they still run."""
         if batch.number in self.running:
             try:
-                self.commit.mark_started(self._batch_run(batch), batch.requests)
+                self.records.mark_started(self._batch_run(batch), batch.requests)
             except redis.RedisError as exc:
                 logger.debug("could not record that %d requests run: %s", len(batch.requests), exc)
 
@@ -324,19 +313,14 @@ class Dispatcher:
             self.source.pull()
             return
         call = self.source.reserve_call()
-        if self._watch_replies is None:
-            self._on_committed(call, *self.commit_queue.end(run, outcomes, runtime, self.idle_slots, call))
-            return
-        descriptor = self.commit_queue.post(
-            run, outcomes, runtime, self.idle_slots, call, lambda kept, reply: self._on_committed(call, kept, reply)
+        self.commit.end(
+            run, outcomes, runtime, call, lambda committed, reply: self._on_committed(call, reply, committed=committed)
         )
-        if descriptor is not None:
-            self._watch_replies(descriptor)
 
-    def _on_committed(self, call: ScriptCall | None, kept: bool, reply: Any) -> None:
+    def _on_committed(self, call: ScriptCall | None, reply: Any, *, committed: bool) -> None:
         if call is None or self.source is None:
             return
-        if kept:
+        if committed:
             self.source.on_reserved(call, reply)
             self.dispatch()
         else:
@@ -345,14 +329,14 @@ class Dispatcher:
     def _end_without_run(self, ended: Outcome) -> None:
         now = self._now()
         run = BatchRun(ended.request.model, "", self.hostname, now, now, 1)
-        self.commit_queue.end(run, [ended], 0.0, self.idle_slots)
+        self.commit.end(run, [ended], wait=True)
 
     def _delayed(self) -> list[Request]:
         return [request for request in self.delayed if not request.ended]
 
     def _return(self, requests: list[Request]) -> None:
         for request in requests:
-            self.commit_queue.forget(request)
+            self.commit.forget(request)
         if self.source is not None and requests:
             self.source.return_requests(requests)
 

@@ -10,6 +10,7 @@ import redis
 
 from mutirao_worker.engine import outcome
 from mutirao_worker.engine.commit import Commit
+from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.outcome import Outcome
 from mutirao_worker.engine.request import Request
 
@@ -24,20 +25,20 @@ class PrerunCheck:
 
     def __init__(
         self,
+        records: JobRecords,
         commit: Commit,
         now: Callable[[], float],
         end: Callable[[Outcome], None],
-        ended: Callable[[Request, str], None],
         revoked: Container[str],
     ) -> None:
-        """Take the records, Redis's clock, what ends a request, what notes that one has ended, and the ids to drop."""
+        """Take the records, what notes that a request has ended, Redis's clock, what ends a request, and the ids to drop."""
         self._cancelled = 0
         self._commit = commit
         self._deadline = float("inf")
         self._end = end
-        self._ended = ended
         self._observed_at = self._changed_at = 0.0
         self._now = now
+        self._records = records
         self._revoked = revoked
 
     def observe(self, cancelled: int, deadline: float) -> None:
@@ -58,18 +59,18 @@ class PrerunCheck:
         if not batch or not self._may_have_changed(min(request.received for request in batch), time.monotonic()):
             return batch
         try:
-            whys = self._commit.prerun_check(batch)
+            whys = self._records.prerun_check(batch)
         except redis.RedisError:
             return batch  # its end is fenced, whatever happened to it meanwhile
         for request, why in zip(batch, whys, strict=True):
             if why:
-                self._ended(request, why)
+                self._commit.ended(request, why)
                 self._discard(request)
         return [request for request, why in zip(batch, whys, strict=True) if not why]
 
     def _discard(self, request: Request) -> None:
         try:
-            self._commit.discard([request])
+            self._records.acknowledge([request])
         except redis.RedisError as exc:  # it is found reserved before long, and looked at again
             logger.debug("cannot acknowledge %s, which had ended: %s", request.id, exc)
 
@@ -78,7 +79,7 @@ class PrerunCheck:
 
     def _may_have_changed(self, oldest: float, now: float) -> bool:
         """Whether one of the requests that came since may have been cancelled or have expired meanwhile."""
-        if not self._commit.fenced:
+        if not self._records.fenced:
             return True
         if now - oldest < FRESH_S:
             return False

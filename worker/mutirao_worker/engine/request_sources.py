@@ -101,7 +101,9 @@ class LeasedSource:
             self.on_wakeup(queue)
         elif isinstance(reply, redis.RedisError):
             self._on_reserve_failed(reply)
-        elif reply is not None and call is not None:
+        elif (
+            reply is not None and call is not None and not self._dispatcher.closing
+        ):  # then it is given back at the end
             self._woken_queue = queue
             self.on_reserved(call, reply, woken=queue is not None)
             self._dispatcher.dispatch()
@@ -123,7 +125,7 @@ class LeasedSource:
         for key, envelope, why in taken.gone:
             if (request := self._parse(0, key, envelope)) is not None:
                 dispatcher.received([request])
-                dispatcher.commit_queue.ended(request, why)
+                dispatcher.commit.ended(request, why)
         read = [request for each in taken.requests if (request := self._parse(*each)) is not None]
         dispatcher.received(read)
         if silent := {request.key for request in read if not woken or request.headers.mutirao is None}:
@@ -194,7 +196,7 @@ class LeasedSource:
         handed = [request for request in requests if self._copies.another_may_take(request)]
         for (model, digest), these in self._copies.grouped(handed).items():
             for request in these:
-                self._dispatcher.commit_queue.forget(request)
+                self._dispatcher.commit.forget(request)
             self._copies.leave_to_others(keyspace.queue(model))
             try:
                 self._leases.requeue([request.tag for request in these], refused_by=digest)
@@ -322,33 +324,11 @@ class LeasedSource:
     def _give_up(self, key: bytes, envelope: bytes, worker: str) -> None:
         """End a request that had been delivered too often, where the script that found it could not: records are elsewhere."""
         logger.error("a request of %s was delivered too often; it is in the dead letters", worker)
-        if self._dispatcher.commit.fenced:
+        if self._dispatcher.records.fenced:
             return
         request = self._parse(0, key, envelope) or unreadable(self._dispatcher, 0, key, envelope)[0]
         text = f"gave up after {request.deliveries} deliveries: each worker that took it was lost"
         self._dispatcher.refuse(request, self._worker_lost(text), "worker lost")
-
-
-class ClosedSource:
-    """Reserves nothing: the worker is stopping. What a call still reserves is given back before the worker leaves."""
-
-    def mark_uncertain(self) -> None:
-        """Unacknowledged reservations are given back before the worker leaves."""
-
-    def has_room(self, queue: str | None = None) -> bool:  # noqa: ARG002
-        return False
-
-    def on_no_room(self, queue: str) -> None:
-        """Nothing is taken any more."""
-
-    def on_wakeup(self, queue: str | None) -> None:
-        """Nothing is taken any more."""
-
-    def next_command(self) -> None:
-        """Nothing is taken any more."""
-
-    def on_reply(self, queue: str | None, reply: Any) -> None:
-        """Nothing is taken any more."""
 
 
 class BrokerSource:

@@ -15,7 +15,7 @@ from mutirao.redisdb.connection import connect
 from mutirao.redisdb.scripts import SCRIPTS
 from mutirao.settings import Settings
 from mutirao.wire.messages import JobRecord
-from mutirao_worker.engine import commit
+from mutirao_worker.engine import job_records
 
 REASON = "webhook undelivered"
 
@@ -105,7 +105,7 @@ class Outbox:
             redis.RedisError: as `complete`.
         """
         id = f"webhook-{delivery.job_id}"
-        letter = commit.dead_letter(
+        letter = job_records.dead_letter(
             id,
             keyspace.WEBHOOKS,
             with_retries(delivery.envelope, 0),
