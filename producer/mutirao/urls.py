@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -52,6 +53,16 @@ class RedisURL(msgspec.Struct, frozen=True, kw_only=True):
         return SEPARATOR.join(
             f"{self.scheme}://{login}{f'[{host}]' if ':' in host else host}:{port}{ending}" for host, port in self.hosts
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address, as far as its text tells."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def scheme(url: str) -> str:

@@ -285,7 +285,7 @@ def test_doctor_checks_a_gateway(fleet, tmp_path):
     with GatewayProcess(fleet.url) as gateway:
         out = Shell(gateway.url, tmp_path).says("doctor")
     assert f"the gateway at {gateway.url} answers in" in out
-    assert "every announced model can be asked" in out
+    assert "every announced model can answer" in out
     assert "none is needed" in out
     assert "no problems" in out
 

@@ -20,7 +20,7 @@ from workers import BIN, Fleet, WorkerProcess
 
 from mutirao import Client, ModelUnavailable, SignatureMismatch, keyspace, printable, registry, settings
 from mutirao.client.redis_backend import RedisBackend
-from mutirao.doctor.fleet_checks import deaf, failures, versions
+from mutirao.doctor.fleet_checks import failures, leases, versions
 from mutirao.doctor.snapshot import Snapshot
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao_worker.cli.worker import free_name
@@ -96,7 +96,7 @@ def test_a_worker_that_fails_speaks_for_itself_alone(announced, look):
         assert known.find("cold").signature.inputs
         assert known.find("cold").reason == ""
         assert bad().failing == {"cold": why}
-        found = failures(Snapshot(given=settings.load({}), catalog=known))
+        found = failures(Snapshot(settings=settings.load({}), registry=known))
         assert found.level == "warning"
         assert f"cold on {announced.worker.name} ({why})" in found.found
         other.stop()
@@ -139,7 +139,7 @@ def test_gone_within_its_lease(announced, look):
         waiting.until(lambda: len(look().serving("slow")) == 1, timeout_s=registry.FRESH_S)
         assert time.monotonic() - began < LEASE_S + 2
         waiting.until(lambda: look().silent == (other.name,), timeout_s=registry.FRESH_S)
-        found = deaf(Snapshot(given=settings.load({}), catalog=look()))
+        found = leases(Snapshot(settings=settings.load({}), registry=look()))
         assert (found.level, f"gone: {other.name}" in found.found) == ("warning", True)
     waiting.until(lambda: len(look().serving("iris")) == 1)  # one of another test may be on its way out
 
@@ -220,7 +220,7 @@ def test_differing_copies_of_one_version(redis_server, tmp_path):
             assert [[spec.name for spec in each.inputs] for each in known.models["twin"].variants] == [
                 list(house.columns)
             ]
-        found = versions(Snapshot(given=settings.load({}), catalog=known))
+        found = versions(Snapshot(settings=settings.load({}), registry=known))
         assert (found.level, "twin version 1" in found.found) == ("warning", True)
         assert one.name in found.found
         assert other.name in found.found

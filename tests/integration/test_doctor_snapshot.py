@@ -26,12 +26,12 @@ def test_a_snapshot_of_a_real_server(tmp_path):
         found = snapshot.read(settings.load({}, broker_url=running.url, models=str(tmp_path)), {"MUTIRAO_X": "1"})
     assert found.broker is not None
     assert found.broker.info is not None
-    assert found.catalog is not None
+    assert found.registry is not None
     assert (found.broker.config, found.broker.info["aof_enabled"]) == ({"appendfsync": "everysec", "save": ""}, 1)
     assert (found.waiting, found.reserved, found.dead, found.foreign) == ({"iris": 3}, 2, 1, ("mail",))
-    assert (found.limits, found.environment, found.catalog.workers) == ({"slow": 600.0}, ("MUTIRAO_X",), ())
+    assert (found.limits, found.environment, found.registry.workers) == ({"slow": 600.0}, ("MUTIRAO_X",), ())
     assert abs(found.broker.ahead_s) < 1
-    assert "segredo" not in str(msgspec.structs.replace(found, given=None))
+    assert "segredo" not in str(msgspec.structs.replace(found, settings=None))
 
 
 def test_a_user_who_may_see_little_gets_a_snapshot_all_the_same():
@@ -45,4 +45,4 @@ def test_a_user_who_may_see_little_gets_a_snapshot_all_the_same():
     for each in found.servers:
         assert (each.info, each.config) == (None, None)
     assert len(found.servers) == 2
-    assert (found.catalog, found.waiting, found.reserved, found.dead, found.foreign) == (None,) * 5
+    assert (found.registry, found.waiting, found.reserved, found.dead, found.foreign) == (None,) * 5

@@ -15,6 +15,7 @@ from mutirao.api_keys import KeyLimits
 from mutirao.gateway.auth import authenticator
 from mutirao.gateway.auth.authenticator import ANYBODY, Authenticator, Caller
 from mutirao.redisdb.drivers import AsyncRedisDriver
+from mutirao.urls import is_loopback
 
 BEYOND = "0.0.0.0"
 
@@ -268,7 +269,7 @@ def test_what_a_key_does_not_allow_is_refused_with_the_scope_it_takes():
 def test_a_gateway_without_keys_does_not_start_beyond_loopback(host, loopback):
     """`refuse_open` lets it listen to loopback alone until there are keys, and names the command that makes one."""
     authenticator.refuse_open(host, has_keys=True)
-    assert authenticator.is_loopback(host) is loopback
+    assert is_loopback(host) is loopback
     if loopback:
         authenticator.refuse_open(host, has_keys=False)
         return

@@ -203,11 +203,11 @@ def test_a_record_that_cannot_be_read_is_a_dead_letter(courier, server, redis):
 def test_doctor_sees_what_nobody_tells(redis_server, own_jobs):
     """Doctor warns of ends that wait while no courier runs, and takes a courier that runs for no stranger."""
     given = own_jobs.settings
-    assert snapshot.read(given, {}).untold == 0
+    assert snapshot.read(given, {}).undelivered == 0
     own_jobs.end("http://127.0.0.1:1/", 3)
-    assert snapshot.read(given, {}).untold == 3
+    assert snapshot.read(given, {}).undelivered == 3
     with CourierProcess(redis_server.url, "http://127.0.0.1:1"):
-        waiting.until(lambda: snapshot.read(given, {}).untold == 0)
+        waiting.until(lambda: snapshot.read(given, {}).undelivered == 0)
         assert snapshot.read(given, {}).foreign == ()
 
 

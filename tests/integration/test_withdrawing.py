@@ -47,7 +47,7 @@ def run(fleet, *args):
 
 
 def doctor(client):
-    return checks.models(Snapshot(given=settings.load({}), catalog=client.catalog()))
+    return checks.models(Snapshot(settings=settings.load({}), registry=client.catalog()))
 
 
 def test_a_model_leaves_when_it_is_removed_and_stays_when_its_workers_stop(two):

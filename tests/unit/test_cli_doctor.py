@@ -35,12 +35,12 @@ def seen(*workers, broken="", known=("iris",), given=None, reason="", unleased=(
         "waiting": {},
         "reserved": 0,
         "dead": 0,
-        "closed": "",
-        "untold": 0,
+        "lockout": "",
+        "undelivered": 0,
         "foreign": (),
         "orphans": Orphans((), 0, True),
     } | more
-    return Snapshot(given=settings.load({}, **(given or {})), catalog=found, **parts)
+    return Snapshot(settings=settings.load({}, **(given or {})), registry=found, **parts)
 
 
 IRIS = worker("a@x", iris="1")
@@ -82,7 +82,7 @@ AMQP = {"broker_url": "amqp://127.0.0.1", "result_url": "redis://127.0.0.1"}
         (redis_checks.password, redis("redis://localhost:6379"), "ok", "loopback"),
         (redis_checks.password, redis("redis://[::1]:6379"), "ok", "loopback"),
         (redis_checks.password, redis(AWAY), "warning", "whoever reaches it"),
-        (redis_checks.password, redis("redis://:***@10.0.0.5:6379"), "ok", "in the clear"),
+        (redis_checks.password, redis("redis://:***@10.0.0.5:6379"), "ok", "sent unencrypted"),
         (redis_checks.password, redis("rediss://:***@10.0.0.5:6379"), "ok", "encrypted"),
     ],
 )  # fmt: skip
@@ -99,12 +99,12 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet_checks.workers, seen(IRIS), "ok", "1 alive, 2 predictions at once: a@x"),
         (fleet_checks.workers, seen(worker("a@x", 1)), "ok", "1 alive, 1 prediction at once: a@x"),
         (fleet_checks.workers, seen(), "problem", "last 15 s"),
-        (fleet_checks.deaf, seen(IRIS), "ok", "every worker"),
-        (fleet_checks.deaf, seen(IRIS, unleased=("b@x",)), "warning", "nothing is taken: b@x"),
-        (fleet_checks.vanished, seen(IRIS), "ok", "waits in its queue"),
-        (fleet_checks.vanished, seen(IRIS, orphans=Orphans(("a", "b"), 9, True)), "warning", "2 say queued, but are in no queue"),
-        (fleet_checks.vanished, seen(IRIS, given=AMQP), "ok", "not looked for"),
-        (fleet_checks.deaf, seen(IRIS, silent=("b@x",)), "warning", "gone: b@x"),
+        (fleet_checks.leases, seen(IRIS), "ok", "every worker"),
+        (fleet_checks.leases, seen(IRIS, unleased=("b@x",)), "warning", "take no requests: b@x"),
+        (fleet_checks.lost_requests, seen(IRIS), "ok", "each is in its queue"),
+        (fleet_checks.lost_requests, seen(IRIS, orphans=Orphans(("a", "b"), 9, True)), "warning", "2 are queued by their record, but in no queue"),
+        (fleet_checks.lost_requests, seen(IRIS, given=AMQP), "ok", "not checked"),
+        (fleet_checks.leases, seen(IRIS, silent=("b@x",)), "warning", "gone: b@x"),
         (fleet_checks.models, seen(IRIS), "ok", "1 served: iris"),
         (fleet_checks.models, seen(IRIS, known=()), "warning", "none"),
         (fleet_checks.models, seen(IRIS, known=("iris", "bad"), broken="bad", reason="digest"), "problem", "bad (digest)"),
@@ -112,17 +112,17 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet_checks.models, seen(IRIS, reason="saved with 1.7"), "warning", "iris (saved with 1.7)"),
         (fleet_checks.versions, seen(IRIS, worker("b@x", iris="1")), "ok", "one version"),
         (fleet_checks.versions, seen(IRIS, worker("b@x", iris="2")), "warning", "iris (1, 2)"),
-        (fleet_checks.waiting, seen(IRIS), "ok", "nothing waits"),
-        (fleet_checks.waiting, seen(IRIS, waiting={"iris": 3}), "ok", "iris 3"),
-        (fleet_checks.waiting, seen(IRIS, waiting={"iris": 3, "typo": 1}), "problem", "no live worker serves typo"),
+        (fleet_checks.queues, seen(IRIS), "ok", "nothing waits"),
+        (fleet_checks.queues, seen(IRIS, waiting={"iris": 3}), "ok", "iris 3"),
+        (fleet_checks.queues, seen(IRIS, waiting={"iris": 3, "typo": 1}), "problem", "no live worker serves typo"),
         (fleet_checks.reserved, seen(IRIS, reserved=4), "ok", "4 taken"),
         (fleet_checks.reserved, seen(reserved=4), "warning", "no worker is alive"),
         (fleet_checks.dead, seen(IRIS), "ok", "none"),
         (fleet_checks.dead, seen(IRIS, dead=2), "warning", "2 requests were given up"),
-        (fleet_checks.closed, seen(IRIS), "ok", "a good one, or none: a gateway is then open to its machine from its next start"),
-        (fleet_checks.closed, seen(IRIS, closed="every key is revoked: do this"), "warning", "every key is revoked"),
-        (fleet_checks.undelivered_webhooks, seen(IRIS), "ok", "nothing waits to be told"),
-        (fleet_checks.undelivered_webhooks, seen(IRIS, untold=3), "warning", "3 ends of jobs wait to be told"),
+        (fleet_checks.api_keys, seen(IRIS), "ok", "usable, or none: without any, a gateway needs no key"),
+        (fleet_checks.api_keys, seen(IRIS, lockout="every key is revoked: do this"), "warning", "every key is revoked"),
+        (fleet_checks.undelivered_webhooks, seen(IRIS), "ok", "none waits to be sent"),
+        (fleet_checks.undelivered_webhooks, seen(IRIS, undelivered=3), "warning", "3 wait to be sent, and no process sends them"),
         (fleet_checks.foreign, seen(IRIS), "ok", "no other"),
         (fleet_checks.foreign, seen(IRIS, foreign=("celery",)), "warning", "queues celery"),
         (settings_checks.variables, seen(environment=("MUTIRAO_BROKER_URL", "MUTIRAO_REDIS_PORT", "PATH")), "ok", "known"),
@@ -130,13 +130,13 @@ def test_a_server_is_judged(check, given, level, says):
         (settings_checks.variables, seen(environment=("MUTIRAO_QQQQ",)), "warning", "MUTIRAO_QQQQ"),
         (settings_checks.address, seen(), "ok", LOCAL),
         (settings_checks.address, seen(here="redis://:pw@127.0.0.1:7000/0"), "warning", "runs here at redis://:***@127.0.0.1:7000/0"),
-        (settings_checks.place, seen(), "ok", "with the requests"),
-        (settings_checks.place, seen(given={"result_url": "redis://:pw@10.0.0.6"}), "warning", ":***@10.0.0.6"),
-        (settings_checks.kept, seen(), "ok", "24 hours"),
-        (settings_checks.kept, seen(given={"result_ttl_s": 60}), "problem", "forgotten while it runs"),
-        (settings_checks.kept, seen(given={"result_ttl_s": 300}, limits={"slow": 600.0}), "problem", "600 s"),
-        (settings_checks.size, seen(), "ok", "64 MiB"),
-        (settings_checks.size, seen(broker=redis(maxmemory=2**27)), "warning", "maxmemory, 134217728"),
+        (settings_checks.results, seen(), "ok", "with the requests"),
+        (settings_checks.results, seen(given={"result_url": "redis://:pw@10.0.0.6"}), "warning", ":***@10.0.0.6"),
+        (settings_checks.lifetimes, seen(), "ok", "24 hours"),
+        (settings_checks.lifetimes, seen(given={"result_ttl_s": 60}), "problem", "forgotten while it runs"),
+        (settings_checks.lifetimes, seen(given={"result_ttl_s": 300}, limits={"slow": 600.0}), "problem", "600 s"),
+        (settings_checks.sizes, seen(), "ok", "64 MiB"),
+        (settings_checks.sizes, seen(broker=redis(maxmemory=2**27)), "warning", "maxmemory, 134217728"),
     ],
 )  # fmt: skip
 def test_a_fleet_and_its_settings_are_judged(check, given, level, says):
@@ -169,17 +169,17 @@ def test_a_server_that_tells_nothing_is_unknown(check):
         fleet_checks.workers,
         fleet_checks.models,
         fleet_checks.versions,
-        fleet_checks.waiting,
+        fleet_checks.queues,
         fleet_checks.reserved,
         fleet_checks.dead,
-        fleet_checks.closed,
+        fleet_checks.api_keys,
         fleet_checks.undelivered_webhooks,
         fleet_checks.foreign,
     ],
 )
 def test_a_fleet_that_may_not_be_seen_is_unknown(check):
     """Where keys are out of sight, a check says so and does not guess."""
-    assert check(Snapshot(given=settings.load({}))).level == "unknown"
+    assert check(Snapshot(settings=settings.load({}))).level == "unknown"
 
 
 def test_the_nearest_setting_is_named():

@@ -117,6 +117,11 @@ def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) ->
     return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, **options)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words: "no keys", "1 key", "2,000 keys"."""
+    return f"{f'{count:,}' if count else 'no'} {noun}{'' if count == 1 else 's'}"
+
+
 def note(text: str) -> None:
     """Print a note on stderr, so that pipes get the result alone."""
     click.echo(wrapped(text, err=True), err=True)

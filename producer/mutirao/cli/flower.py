@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import secrets
 import sys
@@ -17,6 +16,7 @@ from mutirao.cli import console
 from mutirao.embedded.redis_server import chosen_port
 from mutirao.embedded.system import FLOWER_PORT
 from mutirao.redisdb.connection import connect
+from mutirao.urls import is_loopback
 
 USER = "mutirao"
 # Not `exception`, where a model's own words may stand: Flower 2.2 puts that column into the page as HTML. The task's page escapes it.
@@ -113,11 +113,3 @@ def answers(url: str, given: settings.Settings) -> bool:
             return bool(client.ping())
     except (redis.RedisError, OSError):
         return False
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches the address; an empty one means every interface."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"

@@ -1,39 +1,38 @@
-"""Checks of a gateway, through which the system is reached where the broker's URL is one."""
+"""Checks of a gateway, for clients whose broker URL is a gateway's."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 
 import msgspec
 
 from mutirao.client.http_backend.http_call import unavailable
-from mutirao.doctor.finding import Finding
+from mutirao.doctor.finding import Checks, Finding, ok, problem
 from mutirao.settings import Settings
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
-    """A gateway, as it presents itself to this process.
+    """What a gateway tells this process.
 
     Attributes:
         url: its address.
         answered_ms: how long its answer about readiness took.
         missing: why it is not ready; empty where it is.
-        keyed: whether this process has a key.
-        status: how it answers to that, or to none: 200 where it lets this process in.
-        says: why it does not.
+        has_key: whether this process has a key.
+        status: the status of its answer with this key, or without one: 200 where it accepts that.
+        refusal: why it does not accept it.
     """
 
     url: str
     answered_ms: float
     missing: str = ""
-    keyed: bool = False
+    has_key: bool = False
     status: int = 200
-    says: str = ""
+    refusal: str = ""
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What it answers of itself, or of an error."""
+class Body(msgspec.Struct, frozen=True):
+    """The fields that are read of its answers and errors."""
 
     ready: bool | None = None
     reason: str = ""
@@ -41,67 +40,64 @@ class Said(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def read(given: Settings) -> Gateway:
-    """Ask a gateway.
+CHECKS = Checks[Gateway]()
+
+
+def read(settings: Settings) -> Gateway:
+    """Ask a gateway whether it is ready, and whether it accepts this process's key.
 
     Raises:
-        BrokerUnavailable: it does not answer, or whoever answers is none.
+        BrokerUnavailable: it does not answer, or what answers is not a gateway.
         SettingsError: the package that speaks HTTP is not installed.
     """
-    from mutirao.client.http_backend.transport import opened  # noqa: PLC0415 - httpx is an extra, and is loaded by those alone who use it
+    from mutirao.client.http_backend.transport import opened  # noqa: PLC0415 - httpx is an extra, loaded only by those who use it
 
-    with opened(given) as ask:
+    with opened(settings) as get:
         began = time.monotonic()
-        _, body = ask("/v2/health/ready")
+        _, body = get("/v2/health/ready")
         answered_ms = (time.monotonic() - began) * 1000
-        ready = _read(given, body)
-        status, body = ask("/v1/models")
-        models = _read(given, body)
+        ready = _decoded(settings, body)
+        status, body = get("/v1/models")
+        models = _decoded(settings, body)
     return Gateway(
-        url=given.broker_url,
+        url=settings.broker_url,
         answered_ms=answered_ms,
         missing="" if ready.ready else ready.reason or ready.error,
-        keyed=bool(given.api_key),
+        has_key=bool(settings.api_key),
         status=status,
-        says=models.error,
+        refusal=models.error,
     )
 
 
-def _read(given: Settings, body: bytes) -> Said:
+def _decoded(settings: Settings, raw: bytes) -> Body:
     try:
-        said = msgspec.json.decode(body, type=Said)
+        body = msgspec.json.decode(raw, type=Body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        said = Said()
-    if said == Said():
-        raise unavailable(given.broker_url, "it does not answer in a gateway's words", "does the URL name a gateway?")
-    return said
+        body = Body()
+    if body == Body():
+        raise unavailable(settings.broker_url, "its answer is not a gateway's", "does the URL name a gateway?")
+    return body
 
 
-def findings(gateway: Gateway) -> Iterator[Finding]:
-    """Run every check."""
-    for check in CHECKS:
-        yield check(gateway)
-
-
+@CHECKS.add("answer")
 def reachable(gateway: Gateway) -> Finding:
     """It answers."""
-    return Finding("answer", "ok", f"the gateway at {gateway.url} answers in {gateway.answered_ms:.1f} ms")
+    return ok(f"the gateway at {gateway.url} answers in {gateway.answered_ms:.1f} ms")
 
 
+@CHECKS.add("ready")
 def ready(gateway: Gateway) -> Finding:
-    """Every model that workers have announced can be asked."""
+    """Every model that workers have announced can answer."""
     if gateway.missing:
-        return Finding("ready", "problem", gateway.missing, "mutirao doctor with the URL of its Redis says more")
-    return Finding("ready", "ok", "every announced model can be asked")
+        return problem(gateway.missing, "mutirao doctor with the URL of its Redis says more")
+    return ok("every announced model can answer")
 
 
+@CHECKS.add("key")
 def key(gateway: Gateway) -> Finding:
-    """It lets this process in."""
+    """It accepts this process's key, or needs none."""
     if gateway.status in (401, 403):
-        return Finding("key", "problem", gateway.says, "set MUTIRAO_API_KEY to a key of this gateway")
+        return problem(gateway.refusal, "set MUTIRAO_API_KEY to a key of this gateway")
     if gateway.status != 200:
-        return Finding("key", "unknown", gateway.says, "try again when the gateway is ready")
-    return Finding("key", "ok", "accepted" if gateway.keyed else "none is needed")
-
-
-CHECKS: tuple[Callable[[Gateway], Finding], ...] = (reachable, ready, key)
+        return Finding("", "unknown", gateway.refusal, "try again when the gateway is ready")
+    return ok("accepted" if gateway.has_key else "none is needed")

@@ -15,20 +15,20 @@ from mutirao.redisdb.drivers import Operation, RedisDriver
 from mutirao.settings import Settings
 from mutirao.wire.messages import JobRecord
 
-# Of each record no more is read than its state; of those queued so many are looked for, which takes some calls each.
+# At most this many records are read, their state alone; of those queued, this many are searched for, which takes a few calls each.
 RECORDS = 50_000
-LOOKED_FOR = 50
-TOGETHER = 1000
+SEARCHED = 50
+CHUNK = 1000
 QUEUED = b'{"status":"QUEUED"'
 
 
 class Orphans(msgspec.Struct, frozen=True):
-    """What a look at the records found.
+    """Jobs whose requests have vanished.
 
     Attributes:
-        ids: of jobs whose request has vanished.
+        ids: of the jobs.
         looked_at: how many records were looked at.
-        whole: all records were looked at, and each queued one looked for.
+        whole: whether all records were looked at, and each queued request searched for.
     """
 
     ids: tuple[str, ...]
@@ -36,36 +36,36 @@ class Orphans(msgspec.Struct, frozen=True):
     whole: bool
 
 
-def find(client: redis.Redis, given: Settings) -> Orphans:
-    """Look for the requests of queued jobs.
+def find(client: redis.Redis, settings: Settings) -> Orphans:
+    """Search for the requests of queued jobs.
 
     Args:
         client: of the Redis that keeps records.
-        given: the settings.
+        settings: those of this process.
     """
-    keys, ended = _scanned(client)
-    ids = [key.removeprefix(keyspace.record_key("").encode()).decode() for key in _queued(client, keys)]
-    with contextlib.closing(RedisDriver(given)) as driver:
-        core = RedisBackend(given, check=False)
-        lost: Sequence[str] = ids[:LOOKED_FOR]
-        for _ in range(2):  # what was being taken meanwhile is found the second time
-            lost = driver.run(_lost(core, lost)) if lost else ()
-    return Orphans(tuple(lost), len(keys), ended and len(ids) <= LOOKED_FOR)
+    keys, all_scanned = _scan(client)
+    queued = [key.removeprefix(keyspace.record_key("").encode()).decode() for key in _queued(client, keys)]
+    backend, lost = RedisBackend(settings, check=False), queued[:SEARCHED]
+    with contextlib.closing(RedisDriver(settings)) as driver:
+        for _ in range(2):  # a request that a worker was taking during the first search is found by the second
+            lost = driver.run(_lost(backend, lost)) if lost else []
+    return Orphans(tuple(lost), len(keys), all_scanned and len(queued) <= SEARCHED)
 
 
-def _scanned(client: redis.Redis) -> tuple[list[bytes], bool]:
+def _scan(client: redis.Redis) -> tuple[list[bytes], bool]:
+    """Return the keys of records, and whether these are all."""
     cursor, keys = 0, list[bytes]()
     while len(keys) < RECORDS:
-        cursor, found = client.scan(cursor, match=keyspace.record_key("*"), count=TOGETHER, _type="string")
-        keys += map(bytes, found)  # type: ignore[arg-type]
+        cursor, some = client.scan(cursor, match=keyspace.record_key("*"), count=CHUNK, _type="string")
+        keys += map(bytes, some)  # type: ignore[arg-type]
         if cursor == 0:
             return keys, True
     return keys, False
 
 
 def _queued(client: redis.Redis, keys: Sequence[bytes]) -> Iterator[bytes]:
-    for first in range(0, len(keys), TOGETHER):
-        some = keys[first : first + TOGETHER]
+    for first in range(0, len(keys), CHUNK):
+        some = keys[first : first + CHUNK]
         pipe = client.pipeline(transaction=False)
         for key in some:
             pipe.getrange(key, 0, len(QUEUED) - 1)
@@ -73,10 +73,10 @@ def _queued(client: redis.Redis, keys: Sequence[bytes]) -> Iterator[bytes]:
         yield from (key for key, state in zip(some, states, strict=True) if state == QUEUED)
 
 
-def _lost(core: RedisBackend, ids: Sequence[str]) -> Operation[list[str]]:
-    found: list[JobRecord | None] = yield from core.records(ids)
-    lost = []
-    for record in found:
-        is_lost = record is not None and record.status == "QUEUED" and (yield from job_history.is_lost(core, record))
-        lost += [record.task_id] if record is not None and is_lost else []
+def _lost(backend: RedisBackend, ids: Sequence[str]) -> Operation[list[str]]:
+    records: list[JobRecord | None] = yield from backend.records(ids)
+    lost: list[str] = []
+    for record in records:
+        is_lost = record and record.status == "QUEUED" and (yield from job_history.is_lost(backend, record))
+        lost += [record.task_id] if record and is_lost else []
     return lost

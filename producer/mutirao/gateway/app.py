@@ -20,6 +20,7 @@ from mutirao.gateway.routes import console, docs, jobs, metrics, models, v2
 from mutirao.gateway.state import Gateway
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao.settings import Settings
+from mutirao.urls import is_loopback
 
 
 def build(settings: Settings) -> tuple[Gateway, ASGIApp]:
@@ -38,7 +39,7 @@ def refuse_open(settings: Settings) -> None:
     Raises:
         SettingsError: the gateway listens beyond this machine, and there are no keys.
     """
-    if authenticator.is_loopback(settings.gateway_host):
+    if is_loopback(settings.gateway_host):
         return
     redis = RedisDriver(settings)
     try:

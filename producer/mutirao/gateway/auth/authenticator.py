@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from mutirao.api_keys import ApiKey, ApiKeys, KeyLimits, Verb
 from mutirao.gateway.refreshed_value import Refreshed
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.settings import Settings
+from mutirao.urls import is_loopback
 
 # The copy is used until it is this old; it is read again a little earlier, so that hardly a request waits for it.
 AGE_S = 1.0
@@ -159,16 +159,6 @@ class Authenticator:
             self._closed = self._closed or bool(known)
             self.changed()
         return known
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address, as far as its text tells."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def refuse_open(host: str, *, has_keys: bool) -> None:
