@@ -194,11 +194,14 @@ SEAMS = {
         "url",
     ),
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": (
+        "expected_content_length",
         "keep_alive",
         "more_body",
         "response_complete",
         "response_started",
+        "scope",
         "send(message)",
+        "transport",
     ),
     "uvicorn:Server": (
         "_captured_signals",
