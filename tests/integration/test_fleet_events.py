@@ -9,7 +9,8 @@ from key_ring import Ring
 from servers import RedisServer
 
 from mutirao import errors, settings
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state import fleet_broadcaster
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams import fleet_stream
 from mutirao.gateway.streams.fleet_stream import FleetStream
 
@@ -95,7 +96,7 @@ def test_nothing_is_read_while_nobody_follows(run):
 
 def test_a_slow_reader_gets_the_latest(run, monkeypatch):
     """Of what comes while its client reads nothing, a stream keeps the last snapshot alone."""
-    monkeypatch.setattr(fleet_stream, "EVERY_S", 0.01)
+    monkeypatch.setattr(fleet_broadcaster, "EVERY_S", 0.01)
 
     async def work(gateway):
         async with following(gateway) as (_, slow), following(gateway) as (_, quick):
@@ -108,7 +109,7 @@ def test_a_slow_reader_gets_the_latest(run, monkeypatch):
 
 def test_a_quiet_stream_says_that_it_lives(run, monkeypatch):
     """Where there is nothing new for long, a comment keeps the connection open."""
-    monkeypatch.setattr(fleet_stream, "EVERY_S", 60.0)
+    monkeypatch.setattr(fleet_broadcaster, "EVERY_S", 60.0)
     monkeypatch.setattr(fleet_stream, "KEEP_ALIVE_S", 0.05)
 
     async def work(gateway):

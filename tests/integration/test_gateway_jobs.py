@@ -17,7 +17,7 @@ from waiting import until
 from mutirao import settings
 from mutirao.errors import GatewayBusy
 from mutirao.gateway.auth.authenticator import ANYBODY
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams import job_stream as steps
 
 IRIS = samples.get("iris")

@@ -22,6 +22,7 @@ CONTRACTS = {
 BREACHES = {
     "producer/mutirao/client/new.py": "def late():\n    import mutirao_worker.app\n",
     "producer/mutirao/doctor/new.py": "from mutirao.gateway import app\n",
+    "producer/mutirao/gateway/state/new.py": "from mutirao.gateway.requests import request\n",
     "producer/mutirao/wire/new.py": "from mutirao import settings\n",
     "worker/mutirao_worker/engine/new.py": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import celery\n",
     "worker/mutirao_worker/models/new.py": "from mutirao_worker.engine import batcher\n",

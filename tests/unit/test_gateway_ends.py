@@ -3,8 +3,8 @@
 import msgspec
 
 from mutirao.client.job import JobHandle, SubmissionContext
-from mutirao.gateway import coalescer
-from mutirao.gateway.coalescer import Queued
+from mutirao.gateway.state import coalescer
+from mutirao.gateway.state.coalescer import Queued
 from mutirao.gateway.streams import long_poll
 from mutirao.wire.messages import JobInfo, JobRecord
 

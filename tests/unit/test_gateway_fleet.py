@@ -3,7 +3,7 @@
 import pytest
 
 from mutirao.gateway.auth.authenticator import ANYBODY, Caller
-from mutirao.gateway.fleet import fleet
+from mutirao.gateway.state.fleet import fleet
 from mutirao.queue_stats import QueueDepth
 from mutirao.registry import ModelInfo, Registry, WorkerInfo
 

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from mutirao import errors
-from mutirao.gateway import openapi
 from mutirao.gateway.middleware import infer_path
+from mutirao.gateway.openapi import document
 from mutirao.gateway.responses import error_response, response, response_format
 from mutirao.gateway.streams import job_stream
 from mutirao.wire.messages import History, JobInfo, JobRecord
@@ -118,8 +118,8 @@ def test_an_example_has_the_signatures_types_and_shapes(frame):
         else (InputSpec("X", "INT64", (-1, 2)),)
     )
     takes = Signature(inputs=inputs, outputs=(OutputSpec("predict", "FP64", (-1,), True),), frame=frame)
-    told = openapi.example(takes)["inputs"]
+    told = document.example(takes)["inputs"]
     assert [(one["datatype"], one["shape"]) for one in told] == [
         (spec.datatype, [1, *spec.shape[1:]]) for spec in inputs
     ]
-    assert openapi.row(takes) == ([{"a": 1.5, "b": "text"}] if frame else [[1, 1]])
+    assert document.row(takes) == ([{"a": 1.5, "b": "text"}] if frame else [[1, 1]])

@@ -72,7 +72,7 @@ def openapi(broker_url: str | None) -> None:
     from mutirao.gateway import app  # noqa: PLC0415 - its libraries are an extra
     from mutirao.gateway.openapi import document  # noqa: PLC0415
 
-    encoded = msgspec.json.encode(document(app.handlers(), _models(broker_url)), enc_hook=str)
+    encoded = msgspec.json.encode(document.build(app.handlers(), _models(broker_url)), enc_hook=str)
     sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
 
 

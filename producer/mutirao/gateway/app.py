@@ -17,7 +17,7 @@ from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import error_response, response
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.routes import console, docs, jobs, metrics, models, v2
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao.settings import Settings
 from mutirao.urls import is_loopback

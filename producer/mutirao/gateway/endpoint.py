@@ -9,10 +9,10 @@ import litestar
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
 
+from mutirao.gateway.openapi.route_doc import RouteDoc
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses.response import JSON, Response
-from mutirao.gateway.route_doc import RouteDoc
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 
 Handler = Callable[..., Awaitable[Response]]
 

@@ -15,7 +15,7 @@ from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import error_response
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.routes import v2
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 

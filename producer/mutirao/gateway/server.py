@@ -18,8 +18,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mutirao import errors
-from mutirao.gateway import process_pool
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state import process_pool
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.settings import Settings
 from mutirao.socket_options import options
 

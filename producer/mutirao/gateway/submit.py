@@ -11,14 +11,14 @@ import msgspec
 from mutirao import errors, keyspace, webhook_policy
 from mutirao.client import encoding
 from mutirao.client.encoding import SubmitOptions
-from mutirao.gateway import coalescer
-from mutirao.gateway.coalescer import Queued
 from mutirao.gateway.requests import large_bodies, submit_options
 from mutirao.gateway.requests.body_parsing import InferBody, ParsedBody
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state import coalescer
+from mutirao.gateway.state.coalescer import Queued
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.registry import ModelInfo
 from mutirao.wire.http_schemas import JobView
 

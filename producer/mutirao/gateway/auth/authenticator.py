@@ -11,8 +11,8 @@ import msgspec
 
 from mutirao import api_keys, errors
 from mutirao.api_keys import ApiKey, ApiKeys, KeyLimits, Verb
-from mutirao.gateway.refreshed_value import Refreshed
 from mutirao.redisdb.drivers import AsyncRedisDriver
+from mutirao.redisdb.refreshed_value import Refreshed
 from mutirao.settings import Settings
 from mutirao.urls import is_loopback
 

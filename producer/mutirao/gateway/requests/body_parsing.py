@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from mutirao import errors
+from mutirao.gateway.openapi.route_doc import Param
 from mutirao.gateway.requests import body_limits, table_files
 from mutirao.gateway.requests.request import Head
-from mutirao.gateway.route_doc import Param
 from mutirao.registry import ModelInfo
 from mutirao.tables.csv_dialect import DELIMITERS, HEADERS, Dialect
 from mutirao.wire import binary_codec, signature, tensors

@@ -12,10 +12,10 @@ import numpy as np
 from mutirao import errors
 from mutirao.client import encoding
 from mutirao.client.encoding import Packed, RowBatch
-from mutirao.gateway.process_pool import ProcessPool
 from mutirao.gateway.requests import body_parsing
 from mutirao.gateway.requests.body_parsing import InferBody, ParsedBody, RequestInputs
 from mutirao.gateway.requests.request import Head, unpacked
+from mutirao.gateway.state.process_pool import ProcessPool
 from mutirao.registry import ModelInfo
 from mutirao.wire.messages import Tensor
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from mutirao import errors, keyspace
 from mutirao.client.encoding import SubmitOptions
+from mutirao.gateway.openapi.route_doc import Param
 from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Request
-from mutirao.gateway.route_doc import Param
 from mutirao.registry import ModelInfo
 
 EXPIRES = b"mutirao-expires"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mutirao import errors
+from mutirao.gateway.openapi.route_doc import Param
 from mutirao.gateway.requests import submit_options
 from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Head, Request
 from mutirao.gateway.responses import response
-from mutirao.gateway.route_doc import Param
 
 FORMS = (response.JSON, response.BINARY, response.CSV, response.NPY)
 PREFERENCES_MAX = 64

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from litestar.exceptions import NotFoundException
 
 from mutirao.gateway.endpoint import endpoint
-from mutirao.gateway.fleet import Fleet
+from mutirao.gateway.openapi.route_doc import RouteDoc
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import EventStream, Headers, Response
-from mutirao.gateway.route_doc import RouteDoc
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.fleet import Fleet
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams.fleet_stream import FleetStream
 
 _MEDIA = {

@@ -10,12 +10,12 @@ from typing import Any
 from litestar.exceptions import NotFoundException
 
 from mutirao import errors
-from mutirao.gateway import openapi
 from mutirao.gateway.endpoint import endpoint
+from mutirao.gateway.openapi import document
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.registry import ModelInfo
 
 _HTML = b"""<!doctype html>
@@ -56,9 +56,9 @@ def routes(handlers: Callable[[], list[Any]]) -> list[Any]:
     files = _files()
 
     @endpoint("GET", "/openapi.json")
-    async def document(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
+    async def openapi_json(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
         """Give the OpenAPI document; its examples are of the models that an open gateway serves."""
-        return response.json(openapi.document(handlers(), await _models(gateway)))
+        return response.json(document.build(handlers(), await _models(gateway)))
 
     @endpoint("GET", "/docs")
     async def page(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
@@ -73,7 +73,7 @@ def routes(handlers: Callable[[], list[Any]]) -> list[Any]:
         body, media = files[name]
         return Response(200, body, media, cache=_KEPT)
 
-    return [document, page, file]
+    return [openapi_json, page, file]
 
 
 async def _models(gateway: Gateway) -> list[ModelInfo]:

@@ -11,14 +11,14 @@ from mutirao.client.job import JobHandle
 from mutirao.client.redis_backend import READ_MAX
 from mutirao.gateway import submit
 from mutirao.gateway.endpoint import endpoint
+from mutirao.gateway.openapi.route_doc import Param, RouteDoc
 from mutirao.gateway.requests import body_parsing, submit_options
 from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.presenters import Await, Jobs, SubmitManyReply
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.route_doc import Param, RouteDoc
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams import job_stream, long_poll
 from mutirao.gateway.streams.long_poll import LongPoll
 from mutirao.wire.http_schemas import JobView

@@ -12,11 +12,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from mutirao import queue_stats
 from mutirao.gateway.endpoint import endpoint
-from mutirao.gateway.metrics import SECONDS, Histogram, Metrics
+from mutirao.gateway.openapi.route_doc import RouteDoc
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.route_doc import RouteDoc
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
+from mutirao.gateway.state.metrics import SECONDS, Histogram, Metrics
 from mutirao.queue_stats import QueueDepth
 from mutirao.registry import Registry
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from mutirao import keyspace
-from mutirao.gateway.cache import total
 from mutirao.gateway.endpoint import endpoint
+from mutirao.gateway.openapi.route_doc import RouteDoc
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import presenters, response
 from mutirao.gateway.responses.presenters import Models
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.route_doc import RouteDoc
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
+from mutirao.gateway.state.queue_stats_cache import total
 
 
 @endpoint("GET", "/v1/models", RouteDoc(tag="Models", answer=Models, refusals=(503,)))

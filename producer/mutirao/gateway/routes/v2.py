@@ -12,13 +12,13 @@ from mutirao import errors
 from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway import submit
 from mutirao.gateway.endpoint import endpoint
+from mutirao.gateway.openapi.route_doc import Param, RouteDoc
 from mutirao.gateway.requests import body_parsing, submit_options
 from mutirao.gateway.requests.body_parsing import InferBody, ParsedBody
 from mutirao.gateway.requests.request import ClientGone, Request
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.response import Response
-from mutirao.gateway.route_doc import Param, RouteDoc
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams.long_poll import LongPoll
 from mutirao.registry import ModelInfo
 from mutirao.wire.http_schemas import JobView

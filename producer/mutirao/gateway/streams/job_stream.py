@@ -13,7 +13,7 @@ from mutirao.client.waiter import Completions, Waiter
 from mutirao.gateway.auth.authenticator import Caller
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import EventStream, Response
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.wire.messages import JobRecord
 
 KEEP_ALIVE_S = 15.0

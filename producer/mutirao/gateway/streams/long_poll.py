@@ -11,7 +11,7 @@ from mutirao.client.waiter import Completions, Waiter
 from mutirao.gateway.requests.request import ClientGone, Request
 from mutirao.gateway.responses import presenters
 from mutirao.gateway.responses.presenters import Jobs
-from mutirao.gateway.state import Gateway
+from mutirao.gateway.state.gateway import Gateway
 from mutirao.wire.http_schemas import JobView
 from mutirao.wire.messages import JobRecord
 

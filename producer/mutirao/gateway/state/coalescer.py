@@ -14,7 +14,7 @@ from mutirao.client.encoding import EncodedGroup, Prepared, SubmitOptions
 from mutirao.client.job import JobHandle, SubmissionContext
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.client.result_listener import ResultListener
-from mutirao.gateway.metrics import Metrics
+from mutirao.gateway.state.metrics import Metrics
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.wire.messages import Tensor
 

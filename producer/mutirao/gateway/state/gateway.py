@@ -12,15 +12,15 @@ from mutirao.client.redis_backend import RedisBackend
 from mutirao.client.result_listener import ResultListener
 from mutirao.gateway.auth.authenticator import READ_S, Authenticator, Caller
 from mutirao.gateway.auth.rate_limit import RateLimiter
-from mutirao.gateway.cache import QueueStatsCache
-from mutirao.gateway.coalescer import RecentSubmissions, SubmitCoalescer
-from mutirao.gateway.fleet import FleetSnapshot
-from mutirao.gateway.metrics import Metrics
-from mutirao.gateway.process_pool import ProcessPool
-from mutirao.gateway.refreshed_value import Refreshed
-from mutirao.gateway.streams.fleet_stream import FleetBroadcaster
-from mutirao.gateway.streams.record_poller import RecordPoller
+from mutirao.gateway.state.coalescer import RecentSubmissions, SubmitCoalescer
+from mutirao.gateway.state.fleet import FleetSnapshot
+from mutirao.gateway.state.fleet_broadcaster import FleetBroadcaster
+from mutirao.gateway.state.metrics import Metrics
+from mutirao.gateway.state.process_pool import ProcessPool
+from mutirao.gateway.state.queue_stats_cache import QueueStatsCache
+from mutirao.gateway.state.record_poller import RecordPoller
 from mutirao.redisdb.drivers import AsyncRedisDriver
+from mutirao.redisdb.refreshed_value import Refreshed
 from mutirao.registry import ModelInfo, Registry
 from mutirao.settings import Settings
 from mutirao.wire.messages import JobRecord

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from mutirao import queue_stats
 from mutirao.client.redis_backend import RedisBackend
-from mutirao.gateway.refreshed_value import Refreshed
 from mutirao.queue_stats import QueueDepth
 from mutirao.redisdb.drivers import AsyncRedisDriver
+from mutirao.redisdb.refreshed_value import Refreshed
 
 # An estimate made of it is no better than this.
 KEPT_S = 0.5

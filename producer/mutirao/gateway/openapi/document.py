@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
+from mutirao.gateway.openapi.route_doc import Param, RouteDoc
 from mutirao.gateway.responses.presenters import Problem
-from mutirao.gateway.responses.response import JSON
-from mutirao.gateway.route_doc import Param, RouteDoc
 from mutirao.registry import ModelInfo
 from mutirao.wire.signature import Signature, TensorSpec
 
+_JSON = "application/json"
 _REF = "#/components/schemas/{name}"
 _PATTERNS = {
     "model": r"^[a-z0-9][a-z0-9._-]{0,63}$",
@@ -49,7 +49,7 @@ _ABOUT = """Predictions over HTTP: the Open Inference Protocol (version 2), and 
 Every error is `{"error": text, "type": class, "data": {...}}`."""
 
 
-def document(routes: Iterable[Any], models: Iterable[ModelInfo] = ()) -> dict[str, Any]:
+def build(routes: Iterable[Any], models: Iterable[ModelInfo] = ()) -> dict[str, Any]:
     """Build the document.
 
     Args:
@@ -190,28 +190,28 @@ def _body(doc: RouteDoc, schemas: _Schemas, models: list[ModelInfo]) -> dict[str
         for info in models:
             examples[info.name] = {"summary": f"{info.name}, one row", "value": example(info.signature)}
             examples[f"{info.name}-rows"] = {"summary": f"{info.name}, short", "value": {"rows": row(info.signature)}}
-    content: dict[str, Any] = {JSON: {"schema": schemas.of(doc.body), **({"examples": examples} if examples else {})}}
+    content: dict[str, Any] = {_JSON: {"schema": schemas.of(doc.body), **({"examples": examples} if examples else {})}}
     for media in doc.medias:
         content[media] = {"schema": _MEDIAS[media]}
     return {"required": True, "content": content}
 
 
 def _responses(doc: RouteDoc, schemas: _Schemas) -> dict[str, Any]:
-    content: dict[str, Any] = {} if doc.answer is None else {JSON: {"schema": schemas.of(doc.answer)}}
+    content: dict[str, Any] = {} if doc.answer is None else {_JSON: {"schema": schemas.of(doc.answer)}}
     content |= {media: {"schema": _MEDIAS[media]} for media in doc.forms}
     responses: dict[str, Any] = {}
     if doc.status < 400:
         responses[str(doc.status)] = {"description": HTTPStatus(doc.status).phrase, "content": content}
     for status, kind in doc.others.items():
-        own = {} if kind is None else {"content": {JSON: {"schema": schemas.of(kind)}}}
+        own = {} if kind is None else {"content": {_JSON: {"schema": schemas.of(kind)}}}
         responses[str(status)] = {"description": HTTPStatus(status).phrase, **own}
-    problem = {JSON: {"schema": schemas.of(Problem)}}
+    problem = {_JSON: {"schema": schemas.of(Problem)}}
     for status in sorted({*doc.refusals, 401, 403}):
         one: dict[str, Any] = {"description": HTTPStatus(status).phrase, "content": dict(problem)}
         if status in (429, 503):
             one["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
         if status in doc.answered:
-            one["content"] = {JSON: {"schema": {"anyOf": [schemas.of(Problem), schemas.of(doc.answer)]}}}
+            one["content"] = {_JSON: {"schema": {"anyOf": [schemas.of(Problem), schemas.of(doc.answer)]}}}
         responses[str(status)] = one
     return responses
 
