@@ -2,13 +2,14 @@
 
 import os
 
-import brokers
 import hypothesis
 import pytest
-from clients import KINDS
-from forks import Forks
-from servers import RedisServer
-from stock import StockClient
+
+from support import brokers
+from support.client_kinds import KINDS
+from support.forked_processes import ForkedProcesses
+from support.redis_servers import RedisServer
+from support.stock_client import StockClient
 
 # Time per example says nothing on a machine that runs several tests at once.
 hypothesis.settings.register_profile("mutirao", deadline=None)
@@ -46,13 +47,15 @@ def _not_the_system_that_runs_here(tmp_path_factory):
 def _executed(request):
     """Execute what the tests of these folders start, as an operator does; elsewhere it is forked, which is much faster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Forks, "executing", request.node.path.parent.name in {"acceptance", "faults", "packaging"})
+        patch.setattr(
+            ForkedProcesses, "executing", request.node.path.parent.name in {"acceptance", "faults", "packaging"}
+        )
         yield
 
 
 @pytest.fixture
 def redis_server():
-    """A private redis-server (0.3 s); see servers.RedisServer for one with options, and for stop, kill, pause and restart."""
+    """A private redis-server (0.3 s); see redis_servers.RedisServer for one with options, and for stop, kill, pause and restart."""
     with RedisServer() as server:
         yield server
 
@@ -60,12 +63,12 @@ def redis_server():
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory):
     """A Redis and one worker of two processes that serves good and bad models, for all tests of this session to share."""
-    import samples
-    from workers import Fleet, WorkerProcess
+    from support import sample_models
+    from support.worker_process import Fleet, WorkerProcess
 
     root = tmp_path_factory.mktemp("fleet") / "models"
-    samples.repository(root, "iris", "houses", "gaps", "slow")
-    repository = samples.repository(root, *(samples.BAD.keys() - {"slow"}), time_limit_s=2.0)
+    sample_models.repository(root, "iris", "houses", "gaps", "slow")
+    repository = sample_models.repository(root, *(sample_models.BAD.keys() - {"slow"}), time_limit_s=2.0)
     with RedisServer() as server, WorkerProcess(server.url, repository.root, concurrency=2) as worker:
         yield Fleet(server, repository, worker)
 
@@ -80,7 +83,7 @@ def stock(fleet):
 @pytest.fixture(scope="session")
 def gateway(fleet):
     """A gateway in front of the fleet, for all tests of this session to share."""
-    from gateways import GatewayProcess
+    from support.gateway_process import GatewayProcess
 
     with GatewayProcess(fleet.url, max_request_bytes=2_000_000) as gateway:
         yield gateway

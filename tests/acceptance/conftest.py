@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from browser import Browser
-from console_page import ROW
+
+from support.browser import Browser
+from support.console_page import ROW
 
 # What a browser notes by itself of a call that was refused, or found no gateway.
 REFUSED = re.compile(r"/(v[12]/\S+|metrics) - Failed to load resource")

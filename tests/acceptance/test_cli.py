@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import samples
-import waiting
-from gateways import GatewayProcess
-from key_ring import Ring
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client, keyspace
 from mutirao.cli import main
 from mutirao.cli.console import Exit
+from support import sample_models, waiting
+from support.blocking_keys import BlockingKeys
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 COMMAND = str(Path(sys.executable).parent / "mutirao")
 ROW = "[[5.1, 3.5, 1.4, 0.2]]"
@@ -101,7 +100,7 @@ def deserted(redis_server, fleet, tmp_path, capsys, monkeypatch):
 
 def test_a_prediction_from_each_kind_of_file(shell):
     """CSV with and without a header, .npy, JSON in a file and on standard input: all give the model's own answer."""
-    sample, houses = samples.get("iris"), samples.get("houses")
+    sample, houses = sample_models.get("iris"), sample_models.get("houses")
     rows = sample.data[:5]
     np.save(shell.folder / "rows.npy", rows)
     np.savetxt(shell.folder / "bare.csv", rows, delimiter=",")
@@ -142,12 +141,14 @@ def test_the_life_of_a_job(shell):
 
 def test_many_rows_become_many_jobs(shell):
     """--rows prints an id a line, which status and result take all at once, in order."""
-    (shell.folder / "rows.csv").write_text("\n".join(",".join(map(str, row)) for row in samples.get("iris").data[:3]))
+    (shell.folder / "rows.csv").write_text(
+        "\n".join(",".join(map(str, row)) for row in sample_models.get("iris").data[:3])
+    )
     ids = shell.says("submit", "iris", "rows.csv", "--rows").split()
     assert len(set(ids)) == 3
     answers = [json.loads(line) for line in shell.says("result", *ids, "--wait", "--json").splitlines()]
     assert [answer["id"] for answer in answers] == ids
-    assert [answer["outputs"]["predict"][0] for answer in answers] == samples.get("iris").expected()[:3].tolist()
+    assert [answer["outputs"]["predict"][0] for answer in answers] == sample_models.get("iris").expected()[:3].tolist()
     assert shell.says("status", *ids).count("succeeded") == 3
 
 
@@ -247,7 +248,7 @@ def test_model_names_complete(shell):
 
 def test_doctor_finds_nothing_wrong_with_a_healthy_system(tmp_path):
     """On a good Redis with a live worker doctor has no problem and exits with 0."""
-    root = samples.repository(tmp_path / "models", "iris").root
+    root = sample_models.repository(tmp_path / "models", "iris").root
     (tmp_path / "none").mkdir()
     with RedisServer() as server, WorkerProcess(server.url, root):
         shell = Shell(server.url, tmp_path)
@@ -293,7 +294,7 @@ def test_doctor_checks_a_gateway(fleet, tmp_path):
 def test_doctor_names_what_is_wrong_with_a_gateway(tmp_path, monkeypatch):
     """A gateway without models is not ready, and one that has keys says whether ours is accepted; then exit code 1."""
     with RedisServer() as server, GatewayProcess(server.url) as gateway:
-        with Ring(server.url) as ring:
+        with BlockingKeys(server.url) as ring:
             made = ring.add("ana", scopes=("predict:*",))
 
         def findings(key):

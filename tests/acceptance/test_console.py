@@ -3,20 +3,19 @@
 import json
 import time
 
-import browser as browsers
 import msgspec
 import numpy as np
 import pytest
-import samples
-import waiting
-from console_page import ROW, choose, fill, result, steps
-from gateways import GatewayProcess
 from selenium.webdriver.common.keys import Keys
-from servers import RedisServer
 
 from mutirao import Client, keyspace
 from mutirao.registry import ModelInfo, WorkerInfo
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
+from support import browser as browsers
+from support import sample_models, waiting
+from support.console_page import ROW, choose, fill, result, steps
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
 
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
@@ -110,7 +109,7 @@ def test_a_model_is_tried_with_the_keyboard_alone(page):
     for value in IRIS:
         # What Tab comes to is selected, so this types over it.
         page.press(str(value), Keys.TAB if value != IRIS[-1] else Keys.ENTER)
-    expected = samples.get("iris").model.predict_proba([IRIS])[0]
+    expected = sample_models.get("iris").model.predict_proba([IRIS])[0]
     shown = result(page)
     assert shown["predict"] == ("0",)
     assert [float(shown[f"predict_proba[{at}]"][0]) for at in range(3)] == pytest.approx(expected, rel=1e-4)
@@ -134,17 +133,17 @@ def test_a_model_of_columns_has_a_field_for_each(page):
     choose(page, "houses")
     labels = [label.text for label in page.all("#try-fields label")]
     assert labels == ["area", "city", "rooms"]
-    row = samples.get("houses").data.iloc[0]
+    row = sample_models.get("houses").data.iloc[0]
     fill(page, [row["area"], row["city"], row["rooms"]])
     page.find("#try-submit").click()
-    assert result(page)["predict"] == (str(samples.get("houses").expected()[0]),)
+    assert result(page)["predict"] == (str(sample_models.get("houses").expected()[0]),)
 
 
 def test_many_rows_go_as_json(page):
     """JSON rows are sent as they are written, each row of the result stands on a line of its own, and text that is no JSON is marked."""
     choose(page, "iris")
     page.find("#try-as input[value=json]").click()
-    rows = samples.get("iris").data[:3]
+    rows = sample_models.get("iris").data[:3]
     area = page.find("#try-rows")
     area.clear()
     area.send_keys("[[1, 2")
@@ -154,7 +153,7 @@ def test_many_rows_go_as_json(page):
     area.clear()
     area.send_keys(json.dumps(rows.tolist()))
     page.find("#try-submit").click()
-    assert np.array(result(page)["predict"], int).tolist() == samples.get("iris").expected()[:3].tolist()
+    assert np.array(result(page)["predict"], int).tolist() == sample_models.get("iris").expected()[:3].tolist()
 
 
 def test_the_form_fits_any_signature(page):

@@ -1,13 +1,14 @@
 """The console where the gateway has keys and where it has none, and what its files may do."""
 
-import browser as browsers
 import httpx
 import pytest
-import waiting
-from gateways import GatewayProcess
-from key_ring import Ring
 from selenium.webdriver.common.keys import Keys
-from servers import RedisServer
+
+from support import browser as browsers
+from support import waiting
+from support.blocking_keys import BlockingKeys
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
 
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 def test_a_key_is_asked_for_and_forgotten(browser, fleet):
     """Where the gateway has keys, the page asks for one, says when it is wrong, keeps it in this tab alone, and forgets it."""
     with RedisServer() as server, GatewayProcess(server.url) as gateway:
-        with Ring(server.url) as ring:
+        with BlockingKeys(server.url) as ring:
             made, blind = ring.add("ana", scopes=("operate:*",)), ring.add("bot", scopes=("predict:*",))
         browser.open(gateway.url, wait="#key-value")
         browser.press(Keys.ESCAPE)
@@ -38,7 +39,7 @@ def test_a_key_is_asked_for_and_forgotten(browser, fleet):
 def test_metrics_are_asked_for_with_the_key(browser):
     """Where the gateway has keys, Metrics asks for one and shows what it may see, or says why it may not."""
     with RedisServer() as server, GatewayProcess(server.url) as gateway:
-        with Ring(server.url) as ring:
+        with BlockingKeys(server.url) as ring:
             made, reader = ring.add("ana", scopes=("operate:*",)), ring.add("bot", scopes=("read:*",))
         browser.open(gateway.url, wait="#key-value")
         browser.press(Keys.ESCAPE)

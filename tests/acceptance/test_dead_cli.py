@@ -3,17 +3,14 @@
 import json
 from pathlib import Path
 
-import bad_models
-import lost
 import numpy as np
 import pytest
-import samples
-import waiting
-from shell import Shell
-from workers import WorkerProcess
 
 from mutirao import Client, MutiraoError, keyspace
 from mutirao.cli.console import Exit
+from support import bad_models, dead_lettering, sample_models, waiting
+from support.command_line import CommandLine
+from support.worker_process import WorkerProcess
 
 ROLES = Path(__file__).parents[2] / "deploy/redis/acl"
 ROW = [5.1, 3.5, 1.4, 0.2]
@@ -24,7 +21,7 @@ SECRET = 7391.25  # nothing but --payload may show it
 @pytest.fixture
 def shell(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    return Shell(capsys, monkeypatch)
+    return CommandLine(capsys, monkeypatch)
 
 
 @pytest.fixture
@@ -34,7 +31,9 @@ def given_up(redis_server, shell):
     with Client(redis_server.url, check=False) as client:
         client.submit_many("iris", np.full((3, 4), SECRET))
         client.submit("houses", [[SECRET]])
-        ids = lost.letters(redis_server.url, "iris", 3) + lost.letters(redis_server.url, "houses", 1)
+        ids = dead_lettering.dead_letters(redis_server.url, "iris", 3) + dead_lettering.dead_letters(
+            redis_server.url, "houses", 1
+        )
     noise = {"id": "x-1", "task_id": "", "model": "iris", "queue": "mutirao.iris", "reason": "not decodable", "at": 1.0,
              "message": "InvalidRequest(reason='not decodable')", "worker": "w@host", "attempts": 1, "envelope": f"noise {SECRET}"}  # fmt: skip
     redis_server.client().hset(keyspace.DEAD, "x-1", json.dumps(noise))
@@ -108,7 +107,7 @@ def test_misuse(shell, redis_server, args, says):
 
 def test_a_mended_model_answers_what_the_first_one_died_of(shell, redis_server, tmp_path):
     """A request that killed each process becomes a letter; replayed to the mended version it succeeds, and explain tells all of it."""
-    repository = samples.repository(tmp_path / "models", "aborts", max_attempts=2)
+    repository = sample_models.repository(tmp_path / "models", "aborts", max_attempts=2)
     shell.at(redis_server.url)
     with Client(redis_server.url) as client:
         with WorkerProcess(redis_server.url, repository.root) as worker:
@@ -125,7 +124,7 @@ def test_a_mended_model_answers_what_the_first_one_died_of(shell, redis_server, 
             refused = shell.run("dead", "replay", job.id, "--to-version", "2")
             assert refused == (Exit.FAILED, "", "error: nothing was replayed to version 2 of model 'aborts': workers serve version 1; run mutirao models activate aborts 2, and restart the workers\n")  # fmt: skip
             worker.stop()  # it says goodbye, so that nobody counts on it
-        repository.add("aborts", samples.saved("prints"))
+        repository.add("aborts", sample_models.saved("prints"))
         with WorkerProcess(redis_server.url, repository.root) as worker:
             said = shell.says("dead", "replay", "--all", "--model", "aborts", "--to-version", "2")
             assert sorted(said.split()[1::2]) == sorted([job.id, large.id])
@@ -202,7 +201,7 @@ def test_explain_tells_of_a_batch_and_of_a_failure(shell, fleet):
 
 def test_explain_tells_of_a_lost_worker(shell, redis_server, tmp_path):
     """A request whose worker is killed says who lost it, and who ran it in the end."""
-    root = samples.repository(tmp_path / "models", "slow").root
+    root = sample_models.repository(tmp_path / "models", "slow").root
     shell.at(redis_server.url)
     with (
         Client(redis_server.url) as client,

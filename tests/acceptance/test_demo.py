@@ -9,16 +9,16 @@ import sys
 
 import numpy as np
 import pytest
-from shell import Shell
 from sklearn.dummy import DummyClassifier
 
 from mutirao import Client, errors
 from mutirao_worker import demo
+from support.command_line import CommandLine
 
 
 @pytest.fixture
 def shell(capsys, monkeypatch):
-    return Shell(capsys, monkeypatch)
+    return CommandLine(capsys, monkeypatch)
 
 
 def test_demo_answers_every_row_and_ends_with_0(tmp_path):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from shell import Shell
 
 from mutirao.embedded import Embedded
+from support.command_line import CommandLine
 
 PING = "import os, redis; print(redis.Redis.from_url(os.environ['MUTIRAO_BROKER_URL']).ping())"
 
@@ -23,7 +23,7 @@ def system(tmp_path_factory):
 
 @pytest.fixture
 def shell(capsys, monkeypatch):
-    return Shell(capsys, monkeypatch)
+    return CommandLine(capsys, monkeypatch)
 
 
 @pytest.mark.parametrize("shell_name", ["sh", "bash"])

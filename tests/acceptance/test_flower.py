@@ -11,14 +11,13 @@ import urllib.error
 import urllib.request
 
 import pytest
-import samples
-import waiting
 from celery import Celery
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client, errors
 from mutirao.embedded import redis_server
+from support import sample_models, waiting
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 USER, PASSWORD = "ana", "segredo"
 SECRET = 7777.125  # a number that stands in requests and results, and must stand nowhere else
@@ -84,8 +83,8 @@ class Flower:
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory):
     """A worker for good and bad models, on a Redis of its own."""
-    repository = samples.repository(tmp_path_factory.mktemp("models"), "iris", "houses", "raises", "aborts")
-    repository.add("hangs", samples.saved("hangs"), time_limit_s=1)
+    repository = sample_models.repository(tmp_path_factory.mktemp("models"), "iris", "houses", "raises", "aborts")
+    repository.add("hangs", sample_models.saved("hangs"), time_limit_s=1)
     with RedisServer(password="geheim") as server, WorkerProcess(server.url, repository.root) as worker:
         yield worker
 
@@ -100,7 +99,7 @@ def flower(worker, tmp_path_factory):
 def test_a_prediction_is_shown_with_model_shape_state_runtime_and_worker(flower, worker):
     """Of a prediction Flower shows the task's name, the model, the shape of what went in and came out, how long, and where."""
     with Client(worker.url) as client:
-        job = client.submit("houses", samples.get("houses").data[:3])
+        job = client.submit("houses", sample_models.get("houses").data[:3])
         job.result(30)
     shown = flower.ended(job.id)
     assert shown["name"] == "mutirao.predict"
@@ -178,7 +177,7 @@ def test_nothing_is_shown_without_the_password(path, flower):
 def test_what_is_open_names_no_request(path, flower, worker):
     """The health check and the counters are open to monitors; they hold no id and no data."""
     with Client(worker.url) as client:
-        id = client.submit("iris", samples.get("iris").data[:1]).id
+        id = client.submit("iris", sample_models.get("iris").data[:1]).id
         flower.ended(id)
     assert id not in flower.ask(path, auth=None)
 

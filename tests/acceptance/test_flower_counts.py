@@ -3,17 +3,16 @@
 import re
 from collections import Counter
 
-import ledger
 import numpy as np
 import pytest
-import waiting
-from acceptance.test_flower import PASSWORD, USER, Flower
-from counted_models import FIRST
-from ledger import Ledger
-from servers import RedisServer
-from workers import WorkerProcess
 
+from acceptance.test_flower import PASSWORD, USER, Flower
 from mutirao import Client
+from support import execution_log, waiting
+from support.execution_log import ExecutionLog
+from support.recorded_models import FIRST
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 COUNTER = re.compile(r'flower_events_total\{task="mutirao.predict",type="(task-[a-z]+)",worker="[^"]*"\} ([\d.]+)')
 
@@ -28,9 +27,9 @@ def _counts(flower):
 @pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=pytest.mark.long)])
 def test_counts_of_a_long_run(tmp_path, count):
     """Two workers under load, Flower beside: it counts as many of each event as there were requests, and none is missing or double."""
-    root = ledger.repository(tmp_path / "models", {"quick": 0.0001})
+    root = execution_log.repository(tmp_path / "models", {"quick": 0.0001})
     with (
-        Ledger() as book,
+        ExecutionLog() as book,
         RedisServer() as server,
         WorkerProcess(server.url, root, env=book.env) as first,
         WorkerProcess(server.url, root, env=book.env) as second,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-import waiting
-from gateways import GatewayProcess
-from shell import Shell
+
+from support import waiting
+from support.command_line import CommandLine
+from support.gateway_process import GatewayProcess
 
 MUTIRAO = Path(sys.executable).parent / "mutirao"
 
@@ -55,7 +56,7 @@ def test_it_can_wait_for_the_first_key(redis_server, capsys, monkeypatch):
         waiting.until(lambda: "waits for the first API key: mutirao keys add" in gateway.log)
         with gateway.client() as client, pytest.raises(httpx.ConnectError):
             client.get("/v2/health/live")
-        assert Shell(capsys, monkeypatch).at(redis_server.url).run("keys", "add", "crm")[0] == 0
+        assert CommandLine(capsys, monkeypatch).at(redis_server.url).run("keys", "add", "crm")[0] == 0
         gateway.wait_ready()
         with gateway.client() as client:
             assert client.get("/v1/models").status_code == 401

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import waiting
-from gateways import GatewayProcess
-from servers import RedisServer
-from shell import Shell
 
 from mutirao import keyspace
 from mutirao.cli.console import Exit
+from support import waiting
+from support.command_line import CommandLine
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
 
 COMMAND = str(Path(sys.executable).parent / "mutirao")
 TOKEN = r"mutirao_[0-9a-f]{12}_[A-Za-z0-9_-]{43}"
@@ -31,7 +31,7 @@ def shell(capsys, monkeypatch, tmp_path, server):
     """A command line, and a Redis without keys."""
     server.client().flushall()
     monkeypatch.chdir(tmp_path)
-    return Shell(capsys, monkeypatch).at(server.url)
+    return CommandLine(capsys, monkeypatch).at(server.url)
 
 
 def test_a_key_is_printed_once_and_never_again(shell, server):

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-import samples
 
 from mutirao.cli.console import Exit
 from mutirao_worker.models.repository import Repository
+from support import sample_models
 
 
 class Shell:
@@ -50,7 +50,7 @@ def shell(tmp_path):
 
 @pytest.fixture
 def filled(shell):
-    samples.repository(shell.folder / "models", "iris", "houses")
+    sample_models.repository(shell.folder / "models", "iris", "houses")
     return shell
 
 
@@ -59,9 +59,9 @@ def test_a_newcomer_adds_a_model_and_sees_it(shell):
     first = shell.run("list")
     assert (first.returncode, first.stdout) == (0, "")
     assert first.stderr == "no models in models: add one with mutirao models add NAME FILE\n"
-    samples.get("houses").data.to_csv(shell.folder / "houses.csv", index=False)
+    sample_models.get("houses").data.to_csv(shell.folder / "houses.csv", index=False)
     said = shell.says(
-        "add", "houses", samples.saved("houses"), "--example", "houses.csv", "--max-rows", 9, "--time-limit", 2.5
+        "add", "houses", sample_models.saved("houses"), "--example", "houses.csv", "--max-rows", 9, "--time-limit", 2.5
     )
     assert "added houses version 1, now the active one\n" in said
     assert "Running workers load it at their next start." in said
@@ -79,15 +79,15 @@ def test_a_newcomer_adds_a_model_and_sees_it(shell):
 def test_limits_of_batches_are_set_and_shown(shell):
     """Each setting of batches has its option; show says them, the next add keeps them, and a wait longer than the target is refused."""
     batches = ("--max-batch-rows", 64, "--max-batch-bytes", 4096, "--max-wait", 2.5, "--latency-target", 40)
-    shell.says("add", "iris", samples.saved("iris"), *batches, "--max-attempts", 2)
-    shell.says("add", "iris", samples.saved("iris"))
+    shell.says("add", "iris", sample_models.saved("iris"), *batches, "--max-attempts", 2)
+    shell.says("add", "iris", sample_models.saved("iris"))
     shown = shell.says("show", "iris")
     assert (
         "batches  up to 64 rows or 4096 bytes of several requests, waiting 2.5 ms for them, done within 40 ms\n"
         in shown
     )
     assert "attempts 2, where the process dies or is stopped\n" in shown
-    code, line = shell.refused("add", "iris", samples.saved("iris"), "--max-wait", 50)
+    code, line = shell.refused("add", "iris", sample_models.saved("iris"), "--max-wait", 50)
     assert (code, line.endswith("max_wait_ms is 50.0: it must be less than latency_target_ms, 40.0")) == (
         Exit.FAILED,
         True,
@@ -96,8 +96,8 @@ def test_limits_of_batches_are_set_and_shown(shell):
 
 def test_versions_are_added_activated_and_removed(filled):
     """A second version is the active one, and says so; the first can be taken back; remove asks before it removes."""
-    assert "added iris version 2, now the active one of 2\n" in filled.says("add", "iris", samples.saved("iris"))
-    assert filled.refused("add", "iris", samples.saved("iris"), "--version", "2") == (
+    assert "added iris version 2, now the active one of 2\n" in filled.says("add", "iris", sample_models.saved("iris"))
+    assert filled.refused("add", "iris", sample_models.saved("iris"), "--version", "2") == (
         Exit.FAILED,
         "error: version 2 of model 'iris' is already there (models/iris/2): choose another, or remove it first",
     )
@@ -161,7 +161,7 @@ def test_an_error_is_one_line_and_a_code(filled, args, code, says):
 def test_what_keeps_a_model_from_being_served_is_shown(filled):
     """Wrong digest, missing file, unknown runtime and broken manifest: list and verify name each, and verify fails."""
     for name in ("digest", "missing", "runtime", "toml"):
-        Repository(filled.folder / "models").add(name, samples.saved("iris"))
+        Repository(filled.folder / "models").add(name, sample_models.saved("iris"))
     with (filled.folder / "models/digest/1/model.joblib").open("ab") as file:
         file.write(b"x")
     (filled.folder / "models/missing/1/model.joblib").unlink()

@@ -1,16 +1,16 @@
 """`mutirao submit --rows` that is interrupted."""
 
 import pytest
-from shell import Shell
 
 from mutirao import Client
+from support.command_line import CommandLine
 
 ROWS = "[[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]]"
 
 
 @pytest.fixture
 def shell(capsys, monkeypatch, fleet):
-    return Shell(capsys, monkeypatch).at(fleet.url)
+    return CommandLine(capsys, monkeypatch).at(fleet.url)
 
 
 def interrupt(monkeypatch, *, queued):

@@ -15,21 +15,20 @@ import numpy as np
 import psutil
 import pytest
 import redis
-import samples
-import waiting
 
 from mutirao import Client
 from mutirao.embedded import Embedded, redis_binary
 from mutirao.errors import EmbeddedError
+from support import sample_models, waiting
 
-ROWS = samples.get("iris").data[::8]
+ROWS = sample_models.get("iris").data[::8]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """The environment of workers that serve iris and slow."""
-    root = samples.repository(tmp_path_factory.mktemp("models"), "iris", "slow").root
-    return {"MUTIRAO_MODELS": str(root), "PYTHONPATH": samples.PYTHONPATH}
+    root = sample_models.repository(tmp_path_factory.mktemp("models"), "iris", "slow").root
+    return {"MUTIRAO_MODELS": str(root), "PYTHONPATH": sample_models.PYTHONPATH}
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def test_one_command_serves_predictions_and_ctrl_c_ends_it(env, tmp_path, client
             assert expected in up.said
         with client() as asking:
             answer = asking.predict("iris", ROWS, timeout=30)
-        np.testing.assert_array_equal(answer["predict_proba"], samples.get("iris").model.predict_proba(ROWS))
+        np.testing.assert_array_equal(answer["predict_proba"], sample_models.get("iris").model.predict_proba(ROWS))
         second = second_up(env)
         assert (second.returncode, second.stdout) == (1, "")
         (line,) = second.stderr.splitlines()
@@ -190,7 +189,7 @@ def test_what_was_queued_is_answered_after_a_restart(env, tmp_path, client):
         ids = [job.id for job in asking.submit_many("iris", ROWS)]
     with Up(env, tmp_path, "--no-flower").wait_up(), client() as asking:
         answers = [int(asking.job(id).result(30)["predict"][0]) for id in ids]
-    assert answers == samples.get("iris").model.predict(ROWS).tolist()
+    assert answers == sample_models.get("iris").model.predict(ROWS).tolist()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

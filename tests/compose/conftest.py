@@ -1,8 +1,9 @@
 """One stack for all tests of this folder: it takes a minute to come up, and minutes to build the first time."""
 
 import pytest
-import samples
+
 from compose.stack import Stack, missing
+from support import sample_models
 
 
 @pytest.fixture(scope="session")
@@ -10,7 +11,7 @@ def stack(tmp_path_factory):
     if reason := missing():
         pytest.skip(f"the containers cannot be run here: {reason}")
     folder = tmp_path_factory.mktemp("compose")
-    samples.repository(folder / "models", *samples.GOOD, "slow")
+    sample_models.repository(folder / "models", *sample_models.GOOD, "slow")
     with Stack(folder) as stack:
         yield stack
 

@@ -16,10 +16,9 @@ import zlib
 from pathlib import Path
 from typing import Any, Self
 
-import waiting
-
 from mutirao import Client
 from mutirao.embedded.redis_server import free_port
+from support import waiting
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docker-compose.yml", "deploy/publish-redis.yml", "tests/compose/override.yml")

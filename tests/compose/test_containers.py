@@ -9,9 +9,9 @@ import urllib.request
 
 import numpy as np
 import pytest
-import samples
-import waiting
+
 from compose.stack import ROOT, assert_closed, compose, docker, missing
+from support import sample_models, waiting
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -99,7 +99,7 @@ def test_workers_cannot_change_models(two_workers):
 def test_the_example_producer_prints_an_answer(two_workers):
     """`compose run submit` answers a request from inside, as a producer that has neither scikit-learn nor the models."""
     done = two_workers.compose("run", "--rm", "-T", "submit", "predict", "iris", "[[5.1, 3.5, 1.4, 0.2]]", "--json")
-    expected = samples.get("iris").model.predict([[5.1, 3.5, 1.4, 0.2]])
+    expected = sample_models.get("iris").model.predict([[5.1, 3.5, 1.4, 0.2]])
     assert json.loads(done.stdout)["outputs"]["predict"] == expected.tolist()
 
 
@@ -128,7 +128,7 @@ def test_a_hanging_worker_is_unhealthy(two_workers):
 
 def test_queued_work_outlives_a_killed_redis(two_workers):
     """While Redis is away workers and Flower are unhealthy; after a kill it has every queued request, and all are answered."""
-    stack, sample = two_workers, samples.get("iris")
+    stack, sample = two_workers, sample_models.get("iris")
     stack.compose("up", "--detach", "--no-recreate", "--scale", "worker=0")
     with stack.client() as client:
         jobs = client.submit_many("iris", sample.data)

@@ -4,10 +4,10 @@ import json
 
 import httpx
 import pytest
-import samples
-from compose.stack import docker, missing
 
+from compose.stack import docker, missing
 from mutirao.embedded.redis_server import free_port
+from support import sample_models
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -42,12 +42,12 @@ def test_gateways_scale_and_any_answers_for_any_job(two_workers):
     stack.wait_health("gateway", "healthy", 2)
     first, second = addresses(stack)
     assert httpx.get(f"{first}/v1/models", trust_env=False).status_code == 401
-    rows = samples.get("iris").data[:2].tolist()
+    rows = sample_models.get("iris").data[:2].tolist()
     job = httpx.post(f"{first}/v1/models/iris/jobs", json={"rows": rows}, headers=key, trust_env=False).json()
     answer = httpx.get(
         f"{second}{job['links']['result']}", params={"wait": 30}, headers=key, timeout=60, trust_env=False
     ).json()
-    assert answer["outputs"][0]["data"] == samples.get("iris").expected()[:2].tolist()
+    assert answer["outputs"][0]["data"] == sample_models.get("iris").expected()[:2].tolist()
     assert stack.refused() == []
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 import redis
-from compose.stack import missing
 
+from compose.stack import missing
 from mutirao import Client, errors
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing() or "-")]

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 import pytest
-import samples
-import waiting
+
 from compose.stack import missing
+from support import sample_models, waiting
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -56,9 +56,9 @@ class Load:
     def _run(self):
         try:
             for start in itertools.count(step=ROWS):
-                for name in samples.GOOD:
+                for name in sample_models.GOOD:
                     self._submit(name, start)
-                for _, _, job in self.sent[:-UNANSWERED][-ROWS * len(samples.GOOD) :]:
+                for _, _, job in self.sent[:-UNANSWERED][-ROWS * len(sample_models.GOOD) :]:
                     job.result(timeout=240)
                 if self._stop.is_set():
                     return
@@ -66,7 +66,7 @@ class Load:
             self.failure = exc
 
     def _submit(self, name, start):
-        data = samples.get(name).data
+        data = sample_models.get(name).data
         first = start % (len(data) - ROWS)
         jobs = self.client.submit_many(name, data[first : first + ROWS])
         self.sent += [(name, first + at, job) for at, job in enumerate(jobs)]
@@ -74,7 +74,7 @@ class Load:
 
 def right(name, row, outputs):
     """Whether a label is the model's own, and the probabilities are to the last bits (the versions of numpy may differ)."""
-    sample = samples.get(name)
+    sample = sample_models.get(name)
     near = np.allclose(outputs["predict_proba"][0], sample.expected("predict_proba")[row], rtol=1e-12, atol=0)
     return bool(near and outputs["predict"][0] == sample.expected()[row])
 

@@ -4,9 +4,10 @@ import json
 
 import httpx
 import pytest
-from compose.stack import assert_closed, docker, missing
-from receivers import Receiver
 from standardwebhooks import Webhook
+
+from compose.stack import assert_closed, docker, missing
+from support.webhook_receivers import Receiver
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 

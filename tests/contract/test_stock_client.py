@@ -2,17 +2,15 @@
 
 import json
 
-import brokers
 import numpy as np
 import pytest
-import samples
-import waiting
-from commits import Commits
-from redis_monitor import Monitor
-from stock import Raised
-from workers import WorkerProcess
 
 from mutirao import Client, JobNotFound
+from support import brokers, sample_models, waiting
+from support.end_announcements import EndAnnouncements
+from support.redis_monitor import Monitor
+from support.stock_client import Raised
+from support.worker_process import WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -22,7 +20,7 @@ def test_blueprint_example_predicts(fleet, stock):
     answer = stock.run(
         "answer = app.send_task('mutirao.predict', args=['iris', [[5.1, 3.5, 1.4, 0.2]]], queue='mutirao.iris').get(timeout=20)"
     )
-    model = samples.get("iris").model
+    model = sample_models.get("iris").model
     predict, proba = answer["outputs"]
     assert answer["model_name"] == "iris"
     assert answer["model_version"] == "1"
@@ -112,12 +110,12 @@ def test_error_of_ours_reads_in_stock(fleet, stock):
 
 def test_group_answers_each(stock):
     """group() of several requests gets each its own answer, in order."""
-    rows = samples.get("iris").data[::10].tolist()
+    rows = sample_models.get("iris").data[::10].tolist()
     answer = stock.run(f"""
 sigs = [app.signature("mutirao.predict", args=["iris", [row]], queue="mutirao.iris") for row in {rows}]
 answer = [response["outputs"][0]["data"] for response in group(sigs, app=app).apply_async().get(timeout=30)]
 """)
-    assert answer == [[label] for label in samples.get("iris").model.predict(rows)]
+    assert answer == [[label] for label in sample_models.get("iris").model.predict(rows)]
 
 
 @brokers.redis_only
@@ -250,7 +248,7 @@ answer.append([ids(last.parent.children[0].results), ids(last.results)])
 @brokers.redis_only
 def test_end_is_announced_to_a_pattern(fleet, stock):
     """Who listens to celery-task-meta-* hears of each end that a stock client waits for, and of none that our own client hears of."""
-    with fleet.client() as client, Commits(fleet.url) as commits:
+    with fleet.client() as client, EndAnnouncements(fleet.url) as commits:
         stock.run("ask([[1, 2, 3, 4]], task_id='patterned').get(timeout=20)")
         stock.run("ask([[1, 2, 3, 4]], task_id='unasked')")
         client.predict("iris", [ROW])
@@ -295,7 +293,7 @@ def test_failure_document_is_celery_s(fleet, stock):
 
 def test_plain_celery_serves_alike(redis_server, tmp_path):
     """`celery -A mutirao_worker.app worker` serves every model, as `mutirao worker` does, and shows the same banner."""
-    root = samples.repository(tmp_path / "models", "iris").root
+    root = sample_models.repository(tmp_path / "models", "iris").root
     with WorkerProcess(redis_server.url, root, command="celery") as worker, Client(redis_server.url) as client:
         assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
         assert f"mutirão worker {worker.name}" in worker.log
@@ -307,7 +305,7 @@ def test_plain_celery_serves_alike(redis_server, tmp_path):
 )
 def test_some_models_only(redis_server, tmp_path, args):
     """--only, and equally -Q, serves some models: the others stay queued, and are not announced."""
-    root = samples.repository(tmp_path / "models", "iris", "slow").root
+    root = sample_models.repository(tmp_path / "models", "iris", "slow").root
     command, *rest = args
     with (
         WorkerProcess(redis_server.url, root, command=command, args=rest),

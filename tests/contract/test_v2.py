@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-import samples
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-IRIS = samples.get("iris")
-HOUSES = samples.get("houses")
+from support import sample_models
+
+IRIS = sample_models.get("iris")
+HOUSES = sample_models.get("houses")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,7 @@ def test_a_body_may_be_one_raw_tensor(http):
 
 def test_the_models_failure_is_told(server):
     """A model that raises is 500 with what it raised."""
-    data = samples.get("raises").data[:1].copy()
+    data = sample_models.get("raises").data[:1].copy()
     data[0, 0] = -1.0
     with pytest.raises(InferenceServerException) as caught:
         server.infer("raises", [given("X", data, "FP64", binary=True)])

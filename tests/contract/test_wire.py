@@ -5,7 +5,6 @@ import json
 import re
 from typing import Any
 
-import brokers
 import numpy as np
 import pytest
 from kombu import Connection, Consumer, Queue
@@ -13,6 +12,7 @@ from kombu import Connection, Consumer, Queue
 from mutirao import Client, keyspace
 from mutirao.wire import binary_codec, signature
 from mutirao.wire.messages import PredictRequest
+from support import brokers
 
 X = np.array([[5.1, 3.5, 1.4, 0.2], [np.nan, -0.0, np.inf, 5e-324]])
 

@@ -7,14 +7,14 @@ import time
 
 import pytest
 import uvloop
-from gateways import GatewayProcess
-from tcp_proxy import TcpProxy
-from waiting import until
 
 from mutirao import BrokerUnavailable, ResultTimeout, settings
 from mutirao.gateway import server
 from mutirao.redisdb.connection import connect_async
 from mutirao.redisdb.drivers import options
+from support.gateway_process import GatewayProcess
+from support.tcp_proxy import TcpProxy
+from support.waiting import until
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 LOST = [("requests", "replies"), ("replies",)]

@@ -5,15 +5,15 @@ import threading
 
 import pytest
 import redis
-from gateways import GatewayProcess
-from servers import RedisServer
-from shell import Shell
-from tcp_proxy import TcpProxy
-from waiting import until
 
 from mutirao import BrokerUnavailable, Client
 from mutirao.cli.console import Exit
 from mutirao.redisdb import failure
+from support.command_line import CommandLine
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.tcp_proxy import TcpProxy
+from support.waiting import until
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 
@@ -122,7 +122,7 @@ def test_a_refusal_is_told_as_what_it_is(server, http, connect, reason, capsys, 
                 assert (asked.status_code, asked.json()["type"]) == (503, "BrokerUnavailable")
                 assert asked.json()["data"] == {"reason": reason}
                 assert asked.headers["retry-after"] == "1"
-            shell = Shell(capsys, monkeypatch).at(server.url)
+            shell = CommandLine(capsys, monkeypatch).at(server.url)
             if reason == "no permission":
                 code, _, said = shell.run("status", "unknown")
                 assert (code, "Traceback" in said) == (Exit.UNAVAILABLE, False), said

@@ -4,16 +4,13 @@ import contextlib
 import functools
 import time
 
-import ledger
-import network
 import pytest
-import waiting
-import workers
-from servers import RedisServer
-from tcp_proxy import TcpProxy
-from workers import BIN, WorkerProcess
 
 from mutirao import Client, keyspace
+from support import execution_log, network_namespaces, waiting, worker_process
+from support.redis_servers import RedisServer
+from support.tcp_proxy import TcpProxy
+from support.worker_process import BIN, WorkerProcess
 
 ROW = [[0.0, 1.0, 2.0]]
 MANY = ROW * 4000  # four seconds of work
@@ -23,7 +20,9 @@ PATIENCE_S = {"MUTIRAO_TIMEOUT_S": "1", "MUTIRAO_LEASE_S": "3"}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return ledger.repository(tmp_path_factory.mktemp("cuts") / "models", {f"own{number}": 0.001 for number in range(3)})
+    return execution_log.repository(
+        tmp_path_factory.mktemp("cuts") / "models", {f"own{number}": 0.001 for number in range(3)}
+    )
 
 
 def _answered(client, model):
@@ -57,15 +56,15 @@ def _runs(job):
 @contextlib.contextmanager
 def _three(root):
     """Three workers, each on a host of its own, each of which alone serves its model; a Redis and a client that are here."""
-    if why := network.missing():
+    if why := network_namespaces.missing():
         pytest.skip(why)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(RedisServer(options={"bind": "0.0.0.0", "protected-mode": "no"}))
-        hosts, started = [network.Host(number) for number in (1, 2, 3)], []
+        hosts, started = [network_namespaces.Host(number) for number in (1, 2, 3)], []
         for number, host in enumerate(hosts):
             stack.callback(host.close)
-            workers.COMMANDS[f"host{number}"] = (*host.prefix, str(BIN / "mutirao"), "worker")
-            stack.callback(workers.COMMANDS.pop, f"host{number}")
+            worker_process.COMMANDS[f"host{number}"] = (*host.prefix, str(BIN / "mutirao"), "worker")
+            stack.callback(worker_process.COMMANDS.pop, f"host{number}")
             url = server.url.replace("127.0.0.1", host.gateway)
             args = ["--only", f"own{number}"]
             started.append(WorkerProcess(url, root, command=f"host{number}", args=args, wait=False))

@@ -8,12 +8,11 @@ import sys
 import time
 
 import pytest
-import samples
-import waiting
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client, WorkerLost, job_history, keyspace
+from support import sample_models, waiting
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -27,7 +26,7 @@ def lasting():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return samples.repository(tmp_path_factory.mktemp("faults") / "models", "iris", "slow", "tellsprocess").root
+    return sample_models.repository(tmp_path_factory.mktemp("faults") / "models", "iris", "slow", "tellsprocess").root
 
 
 def test_child_killed_while_it_predicts(fleet):

@@ -8,19 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-import samples
-from gateways import GatewayProcess
-from servers import RedisServer
-from waiting import until
-from workers import WorkerProcess
 
-IRIS = samples.get("iris")
+from support import sample_models
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.waiting import until
+from support.worker_process import WorkerProcess
+
+IRIS = sample_models.get("iris")
 ROW = {"rows": IRIS.data[:1].tolist()}
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    return samples.repository(tmp_path_factory.mktemp("gateway") / "models", "iris", "slow").root
+    return sample_models.repository(tmp_path_factory.mktemp("gateway") / "models", "iris", "slow").root
 
 
 @pytest.fixture(scope="module")

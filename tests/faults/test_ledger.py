@@ -4,9 +4,10 @@ import contextlib
 import sys
 
 import pytest
-import trial
-from contenders import Mutirao, Stock
-from trial import SEED
+
+from support import fault_trial
+from support.fault_trial import SEED
+from support.trial_systems import CelerySystem, MutiraoSystem
 
 REPRODUCE = f"MUTIRAO_FAULT_SEED={SEED}"
 
@@ -27,7 +28,7 @@ def _check(verdict):
 @pytest.mark.timeout(300)
 def test_ten_kills(tmp_path):
     """Ten kills of every kind under load: nothing lost, nothing wrong, no end twice, every second run has its kill, keys empty."""
-    verdict = trial.run(Mutirao, tmp_path, seed=SEED, kills=10)
+    verdict = fault_trial.run(MutiraoSystem, tmp_path, seed=SEED, kills=10)
     assert sum(verdict.kills.values()) >= 9  # a row that was to kill may itself be gone before it runs
     _check(verdict)
 
@@ -36,12 +37,12 @@ def test_ten_kills(tmp_path):
 @pytest.mark.timeout(3600)
 def test_three_hundred_kills(tmp_path, capsys):
     """Three hundred kills of every kind, likewise; beside it what the same plan does to a plain Celery app."""
-    verdict = trial.run(Mutirao, tmp_path / "ours", seed=SEED, kills=310, every_s=2.0, workers=3)
+    verdict = fault_trial.run(MutiraoSystem, tmp_path / "ours", seed=SEED, kills=310, every_s=2.0, workers=3)
     with capsys.disabled():
         _show(verdict)
         stock = None
         with contextlib.suppress(AssertionError):  # nothing is claimed of it, not even that it gets to the end
-            stock = trial.run(Stock, tmp_path / "stock", seed=SEED, kills=310, every_s=2.0, workers=3)
+            stock = fault_trial.run(CelerySystem, tmp_path / "stock", seed=SEED, kills=310, every_s=2.0, workers=3)
         _show(stock or "stock Celery: its workers did not come back")
     assert sum(verdict.kills.values()) >= 300
     _check(verdict)

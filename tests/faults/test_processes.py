@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import samples
-import waiting
-from servers import RedisServer
-from workers import Fleet, WorkerProcess
 
 from mutirao import Client, TimeLimitExceeded, WorkerLost
+from support import sample_models, waiting
+from support.redis_servers import RedisServer
+from support.worker_process import Fleet, WorkerProcess
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,7 @@ def lone(tmp_path_factory):
     """A worker of one process."""
     folder = tmp_path_factory.mktemp("lone")
     names = ("changesprocess", "forges", "leavesbehind", "scribbles", "slow", "stallslater", "tellsprocess")
-    repository = samples.repository(folder / "models", *names, time_limit_s=5.0)
+    repository = sample_models.repository(folder / "models", *names, time_limit_s=5.0)
     with RedisServer() as server, WorkerProcess(server.url, repository.root) as worker:
         yield Fleet(server, repository, worker)
 
@@ -105,7 +104,7 @@ def test_a_process_in_which_something_is_left_behind_is_replaced(lone, what):
 
 def test_processes_are_replaced_after_so_many_batches_and_by_their_size(tmp_path, redis_server):
     """Replacing processes after three batches each, and when they have grown, loses nothing and counts no attempt."""
-    root = samples.repository(tmp_path / "models", "grows", "tellsprocess").root
+    root = sample_models.repository(tmp_path / "models", "grows", "tellsprocess").root
     args = ["--max-batches-per-process", "3", "--max-memory-per-process", "600000000"]
     with (
         WorkerProcess(redis_server.url, root, args=args, concurrency=2) as worker,

@@ -3,10 +3,11 @@
 import sys
 
 import pytest
-import trial
-from contenders import Mutirao
-from trial import SEED
-from verdict import spread
+
+from support import fault_trial
+from support.fault_trial import SEED
+from support.trial_report import spread
+from support.trial_systems import MutiraoSystem
 
 
 @pytest.mark.long
@@ -14,7 +15,9 @@ from verdict import spread
 def test_recovery(tmp_path, capsys):
     """After kill -9 of a worker, each request that it held runs elsewhere within ten seconds; twenty times."""
     kinds = {"SIGKILL": 1}
-    verdict = trial.run(Mutirao, tmp_path, seed=SEED, kills=20, every_s=10, workers=3, per_s=150, kinds=kinds)
+    verdict = fault_trial.run(
+        MutiraoSystem, tmp_path, seed=SEED, kills=20, every_s=10, workers=3, per_s=150, kinds=kinds
+    )
     with capsys.disabled():
         sys.stdout.write(f"\nrecovery after kill -9: {spread(verdict.recovered_s)}\n")
     assert verdict.recovered_s, "no worker held anything when it was killed"

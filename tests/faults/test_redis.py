@@ -3,18 +3,17 @@
 import random
 import time
 
-import ledger
 import psutil
 import pytest
-import waiting
-from contenders import Mutirao
-from sentinel import MASTER, Sentinel
-from servers import RedisServer
-from tcp_proxy import TcpProxy
-from trial import SEED, Trial
-from workers import WorkerProcess
 
 from mutirao import BrokerUnavailable, Client, JobNotFound
+from support import execution_log, waiting
+from support.fault_trial import SEED, Trial
+from support.redis_sentinel import MASTER, Sentinel
+from support.redis_servers import RedisServer
+from support.tcp_proxy import TcpProxy
+from support.trial_systems import MutiraoSystem
+from support.worker_process import WorkerProcess
 
 REPRODUCE = f"MUTIRAO_FAULT_SEED={SEED}"
 
@@ -42,7 +41,7 @@ def test_restart_under_load(tmp_path, fsync, kill):
     """Redis stopped in order, or killed while it writes all down, and started again, twice: nothing accepted is lost."""
     with (
         RedisServer(options={"appendfsync": fsync}) as server,
-        Trial(Mutirao, tmp_path, server.url, seed=SEED, workers=1) as trial,
+        Trial(MutiraoSystem, tmp_path, server.url, seed=SEED, workers=1) as trial,
     ):
         pids = _pids(trial)
         for _ in range(2):
@@ -61,7 +60,7 @@ def test_last_second_forgotten(tmp_path):
         RedisServer() as server,
         Client(server.url) as client,
         # Some are lost for good, which ends the wait: leases last 10 s.
-        Trial(Mutirao, tmp_path, server.url, seed=SEED, workers=2, patience_s=25) as trial,
+        Trial(MutiraoSystem, tmp_path, server.url, seed=SEED, workers=2, patience_s=25) as trial,
     ):
         pids = _pids(trial)
         trial.last(3)
@@ -92,7 +91,7 @@ def _away(folder, away_s):
     with (
         RedisServer() as server,
         Client(server.url, timeout_s=2) as client,
-        Trial(Mutirao, folder, server.url, seed=SEED, workers=1, models=long) as trial,
+        Trial(MutiraoSystem, folder, server.url, seed=SEED, workers=1, models=long) as trial,
     ):
         pids = _pids(trial)
         (worker,) = (member.worker for member in trial.crew.members)
@@ -149,7 +148,7 @@ def _bad_network(folder, faults, lasts_s):
     with (
         RedisServer() as server,
         TcpProxy(server.port) as proxy,
-        Trial(Mutirao, folder, server.url, seed=SEED, workers=2, worker_url=proxy.url) as trial,
+        Trial(MutiraoSystem, folder, server.url, seed=SEED, workers=2, worker_url=proxy.url) as trial,
     ):
         pids = _pids(trial)
         for number in range(faults):
@@ -188,7 +187,7 @@ def test_bad_network_for_long(tmp_path):
 @pytest.mark.timeout(240)
 def test_failover(tmp_path, monkeypatch):
     """The master is killed: clients and workers follow the sentinels to the new one, and what it had been told of is answered."""
-    root = ledger.repository(tmp_path / "models")
+    root = execution_log.repository(tmp_path / "models")
     monkeypatch.setenv("MUTIRAO_SENTINEL_MASTER", MASTER)
     with (
         Sentinel() as sentinel,

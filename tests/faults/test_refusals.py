@@ -7,19 +7,17 @@ import subprocess
 import sys
 import time
 
-import ledger
 import psutil
 import pytest
-import samples
-import waiting
-from couriers import CourierProcess, Jobs, hosts
-from receivers import Receiver
 from redis import ResponseError
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client, keyspace
 from mutirao.embedded.redis_server import free_port
+from support import execution_log, sample_models, waiting
+from support.redis_servers import RedisServer
+from support.webhook_process import Jobs, WebhookProcess, hosts
+from support.webhook_receivers import Receiver
+from support.worker_process import WorkerProcess
 
 ROW = [[0.0, 1.0, 2.0]]
 AGAIN_S = 10
@@ -29,7 +27,7 @@ FAULT_S = 3
 @pytest.fixture(scope="module")
 def system(tmp_path_factory):
     """A Redis and one worker, which every test leaves alive."""
-    root = ledger.repository(tmp_path_factory.mktemp("refusals") / "models")
+    root = execution_log.repository(tmp_path_factory.mktemp("refusals") / "models")
     patience = {"MUTIRAO_TIMEOUT_S": "1"}
     with RedisServer() as server, WorkerProcess(server.url, root, env=patience) as worker:
         yield server, worker
@@ -157,7 +155,7 @@ def test_courier_refused(system, name):
     server, _ = system
     with (
         Receiver() as receiver,
-        CourierProcess(server.url, hosts(receiver), env={"MUTIRAO_TIMEOUT_S": "1"}) as courier,
+        WebhookProcess(server.url, hosts(receiver), env={"MUTIRAO_TIMEOUT_S": "1"}) as courier,
         Jobs(server.url) as jobs,
     ):
         jobs.end(receiver.url)
@@ -173,12 +171,12 @@ def test_courier_refused(system, name):
 def test_giving_up_is_no_success(system, tmp_path):
     """A worker that a fault of its own has ended exits with another code than one that was told to stop."""
     server, _ = system
-    root = ledger.repository(tmp_path / "models", {"quick": 0.001})
+    root = execution_log.repository(tmp_path / "models", {"quick": 0.001})
     program = (
         "from mutirao_worker import app; from mutirao_worker.celery_adapter import engine_step; from mutirao_worker.cli import worker;"
         "engine_step.EngineStep.start = lambda *_: 1 / 0; worker.run(app.app, ['--quiet', 'worker', '--pool=solo'])"
     )
-    own = {"MUTIRAO_BROKER_URL": server.url, "MUTIRAO_MODELS": str(root), "PYTHONPATH": samples.PYTHONPATH}
+    own = {"MUTIRAO_BROKER_URL": server.url, "MUTIRAO_MODELS": str(root), "PYTHONPATH": sample_models.PYTHONPATH}
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **own}, capture_output=True, text=True, check=False
     )

@@ -1,13 +1,12 @@
 """Results that Redis cannot hold: the one request fails with its reason; neighbours, later batches and the worker go on."""
 
 import pytest
-import samples
-import waiting
-from servers import RedisServer
-from tcp_proxy import TcpProxy
-from workers import Fleet, WorkerProcess
 
 from mutirao import Client, ResultRefused
+from support import sample_models, waiting
+from support.redis_servers import RedisServer
+from support.tcp_proxy import TcpProxy
+from support.worker_process import Fleet, WorkerProcess
 
 WIDE = 400_000  # columns, thus 3.2 MB
 
@@ -15,7 +14,7 @@ WIDE = 400_000  # columns, thus 3.2 MB
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A Redis whose limits a test may lower, and a worker whose "pads" gives as wide an output as its input says."""
-    repository = samples.repository(tmp_path_factory.mktemp("small") / "models", "pads", "raises")
+    repository = sample_models.repository(tmp_path_factory.mktemp("small") / "models", "pads", "raises")
     with RedisServer() as server, WorkerProcess(server.url, repository.root) as worker:
         yield Fleet(server, repository, worker)
 

@@ -6,28 +6,24 @@ import signal
 import time
 from pathlib import Path
 
-import bad_models
-import counted_models
-import ledger
 import numpy as np
 import psutil
 import pytest
-import samples
-import waiting
 from celery import Celery
-from commits import Commits
-from ledger import Ledger
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client, keyspace
+from support import bad_models, execution_log, recorded_models, sample_models, waiting
+from support.end_announcements import EndAnnouncements
+from support.execution_log import ExecutionLog
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 QUEUE = keyspace.queue_key("slow", 3)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return samples.repository(tmp_path_factory.mktemp("shutdown") / "models", "iris", "slow").root
+    return sample_models.repository(tmp_path_factory.mktemp("shutdown") / "models", "iris", "slow").root
 
 
 @pytest.fixture
@@ -188,7 +184,7 @@ def test_sigquit_while_a_result_is_written(redis_server, root, client):
 
 def test_sigquit_while_native_code_runs(redis_server, tmp_path, client):
     """SIGQUIT where a process is in code that hears of no signal: it is killed, and its batch is given back."""
-    root = samples.repository(tmp_path / "models", "hangsinc").root
+    root = sample_models.repository(tmp_path / "models", "hangsinc").root
     with WorkerProcess(redis_server.url, root) as worker:
         job = client.submit("hangsinc", [[bad_models.MARKER, 0, 0]])
         waiting.until(lambda: job.status == "running")
@@ -198,16 +194,16 @@ def test_sigquit_while_native_code_runs(redis_server, tmp_path, client):
 
 def test_rolling_restart(redis_server, tmp_path, client):
     """Three workers replaced one by one under load: each request is answered, and each of a quick model is computed once."""
-    root = ledger.repository(tmp_path / "models", {"quick": 0.001})
+    root = execution_log.repository(tmp_path / "models", {"quick": 0.001})
     with contextlib.ExitStack() as stack:
-        book = stack.enter_context(Ledger())
-        commits = stack.enter_context(Commits(redis_server.url))
+        book = stack.enter_context(ExecutionLog())
+        commits = stack.enter_context(EndAnnouncements(redis_server.url))
         fleet = [WorkerProcess(redis_server.url, root, env=book.env, wait=False) for _ in range(3)]
         for worker in fleet:
             stack.callback(worker.close)
         for worker in fleet:
             worker.wait_ready()
-        jobs, number = [], counted_models.FIRST
+        jobs, number = [], recorded_models.FIRST
         for place in range(3):
             new = WorkerProcess(redis_server.url, root, env=book.env, wait=False)
             stack.callback(new.close)
@@ -220,7 +216,7 @@ def test_rolling_restart(redis_server, tmp_path, client):
             assert fleet[place].wait_ended(20) == 0
             new.wait_ready()
         for place, job in enumerate(jobs):
-            assert job.result(30)["predict"].tolist() == [3.0 * (counted_models.FIRST + place) + 1.0]
+            assert job.result(30)["predict"].tolist() == [3.0 * (recorded_models.FIRST + place) + 1.0]
         assert {row: len(runs) for row, runs in book.by_row().items() if len(runs) != 1} == {}
         assert len(book.by_row()) == len(jobs)
         assert not commits.doubles()
@@ -228,19 +224,19 @@ def test_rolling_restart(redis_server, tmp_path, client):
 
 def test_stopped_for_longer_than_its_lease(redis_server, tmp_path, client):
     """A worker whose main process hangs past its lease loses what it held to another; when it goes on, nothing is double."""
-    root = ledger.repository(tmp_path / "models", {"dear": 0.5})
+    root = execution_log.repository(tmp_path / "models", {"dear": 0.5})
     lease = {"MUTIRAO_LEASE_S": "2"}
     with (
-        Ledger() as book,
-        Commits(redis_server.url) as commits,
+        ExecutionLog() as book,
+        EndAnnouncements(redis_server.url) as commits,
         WorkerProcess(redis_server.url, root, env=book.env | lease) as worker,
     ):
-        jobs = client.submit_many("dear", np.array([[0.0, counted_models.FIRST + place, 1.0] for place in range(4)]))
+        jobs = client.submit_many("dear", np.array([[0.0, recorded_models.FIRST + place, 1.0] for place in range(4)]))
         waiting.until(lambda: len(book.executions()) >= 1)
         os.kill(worker.pid, signal.SIGSTOP)
         with WorkerProcess(redis_server.url, root, env=book.env | lease) as other:
             for place, job in enumerate(jobs):
-                assert job.result(30)["predict"].tolist() == [3.0 * (counted_models.FIRST + place) + 1.0]
+                assert job.result(30)["predict"].tolist() == [3.0 * (recorded_models.FIRST + place) + 1.0]
             assert {job.record().job.worker for job in jobs[-1:]} == {other.name}
             records = [redis_server.client().get(keyspace.record_key(job.id)) for job in jobs]
             os.kill(worker.pid, signal.SIGCONT)
@@ -254,21 +250,21 @@ def test_stopped_for_longer_than_its_lease(redis_server, tmp_path, client):
 
 def test_stopped_for_longer_than_its_lease_while_nobody_looks(redis_server, tmp_path, client):
     """A worker that hangs past its lease while no other is there goes on with what it held, each row once."""
-    root = ledger.repository(tmp_path / "models", {"dear": 0.5})
+    root = execution_log.repository(tmp_path / "models", {"dear": 0.5})
     redis = redis_server.client()
     with (
-        Ledger() as book,
+        ExecutionLog() as book,
         WorkerProcess(redis_server.url, root, env=book.env | {"MUTIRAO_LEASE_S": "2"}) as worker,
     ):
         client.predict("dear", [[0.0, 1.0, 2.0]], timeout=20)  # its times are known, so that some are taken ahead
-        jobs = client.submit_many("dear", np.array([[0.0, counted_models.FIRST + place, 1.0] for place in range(4)]))
+        jobs = client.submit_many("dear", np.array([[0.0, recorded_models.FIRST + place, 1.0] for place in range(4)]))
         waiting.until(lambda: len(book.executions()) >= 1 and _held(redis) >= 2)
         os.kill(worker.pid, signal.SIGSTOP)
         (lease,) = redis.zrange(keyspace.LEASES, 0, -1, withscores=True)
         waiting.until(lambda: redis.time()[0] > lease[1] + 1)
         os.kill(worker.pid, signal.SIGCONT)
         for place, job in enumerate(jobs):
-            assert job.result(20)["predict"].tolist() == [3.0 * (counted_models.FIRST + place) + 1.0]
+            assert job.result(20)["predict"].tolist() == [3.0 * (recorded_models.FIRST + place) + 1.0]
         assert {row: len(runs) for row, runs in book.by_row().items() if len(runs) != 1} == {}
         waiting.until(lambda: _held(redis) == 0)
 
@@ -292,7 +288,7 @@ def test_a_stop_does_not_wait_for_a_process_that_stands_still(redis_server, root
 @pytest.mark.parametrize("what", [0, 4], ids=["noise", "half a message"])
 def test_a_stop_ends_whatever_a_model_has_written(redis_server, tmp_path, client, what):
     """A stop ends soon after its grace, though a model has spoilt its pipe to the parent: what it ran is given back or has ended."""
-    root = samples.repository(tmp_path / "models", "scribbles").root
+    root = sample_models.repository(tmp_path / "models", "scribbles").root
     with WorkerProcess(redis_server.url, root, env={"MUTIRAO_GRACE_S": "1"}) as worker:
         with worker.still():
             job = client.submit("scribbles", [[-1.0, what, 0]])

@@ -6,19 +6,17 @@ import sys
 import time
 from typing import Any
 
-import brokers
-import idleness
-import ledger
 import numpy as np
 import pytest
-from counted_models import FIRST
-from idleness import Served
-from ledger import Ledger
-from servers import RedisServer
-from trial import SEED
-from workers import WorkerProcess
 
 from mutirao import Client, Job
+from support import brokers, execution_log, idle_slots
+from support.execution_log import ExecutionLog
+from support.fault_trial import SEED
+from support.idle_slots import Served
+from support.recorded_models import FIRST
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 WORKERS, PROCESSES = 3, 2
 EACH_S = {"cheap": 0.002, "medium": 0.05, "dear": 0.3}
@@ -45,9 +43,9 @@ def _arrivals(seed, last_s):
 def _served(root, seed, last_s):
     """Serve the arrivals; what became of each request, and the processes of the fleet."""
     with contextlib.ExitStack() as stack:
-        book = stack.enter_context(Ledger())
+        book = stack.enter_context(ExecutionLog())
         server = stack.enter_context(RedisServer())
-        models = ledger.repository(root, EACH_S)
+        models = execution_log.repository(root, EACH_S)
         starting = [
             WorkerProcess(server.url, models, concurrency=PROCESSES, env=book.env, wait=False) for _ in range(WORKERS)
         ]
@@ -84,11 +82,11 @@ def _served(root, seed, last_s):
         return served, pids
 
 
-def _check(served, pids, idle_s=idleness.IDLE_S):
+def _check(served, pids, idle_s=idle_slots.IDLE_S):
     assert len(pids) == WORKERS * PROCESSES
-    found = idleness.wrong(served, pids, idle_s)
+    found = idle_slots.violations(served, pids, idle_s)
     shown = "\n".join(map(str, found[:20]))
-    assert not found, f"MUTIRAO_FAULT_SEED={SEED}\n{len(found)} times\n{shown}\n{idleness.waits(served)}"
+    assert not found, f"MUTIRAO_FAULT_SEED={SEED}\n{len(found)} times\n{shown}\n{idle_slots.waits(served)}"
 
 
 @brokers.redis_only
@@ -105,5 +103,5 @@ def test_idle_while_others_wait_for_long(tmp_path, capsys):
     """The same for twenty seconds, and for no longer than 0.1 s; the distribution of the waits is told."""
     served, pids = _served(tmp_path / "models", SEED, 20.0)
     with capsys.disabled():
-        sys.stdout.write(f"\n{idleness.waits(served)}\n")
+        sys.stdout.write(f"\n{idle_slots.waits(served)}\n")
     _check(served, pids)

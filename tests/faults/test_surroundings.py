@@ -4,13 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import brokers
 import pytest
-import samples
-from servers import RedisServer
-from workers import COMMANDS, WorkerProcess
 
 from mutirao import Client
+from support import brokers, sample_models
+from support.redis_servers import RedisServer
+from support.worker_process import COMMANDS, WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 HOUSE = [300.0, "São João del-Rei", 7]
@@ -38,7 +37,7 @@ COMMANDS |= {name: ("bash", "-c", script, "bash", *COMMANDS["mutirao"]) for name
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A Redis and a repository."""
-    root = samples.repository(tmp_path_factory.mktemp("surroundings") / "models", "iris", "houses").root
+    root = sample_models.repository(tmp_path_factory.mktemp("surroundings") / "models", "iris", "houses").root
     with RedisServer() as server:
         yield server, root
 

@@ -12,18 +12,16 @@ import time
 import uuid
 from pathlib import Path
 
-import counted_models
-import ledger
 import numpy as np
 import pytest
 import redis
-import waiting
-from commits import Commits
-from ledger import Ledger
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import BrokerUnavailable, Client, TimeLimitExceeded, WorkerLost, keyspace
+from support import execution_log, recorded_models, waiting
+from support.end_announcements import EndAnnouncements
+from support.execution_log import ExecutionLog
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 SECRET = "payload-of-7391"  # nothing that is shown of a message may have it
 SECRETS = (SECRET, base64.b64encode(SECRET.encode()).decode().rstrip("="))
@@ -33,7 +31,7 @@ QUEUE = keyspace.queue("quick")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return ledger.repository(tmp_path_factory.mktemp("transport") / "models", time_limit_s=1.0)
+    return execution_log.repository(tmp_path_factory.mktemp("transport") / "models", time_limit_s=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def test_full_redis(root):
     with (
         RedisServer() as server,
         Client(server.url) as client,
-        Commits(server.url) as commits,
+        EndAnnouncements(server.url) as commits,
         WorkerProcess(server.url, root) as worker,
     ):
         admin = server.client()
@@ -278,7 +276,7 @@ def test_only_the_anonymous_exchange(hardy):
 def deadly(root):
     """A worker of two processes whose executions are counted; a prediction may take a second."""
     with (
-        Ledger() as book,
+        ExecutionLog() as book,
         RedisServer() as server,
         WorkerProcess(server.url, root, concurrency=2, env=book.env) as worker,
     ):
@@ -289,7 +287,7 @@ def deadly(root):
     ("does", "first", "error", "says", "reason", "message"),
     [
         (
-            counted_models.DIES,
+            recorded_models.DIES,
             5000,
             WorkerLost,
             "gave up after 3 attempts",
@@ -297,7 +295,7 @@ def deadly(root):
             "^[a-zA-Z ]+: .*gave up after 3 attempts$",
         ),
         (
-            counted_models.HANGS,
+            recorded_models.HANGS,
             6000,
             TimeLimitExceeded,
             "ran past its time limit",
@@ -312,7 +310,7 @@ def test_deadly_request(deadly, does, first, error, says, reason, message):
     book, server, worker = deadly
     rows = np.array([[0.0, first + place, 1.0] for place in range(31)])
     rows[15, 0] = does
-    with Client(server.url) as client, Commits(server.url) as commits:
+    with Client(server.url) as client, EndAnnouncements(server.url) as commits:
         jobs = client.submit_many("quick", rows)
         with pytest.raises(error, match=says):
             jobs[15].result(60)

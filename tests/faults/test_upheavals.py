@@ -3,15 +3,13 @@
 import contextlib
 import socket
 
-import brokers
-import ledger
 import pytest
-import waiting
 from celery import Celery
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client, MutiraoError, keyspace
+from support import brokers, execution_log, waiting
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 pytestmark = brokers.redis_only
 
@@ -23,7 +21,7 @@ QUICK, DEAR = keyspace.queue("quick"), keyspace.queue("dear")
 @pytest.fixture(scope="module")
 def system(tmp_path_factory):
     """A Redis that keeps nothing over a restart, and one worker, which every test leaves alive."""
-    root = ledger.repository(tmp_path_factory.mktemp("upheavals") / "models")
+    root = execution_log.repository(tmp_path_factory.mktemp("upheavals") / "models")
     with (
         RedisServer(options={"appendonly": "no"}) as server,
         WorkerProcess(server.url, root, env={"MUTIRAO_TIMEOUT_S": "2"}) as worker,

@@ -1,10 +1,10 @@
 """What several modules share: clients of either kind; of bad input, who sends it, and a worker that has to outlive it."""
 
 import pytest
-from clients import KINDS
-from stock import Raised
 
 from mutirao import Client
+from support.client_kinds import KINDS
+from support.stock_client import Raised
 
 
 @pytest.fixture(params=KINDS)

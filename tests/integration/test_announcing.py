@@ -5,18 +5,11 @@ import socket
 import subprocess
 import time
 
-import brokers
 import joblib
 import msgspec
 import numpy as np
 import pytest
-import samples
-import waiting
-import worker_models
 from celery import Celery
-from gateways import GatewayProcess
-from servers import RedisServer
-from workers import BIN, Fleet, WorkerProcess
 
 from mutirao import Client, ModelUnavailable, SignatureMismatch, keyspace, printable, registry, settings
 from mutirao.client.redis_backend import RedisBackend
@@ -25,6 +18,10 @@ from mutirao.doctor.snapshot import Snapshot
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao_worker.cli.worker import free_name
 from mutirao_worker.models.repository import Repository
+from support import brokers, probe_models, sample_models, waiting
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.worker_process import BIN, Fleet, WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 LEASE_S = 2.0
@@ -34,9 +31,9 @@ LEASE_S = 2.0
 def announced(tmp_path_factory):
     """A worker of two processes; one of its models cannot be warmed up there."""
     folder = tmp_path_factory.mktemp("announced")
-    repository = samples.repository(folder / "models", "iris", "slow")
+    repository = sample_models.repository(folder / "models", "iris", "slow")
     file = folder / "cold.joblib"
-    joblib.dump(worker_models.Cold().fit(np.zeros((2, 3))), file)
+    joblib.dump(probe_models.Cold().fit(np.zeros((2, 3))), file)
     repository.add("cold", file)
     env = {"COLD": "1", "MUTIRAO_LEASE_S": str(LEASE_S)}
     with RedisServer() as server, WorkerProcess(server.url, repository.root, concurrency=2, env=env) as worker:
@@ -200,9 +197,9 @@ def test_workers_of_one_name_speak_each_for_itself(redis_server, announced):
 def test_differing_copies_of_one_version(redis_server, tmp_path):
     """doctor names model, version and hosts; the catalogue keeps to one copy; what either takes is refused by nobody, whoever gets it."""
     first, second = Repository(tmp_path / "first"), Repository(tmp_path / "second")
-    first.add("twin", samples.saved("iris"))
-    second.add("twin", samples.saved("houses"))
-    house = samples.get("houses").data[:1]
+    first.add("twin", sample_models.saved("iris"))
+    second.add("twin", sample_models.saved("houses"))
+    house = sample_models.get("houses").data[:1]
     with (
         WorkerProcess(redis_server.url, first.root) as one,
         WorkerProcess(redis_server.url, second.root) as other,
@@ -255,7 +252,10 @@ def test_a_name_that_cannot_be_printed(redis_server, tmp_path):
     shown = rf"""odd\n\x1b[31m'"@{host}"""
     with (
         WorkerProcess(
-            redis_server.url, samples.repository(tmp_path, "iris").root, name=f"odd\n\x1b[31m'\"@{host}", wait=False
+            redis_server.url,
+            sample_models.repository(tmp_path, "iris").root,
+            name=f"odd\n\x1b[31m'\"@{host}",
+            wait=False,
         ) as odd,
         Client(redis_server.url) as client,
     ):

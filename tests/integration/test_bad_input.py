@@ -1,11 +1,10 @@
 """Bad input through a real worker: each requester gets a terminal state with its reason, and the worker serves the next one."""
 
-import brokers
 import numpy as np
 import pytest
-import samples
 
 from mutirao import IdTaken, InvalidRequest, ModelNotFound, SignatureMismatch, errors
+from support import brokers, sample_models
 
 pytestmark = pytest.mark.usefixtures("serves_the_next")
 
@@ -209,7 +208,7 @@ def test_our_clients_name_the_models_there_are(client):
 
 def test_columns_that_do_not_fit(client):
     """Named columns: a missing one, an unknown one and one of the wrong kind are each named."""
-    frame = samples.get("houses").data[:2]
+    frame = sample_models.get("houses").data[:2]
     for wrong, says in [
         (frame.drop(columns="city"), "without 'city'"),
         (frame.rename(columns={"city": "town"}), "without 'city' and with 'town'"),

@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
-from bodies import binary, body, raw_tensor
 from kombu import Connection
-from stock import Raised
 
 from mutirao.wire import binary_codec
+from support.message_bodies import binary, body, raw_tensor
+from support.stock_client import Raised
 
 pytestmark = pytest.mark.usefixtures("serves_the_next")
 

@@ -3,14 +3,13 @@
 import joblib
 import numpy as np
 import pytest
-import samples
-import worker_models
-from servers import RedisServer
 from sklearn.ensemble import HistGradientBoostingClassifier
-from workers import Fleet, WorkerProcess
 
 from mutirao_worker.models.repository import Repository
 from mutirao_worker.process import native_threads
+from support import probe_models, sample_models
+from support.redis_servers import RedisServer
+from support.worker_process import Fleet, WorkerProcess
 
 lightgbm = pytest.importorskip("lightgbm", exc_type=ImportError)
 xgboost = pytest.importorskip("xgboost", exc_type=ImportError)
@@ -32,8 +31,8 @@ MODELS = {
 def boosted(tmp_path_factory):
     """A worker of one process, started with OMP_NUM_THREADS as a user may set it, which serves all of them and one of scikit-learn's."""
     folder = tmp_path_factory.mktemp("boosted")
-    repository = samples.repository(folder / "models", "iris")
-    for name, model in (MODELS | {"threads": worker_models.Threads()}).items():
+    repository = sample_models.repository(folder / "models", "iris")
+    for name, model in (MODELS | {"threads": probe_models.Threads()}).items():
         _add(repository, folder, name, model.fit(DATA, LABELS))
     with (
         RedisServer() as server,
@@ -54,7 +53,7 @@ def test_boosters_answer_from_forked_processes(boosted):
         for name, model in MODELS.items():
             found = client.predict(name, DATA, outputs=["predict_proba"], timeout=30)["predict_proba"]
             assert np.allclose(found, model.predict_proba(DATA), atol=1e-6), name
-        assert client.predict("iris", samples.get("iris").data, timeout=30)["predict"].tolist()
+        assert client.predict("iris", sample_models.get("iris").data, timeout=30)["predict"].tolist()
 
 
 def test_a_users_own_number_of_threads_is_kept(boosted):

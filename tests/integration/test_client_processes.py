@@ -7,13 +7,13 @@ import sys
 import threading
 import time
 
-import brokers
 import pytest
-from gateways import GatewayProcess
-from servers import RedisServer
 
 from mutirao import BrokerUnavailable
 from mutirao.embedded.redis_server import free_port
+from support import brokers
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 

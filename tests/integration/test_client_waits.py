@@ -4,12 +4,12 @@ import concurrent.futures
 import threading
 
 import numpy as np
-import waiting
-from clients import subscribed
-from redis_monitor import Monitor
-from servers import RedisServer
 
 from mutirao import JobCancelled, ResultTimeout
+from support import waiting
+from support.client_kinds import subscribed
+from support.redis_monitor import Monitor
+from support.redis_servers import RedisServer
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 

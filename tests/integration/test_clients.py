@@ -6,15 +6,9 @@ import concurrent.futures
 import time
 from typing import cast
 
-import brokers
 import msgspec
 import numpy as np
 import pytest
-import samples
-import waiting
-from clients import KINDS, Gateways, Kind, subscribed
-from redis_monitor import Monitor
-from servers import RedisServer
 
 from mutirao import (
     BrokerUnavailable,
@@ -29,6 +23,10 @@ from mutirao import (
 )
 from mutirao.registry import ModelInfo
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
+from support import brokers, sample_models, waiting
+from support.client_kinds import KINDS, Gateways, Kind, subscribed
+from support.redis_monitor import Monitor
+from support.redis_servers import RedisServer
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 IRIS = Signature(
@@ -90,7 +88,7 @@ def unserved(connect, announced):
 
 def test_predict_equals_the_model(client):
     """predict() answers with the model's own outputs, bit for bit, by name."""
-    sample = samples.get("iris")
+    sample = sample_models.get("iris")
     outputs = client.predict("iris", sample.data, timeout=20)
     assert outputs.keys() == {"predict", "predict_proba"}
     assert np.array_equal(outputs["predict"], sample.expected())
@@ -107,14 +105,14 @@ def test_chosen_outputs_and_parameters(client):
 @pytest.mark.parametrize("form", ["frame", "columns", "rows"])
 def test_frame_columns_and_rows(client, form):
     """A DataFrame, a mapping of named columns and rows that mix text and numbers are the same request."""
-    frame = samples.get("houses").data[:9]
+    frame = sample_models.get("houses").data[:9]
     data = {
         "frame": frame,
         "columns": {name: frame[name].to_list() for name in frame},
         "rows": frame.to_numpy().tolist(),
     }
     labels = client.predict("houses", data[form], timeout=20)["predict"]
-    assert labels.tolist() == samples.get("houses").expected()[:9].tolist()
+    assert labels.tolist() == sample_models.get("houses").expected()[:9].tolist()
 
 
 def test_submit_many_is_one_round_trip(unserved, redis_server):
@@ -129,10 +127,10 @@ def test_submit_many_is_one_round_trip(unserved, redis_server):
 
 def test_submit_many_answers_each(client):
     """Each row of an array is a request with its own answer."""
-    rows = samples.get("iris").data[:30]
+    rows = sample_models.get("iris").data[:30]
     jobs = client.submit_many("iris", rows)
     labels = [job.result(20)["predict"] for job in jobs]
-    assert np.array_equal(np.concatenate(labels), samples.get("iris").expected()[:30])
+    assert np.array_equal(np.concatenate(labels), sample_models.get("iris").expected()[:30])
 
 
 def test_submit_many_of_nothing(client):
@@ -142,9 +140,9 @@ def test_submit_many_of_nothing(client):
 
 def test_submit_many_of_frames(client):
     """Each row of a DataFrame is a request."""
-    frame = samples.get("houses").data[:3]
+    frame = sample_models.get("houses").data[:3]
     labels = [job.result(20)["predict"].tolist() for job in client.submit_many("houses", frame)]
-    assert labels == [[label] for label in samples.get("houses").expected()[:3]]
+    assert labels == [[label] for label in sample_models.get("houses").expected()[:3]]
 
 
 def test_job_by_id(connect, client, fleet):
@@ -329,7 +327,7 @@ def test_large_payloads_go_beside(client, fleet, rows):
     big = client.submit("slow", np.zeros((10_000, 3)))
     redis = fleet.server.client()
     found = np.concatenate([job.result(30)["predict_proba"] for job in jobs])
-    assert np.array_equal(found, samples.get("iris").model.predict_proba(data))
+    assert np.array_equal(found, sample_models.get("iris").model.predict_proba(data))
     assert big.result(30)["predict"].shape == (10_000,)
     for job in [*jobs, big]:
         assert redis.get(keyspace.payload_key(job.id, "in")) is None
@@ -347,9 +345,9 @@ def test_nan_and_infinities_travel(client):
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     """A worker whose requests come from one server and whose results go to another."""
-    from workers import WorkerProcess
+    from support.worker_process import WorkerProcess
 
-    root = samples.repository(tmp_path_factory.mktemp("split") / "models", "iris", "slow").root
+    root = sample_models.repository(tmp_path_factory.mktemp("split") / "models", "iris", "slow").root
     with (
         RedisServer() as broker,
         RedisServer() as results,
@@ -364,7 +362,7 @@ def test_split_results(connect, split):
     broker, results = split
     with connect(broker.url, result_url=results.url) as client:
         assert client.predict("iris", np.tile(ROW, (4096, 1)), timeout=20)["predict"].shape == (4096,)
-        jobs = client.submit_many("iris", samples.get("iris").data[:9])
+        jobs = client.submit_many("iris", sample_models.get("iris").data[:9])
         assert {job.id for job in client.as_completed(jobs, timeout=20)} == {job.id for job in jobs}
         first, job = client.submit("slow", [[1.0, 0, 0]]), client.submit("slow", [[0.0, 0, 0]])
         waiting.until(lambda: broker.client().keys(keyspace.reserved_key("*")))

@@ -4,15 +4,13 @@ import datetime
 import signal
 from typing import Any
 
-import brokers
 import pytest
-import samples
-import waiting
 from celery import Celery
-from servers import RedisServer
-from workers import Fleet, WorkerProcess
 
 from mutirao import JobCancelled, ModelNotFound, keyspace
+from support import brokers, sample_models, waiting
+from support.redis_servers import RedisServer
+from support.worker_process import Fleet, WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -20,10 +18,12 @@ ROW = [5.1, 3.5, 1.4, 0.2]
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory):
     """A worker of two processes that serves three of the models."""
-    repository = samples.repository(tmp_path_factory.mktemp("control") / "models", "iris", "slow", "hangs", "forest")
-    repository.add("tells", samples.saved("slow"), max_wait_ms=300)
+    repository = sample_models.repository(
+        tmp_path_factory.mktemp("control") / "models", "iris", "slow", "hangs", "forest"
+    )
+    repository.add("tells", sample_models.saved("slow"), max_wait_ms=300)
     repository.add(
-        "seen", samples.saved("slow")
+        "seen", sample_models.saved("slow")
     )  # a model of one test alone: how long the others' requests take is not its
     with (
         RedisServer() as server,
@@ -143,7 +143,7 @@ def test_a_queue_whose_model_is_not_loaded(busy, control):
             with pytest.raises(
                 ModelNotFound, match="model 'forest' is not served: models served: hangs, iris, seen, slow"
             ):
-                unchecked.predict("forest", samples.get("forest").data[:1], timeout=20)
+                unchecked.predict("forest", sample_models.get("forest").data[:1], timeout=20)
             assert unchecked.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
     finally:
         control("cancel_consumer", queue="mutirao.forest")

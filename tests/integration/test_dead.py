@@ -5,15 +5,14 @@ import json
 import time
 from typing import Any
 
-import brokers
-import lost
 import numpy as np
 import pytest
-from servers import RedisServer
 
 from mutirao import BrokerUnavailable, Client, JobNotFound, WorkerLost, errors, keyspace, settings
 from mutirao.dead_letters import DeadLetters
 from mutirao.redisdb.drivers import RedisDriver
+from support import brokers, dead_lettering
+from support.redis_servers import RedisServer
 
 pytestmark = brokers.redis_only
 
@@ -60,7 +59,7 @@ def test_a_replayed_request_is_as_it_was_first_sent(redis_server, client, operat
     redis = redis_server.client()
     job = client.submit("iris", [[1.0, 2.0]], expires_s=50)
     (sent,), before = _envelopes(redis), job.record().job
-    (id,) = lost.letters(redis_server.url, "iris", 1, deliveries=3)
+    (id,) = dead_lettering.dead_letters(redis_server.url, "iris", 1, deliveries=3)
     with pytest.raises(WorkerLost, match="gave up after 3 deliveries"):
         job.result(0)
     (letter,) = operator.letters([id])
@@ -89,7 +88,7 @@ def test_a_second_replay_tells_the_first(redis_server, client, operator):
     """A request that is given up and replayed again has both in its history, and one deadline."""
     job = client.submit("iris", [[1.0]], priority="high")
     for _ in range(2):
-        (id,) = lost.letters(redis_server.url, "iris", 1)
+        (id,) = dead_lettering.dead_letters(redis_server.url, "iris", 1)
         operator.replay_ids([id])
     raw = redis_server.client().get(keyspace.record_key(job.id)).decode()
     assert [entry.how for entry in job.record().job.history] == ["worker lost", "replayed"] * 2
@@ -99,7 +98,7 @@ def test_a_second_replay_tells_the_first(redis_server, client, operator):
 def test_many_operators_replay_each_letter_once(redis_server, client):
     """Of operators that replay the same letters at the same time one sends each; the others are told that it is gone."""
     jobs = client.submit_many("iris", np.ones((600, 4)))
-    ids = lost.letters(redis_server.url, "iris", 600)
+    ids = dead_lettering.dead_letters(redis_server.url, "iris", 600)
     operators = [Operator(redis_server.url) for _ in range(4)]
     letters = operators[0].letters(ids)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -118,7 +117,7 @@ def test_a_stock_request_is_replayed_without_its_old_deadline(redis_server, oper
     headers = {"lang": "py", "task": "mutirao.predict", "id": "stock-1", "expires": "2020-01-01T00:00:00+00:00", "root_id": "stock-1"}  # fmt: skip
     message = {"body": "W1tdXQ==", "content-encoding": "utf-8", "headers": headers, "properties": {"priority": 0}}
     redis.lpush("mutirao.iris", json.dumps(message))
-    assert lost.letters(redis_server.url, "iris", 1) == ["stock-1"]
+    assert dead_lettering.dead_letters(redis_server.url, "iris", 1) == ["stock-1"]
     redis.delete(keyspace.record_key("stock-1"))
     assert operator.replay_ids(["stock-1"]) == {"stock-1": None}
     assert _envelopes(redis, "mutirao.iris") == [{**message, "headers": {**headers, "expires": None}}]
@@ -130,7 +129,7 @@ def test_tensors_beside_a_letter(redis_server, client, operator):
     """Large tensors are kept for a week beside a dead letter, go with it when it is replayed or purged, and without them it stays."""
     redis = redis_server.client()
     jobs = client.submit_many("iris", [np.ones((4000, 4))] * 3)
-    ids = lost.letters(redis_server.url, "iris", 3)
+    ids = dead_lettering.dead_letters(redis_server.url, "iris", 3)
     keys = {id: keyspace.payload_key(id, "in") for id in ids}
     assert all(redis.ttl(key) == pytest.approx(keyspace.DEAD_PAYLOAD_S, abs=60) for key in keys.values())
     sent, purged, gone = (job.id for job in jobs)
@@ -151,7 +150,7 @@ def test_a_job_that_lives_again_is_left_alone(redis_server, client, operator):
     """A letter whose job waits, or has ended well, under the same id changes nothing of it, and says so."""
     redis = redis_server.client()
     jobs = client.submit_many("iris", np.ones((2, 4)))
-    ids = lost.letters(redis_server.url, "iris", 2)
+    ids = dead_lettering.dead_letters(redis_server.url, "iris", 2)
     for job, status in zip(jobs, ("QUEUED", "SUCCESS"), strict=True):
         redis.set(
             keyspace.record_key(job.id), redis.get(keyspace.record_key(job.id)).replace(b"FAILURE", status.encode())
@@ -171,7 +170,7 @@ def test_the_oldest_letters_make_room(redis_server, client, operator):
     redis.eval(fill, 2, keyspace.DEAD, keyspace.DEAD_INDEX, keyspace.DEAD_MAX - 1)
     redis.set(keyspace.payload_key("old-1", "in"), "x")
     client.submit_many("iris", np.ones((2, 4)))
-    ids = lost.letters(redis_server.url, "iris", 2)
+    ids = dead_lettering.dead_letters(redis_server.url, "iris", 2)
     assert (redis.hlen(keyspace.DEAD), redis.zcard(keyspace.DEAD_INDEX)) == (keyspace.DEAD_MAX, keyspace.DEAD_MAX)
     assert (operator.ids()[0], operator.ids()[-2:]) == ("old-2", ids)
     assert not redis.exists(keyspace.payload_key("old-1", "in"))
@@ -237,6 +236,6 @@ def test_a_given_up_request_keeps_its_letter_only_once(redis_server, client, ope
     """Given up, replayed and given up again: the second letter takes the first one's place."""
     job = client.submit("iris", [[1.0]])
     for _ in range(2):
-        assert lost.letters(redis_server.url, "iris", 1) == [job.id]
+        assert dead_lettering.dead_letters(redis_server.url, "iris", 1) == [job.id]
         assert operator.ids() == [job.id]
         operator.replay_ids([job.id])

@@ -1,10 +1,10 @@
 """What doctor reads of a real Redis."""
 
 import msgspec
-from servers import RedisServer
 
 from mutirao import settings
 from mutirao.doctor import snapshot
+from support.redis_servers import RedisServer
 
 
 def test_a_snapshot_of_a_real_server(tmp_path):

@@ -13,14 +13,14 @@ import uuid
 import psutil
 import pytest
 import redis
-import waiting
-from servers import RedisServer
 
 from mutirao import errors, settings
 from mutirao.embedded import ChildExit, Embedded, redis_server, watchdog
 from mutirao.embedded.process_group import SCRIPT, ProcessGroup
 from mutirao.embedded.state_dir import StateDir
 from mutirao.embedded.supervisor import backoff_s, describe_exit
+from support import waiting
+from support.redis_servers import RedisServer
 
 # Announces itself as a worker does, starts a child of its own, and at SIGTERM needs a moment, and Redis, to end.
 STANDIN = """

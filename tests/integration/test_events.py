@@ -4,14 +4,13 @@ import time
 
 import numpy as np
 import pytest
-import samples
-import waiting
-from listener import Listener
-from redis_monitor import Monitor
-from servers import RedisServer
-from workers import Fleet, WorkerProcess
 
 from mutirao import JobCancelled, JobExpired, ModelFailed, TimeLimitExceeded, WorkerLost, keyspace
+from support import sample_models, waiting
+from support.event_listener import EventListener
+from support.redis_monitor import Monitor
+from support.redis_servers import RedisServer
+from support.worker_process import Fleet, WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 RECEIVED, STARTED, SUCCEEDED = "task-received", "task-started", "task-succeeded"
@@ -23,15 +22,15 @@ ANSWERED = [RECEIVED, STARTED, SUCCEEDED]
 def busy(tmp_path_factory):
     """A worker of one process, so that a slow request has the others wait."""
     root = tmp_path_factory.mktemp("events") / "models"
-    samples.repository(root, "iris", "forest", "slow", "raises", "aborts", "hangs", time_limit_s=2.0)
-    repository = samples.repository(root)
+    sample_models.repository(root, "iris", "forest", "slow", "raises", "aborts", "hangs", time_limit_s=2.0)
+    repository = sample_models.repository(root)
     with RedisServer() as server, WorkerProcess(server.url, root) as worker:
         yield Fleet(server, repository, worker)
 
 
 @pytest.fixture
 def heard(busy):
-    with Listener(busy.url) as heard:
+    with EventListener(busy.url) as heard:
         yield heard
 
 
@@ -44,7 +43,7 @@ def client(busy):
 @pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.long)])
 def test_each_request_of_a_long_run(client, heard, count):
     """Each of thousands of requests is received, started and succeeded, once and in this order."""
-    iris, forest = samples.get("iris").data, samples.get("forest").data
+    iris, forest = sample_models.get("iris").data, sample_models.get("forest").data
     jobs = client.submit_many("iris", np.resize(iris, (count // 2, iris.shape[1])))
     jobs += client.submit_many("forest", np.resize(forest, (count // 2, forest.shape[1])), priority="low")
     heard.wait_ended([job.id for job in jobs], timeout_s=60 + count / 200)

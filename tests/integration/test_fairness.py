@@ -2,25 +2,23 @@
 
 import time
 
-import brokers
-import ledger
 import numpy as np
 import pytest
-import waiting
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client, settings
 from mutirao.client.encoding import SubmitOptions
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.redisdb.drivers import RedisDriver
+from support import brokers, execution_log, waiting
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     """A worker of two processes with a model that others flood, a quick one, and one of more than a second a row."""
     models = {"flood": 0.02, "quick": 0.001, "dear": 1.2}
-    root = ledger.repository(tmp_path_factory.mktemp("fairness") / "models", models, max_batch_rows=32)
+    root = execution_log.repository(tmp_path_factory.mktemp("fairness") / "models", models, max_batch_rows=32)
     with RedisServer() as server, WorkerProcess(server.url, root, concurrency=2), Client(server.url) as client:
         client.predict("flood", np.array([[0.0, 1.0, 1.0]]), timeout=20)
         yield client

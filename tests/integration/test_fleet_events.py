@@ -5,14 +5,14 @@ import contextlib
 import json
 
 import pytest
-from key_ring import Ring
-from servers import RedisServer
 
 from mutirao import errors, settings
 from mutirao.gateway.state import fleet_broadcaster
 from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams import fleet_stream
 from mutirao.gateway.streams.fleet_stream import FleetStream
+from support.blocking_keys import BlockingKeys
+from support.redis_servers import RedisServer
 
 LOCAL = {"host": "127.0.0.1"}
 
@@ -156,7 +156,7 @@ def test_a_stream_ends_when_the_gateway_stops(run):
 
 def test_a_revoked_key_follows_no_longer(run, server):
     """A stream ends within about a second of the end of its key; until then it shows what that key may see."""
-    with Ring(server.url) as ring:
+    with BlockingKeys(server.url) as ring:
         added = ring.add("crm")
 
         async def work(gateway):

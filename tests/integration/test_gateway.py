@@ -2,19 +2,18 @@
 
 import time
 
-import brokers
 import msgspec
 import pytest
-import samples
-from gateways import GatewayProcess
-from servers import RedisServer
-from waiting import until
 
 from mutirao import keyspace
 from mutirao.registry import ModelInfo, WorkerInfo
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
+from support import brokers, sample_models
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.waiting import until
 
-IRIS = samples.get("iris")
+IRIS = sample_models.get("iris")
 ROW = {"rows": IRIS.data[:1].tolist()}
 EXPECTED = IRIS.expected()[:1].tolist()
 

@@ -11,12 +11,12 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
-import samples
 
 from mutirao.gateway.responses import response_format, result_response
 from mutirao.wire.messages import JobRecord
+from support import sample_models
 
-IRIS, HOUSES = samples.get("iris"), samples.get("houses")
+IRIS, HOUSES = sample_models.get("iris"), sample_models.get("houses")
 ROWS = IRIS.data[:3]
 LABELS = IRIS.expected()[:3].tolist()
 FRAME = HOUSES.data[:3]

@@ -5,22 +5,21 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import brokers
 import httpx
 import numpy as np
 import pytest
-import samples
-from gateways import GatewayProcess
-from redis_monitor import Monitor
-from waiting import until
 
 from mutirao import settings
 from mutirao.errors import GatewayBusy
 from mutirao.gateway.auth.authenticator import ANYBODY
 from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams import job_stream as steps
+from support import brokers, sample_models
+from support.gateway_process import GatewayProcess
+from support.redis_monitor import Monitor
+from support.waiting import until
 
-IRIS = samples.get("iris")
+IRIS = sample_models.get("iris")
 ROWS = IRIS.data[:3].tolist()
 
 

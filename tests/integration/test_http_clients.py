@@ -14,18 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import brokers
 import msgspec
 import numpy as np
 import psutil
 import pytest
-import samples
-import waiting
-from clients import KINDS
-from gateways import GatewayProcess
-from key_ring import Ring
-from servers import RedisServer
-from tcp_proxy import TcpProxy
 
 from mutirao import (
     AsyncClient,
@@ -44,6 +36,12 @@ from mutirao.embedded.redis_server import free_port
 from mutirao.registry import ModelInfo
 from mutirao.wire import binary_codec
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
+from support import brokers, sample_models, waiting
+from support.blocking_keys import BlockingKeys
+from support.client_kinds import KINDS
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.tcp_proxy import TcpProxy
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 IRIS = Signature(
@@ -240,15 +238,16 @@ def test_large_results_are_read_apart(client):
     data = np.random.default_rng(5).normal(size=(9_000, 4))
     jobs = [client.submit("iris", part, outputs=["predict_proba"]) for part in np.array_split(data, 3)]
     found = {job.id: job.result(0)["predict_proba"] for job in client.as_completed(jobs, timeout=30)}
-    model = samples.get("iris").model
+    model = sample_models.get("iris").model
     assert np.concatenate([found[job.id] for job in jobs]).tobytes() == model.predict_proba(data).tobytes()
 
 
 def test_text_comes_back(client):
     """Columns of text go, and labels that are text come back."""
-    frame = samples.get("houses").data[:5]
+    frame = sample_models.get("houses").data[:5]
     assert (
-        client.predict("houses", frame, timeout=20)["predict"].tolist() == samples.get("houses").expected()[:5].tolist()
+        client.predict("houses", frame, timeout=20)["predict"].tolist()
+        == sample_models.get("houses").expected()[:5].tolist()
     )
 
 
@@ -289,7 +288,7 @@ def test_parameters_are_handed_on(connect, idle):
 @pytest.fixture(scope="module")
 def guarded():
     """A gateway that asks for keys, with the keys of two tenants."""
-    with RedisServer() as server, Ring(server.url) as ring:
+    with RedisServer() as server, BlockingKeys(server.url) as ring:
         for name in ("iris", "forest"):
             info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=IRIS))
             server.client().hset(keyspace.MODELS, name, info)

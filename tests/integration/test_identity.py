@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-import samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import RedisServer
-from workers import Fleet, WorkerProcess
+
+from support import sample_models
+from support.redis_servers import RedisServer
+from support.worker_process import Fleet, WorkerProcess
 
 MODELS = ("iris", "forest", "houses")
 
@@ -14,7 +15,7 @@ MODELS = ("iris", "forest", "houses")
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     """Three workers of one process each, so that batches are of all sizes and go through several hands."""
-    repository = samples.repository(tmp_path_factory.mktemp("identity") / "models", *MODELS, max_batch_rows=16)
+    repository = sample_models.repository(tmp_path_factory.mktemp("identity") / "models", *MODELS, max_batch_rows=16)
     with (
         RedisServer() as server,
         WorkerProcess(server.url, repository.root, wait=False) as first,
@@ -49,14 +50,14 @@ def test_each_answer_is_that_of_its_own_rows(three, asked):
 
 
 def _rows(name, rows):
-    data = samples.get(name).data
+    data = sample_models.get(name).data
     return data.iloc[rows] if hasattr(data, "iloc") else data[rows]
 
 
 def _alone(name, output):
     """What the model says of each row of its sample, one row a call."""
     if (name, output) not in _SAID:
-        sample = samples.get(name)
+        sample = sample_models.get(name)
         calls = [getattr(sample.model, output)(_rows(name, [row])) for row in range(61)]
         _SAID[name, output] = np.concatenate(calls)
     return _SAID[name, output]

@@ -4,19 +4,19 @@ import time
 from collections import Counter
 
 import psutil
-import samples
-import waiting
-from redis_monitor import Monitor
-from servers import RedisServer
-from stock import StockClient
-from workers import WorkerProcess
+
+from support import sample_models, waiting
+from support.redis_monitor import Monitor
+from support.redis_servers import RedisServer
+from support.stock_client import StockClient
+from support.worker_process import WorkerProcess
 
 SECONDS = 5
 
 
 def test_idle_worker(tmp_path):
     """An idle worker sends fewer than 15 commands a second, however many models it serves and whoever has just asked it something."""
-    root = samples.repository(tmp_path / "models", "iris", "forest", "houses", "slow", "raises").root
+    root = sample_models.repository(tmp_path / "models", "iris", "forest", "houses", "slow", "raises").root
     with RedisServer() as server, WorkerProcess(server.url, root) as worker:
         worker.wait_logged("ready.")
         redis, process = server.client(), psutil.Process(worker.pid)

@@ -5,11 +5,11 @@ import re
 import sys
 
 import pytest
-from key_ring import Ring
-from servers import RedisServer
 
 from mutirao import api_keys, errors, keyspace
 from mutirao.api_keys import ApiKey, KeyLimits
+from support.blocking_keys import BlockingKeys
+from support.redis_servers import RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def server():
 def ring(server):
     """A Redis without keys."""
     server.client().flushall()
-    with Ring(server.url) as made:
+    with BlockingKeys(server.url) as made:
         yield made
 
 
@@ -115,7 +115,7 @@ def test_whatever_is_wrong_with_a_token_the_same_is_done(ring):
 
 def test_redis_keeps_the_hash_of_the_secret_alone(redis_server):
     """Nothing that Redis writes to its disk, all it holds, has the secret in it; its SHA-256 is there."""
-    client, ring = redis_server.client(), Ring(redis_server.url)
+    client, ring = redis_server.client(), BlockingKeys(redis_server.url)
     client.config_set("rdbcompression", "no")
     key, token = ring.add("crm")
     ring.close()

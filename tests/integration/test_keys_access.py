@@ -7,8 +7,6 @@ import time
 
 import msgspec
 import pytest
-from key_ring import Ring
-from servers import RedisServer
 
 from mutirao import errors, keyspace, settings
 from mutirao.api_keys import KeyLimits
@@ -16,6 +14,8 @@ from mutirao.gateway.auth import authenticator
 from mutirao.gateway.auth.authenticator import ANYBODY, Authenticator, Caller
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.urls import is_loopback
+from support.blocking_keys import BlockingKeys
+from support.redis_servers import RedisServer
 
 BEYOND = "0.0.0.0"
 
@@ -30,7 +30,7 @@ def server():
 def ring(server):
     """A Redis without keys."""
     server.client().flushall()
-    with Ring(server.url) as made:
+    with BlockingKeys(server.url) as made:
         yield made
 
 
@@ -230,7 +230,7 @@ def test_many_calls_share_one_reading(server, ring):
 
 def test_where_redis_is_away_nobody_comes_in(redis_server):
     """A copy that is too old admits nobody: the call fails as one that Redis could not answer; then all is as before."""
-    with Ring(redis_server.url) as ring:
+    with BlockingKeys(redis_server.url) as ring:
         _, token = ring.add("crm")
 
     async def scenario():

@@ -6,13 +6,13 @@ import time
 import numpy as np
 import pytest
 import redis
-from limiting import caller, calls, fits, ids, in_flight, keep, limiter, run, until
-from servers import RedisServer
 
 from mutirao import Client, errors, keyspace, settings
 from mutirao.api_keys import ApiKeys, KeyLimits
 from mutirao.gateway.auth.authenticator import Caller
 from mutirao.redisdb.drivers import RedisDriver
+from support.key_limits import caller, calls, fits, ids, in_flight, keep, limiter, run, until
+from support.redis_servers import RedisServer
 
 SLOW = 0.001  # requests a second: none comes back while a test runs
 

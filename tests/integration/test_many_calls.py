@@ -5,10 +5,10 @@ import collections
 import threading
 
 import pytest
-from redis_monitor import Monitor
 
 from mutirao import AsyncClient, BrokerUnavailable, Client
 from mutirao.client import backend
+from support.redis_monitor import Monitor
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 COUNT = 300

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import samples
 
 from mutirao import Client, errors
+from support import sample_models
 
-GAPS = samples.get("gaps")
+GAPS = sample_models.get("gaps")
 FRAME = GAPS.data[:12]
 EXPECTED = GAPS.expected()[:12].tolist()
 RECORDS = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in FRAME.to_dict("records")]

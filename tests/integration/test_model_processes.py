@@ -6,15 +6,15 @@ import sys
 import textwrap
 
 import pytest
-import samples
 
 from mutirao import errors
 from mutirao_worker.models.repository import Repository
+from support import sample_models
 
 
 @pytest.fixture
 def repository(tmp_path):
-    return samples.repository(tmp_path / "models", "iris")
+    return sample_models.repository(tmp_path / "models", "iris")
 
 
 KILLED_ADDS = """
@@ -47,7 +47,7 @@ for step in range(1, 60):
 
 def test_a_killed_add_is_never_half_visible(repository):
     """An add that is killed at any of its steps leaves the old version served or the new one whole, and the next add works."""
-    command = [sys.executable, "-c", KILLED_ADDS, str(repository.root), str(samples.saved("iris"))]
+    command = [sys.executable, "-c", KILLED_ADDS, str(repository.root), str(sample_models.saved("iris"))]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     steps = [line.split()[1:] for line in lines]
     assert len(steps) > 8
@@ -92,21 +92,21 @@ def test_a_class_of_a_script_is_told_to_move(tmp_path):
 
 FORKING = """
 import sys
-import batches
 from mutirao_worker.inference import execution, interruption
 from mutirao_worker.models.model_host import ModelHost
 from mutirao_worker.models.repository import Repository
+from support import pool_requests
 host = ModelHost()
 host.load(Repository(sys.argv[1]), ["forks"])
-asked = [batches.ask("forks", [row]) for row in (batches.GOOD, batches.MARKED)]
-print([batches.outputs_of(answer)["predict"].tolist() for answer in execution.run(host.find, asked, execution.ResultLimits(9)).results])
+asked = [pool_requests.packed("forks", [row]) for row in (pool_requests.GOOD, pool_requests.MARKED)]
+print([pool_requests.outputs_of(answer)["predict"].tolist() for answer in execution.run(host.find, asked, execution.ResultLimits(9)).results])
 """
 
 
 def test_a_model_that_forks_answers_once(tmp_path):
     """Of a model that returns in two processes, the copy ends without a word."""
-    root, note = samples.repository(tmp_path / "models", "forks").root, tmp_path / "note"
-    env = os.environ | {"PYTHONPATH": samples.PYTHONPATH, "FORKS": str(note)}
+    root, note = sample_models.repository(tmp_path / "models", "forks").root, tmp_path / "note"
+    env = os.environ | {"PYTHONPATH": sample_models.PYTHONPATH, "FORKS": str(note)}
     command = [sys.executable, "-c", FORKING, str(root)]
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[[12.0], [2.0]]\n"

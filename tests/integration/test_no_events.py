@@ -1,24 +1,23 @@
 """A worker that publishes no task events, until somebody asks for them."""
 
-import brokers
-import samples
 from celery import Celery
-from listener import Listener
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client
+from support import brokers, sample_models
+from support.event_listener import EventListener
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
 
 def test_no_events(tmp_path):
     """With --no-events no request has events, and from `enable_events` on each has."""
-    repository = samples.repository(tmp_path / "models", "iris")
+    repository = sample_models.repository(tmp_path / "models", "iris")
     with (
         RedisServer() as server,
         WorkerProcess(server.url, repository.root, args=["--no-events"]),
-        Listener(server.url) as heard,
+        EventListener(server.url) as heard,
         Client(server.url) as client,
     ):
         before = client.submit("iris", [ROW])

@@ -6,19 +6,19 @@ import contextlib
 import hiredis
 import pytest
 import redis
-from event_loop import EventLoop
 
 from mutirao import settings
 from mutirao.redisdb.connection import connect_async
 from mutirao.redisdb.drivers import options
 from mutirao.redisdb.multiplexed_connection import MultiplexedConnection
+from support.event_loop_thread import EventLoopThread
 
 COUNT = 300
 
 
 @pytest.fixture
 def loop():
-    made = EventLoop()
+    made = EventLoopThread()
     yield made
     made.close()
 

@@ -3,15 +3,13 @@
 import contextlib
 import time
 
-import brokers
 import pytest
-import samples
-import waiting
-from listener import Listener
-from servers import RedisServer
-from workers import Fleet, WorkerProcess
 
 from mutirao import Client, ModelFailed, TimeLimitExceeded, keyspace
+from support import brokers, sample_models, waiting
+from support.event_listener import EventListener
+from support.redis_servers import RedisServer
+from support.worker_process import Fleet, WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 RECEIVED, STARTED, SUCCEEDED = "task-received", "task-started", "task-succeeded"
@@ -21,8 +19,8 @@ RECEIVED, STARTED, SUCCEEDED = "task-received", "task-started", "task-succeeded"
 def _fleet(folder, name):
     """A worker of that pool whose slow requests have a second."""
     root = folder / "models"
-    samples.repository(root, "iris", "raises")
-    repository = samples.repository(root, "slow", time_limit_s=1.0)
+    sample_models.repository(root, "iris", "raises")
+    repository = sample_models.repository(root, "slow", time_limit_s=1.0)
     with (
         RedisServer() as server,
         WorkerProcess(server.url, root, args=["--pool", name], concurrency=2) as worker,
@@ -45,8 +43,8 @@ def solo(tmp_path_factory):
 @pytest.mark.parametrize("name", ["solo", "threads"])
 def test_answers_and_events(name, request):
     """Every request is answered, and received, started and succeeded in this order; the failed one is failed."""
-    sample, fleet = samples.get("iris"), request.getfixturevalue(name)
-    with Listener(fleet.url) as heard, fleet.client() as client:
+    sample, fleet = sample_models.get("iris"), request.getfixturevalue(name)
+    with EventListener(fleet.url) as heard, fleet.client() as client:
         jobs = client.submit_many("iris", [*sample.data] * 4)
         bad = client.submit("raises", [[-1.0, 0, 0]])
         answers = [int(job.result(30)["predict"][0]) for job in jobs]
@@ -60,7 +58,7 @@ def test_answers_and_events(name, request):
 
 def test_time_limit_of_threads(threads):
     """A thread cannot be ended: the parent ends its request when the time is up, and the others go on meanwhile."""
-    with Listener(threads.url) as heard, threads.client() as client:
+    with EventListener(threads.url) as heard, threads.client() as client:
         late, began = client.submit("slow", [[6.0, 0, 0]]), time.monotonic()
         with pytest.raises(TimeLimitExceeded):
             late.result(20)
@@ -88,7 +86,7 @@ def test_a_hanging_thread_keeps_its_slot(threads):
 @pytest.mark.parametrize("name", ["solo", "threads", "prefork"])
 def test_lease_lasts_while_it_predicts(redis_server, tmp_path, name):
     """A prediction that takes longer than the lease is not taken away: it runs once, though others look for lapsed leases."""
-    root = samples.repository(tmp_path / "models", "iris", "slow").root
+    root = sample_models.repository(tmp_path / "models", "iris", "slow").root
     env = {"MUTIRAO_LEASE_S": "2"}
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(WorkerProcess(redis_server.url, root, args=["--pool", name], env=env))

@@ -3,13 +3,11 @@
 import time
 from typing import cast
 
-import brokers
 import pytest
-import samples
-import waiting
-from servers import RedisServer
 
 from mutirao import Client, JobCancelled, JobExpired, keyspace
+from support import brokers, sample_models, waiting
+from support.redis_servers import RedisServer
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -17,9 +15,9 @@ ROW = [5.1, 3.5, 1.4, 0.2]
 @pytest.fixture(scope="module")
 def queued(tmp_path_factory):
     """Jobs that were queued, and some that expired or were cancelled, before their only worker started."""
-    from workers import WorkerProcess
+    from support.worker_process import WorkerProcess
 
-    root = samples.repository(tmp_path_factory.mktemp("queued") / "models", "iris").root
+    root = sample_models.repository(tmp_path_factory.mktemp("queued") / "models", "iris").root
     with RedisServer() as server, Client(server.url, check=False) as client:
         jobs = {name: client.submit("iris", [ROW] * 3, priority=name) for name in ("low", "normal", "high")}
         jobs |= {f"{name} 2": client.submit("iris", [ROW], priority=name) for name in ("low", "normal", "high")}

@@ -5,16 +5,14 @@ import sys
 
 import msgspec
 import pytest
-import rabbitmq
-import samples
-import waiting
-from workers import WorkerProcess
 
 from mutirao import BrokerUnavailable, Client, JobNotFound, QueueFull, WorkerLost, keyspace, settings
 from mutirao.dead_letters import DeadLetters
 from mutirao.redisdb.drivers import RedisDriver
+from support import rabbitmq_server, sample_models, waiting
+from support.worker_process import WorkerProcess
 
-pytestmark = pytest.mark.skipif(bool(rabbitmq.MISSING), reason=rabbitmq.MISSING)
+pytestmark = pytest.mark.skipif(bool(rabbitmq_server.MISSING), reason=rabbitmq_server.MISSING)
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 WITHOUT_KOMBU = """
@@ -27,7 +25,7 @@ Client("amqp://u:secret@127.0.0.1:1//", result_url="redis://127.0.0.1:1")
 
 @pytest.fixture(scope="module")
 def server():
-    with rabbitmq.RabbitServer() as made:
+    with rabbitmq_server.RabbitServer() as made:
         yield made
 
 
@@ -42,7 +40,7 @@ def results(redis_server, server):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return samples.repository(tmp_path_factory.mktemp("rabbitmq") / "models", "iris", "slow", "aborts").root
+    return sample_models.repository(tmp_path_factory.mktemp("rabbitmq") / "models", "iris", "slow", "aborts").root
 
 
 def _worker(server, results, root, **given):

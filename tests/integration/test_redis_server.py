@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from servers import RedisServer
 
 from mutirao import errors
 from mutirao.embedded import redis_binary, redis_server
+from support.redis_servers import RedisServer
 
 
 def test_a_restarted_server_keeps_its_port_and_its_data():

@@ -5,17 +5,16 @@ import json
 import threading
 import time
 
-import brokers
 import msgspec
 import numpy as np
 import pytest
 import uvloop
-import waiting
-from redis_monitor import Monitor
 
 from mutirao import AsyncClient, Client, JobExpired, MutiraoError, keyspace
 from mutirao.client import result_listener
 from mutirao.wire import binary_codec, messages, tensors
+from support import brokers, waiting
+from support.redis_monitor import Monitor
 
 COUNT = 1200  # more than one read takes
 

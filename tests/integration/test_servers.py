@@ -5,26 +5,26 @@ import socket
 
 import kombu
 import pytest
-import samples
-from certificates import TlsServer
-from clients import KINDS
-from sentinel import MASTER, Sentinel
-from servers import RedisServer
-from shell import Shell
-from workers import WorkerProcess
 
 from mutirao import BrokerUnavailable, settings, urls
 from mutirao.redisdb.connection import connect as connect_redis
 from mutirao.redisdb.drivers import options
 from mutirao_worker.celery_adapter import transport
 from mutirao_worker.engine import script_client
+from support import sample_models
+from support.certificates import TlsServer
+from support.client_kinds import KINDS
+from support.command_line import CommandLine
+from support.redis_sentinel import MASTER, Sentinel
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    return samples.repository(tmp_path_factory.mktemp("servers") / "models", "iris")
+    return sample_models.repository(tmp_path_factory.mktemp("servers") / "models", "iris")
 
 
 def test_tls(connect, repository, tmp_path):
@@ -76,7 +76,7 @@ def test_a_socket_of_this_machine(repository, tmp_path, capsys, monkeypatch):
         for kind in KINDS.values():
             with kind(url) as client:
                 assert client.predict("iris", ROW, timeout=20)["predict"].tolist() == [0]
-        said = Shell(capsys, monkeypatch).run("doctor", "--broker-url", url)[1]
+        said = CommandLine(capsys, monkeypatch).run("doctor", "--broker-url", url)[1]
         assert "socket of this machine" in said
         assert "p/w" not in said + worker.log
         assert "p%2Fw" not in said + worker.log

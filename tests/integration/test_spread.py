@@ -3,18 +3,15 @@
 import contextlib
 from collections import Counter
 
-import brokers
-import ledger
 import numpy as np
 import pytest
-import samples
-import waiting
-from counted_models import FIRST
-from ledger import Ledger
-from servers import RedisServer
-from workers import WorkerProcess
 
 from mutirao import Client
+from support import brokers, execution_log, sample_models, waiting
+from support.execution_log import ExecutionLog
+from support.recorded_models import FIRST
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 WORKERS, PROCESSES = 4, 2
 
@@ -22,9 +19,9 @@ WORKERS, PROCESSES = 4, 2
 @pytest.fixture(scope="module")
 def fleet_of_four(tmp_path_factory):
     """Four workers of two processes each, one model of a second a row and one of 50 ms, and the ledger of who ran what."""
-    root = ledger.repository(tmp_path_factory.mktemp("spread") / "models", {"second": 1.0, "fiftieth": 0.05})
+    root = execution_log.repository(tmp_path_factory.mktemp("spread") / "models", {"second": 1.0, "fiftieth": 0.05})
     with contextlib.ExitStack() as stack:
-        book = stack.enter_context(Ledger())
+        book = stack.enter_context(ExecutionLog())
         server = stack.enter_context(RedisServer())
         fleet = [
             WorkerProcess(server.url, root, concurrency=PROCESSES, env=book.env, wait=False) for _ in range(WORKERS)
@@ -71,7 +68,7 @@ def test_burst_uses_every_process(fleet_of_four):
 @brokers.redis_only
 def test_what_waits_behind_a_long_run_is_run_elsewhere(redis_server, tmp_path):
     """What two busy workers have taken ahead is all run by the one that is free first, while the other is busy still."""
-    root = samples.repository(tmp_path / "models", "slow").root
+    root = sample_models.repository(tmp_path / "models", "slow").root
     with contextlib.ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(WorkerProcess(redis_server.url, root))

@@ -5,14 +5,11 @@ import json
 import re
 import time
 
-import brokers
 import msgspec
 import numpy as np
 import pytest
-import samples
 from hypothesis import given
 from hypothesis import strategies as st
-from redis_monitor import Monitor
 
 from mutirao import IdTaken, InvalidRequest, QueueFull, SignatureMismatch, errors, keyspace, settings
 from mutirao.client import redis_backend
@@ -20,6 +17,8 @@ from mutirao.client.encoding import RequestEncoder, SubmitOptions, bind, encode_
 from mutirao.registry import ModelInfo, WorkerInfo
 from mutirao.wire import messages
 from mutirao.wire.signature import InputSpec, Signature
+from support import brokers, sample_models
+from support.redis_monitor import Monitor
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 QUEUE = keyspace.queue_key("iris", 3)
@@ -127,7 +126,7 @@ def test_the_row_that_does_not_fit_is_named(client, many):
 
 def test_frames_answer_as_rows(client):
     """The rows of a DataFrame with text in it answer as the same rows sent one by one."""
-    frame = samples.get("houses").data[:12]
+    frame = sample_models.get("houses").data[:12]
     jobs = client.submit_many("houses", frame)
     alone = [client.submit("houses", frame.iloc[at : at + 1]) for at in range(12)]
     for job, other in zip(jobs, alone, strict=True):

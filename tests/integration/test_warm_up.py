@@ -1,18 +1,15 @@
 """Models whose warm-up hangs or ends its process: they are unavailable with that reason, and the others are served."""
 
-import brokers
 import joblib
 import numpy as np
 import pytest
-import samples
-import waiting
-import worker_models
-from servers import RedisServer
-from workers import Fleet, WorkerProcess
 
 from mutirao import Client, ModelUnavailable, settings
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.redisdb.drivers import RedisDriver
+from support import brokers, probe_models, sample_models, waiting
+from support.redis_servers import RedisServer
+from support.worker_process import Fleet, WorkerProcess
 
 REASONS = {
     "deadly": "its warm-up ended its process, 2 times",
@@ -24,8 +21,8 @@ REASONS = {
 def hurt(tmp_path_factory):
     """A worker of two processes, two of whose models cannot be warmed up without harm."""
     folder = tmp_path_factory.mktemp("hurt")
-    repository = samples.repository(folder / "models", "iris")
-    for kind in (worker_models.Deadly, worker_models.Stuck):
+    repository = sample_models.repository(folder / "models", "iris")
+    for kind in (probe_models.Deadly, probe_models.Stuck):
         file = folder / f"{kind.__name__}.joblib"
         joblib.dump(kind().fit(np.zeros((2, 3))), file)
         repository.add(kind.__name__.lower(), file)
@@ -46,7 +43,7 @@ def _catalog(hurt):
 def test_others_are_served_beside_models_that_cannot_be_warmed_up(hurt):
     """A model whose warm-up hangs in native code, and one that ends its process, cost the others seconds, and are told by name."""
     with Client(hurt.url, check=False) as client:
-        assert client.predict("iris", samples.get("iris").data[:1], timeout=60)["predict"].shape == (1,)
+        assert client.predict("iris", sample_models.get("iris").data[:1], timeout=60)["predict"].shape == (1,)
         waiting.until(
             lambda: (
                 {name: model.reason for name, model in _catalog(hurt).models.items() if model.state != "ready"}

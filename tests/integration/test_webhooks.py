@@ -4,15 +4,9 @@ import contextlib
 import threading
 import time
 
-import brokers
-import couriers
 import pytest
 import standardwebhooks
-import waiting
 from celery import Celery
-from couriers import SECRET, CourierProcess, Jobs, hosts
-from receivers import Receiver, Silent
-from servers import RedisServer
 
 from mutirao import errors, keyspace, settings
 from mutirao.dead_letters import DeadLetters
@@ -21,6 +15,10 @@ from mutirao.embedded import Embedded
 from mutirao.embedded.redis_server import free_port
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao_worker.webhooks.outbox import Outbox
+from support import brokers, waiting, webhook_process
+from support.redis_servers import RedisServer
+from support.webhook_process import SECRET, Jobs, WebhookProcess, hosts
+from support.webhook_receivers import Receiver, Silent
 
 pytestmark = brokers.redis_only
 
@@ -42,7 +40,7 @@ def ports():
 @pytest.fixture(scope="module")
 def courier(server, ports):
     """One process for all tests that do not end it."""
-    with CourierProcess(server.url, ",".join(f"http://127.0.0.1:{port}" for port in ports)) as started:
+    with WebhookProcess(server.url, ",".join(f"http://127.0.0.1:{port}" for port in ports)) as started:
         yield started
 
 
@@ -113,8 +111,8 @@ def test_a_receiver_that_is_ill_is_called_again_with_the_same_id(receive, redis,
     waits = []
     for tries in (1, 2):
         receiver.wait(tries)
-        waits.append(couriers.wait_tried(redis, tries))
-        couriers.pass_time(redis)
+        waits.append(webhook_process.wait_tried(redis, tries))
+        webhook_process.pass_time(redis)
     calls = receiver.wait(3)
     assert 3 < waits[0] <= 6
     assert 18 < waits[1] <= 30
@@ -128,7 +126,7 @@ def test_retry_after_is_kept(receive, redis, jobs):
     """A receiver that says 429 and Retry-After is left alone for that long."""
     receiver = receive(429, 200, headers={"Retry-After": "300"})
     jobs.end(receiver.url)
-    assert 290 < couriers.wait_tried(redis, 1) <= 300
+    assert 290 < webhook_process.wait_tried(redis, 1) <= 300
 
 
 @pytest.mark.parametrize("status", [410, 404, 307])
@@ -155,15 +153,15 @@ def test_after_the_last_try_it_is_given_up(receive, server, redis, jobs):
     receiver = receive(503)
     jobs.end(receiver.url)
     for tries in range(1, 10):
-        couriers.wait_tried(redis, tries)
-        couriers.pass_time(redis)
+        webhook_process.wait_tried(redis, tries)
+        webhook_process.pass_time(redis)
     (letter,) = waiting.until(lambda: letters(server))
     assert letter.attempts == len(receiver.requests) == 10
 
 
 def test_a_job_without_a_record_any_more_is_a_dead_letter(courier, server, redis):
     """Where the record has expired before a receiver could be told, an operator sees that."""
-    redis.lpush(keyspace.WEBHOOKS, couriers.message("gone"))
+    redis.lpush(keyspace.WEBHOOKS, webhook_process.message("gone"))
     (letter,) = waiting.until(lambda: letters(server))
     assert (letter.id, letter.reason) == ("webhook-gone", "webhook undelivered")
     assert "record has expired" in letter.message
@@ -171,7 +169,7 @@ def test_a_job_without_a_record_any_more_is_a_dead_letter(courier, server, redis
 
 def test_a_message_that_is_none_is_dropped(receive, courier, redis, jobs):
     """Whatever else lies in the list is dropped with a line in the log, and the next delivery is made."""
-    other = couriers.message("x").replace("mutirao.webhook", "os.system")
+    other = webhook_process.message("x").replace("mutirao.webhook", "os.system")
     redis.lpush(keyspace.WEBHOOKS, b"\xff\x00", b"[]", b'{"headers": {}}', b"null", other)
     receiver = receive()
     jobs.end(receiver.url)
@@ -185,7 +183,7 @@ def test_a_delivery_that_is_revoked_is_not_made(receive, server, courier, redis)
     with Celery(broker=server.url) as celery:
         celery.control.revoke("webhook-unwanted")
     courier.wait_logged("webhook-unwanted")
-    redis.lpush(keyspace.WEBHOOKS, couriers.message("unwanted"))
+    redis.lpush(keyspace.WEBHOOKS, webhook_process.message("unwanted"))
     waiting.until(lambda: empty(redis))
     assert not redis.exists(keyspace.DEAD)
     assert receiver.connections == 0
@@ -194,7 +192,7 @@ def test_a_delivery_that_is_revoked_is_not_made(receive, server, courier, redis)
 def test_a_record_that_cannot_be_read_is_a_dead_letter(courier, server, redis):
     """A record that is no record does not keep a thread busy for ever."""
     redis.set(keyspace.record_key("torn"), b'{"status":')
-    redis.lpush(keyspace.WEBHOOKS, couriers.message("torn"))
+    redis.lpush(keyspace.WEBHOOKS, webhook_process.message("torn"))
     (letter,) = waiting.until(lambda: letters(server))
     assert "cannot be read" in letter.message
     redis.delete(keyspace.record_key("torn"))
@@ -206,7 +204,7 @@ def test_doctor_sees_what_nobody_tells(redis_server, own_jobs):
     assert snapshot.read(given, {}).undelivered == 0
     own_jobs.end("http://127.0.0.1:1/", 3)
     assert snapshot.read(given, {}).undelivered == 3
-    with CourierProcess(redis_server.url, "http://127.0.0.1:1"):
+    with WebhookProcess(redis_server.url, "http://127.0.0.1:1"):
         waiting.until(lambda: snapshot.read(given, {}).undelivered == 0)
         assert snapshot.read(given, {}).foreign == ()
 
@@ -215,13 +213,13 @@ def test_a_delivery_outlives_kill_9(redis_server, own_jobs):
     """The process is killed while its receiver is being told: after the next one's start the receiver is told again, within the lease."""
     redis, hung = redis_server.client(), threading.Event()
     with Receiver(before=lambda _: hung.wait(20)) as receiver:
-        with CourierProcess(redis_server.url, hosts(receiver), env=LEASE) as courier:
+        with WebhookProcess(redis_server.url, hosts(receiver), env=LEASE) as courier:
             (id,) = own_jobs.end(receiver.url)
             receiver.wait(1)
             courier.kill()
         hung.set()
         assert (redis.llen(keyspace.WEBHOOKS), redis.zcard(keyspace.WEBHOOKS_HELD)) == (0, 1)
-        with CourierProcess(redis_server.url, hosts(receiver), env=LEASE):
+        with WebhookProcess(redis_server.url, hosts(receiver), env=LEASE):
             calls = receiver.wait(2)
             assert [call.event["data"]["id"] for call in calls] == [id, id]
             assert len({call.headers["webhook-id"] for call in calls}) == 1
@@ -248,7 +246,7 @@ def test_fifty_dead_receivers_do_not_delay_a_healthy_one(redis_server, own_jobs)
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(Silent()) for _ in range(50)]
         healthy = stack.enter_context(Receiver())
-        stack.enter_context(CourierProcess(redis_server.url, hosts(healthy, *silent), threads=128))
+        stack.enter_context(WebhookProcess(redis_server.url, hosts(healthy, *silent), threads=128))
         for each in silent:
             own_jobs.end(each.url, 20)
         waiting.until(lambda: not redis.llen(keyspace.WEBHOOKS))
@@ -268,7 +266,7 @@ def test_redis_away_and_back(redis_server):
     redis = redis_server.client()
     with (
         Receiver() as receiver,
-        CourierProcess(redis_server.url, hosts(receiver)) as courier,
+        WebhookProcess(redis_server.url, hosts(receiver)) as courier,
         Jobs(redis_server.url) as jobs,
     ):
         jobs.end(receiver.url)
@@ -294,7 +292,7 @@ def test_redis_away_and_back(redis_server):
 )
 def test_it_does_not_start_with_settings_that_cannot_be(env, said):
     """Without hosts, or without a good secret, the command ends with one line that names the setting, and not its secret."""
-    with CourierProcess("redis://127.0.0.1:1", "crm.example.com", env=env, wait=False) as courier:
+    with WebhookProcess("redis://127.0.0.1:1", "crm.example.com", env=env, wait=False) as courier:
         assert courier.process.wait(timeout=30) == 2
         assert said in courier.log
         assert "hunter2" not in courier.log
@@ -306,7 +304,7 @@ def test_results_on_a_server_of_their_own():
     with RedisServer() as queue, RedisServer() as results, Receiver(410, 200) as receiver:
         env = {"MUTIRAO_RESULT_URL": results.url}
         with (
-            CourierProcess(queue.url, hosts(receiver), env=env),
+            WebhookProcess(queue.url, hosts(receiver), env=env),
             Jobs(queue.url, result_url=results.url) as jobs,
             contextlib.closing(RedisDriver(jobs.settings)) as client,
         ):

@@ -2,13 +2,13 @@
 
 import contextlib
 
-import brokers
 import pytest
 import standardwebhooks
-import waiting
-from couriers import SECRET, CourierProcess, hosts
-from gateways import GatewayProcess
-from receivers import Receiver
+
+from support import brokers, waiting
+from support.gateway_process import GatewayProcess
+from support.webhook_process import SECRET, WebhookProcess, hosts
+from support.webhook_receivers import Receiver
 
 pytestmark = brokers.redis_only
 
@@ -46,7 +46,7 @@ def whole(fleet):
     with (
         Receiver() as receiver,
         GatewayProcess(fleet.url, webhook_hosts=hosts(receiver)) as gateway,
-        CourierProcess(fleet.url, hosts(receiver)),
+        WebhookProcess(fleet.url, hosts(receiver)),
         contextlib.closing(Whole(gateway, receiver)) as made,
     ):
         yield made

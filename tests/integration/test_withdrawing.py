@@ -7,16 +7,15 @@ import time
 
 import msgspec
 import pytest
-import samples
-import waiting
-from gateways import GatewayProcess
-from servers import RedisServer
-from workers import BIN, Fleet, WorkerProcess
 
 from mutirao import ModelNotFound, keyspace, settings
 from mutirao.doctor import fleet_checks as checks
 from mutirao.doctor.snapshot import Snapshot
 from mutirao.registry import ModelInfo
+from support import sample_models, waiting
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.worker_process import BIN, Fleet, WorkerProcess
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 DAYS_AGO = time.time() - 2 * 86_400
@@ -26,7 +25,10 @@ DAYS_AGO = time.time() - 2 * 86_400
 def two(tmp_path_factory):
     """A worker of a repository with iris and forest, another of one with houses alone, and a gateway."""
     root = tmp_path_factory.mktemp("withdrawing")
-    first, second = samples.repository(root / "a", "iris", "forest"), samples.repository(root / "b", "houses")
+    first, second = (
+        sample_models.repository(root / "a", "iris", "forest"),
+        sample_models.repository(root / "b", "houses"),
+    )
     with (
         RedisServer() as server,
         WorkerProcess(server.url, first.root, wait=False) as one,
@@ -75,7 +77,7 @@ def test_a_model_leaves_when_it_is_removed_and_stays_when_its_workers_stop(two):
         assert client.catalog().models.keys() == {"houses", "iris"}
         waiting.until(lambda: [row["name"] for row in http.get("/v1/fleet").json()["models"]] == ["iris"])
         assert (ready(), doctor(client).level, "houses" in doctor(client).found) == (200, "ok", True)
-        job = client.submit("houses", samples.get("houses").data[:1])
+        job = client.submit("houses", sample_models.get("houses").data[:1])
         waiting.until(lambda: [row["name"] for row in http.get("/v1/fleet").json()["models"]] == ["houses", "iris"])
         assert http.get("/v2/models/houses/ready").status_code == 503
         assert job.cancel()
@@ -83,7 +85,7 @@ def test_a_model_leaves_when_it_is_removed_and_stays_when_its_workers_stop(two):
         assert client.catalog().models.keys() == {"iris"}
         assert run(fleet, "models", "forget", "houses").returncode == 3
         with pytest.raises(ModelNotFound):
-            client.submit("houses", samples.get("houses").data[:1])
+            client.submit("houses", sample_models.get("houses").data[:1])
 
         shutil.rmtree(fleet.repository.root / "iris")  # by hand: the workers see it themselves
         waiting.until(lambda: not client.catalog().models, timeout_s=15)
@@ -110,7 +112,7 @@ def test_what_nobody_has_announced_for_a_day_is_forgotten_unless_something_waits
 
 def test_a_removal_without_redis_says_what_is_left_to_do(tmp_path):
     """Where Redis is away, the model is removed, and a note names the command that takes it off the catalogue."""
-    made = samples.repository(tmp_path / "models", "iris")
+    made = sample_models.repository(tmp_path / "models", "iris")
     env = {**os.environ, "MUTIRAO_BROKER_URL": "redis://127.0.0.1:1/0", "MUTIRAO_MODELS": str(made.root)}
     command = [str(BIN / "mutirao"), "models", "remove", "iris", "--yes"]
     said = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)

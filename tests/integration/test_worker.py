@@ -4,20 +4,16 @@ import os
 import subprocess
 import sys
 
-import bad_models
-import brokers
 import joblib
 import numpy as np
 import psutil
 import pytest
-import samples
-import waiting
-import worker_models
-from servers import RedisServer
-from stock import Raised
-from workers import Fleet, WorkerProcess
 
 from mutirao import Client, ModelFailed, ModelUnavailable, TimeLimitExceeded, keyspace, settings
+from support import bad_models, brokers, probe_models, sample_models, waiting
+from support.redis_servers import RedisServer
+from support.stock_client import Raised
+from support.worker_process import Fleet, WorkerProcess
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 CORES = len(os.sched_getaffinity(0))
@@ -27,9 +23,9 @@ CORES = len(os.sched_getaffinity(0))
 def special(tmp_path_factory):
     """A worker of two processes whose models tell how they are treated; three of them cannot be loaded."""
     folder = tmp_path_factory.mktemp("special")
-    repository = samples.repository(folder / "models", "iris", "slow", "raises")
-    samples.repository(folder / "models", "hangs", soft_time_limit_s=0.5, time_limit_s=30.0)
-    for kind in (worker_models.Large, worker_models.Notes, worker_models.Threads, worker_models.Jobs):
+    repository = sample_models.repository(folder / "models", "iris", "slow", "raises")
+    sample_models.repository(folder / "models", "hangs", soft_time_limit_s=0.5, time_limit_s=30.0)
+    for kind in (probe_models.Large, probe_models.Notes, probe_models.Threads, probe_models.Jobs):
         _add(repository, folder, kind)
     _tamper(repository, "raises")
     _add(repository, folder, bad_models.Summing, name="missing")
@@ -63,9 +59,9 @@ def own(special):
 
 def test_one_copy_of_the_models(special, own):
     """Models are loaded before the fork: each child has them resident, and nearly none of it to itself."""
-    size = worker_models.MEGABYTES * 2**20
+    size = probe_models.MEGABYTES * 2**20
     for job in own.submit_many("large", np.zeros((8, 3))):
-        assert job.result(20)["predict"].tolist() == [worker_models.MEGABYTES * 2**17]
+        assert job.result(20)["predict"].tolist() == [probe_models.MEGABYTES * 2**17]
     found = [child.memory_full_info() for child in special.worker.children]
     assert len(found) == 2
     assert all(memory.uss < size / 2 for memory in found), found
@@ -156,7 +152,7 @@ def test_refuses_to_start(redis_server, tmp_path, models, command, args, says):
     """A worker without models, or with one that is not there, ends at once with one line that says so, and with an error code."""
     root = tmp_path / "models"
     if models:
-        samples.repository(root, models)
+        sample_models.repository(root, models)
     with WorkerProcess(redis_server.url, root, command=command, args=args, wait=False) as worker:
         assert worker.wait_ended() in (1, 2)
         errors = [line for line in worker.log.splitlines() if line.startswith("error: ")]
@@ -167,7 +163,7 @@ def test_refuses_to_start(redis_server, tmp_path, models, command, args, says):
 
 def test_stops_warmly(redis_server, tmp_path):
     """SIGTERM lets the running request finish, leaves the queued one for others, takes the announcement back, and ends with 0."""
-    root = samples.repository(tmp_path / "models", "slow").root
+    root = sample_models.repository(tmp_path / "models", "slow").root
     with WorkerProcess(redis_server.url, root) as worker, Client(redis_server.url) as client:
         running = client.submit("slow", [[1.5, 0, 0]])
         waiting.until(lambda: running.status == "running")
@@ -185,7 +181,7 @@ def test_stops_warmly(redis_server, tmp_path):
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 def test_other_pools(redis_server, tmp_path, pool):
     """Without child processes, in the worker's own or in threads, the answers and the errors are the same."""
-    root = samples.repository(tmp_path / "models", "iris", "raises", "exits").root
+    root = sample_models.repository(tmp_path / "models", "iris", "raises", "exits").root
     with WorkerProcess(redis_server.url, root, args=["--pool", pool]), Client(redis_server.url) as client:
         for model in ("raises", "exits"):
             with pytest.raises(ModelFailed):

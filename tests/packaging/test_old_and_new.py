@@ -11,11 +11,11 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-import samples
-import waiting
-from gateways import GatewayProcess
-from servers import RedisServer
-from workers import WorkerProcess
+
+from support import sample_models, waiting
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
@@ -76,9 +76,9 @@ def wheels(tmp_path_factory):
 @pytest.mark.parametrize(("clients", "workers"), [("old", "new"), ("new", "old")])
 def test_a_client_works_with_workers_of_the_other_wheel(wheels, tmp_path, clients, workers):
     """Jobs of the one wheel's client are answered and cancelled by the other's workers, over Redis and through its gateway."""
-    repository = samples.repository(tmp_path / "models", "iris", "slow")
-    sample = samples.get("iris")
-    theirs = {"PYTHONPATH": os.pathsep.join([str(wheels[workers]), samples.PYTHONPATH])}
+    repository = sample_models.repository(tmp_path / "models", "iris", "slow")
+    sample = sample_models.get("iris")
+    theirs = {"PYTHONPATH": os.pathsep.join([str(wheels[workers]), sample_models.PYTHONPATH])}
     with ExitStack() as stack:
         server = stack.enter_context(RedisServer())
         gateway = stack.enter_context(GatewayProcess(server.url, env=theirs, wait=False))

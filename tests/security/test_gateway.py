@@ -9,13 +9,14 @@ import zlib
 import msgspec
 import numpy as np
 import pytest
-import samples
-from gateways import GatewayProcess
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from waiting import until
 
-IRIS = samples.get("iris")
+from support import sample_models
+from support.gateway_process import GatewayProcess
+from support.waiting import until
+
+IRIS = sample_models.get("iris")
 ROW = {"rows": IRIS.data[:1].tolist()}
 LIMIT = 2_000_000  # of the shared gateway
 

@@ -7,13 +7,14 @@ import urllib.request
 
 import psutil
 import pytest
-import samples
-from gateways import GatewayProcess
-from key_ring import Ring
-from servers import RedisServer
-from waiting import until
 
-ROW = json.dumps({"rows": samples.get("iris").data[:1].tolist()}).encode()
+from support import sample_models
+from support.blocking_keys import BlockingKeys
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.waiting import until
+
+ROW = json.dumps({"rows": sample_models.get("iris").data[:1].tolist()}).encode()
 INFER = b"POST /v2/models/iris/infer HTTP/1.1\r\n"
 LOCAL = b"Host: 127.0.0.1\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
@@ -63,7 +64,7 @@ def flood(gateway, first, again, most=40 * MB):
 @pytest.fixture(scope="module")
 def keyed():
     """A gateway that asks for keys, and one of its keys."""
-    with RedisServer() as server, GatewayProcess(server.url) as gateway, Ring(server.url) as ring:
+    with RedisServer() as server, GatewayProcess(server.url) as gateway, BlockingKeys(server.url) as ring:
         _, token = ring.add("crm")
         with gateway.client() as client:
             until(lambda: client.get("/v2").status_code == 401)  # it has heard of its first key

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import psutil
 import pytest
-from longest_callback import Peak, WatchedGateway
-from waiting import until
 
 from mutirao import errors
 from mutirao.gateway.requests import body_limits
+from support.waiting import until
+from support.watched_gateway import Peak, WatchedGateway
 
 MB = 1_000_000
 SIZE = 60 * MB  # of a body; the limit is 64 MiB

@@ -10,17 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-import samples
-import waiting
-from gateways import GatewayProcess
-from key_ring import Ring
-from servers import RedisServer
-from stock import StockClient
-from workers import WorkerProcess
 
 from mutirao import Client, api_keys, errors, keyspace
 from mutirao.api_keys import KeyLimits
 from mutirao.gateway import app
+from support import sample_models, waiting
+from support.blocking_keys import BlockingKeys
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.stock_client import StockClient
+from support.worker_process import WorkerProcess
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 V2 = {"inputs": [{"name": "X", "datatype": "FP64", "shape": [1, 4], "data": ROW}]}
@@ -70,11 +69,11 @@ class System:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory):
     root = tmp_path_factory.mktemp("keys") / "models"
-    samples.repository(root, "iris", "houses")
-    repository = samples.repository(root, "slow", time_limit_s=30.0)
+    sample_models.repository(root, "iris", "houses")
+    repository = sample_models.repository(root, "slow", time_limit_s=30.0)
     with (
         RedisServer() as server,
-        Ring(server.url) as ring,
+        BlockingKeys(server.url) as ring,
         WorkerProcess(server.url, repository.root, concurrency=2),
     ):
         ring.add("first")

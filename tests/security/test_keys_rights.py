@@ -7,15 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 import redis
-from gateways import GatewayProcess
-from key_ring import Ring
-from servers import RedisServer
 
 from mutirao import keyspace
 from mutirao.api_keys import KeyLimits
 from mutirao.cli.console import Exit
 from mutirao.registry import ModelInfo
 from mutirao.wire.signature import InputSpec, Signature
+from support.blocking_keys import BlockingKeys
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
 
 ROLES = Path(__file__).parents[2] / "deploy/redis/acl"
 
@@ -44,7 +44,7 @@ def announce(server: RedisServer):
 def test_the_gateway_needs_no_more_than_the_producers_rights(redis_server, as_role):
     """As the producer's user it lets keys in, counts their rate and their jobs, and finds that a job has ended."""
     announce(redis_server)
-    with Ring(redis_server.url) as ring:
+    with BlockingKeys(redis_server.url) as ring:
         _, token = ring.add("crm", limits=KeyLimits(rate_per_s=1000.0, burst=1000, in_flight=1))
     given = {"headers": {"authorization": f"Bearer {token}"}}
     with GatewayProcess(as_role("producer")) as gateway, gateway.client(**given) as client:

@@ -10,15 +10,14 @@ import threading
 import numpy as np
 import psutil
 import pytest
-import samples
-import waiting
 from celery import Celery
 from kombu import Connection
-from servers import RedisServer
-from stock import Raised, StockClient
-from workers import Fleet, WorkerProcess
 
 from mutirao import Client, ModelFailed, SignatureMismatch
+from support import sample_models, waiting
+from support.redis_servers import RedisServer
+from support.stock_client import Raised, StockClient
+from support.worker_process import Fleet, WorkerProcess
 
 SECRET = 7351.26119  # a payload's value: it stands in every request below
 WORD = "Xochiquetzal"  # and a word
@@ -29,8 +28,8 @@ PASSWORD = "h0rse-battery-staple"
 def private(tmp_path_factory):
     """A worker behind a password, that logs all it can below debug."""
     root = tmp_path_factory.mktemp("private") / "models"
-    samples.repository(root, "iris", "houses", "slow", "raises", "aborts", "nanoutput")
-    repository = samples.repository(root, "hangs", time_limit_s=1.0)
+    sample_models.repository(root, "iris", "houses", "slow", "raises", "aborts", "nanoutput")
+    repository = sample_models.repository(root, "hangs", time_limit_s=1.0)
     with RedisServer(password=PASSWORD) as server, WorkerProcess(server.url, repository.root, concurrency=2) as worker:
         yield Fleet(server, repository, worker)
 
@@ -184,7 +183,7 @@ def test_no_password_anywhere(private, tmp_path):
 
 def test_no_password_in_the_log_of_a_lost_connection(tmp_path):
     """A worker that loses Redis, or never reached it, says where it looks for it, without the password."""
-    root = samples.repository(tmp_path / "models", "iris").root
+    root = sample_models.repository(tmp_path / "models", "iris").root
     with RedisServer(password=PASSWORD) as server, WorkerProcess(server.url, root) as worker:
         server.stop()
         log = worker.wait_logged("is away, connecting again")

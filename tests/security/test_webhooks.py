@@ -6,15 +6,8 @@ import ssl
 import time
 from pathlib import Path
 
-import brokers
-import certificates
-import couriers
 import pytest
 import redis
-import waiting
-from couriers import SECRET, CourierProcess, Jobs
-from receivers import Receiver, Silent
-from servers import RedisServer
 
 from mutirao import errors, keyspace, webhook_policy
 from mutirao.dead_letters import DeadLetters
@@ -24,6 +17,10 @@ from mutirao_worker.webhooks import dns, http_post
 from mutirao_worker.webhooks.delivery import Deliverer
 from mutirao_worker.webhooks.host_limits import HostLimiter
 from mutirao_worker.webhooks.outbox import Delivery, Outbox
+from support import brokers, certificates, waiting, webhook_process
+from support.redis_servers import RedisServer
+from support.webhook_process import SECRET, Jobs, WebhookProcess
+from support.webhook_receivers import Receiver, Silent
 
 pytestmark = brokers.redis_only
 
@@ -245,7 +242,7 @@ def test_tls_is_checked_against_the_urls_own_name(tmp_path, teller):
 
 def test_a_receiver_that_refuses_or_is_unknown_is_called_again(teller):
     """No connection, and no such name, are reasons to wait, not to give up."""
-    made = teller("http://127.0.0.1:9, crm.example.com", resolver=couriers.unknown_but_literal)
+    made = teller("http://127.0.0.1:9, crm.example.com", resolver=webhook_process.unknown_but_literal)
     assert "connection was refused; again in" in made.tell("http://127.0.0.1:9/x")
     assert "not known now; again in" in made.tell("https://crm.example.com/")
     assert made.letters() == []
@@ -262,11 +259,11 @@ def test_the_courier_needs_few_rights(redis_server):
     with (
         Receiver(500, 410, 204) as receiver,
         Jobs(redis_server.url) as jobs,
-        CourierProcess(url, f"http://127.0.0.1:{receiver.port}") as courier,
+        WebhookProcess(url, f"http://127.0.0.1:{receiver.port}") as courier,
     ):
         jobs.end(receiver.url)
-        couriers.wait_tried(admin, 1)
-        couriers.pass_time(admin)
+        webhook_process.wait_tried(admin, 1)
+        webhook_process.pass_time(admin)
         waiting.until(lambda: admin.exists(keyspace.DEAD), timeout_s=5, what=lambda: courier.log)
         jobs.end(receiver.url)
         receiver.wait(3)

@@ -24,13 +24,12 @@ def _in_one_process(monkeypatch):
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     """All samples, as a worker holds them."""
-    import samples
-
     from mutirao_worker.models.model_host import ModelHost
+    from support import sample_models
 
     root = tmp_path_factory.mktemp("host") / "models"
-    samples.repository(root)
-    repository = samples.repository(root, *samples.BAD, time_limit_s=600.0)
+    sample_models.repository(root)
+    repository = sample_models.repository(root, *sample_models.BAD, time_limit_s=600.0)
     made = ModelHost()
     made.load(repository, repository.names())
     return made

@@ -7,9 +7,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import samples
-from batches import Spy, ask, ask_json, error_of, outputs_of
-from bodies import binary, body, raw_tensor
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -19,6 +16,9 @@ from mutirao.wire.messages import PredictResult
 from mutirao_worker.inference import execution
 from mutirao_worker.inference.execution import ResultLimits
 from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, StackedRequests
+from support import sample_models
+from support.message_bodies import binary, body, raw_tensor
+from support.pool_requests import RecordingModel, error_of, outputs_of, packed, packed_json
 
 
 def same(got, expected):
@@ -29,7 +29,7 @@ def same(got, expected):
 
 REQUESTS = st.lists(
     st.tuples(
-        st.sampled_from(sorted(samples.GOOD)),
+        st.sampled_from(sorted(sample_models.GOOD)),
         st.integers(0, 40),
         st.sampled_from([1, 1, 1, 2, 5, 30]),
         st.sampled_from([None, ["predict"], ["predict_proba", "predict"]]),
@@ -47,12 +47,12 @@ def test_each_answer_is_that_of_its_own_rows(host, requests, inline_bytes):
     """However requests are mixed, each gets what its model says of its own rows alone, and the very document that it gets alone."""
     asked, expected = [], []
     for name, start, rows, outputs, form in requests:
-        sample = samples.get(name)
+        sample = sample_models.get(name)
         data = sample.data[start : start + rows]
         asked.append(
-            ask_json(name, data, outputs=outputs)
+            packed_json(name, data, outputs=outputs)
             if form == "json"
-            else ask(name, data, outputs=outputs, inline_bytes=0 if form == "beside" else 65536)
+            else packed(name, data, outputs=outputs, inline_bytes=0 if form == "beside" else 65536)
         )
         expected.append({out: getattr(sample.model, out)(data) for out in outputs or ["predict", "predict_proba"]})
     ran = execution.run(host.find, asked, ResultLimits(inline_bytes))
@@ -69,12 +69,12 @@ def test_each_answer_is_that_of_its_own_rows(host, requests, inline_bytes):
 
 def structure(answer):
     """All of a document but the values in it."""
-    packed = msgspec.json.decode(answer.result, type=PredictResult)
+    result = msgspec.json.decode(answer.result, type=PredictResult)
     parameters = {
-        key: value if key != binary_codec.INLINE else len(value) for key, value in (packed.parameters or {}).items()
+        key: value if key != binary_codec.INLINE else len(value) for key, value in (result.parameters or {}).items()
     }
-    heads = [msgspec.structs.replace(tensor, data=None) for tensor in packed.outputs]
-    return packed.model_name, packed.model_version, heads, packed.id, parameters, len(answer.payload or b"")
+    heads = [msgspec.structs.replace(tensor, data=None) for tensor in result.outputs]
+    return result.model_name, result.model_version, heads, result.id, parameters, len(answer.payload or b"")
 
 
 NUMBERS = st.sampled_from(["<f8", "<f4", "<f2", "<i8", "<i4", "|u1", "|b1", "<u8"])
@@ -94,8 +94,8 @@ def test_datatypes_may_be_mixed(host, rows):
         array = np.array([values]).astype(dtype)
         if nan and array.dtype.kind == "f":
             array[0, 0] = np.nan
-        asked.append((array, ask("iris", array)))
-    model = samples.get("iris").model
+        asked.append((array, packed("iris", array)))
+    model = sample_models.get("iris").model
     for (array, _), answer in zip(
         asked, execution.run(host.find, [one for _, one in asked], ResultLimits(65536)).results, strict=True
     ):
@@ -107,17 +107,17 @@ def test_datatypes_may_be_mixed(host, rows):
 
 def test_requests_of_one_kind_are_one_call(host):
     """Requests of different sizes and encodings, and of one model and outputs, share a call; its limits cut it, not a request."""
-    iris = samples.get("iris").data
-    asked = [ask("iris", iris[:1])] * 200 + [ask("iris", iris[:3])] * 110 + [ask_json("iris", iris[:2])] * 5
+    iris = sample_models.get("iris").data
+    asked = [packed("iris", iris[:1])] * 200 + [packed("iris", iris[:3])] * 110 + [packed_json("iris", iris[:2])] * 5
     sizes: list[int] = []
-    spy: Any = Spy(host.find("iris"), sizes)
+    spy: Any = RecordingModel(host.find("iris"), sizes)
     execution.run(lambda _: spy, asked, ResultLimits(65536))
     assert sum(sizes) == 540
     assert len(sizes) == 2
     assert max(sizes) <= 512
     sizes.clear()
     answers = execution.run(
-        lambda _: spy, [*asked[:3], ask("iris", np.tile(iris, (8, 1))), *asked[:3]], ResultLimits(65536)
+        lambda _: spy, [*asked[:3], packed("iris", np.tile(iris, (8, 1))), *asked[:3]], ResultLimits(65536)
     ).results
     assert sorted(sizes) == [6, 600]
     assert [answer.status for answer in answers] == ["ok"] * 7
@@ -151,9 +151,9 @@ def test_calls_keep_to_their_limits(sizes, max_rows, max_bytes, expected):
 
 def test_a_result_that_is_too_large_goes_beside(ran):
     """Raw tensors over the limit come as a payload, and the document says so; those at the limit stay inside."""
-    data = samples.get("iris").data[:3]
-    inside = ran(*[ask("iris", data)] * 2, inline_bytes=96)
-    beside = ran(*[ask("iris", data)] * 2, inline_bytes=95)
+    data = sample_models.get("iris").data[:3]
+    inside = ran(*[packed("iris", data)] * 2, inline_bytes=96)
+    beside = ran(*[packed("iris", data)] * 2, inline_bytes=95)
     assert [answer.payload for answer in inside] == [None, None]
     for one, other in zip(inside, beside, strict=True):
         assert len(other.payload) == 96
@@ -164,8 +164,10 @@ def test_a_result_that_is_too_large_goes_beside(ran):
 def test_a_callback_is_handed_back(ran):
     """Celery's embed comes back where there is something in it, with a failure too."""
     after = {"callbacks": [{"task": "x"}], "errbacks": None, "chain": None, "chord": None}
-    iris = samples.get("iris").data[:1]
-    answers = ran(ask_json("iris", iris, embed=after), ask_json("iris", iris), ask_json("iris", [[1.0]], embed=after))
+    iris = sample_models.get("iris").data[:1]
+    answers = ran(
+        packed_json("iris", iris, embed=after), packed_json("iris", iris), packed_json("iris", [[1.0]], embed=after)
+    )
     assert [answer.embed for answer in answers] == [after, None, after]
 
 
@@ -210,10 +212,10 @@ WRONG = [
 @pytest.mark.parametrize(("content_type", "wrong", "says"), WRONG, ids=[says for *_, says in WRONG])
 def test_a_request_that_is_wrong_is_refused_alone(ran, content_type, wrong, says):
     """What cannot be read, or does not fit, is refused with its reason, twice in one batch too; its neighbours are answered."""
-    iris = samples.get("iris").data
+    iris = sample_models.get("iris").data
     bad = PackedRequest("bad", wrong, content_type, False, None)
     encoded = PackedRequest("bad", base64.b64encode(wrong).decode(), content_type, True, None)
-    answers = ran(ask("iris", iris[:1]), bad, ask_json("iris", iris[1:2]), encoded, ask("iris", iris[2:3]))
+    answers = ran(packed("iris", iris[:1]), bad, packed_json("iris", iris[1:2]), encoded, packed("iris", iris[2:3]))
     assert [answer.status for answer in answers] == ["ok", "failed", "ok", "failed", "ok"]
     assert answers[1].result == answers[3].result
     assert says in str(error_of(answers[1]))
@@ -233,7 +235,7 @@ def test_like_requests_of_which_one_is_wrong(ran):
 def test_like_texts_of_which_some_lie(host):
     """A text that claims more bytes than it has cannot take a neighbour's, even where another makes good for it."""
     row = {"area": np.array([50.0]), "city": np.array(["Ouro Preto"], dtype=object), "rooms": np.array([3.0])}
-    good: Any = ask("houses", row, encoded=False)
+    good: Any = packed("houses", row, encoded=False)
     true = b"\x0a\0\0\0Ouro Preto"
     long, two = b"\x18\0\0\0Ouro Preto", b"\0\0\0\0\x06\0\0\0 Preto"
     liars = [good._replace(body=good.body.replace(true, lie)) for lie in (long, two)]
@@ -245,7 +247,7 @@ def test_like_texts_of_which_some_lie(host):
 
 def test_tensors_beside_that_are_gone(ran):
     """A request whose tensors were kept beside, and are no more, fails by name; one whose are there is answered."""
-    one = ask("iris", samples.get("iris").data[:2], inline_bytes=0)
+    one = packed("iris", sample_models.get("iris").data[:2], inline_bytes=0)
     answers = ran(one, one._replace(id="gone", offloaded=None))
     assert answers[0].status == "ok"
     assert str(error_of(answers[1])) == "the tensors of job 'gone' are gone: its payload key does not exist"
@@ -256,7 +258,7 @@ def test_nothing_is_asked(ran):
     assert ran() == []
 
 
-@pytest.mark.parametrize("form", [ask, ask_json])
+@pytest.mark.parametrize("form", [packed, packed_json])
 def test_a_result_that_is_too_large_costs_its_own_request(ran, form):
     """A result over the limit fails its request by name, with its size; its neighbours are answered."""
     answers = ran(*(form("pads", [[size, 0.0, 0.0]]) for size in (3, 4000, 5, 4001)), result=9000)
@@ -268,7 +270,7 @@ def test_a_result_that_is_too_large_costs_its_own_request(ran, form):
 
 def test_a_result_is_bounded_before_it_is_written(ran):
     """Results of one size that are each too large all fail by name; one byte less, and all are answered."""
-    asked = [ask("iris", samples.get("iris").data[:1]) for _ in range(3)]
+    asked = [packed("iris", sample_models.get("iris").data[:1]) for _ in range(3)]
     size = len(ran(asked[0])[0].result)
     assert {answer.status for answer in ran(*asked, result=size)} == {"ok"}
     assert {answer.status for answer in ran(*asked, result=size - 1)} == {"failed"}
@@ -277,8 +279,8 @@ def test_a_result_is_bounded_before_it_is_written(ran):
 def test_a_batch_whose_results_are_too_large_together_goes_on_later(ran, monkeypatch):
     """Once a batch has more results than may go back at once, the rest is to run again, in whatever form."""
     monkeypatch.setattr(execution, "MAX_RESULTS_BYTES", 1000)
-    sample = samples.get("iris").data
-    for form in (ask, ask_json):
+    sample = sample_models.get("iris").data
+    for form in (packed, packed_json):
         kinds = [answer.status for answer in ran(*(form("iris", sample[:3]) for _ in range(9)))]
         answered = kinds.index("interrupted")
         assert kinds == ["ok"] * answered + ["interrupted"] * (9 - answered)
@@ -287,8 +289,8 @@ def test_a_batch_whose_results_are_too_large_together_goes_on_later(ran, monkeyp
 
 def test_an_output_is_asked_for_once(ran):
     """A request that names an output twice is refused by its name; else a few bytes ask for a result of any size."""
-    for form in (ask, ask_json):
-        (answer,) = ran(form("iris", samples.get("iris").data[:1], outputs=["predict_proba", "predict"] * 2))
+    for form in (packed, packed_json):
+        (answer,) = ran(form("iris", sample_models.get("iris").data[:1], outputs=["predict_proba", "predict"] * 2))
         assert "output 'predict_proba' is asked for 2 times: name each output once" in str(error_of(answer))
 
 
@@ -297,8 +299,8 @@ def test_the_task_answers_where_it_is_called(host, monkeypatch):
     from mutirao_worker.app import app
 
     monkeypatch.setattr(app, "host", host)
-    data = samples.get("iris").data[:2]
+    data = sample_models.get("iris").data[:2]
     answered = app.tasks["mutirao.predict"]("iris", data.tolist())
-    assert answered["outputs"][0]["data"] == samples.get("iris").expected()[:2].tolist()
+    assert answered["outputs"][0]["data"] == sample_models.get("iris").expected()[:2].tolist()
     with pytest.raises(errors.SignatureMismatch):
         app.tasks["mutirao.predict"]("iris", [[1.0]])

@@ -4,10 +4,10 @@ from pathlib import PurePath
 
 import msgspec
 import pytest
-import samples
 
 from mutirao import errors
 from mutirao_worker.models import manifest
+from support import sample_models
 
 PATH = PurePath("models/iris") / manifest.FILE
 
@@ -15,7 +15,7 @@ PATH = PurePath("models/iris") / manifest.FILE
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The text of a model.toml that `mutirao models add` has written."""
-    repository = samples.repository(tmp_path_factory.mktemp("manifest") / "models", "iris")
+    repository = sample_models.repository(tmp_path_factory.mktemp("manifest") / "models", "iris")
     return (repository.root / "iris" / manifest.FILE).read_text()
 
 

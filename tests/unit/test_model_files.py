@@ -14,9 +14,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-import samples
 import sklearn
-from saved_by_1_3 import make
 from sklearn.base import BaseEstimator
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -26,11 +24,13 @@ from sklearn.preprocessing import LabelEncoder, StandardScaler
 
 from mutirao import errors
 from mutirao_worker.models.repository import Repository
+from saved_by_1_3 import make
+from support import sample_models
 
 OLD = Path(make.__file__).parent
 LABELS, DICTS = LabelEncoder().fit(["a", "b"]), DictVectorizer().fit([{"a": 1}])
 ANSWERS = json.loads((OLD / "answers.json").read_text())
-IRIS = samples.get("iris")
+IRIS = sample_models.get("iris")
 PICKLED = pickle.dumps(IRIS.model)
 
 

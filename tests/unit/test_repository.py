@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-import samples
 
 from mutirao import errors
 from mutirao_worker.models import manifest
 from mutirao_worker.models.repository import Repository
+from support import sample_models
 
 ESCAPES = [
     "../iris",
@@ -33,7 +33,7 @@ ESCAPES = [
 
 @pytest.fixture
 def repository(tmp_path):
-    return samples.repository(tmp_path / "models", "iris")
+    return sample_models.repository(tmp_path / "models", "iris")
 
 
 def edit(repository, old, new, name="iris"):
@@ -54,7 +54,7 @@ def state(repository, name="iris"):
 
 def test_an_added_model_loads_and_predicts(repository):
     """What was added is listed, verified, and predicts what the estimator itself predicts."""
-    sample, info = samples.get("iris"), repository.info("iris")
+    sample, info = sample_models.get("iris"), repository.info("iris")
     assert (repository.names(), repository.verify("iris")) == (("iris",), [])
     assert (info.version, info.versions, info.runtime, info.state, info.reason) == ("1", ("1",), "sklearn", "ready", "")
     loaded = repository.load("iris")
@@ -69,8 +69,8 @@ def test_an_added_model_loads_and_predicts(repository):
 
 def test_a_second_version_becomes_the_active_one_and_can_be_taken_back(repository):
     """Versions count up; the newest is served; an earlier one can be activated; the active one is not removed."""
-    assert repository.add("iris", samples.saved("iris"), max_rows=7).version == "2"
-    assert repository.add("iris", samples.saved("iris"), version="2025-06.b").versions == ("1", "2", "2025-06.b")
+    assert repository.add("iris", sample_models.saved("iris"), max_rows=7).version == "2"
+    assert repository.add("iris", sample_models.saved("iris"), version="2025-06.b").versions == ("1", "2", "2025-06.b")
     assert repository.info("iris").signature.max_rows == 7
     assert repository.activate("iris", "1").version == repository.load("iris").info.version == "1"
     with pytest.raises(
@@ -79,7 +79,7 @@ def test_a_second_version_becomes_the_active_one_and_can_be_taken_back(repositor
         repository.remove("iris", "1")
     repository.remove("iris", "2")
     assert (repository.info("iris").versions, (repository.root / "iris" / "2").exists()) == (("1", "2025-06.b"), False)
-    assert repository.add("iris", samples.saved("iris")).version == "2"
+    assert repository.add("iris", sample_models.saved("iris")).version == "2"
     for name, version in (("iris", "9"), ("nobody", "1")):
         with pytest.raises(errors.ModelNotFound):
             repository.activate(name, version)
@@ -99,7 +99,7 @@ def test_a_version_that_is_there_is_not_overwritten(repository):
     (repository.root / "iris" / "stray").mkdir()
     for version in ("1", "stray"):
         with pytest.raises(errors.ModelExists, match=f"version {version} of model 'iris' is already there"):
-            repository.add("iris", samples.saved("forest"), version=version)
+            repository.add("iris", sample_models.saved("forest"), version=version)
     assert (model_file(repository).read_bytes(), repository.info("iris").versions) == (before, ("1",))
 
 
@@ -111,7 +111,7 @@ def test_a_name_never_becomes_a_path(repository, name):
         with pytest.raises(errors.InvalidRequest, match=r"model name .* is not allowed"):
             call(name)
     with pytest.raises(errors.InvalidRequest, match=r"model name .* is not allowed"):
-        repository.add(name, samples.saved("iris"))
+        repository.add(name, sample_models.saved("iris"))
     assert sorted(repository.root.parent.rglob("*")) == before
 
 
@@ -119,7 +119,7 @@ def test_a_name_never_becomes_a_path(repository, name):
 def test_a_version_never_becomes_a_path(repository, version):
     """Versions are held to their rule as names are."""
     with pytest.raises(errors.InvalidRequest, match=r"version .* is not allowed"):
-        repository.add("iris", samples.saved("iris"), version=version)
+        repository.add("iris", sample_models.saved("iris"), version=version)
     for call in (repository.activate, repository.remove):
         with pytest.raises(errors.ModelNotFound, match="has no version"):
             call("iris", version)
@@ -216,7 +216,7 @@ def damage_manifest(repository):
 )
 def test_damage_is_a_state_with_its_reason(repository, damage, error, says):
     """What keeps a model from being served is said the same by load, info and verify, and other models are not touched."""
-    repository.add("forest", samples.saved("forest"))
+    repository.add("forest", sample_models.saved("forest"))
     damage(repository)
     with pytest.raises(error) as caught:
         repository.load("iris")
@@ -262,10 +262,11 @@ def test_the_bytes_that_are_loaded_are_those_that_were_checked(repository, monke
 
 def test_a_model_that_needs_what_is_not_there_is_unavailable(tmp_path, monkeypatch):
     """A pickle of a class that cannot be imported makes its model unavailable and names the module."""
-    repository = samples.repository(tmp_path / "models", "raises")
-    monkeypatch.setitem(sys.modules, "bad_models", None)
+    repository = sample_models.repository(tmp_path / "models", "raises")
+    monkeypatch.setitem(sys.modules, "support.bad_models", None)
     with pytest.raises(
-        errors.ModelUnavailable, match=r"model.joblib does not load: it needs the module 'bad_models': .*PYTHONPATH"
+        errors.ModelUnavailable,
+        match=r"model.joblib does not load: it needs the module 'support.bad_models': .*PYTHONPATH",
     ):
         repository.load("raises")
 
@@ -283,7 +284,7 @@ def test_an_add_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(errors.ModelUnavailable, match="runtime 'onnx' is not known"):
         repository.add("iris", junk, runtime="onnx")
     with pytest.raises(errors.ManifestError, match=r"time_limit_s is -1.0: it must be more than 0"):
-        repository.add("iris", samples.saved("iris"), time_limit_s=-1.0)
+        repository.add("iris", sample_models.saved("iris"), time_limit_s=-1.0)
     assert repository.names() == ()
     assert [path.name for path in repository.root.rglob("*")] == [".lock"]
 
@@ -296,7 +297,7 @@ def test_a_repository_that_cannot_be_written_says_so(repository):
     try:
         assert state(repository) == ("ready", "")
         with pytest.raises(errors.RepositoryError, match="cannot be written: Permission denied"):
-            repository.add("iris", samples.saved("iris"))
+            repository.add("iris", sample_models.saved("iris"))
     finally:
         repository.root.chmod(0o755)
         (repository.root / "iris").chmod(0o755)
@@ -305,7 +306,7 @@ def test_a_repository_that_cannot_be_written_says_so(repository):
 def test_adds_at_the_same_time_each_get_a_version(repository):
     """Several adds of one model neither overwrite nor lose each other."""
     with ThreadPoolExecutor(8) as pool:
-        infos = list(pool.map(lambda _: repository.add("iris", samples.saved("iris")), range(8)))
+        infos = list(pool.map(lambda _: repository.add("iris", sample_models.saved("iris")), range(8)))
     assert sorted(info.version for info in infos) == [str(version) for version in range(2, 10)]
     assert len(repository.info("iris").versions) == 9
     assert repository.verify("iris") == []

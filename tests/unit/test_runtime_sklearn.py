@@ -5,7 +5,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import samples
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
@@ -32,11 +31,12 @@ from sklearn.svm import SVC
 from mutirao import errors
 from mutirao.wire import signature, tensors
 from mutirao_worker.models.repository import Repository
+from support import sample_models
 
-IRIS = samples.get("iris")
+IRIS = sample_models.get("iris")
 LABELS = IRIS.expected()
-HOUSES = samples.get("houses").data
-DEAR = samples.get("houses").expected()
+HOUSES = sample_models.get("houses").data
+DEAR = sample_models.get("houses").expected()
 TEXTS = ["que bom", "que ruim", "muito bom", "muito ruim"] * 3
 GOOD = np.array(["bom", "ruim", "bom", "ruim"] * 3)
 
@@ -380,7 +380,7 @@ def test_threads_are_capped_in_every_part(repository):
 
 def test_a_warm_up_runs_the_example_through_the_default_outputs(tmp_path):
     """Warming up predicts the stored rows; what the model raises comes out."""
-    repository = samples.repository(tmp_path / "models", "raises")
+    repository = sample_models.repository(tmp_path / "models", "raises")
     loaded = repository.load("raises")
     loaded.warm_up()
     loaded._example = loaded._example.replace(b"1.0", b"-1.0")

@@ -4,7 +4,6 @@ import pickle
 import joblib
 import numpy as np
 import pytest
-import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -21,8 +20,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 from mutirao_worker.models.runtimes import sklearn as runtime
 from mutirao_worker.models.runtimes import sklearn_forests
+from support import sample_models
 
-IRIS = samples.get("iris")
+IRIS = sample_models.get("iris")
 LABELS = IRIS.expected()
 HOLED = np.where(np.arange(IRIS.data.size).reshape(IRIS.data.shape) % 7 == 0, np.nan, IRIS.data)
 METHODS = ("predict", "predict_proba", "predict_log_proba", "apply")
@@ -86,7 +86,7 @@ def test_every_bit_is_the_forests_own(kind, rows):
 
 def test_what_a_forest_takes_it_still_takes():
     """Columns by name, sparse matrices and missing values are taken by the forests that took them."""
-    frame = samples.get("houses").data[["area", "rooms"]]
+    frame = sample_models.get("houses").data[["area", "rooms"]]
     named = RandomForestRegressor(5, random_state=0).fit(frame, frame["area"])
     assert np.array_equal(loaded(named).predict(frame), named.predict(frame))
     sparse = make_pipeline(OneHotEncoder(), RandomForestClassifier(5, random_state=0)).fit(IRIS.data, LABELS)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hands import QUEUE
-from servers import RedisServer
 
 from mutirao import Client, settings
 from mutirao_worker.engine.leases import Leases
+from support.redis_servers import RedisServer
+from support.reservations import QUEUE
 
 
 @pytest.fixture(scope="module")

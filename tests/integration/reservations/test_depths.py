@@ -2,11 +2,9 @@
 
 import json
 
-import brokers
 import msgspec
 import numpy as np
 import pytest
-from hands import QUEUE, age, requests, reserve
 
 from mutirao import keyspace, queue_stats, settings
 from mutirao.client.encoding import SubmitOptions
@@ -15,6 +13,8 @@ from mutirao.dead_letters import DeadLetters
 from mutirao.queue_stats import QueueDepth
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao.registry import ModelInfo, WorkerInfo
+from support import brokers
+from support.reservations import QUEUE, age, requests, reserve
 
 pytestmark = brokers.redis_only
 

@@ -7,15 +7,14 @@ import re
 import signal
 import threading
 
-import brokers
 import msgspec
 import pytest
-import waiting
-from hands import QUEUE, age, end, ids, queued, record, requests, reserve
 
 from mutirao import keyspace, settings
 from mutirao.dead_letters import DeadLetter
 from mutirao_worker.engine.job_records import BatchRun, JobRecords
+from support import brokers, waiting
+from support.reservations import QUEUE, age, end, ids, queued, record, requests, reserve
 
 pytestmark = brokers.redis_only
 

@@ -1,11 +1,11 @@
 """Scripts of the transport that Redis stops half-way, as it does at a key of another type: each request is where it was, once."""
 
-import brokers
 import pytest
-from hands import OTHER, QUEUE, age, end, ids, queued, requests, reserve
 from redis import ResponseError
 
 from mutirao import keyspace
+from support import brokers
+from support.reservations import OTHER, QUEUE, age, end, ids, queued, requests, reserve
 
 pytestmark = brokers.redis_only
 

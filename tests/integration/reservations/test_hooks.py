@@ -5,11 +5,8 @@ import subprocess
 import sys
 import time
 
-import brokers
 import numpy as np
 import pytest
-import waiting
-from hands import age, end, ids, record, requests, reserve
 
 from mutirao import Client, keyspace, settings
 from mutirao.client.encoding import SubmitOptions
@@ -18,6 +15,8 @@ from mutirao.dead_letters import DeadLetters
 from mutirao.redisdb.drivers import RedisDriver
 from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.outcome import BatchRun, Outcome
+from support import brokers, waiting
+from support.reservations import age, end, ids, record, requests, reserve
 
 pytestmark = brokers.redis_only
 

@@ -1,11 +1,10 @@
 """The script that polls for producers that ring no bell, on a real Redis: it rings for them, and one worker calls it for all."""
 
-import brokers
 import pytest
-import waiting
-from hands import QUEUE
 
 from mutirao import keyspace
+from support import brokers, waiting
+from support.reservations import QUEUE
 
 pytestmark = brokers.redis_only
 

@@ -3,17 +3,16 @@
 import os
 import subprocess
 
-import brokers
 import pytest
-import samples
-from hands import age, end, ids, queued, record, requests, reserve
-from workers import COMMANDS
 
 from mutirao import keyspace, settings
 from mutirao.client.encoding import SubmitOptions
 from mutirao.doctor import orphan_checks, snapshot
 from mutirao.doctor.orphan_checks import Orphans
 from mutirao.wire.messages import JobRecord
+from support import brokers, sample_models
+from support.reservations import age, end, ids, queued, record, requests, reserve
+from support.worker_process import COMMANDS
 
 NORMAL = keyspace.queue_key("iris", 3)
 
@@ -86,7 +85,7 @@ def test_purged_jobs_end_as_cancelled(submit, redis, server, tmp_path):
     from mutirao.client.redis_backend import RedisBackend
     from mutirao.redisdb.drivers import RedisDriver
 
-    repository = samples.repository(tmp_path / "models", "iris")
+    repository = sample_models.repository(tmp_path / "models", "iris")
     submit("a", "b")
     submit("c", priority="low")
     given = settings.load({}, broker_url=server.url)

@@ -2,17 +2,17 @@
 
 import json
 
-import brokers
 import msgspec
 import numpy as np
 import pytest
-from hands import OTHER, QUEUE, age, end, ids, record, requests, reserve
 
 from mutirao import Client, errors, keyspace, settings
 from mutirao.client.encoding import SubmitOptions
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.dead_letters import DeadLetter, DeadLetters
 from mutirao.redisdb.drivers import RedisDriver
+from support import brokers
+from support.reservations import OTHER, QUEUE, age, end, ids, record, requests, reserve
 
 pytestmark = brokers.redis_only
 

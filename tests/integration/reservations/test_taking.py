@@ -3,15 +3,14 @@
 import time
 from typing import Any
 
-import brokers
-import waiting
-from hands import OTHER, QUEUE, age, ids, queued, record, requests, reserve
 from redis import exceptions
 
 from mutirao import Client, keyspace, settings
 from mutirao.redisdb.scripts import SCRIPTS
 from mutirao_worker.engine.job_records import BatchRun, JobRecords
 from mutirao_worker.engine.leases import Demand
+from support import brokers, waiting
+from support.reservations import OTHER, QUEUE, age, ids, queued, record, requests, reserve
 
 pytestmark = brokers.redis_only
 

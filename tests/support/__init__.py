@@ -1,0 +1,1 @@
+"""What tests start, run and look with: servers, workers, models that misbehave, recorders; no test is in here."""
