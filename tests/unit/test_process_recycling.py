@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mutirao_worker.engine import process_recycling
-from mutirao_worker.engine.process_recycling import Wear
+from mutirao_worker.engine.process_recycling import ProcessRecycler
 from mutirao_worker.process.isolation import Leak
 
 SMALL, LARGE = Leak("1 thread", 1), Leak("9 descriptors", process_recycling.LEFT_MOST + 1)
@@ -25,5 +25,5 @@ SMALL, LARGE = Leak("1 thread", 1), Leak("9 descriptors", process_recycling.LEFT
 )
 def test_when_a_process_is_replaced(limits, lefts, expected):
     """After so many batches, above a size, or with what a model left: but a model that always leaves a little is let do so."""
-    worn = Wear(*limits)
-    assert [bool(worn.worn(os.getpid(), "model", left)) for left in lefts] == expected
+    recycler = ProcessRecycler(*limits)
+    assert [bool(recycler.reason_to_replace(os.getpid(), "model", left)) for left in lefts] == expected

@@ -30,24 +30,31 @@ def _encode(_: Any) -> bytes:
     raise errors.InvalidRequest("workers write no messages in the binary form")
 
 
-def make(given: Settings) -> Celery:
-    """Build the app; nothing is loaded and nothing connects."""
-    given.direct()
+def make(loaded: Settings) -> Celery:
+    """Build the app; no model is loaded and nothing connects."""
+    loaded.direct()
     transport.install()
-    app = Celery("mutirao", broker=_broker(given), backend=f"{RESULTS}+{without_password(given.result_url)}")
+    options: dict[str, Any] = {"confirm_publish": True}
+    if loaded.uses_amqp:  # what is published has been accepted by the broker, or raises
+        broker = loaded.broker_url
+    else:
+        broker = urls.parse(loaded.broker_url).explicit()
+        steps = {"priority_steps": list(keyspace.KOMBU_STEPS), "sep": keyspace.KOMBU_SEPARATOR}
+        options = {**transport.options(loaded), **steps, "queue_order_strategy": "round_robin"}
+    app = Celery("mutirao", broker=broker, backend=f"{RESULTS}+{without_password(loaded.result_url)}")
     app.host = ModelHost()
-    app.conf.mutirao = given
+    app.conf.mutirao = loaded
     app.conf.update(
         accept_content=["json", "mutirao"],
         # kombu's own transports tell what a broker refuses as errors of a channel, which would end the worker.
         broker_channel_error_retry=True,
-        broker_transport_options=_rabbitmq() if given.uses_amqp else _redis(given),
+        broker_transport_options=options,
         event_serializer="json",
         result_accept_content=["json"],
-        result_expires=given.result_ttl_s,
+        result_expires=loaded.result_ttl_s,
         result_serializer="json",
         task_acks_late=True,
-        task_queues=[_queue(name) for name in Repository(given.models).names()],
+        task_queues=[_queue(name) for name in Repository(loaded.models).names()],
         task_serializer="json",
         worker_consumer=consumer.CONSUMER,
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -58,24 +65,6 @@ def make(given: Settings) -> Celery:
     app.steps["consumer"].update({Heartbeat, engine_step.EngineStep})
     app.task(**tasks.OPTIONS)(tasks.predict)
     return app
-
-
-def _broker(given: Settings) -> str:
-    return given.broker_url if given.uses_amqp else urls.parse(given.broker_url).explicit()
-
-
-def _rabbitmq() -> dict[str, Any]:
-    # What is published has been accepted by the broker, or raises.
-    return {"confirm_publish": True}
-
-
-def _redis(given: Settings) -> dict[str, Any]:
-    return {
-        **transport.options(given),
-        "priority_steps": list(keyspace.KOMBU_STEPS),
-        "sep": keyspace.KOMBU_SEPARATOR,
-        "queue_order_strategy": "round_robin",
-    }
 
 
 def _queue(model: str) -> Queue:
@@ -100,15 +89,15 @@ def _load(worker: Any) -> None:
     """Load, in the parent, the models whose queues this worker consumes."""
     app = worker.app
     repository = Repository(app.conf.mutirao.models)
-    known = repository.names()
-    if not known:
+    models = repository.names()
+    if not models:
         raise errors.RepositoryError(
             f"no model in {app.conf.mutirao.models}: add one with mutirao models add NAME FILE, or set MUTIRAO_MODELS"
         )
     names = [_model(queue) for queue in app.amqp.queues.consume_from]
-    if unknown := sorted(set(names) - set(known)):
+    if unknown := sorted(set(names) - set(models)):
         raise errors.ModelNotFound(
-            f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(known)}",
+            f"model {unknown[0]!r} is not in {app.conf.mutirao.models}: there are {', '.join(models)}",
             model=unknown[0],
         )
     kind = concurrency.get_implementation(worker.pool_cls).__module__.rpartition(".")[2]
@@ -133,10 +122,10 @@ def _keep_compressed() -> None:
         compression.register(compression.get_encoder(content_type)[0], lambda body: body, content_type)
 
 
-def _check_replacing(given: Settings, pool: str) -> None:
+def _check_replacing(settings: Settings, pool: str) -> None:
     for name in ("max_batches_per_process", "max_memory_per_process"):
-        if getattr(given, name) and pool != "prefork":
-            key, value = f"{PREFIX}{name.upper()}", getattr(given, name)
+        if (value := getattr(settings, name)) and pool != "prefork":
+            key = f"{PREFIX}{name.upper()}"
             text = f"{key} is {value}: it needs --pool prefork, whose processes can be replaced"
             raise errors.SettingsError(text, key=key, value=str(value))
 

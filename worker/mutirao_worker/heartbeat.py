@@ -94,10 +94,8 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         """Announce changes; a starting worker is announced once it consumes and has warmed up all its models, or after 5 s."""
         if self._served_versions is None and not consumer.app.host.warmed_or_failed:
             return
-        if (
-            _served_versions(consumer) != self._served_versions
-            or _changed_at(self._repository) != self._folder_changed_at
-        ):
+        served, folder_changed_at = _served_versions(consumer), _changed_at(self._repository)
+        if served != self._served_versions or folder_changed_at != self._folder_changed_at:
             self._announce(consumer)
 
     def _announce_if_due(self, consumer: Any) -> None:
@@ -112,7 +110,8 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
             info for info in consumer.app.host.infos() if self._model_names is None or info.name in self._model_names
         ]
         processes = consumer.pool.num_processes if consumer.pool else 1
-        speeds, batches = _speeds_and_batch_rows(engine, processes)
+        batcher = engine.dispatcher.batcher
+        speeds, batches = _rounded(batcher.speeds(processes)), _rounded(batcher.mean_batch_rows())
         self._served_versions = _served_versions(consumer)
         try:
             stale = self._read_registry()
@@ -137,8 +136,8 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
             digests={info.name: info.digest for info in infos if info.name in self._served_versions and info.digest},
             variants={info.name: info.signature for info in infos if self._differs_from_registry(info)},
         )
-        known = [msgspec.structs.replace(info, speed=self._speeds.get(info.name, 0.0)) for info in infos]
-        models = [part for info in known for part in (info.name, msgspec.json.encode(info)[:-1])]
+        timed = [msgspec.structs.replace(info, speed=self._speeds.get(info.name, 0.0)) for info in infos]
+        models = [part for info in timed for part in (info.name, msgspec.json.encode(info)[:-1])]
         try:
             self._heartbeat_script(
                 keys=[keyspace.MODELS, keyspace.WORKERS],
@@ -197,7 +196,7 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
 
     def _rates(self, consumer: Any) -> dict[str, float]:
         """Return how many requests of each model were answered per second, since the last call."""
-        answered = consumer.engine.answered()
+        answered = dict(consumer.engine.dispatcher.commit.counts)
         before, self._request_counts = self._request_counts, answered
         passed, self._counted_at = time.monotonic() - self._counted_at, time.monotonic()
         counts = {model: count - before.get(model, 0) for model, count in answered.items()}
@@ -223,14 +222,6 @@ def _served_versions(consumer: Any) -> dict[str, str]:
     warm = consumer.app.host.warm_versions()
     consuming = consumer.task_consumer.consuming_from if consumer.task_consumer else lambda _: False
     return {name: version for name, version in warm.items() if consuming(keyspace.queue(name))}
-
-
-def _speeds_and_batch_rows(engine: Any, slots: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Return rows per second, and rows per batch, of each model that has been timed."""
-    if not hasattr(engine, "dispatcher"):
-        return {}, {}
-    batcher = engine.dispatcher.batcher
-    return _rounded(batcher.speeds(slots)), _rounded(batcher.mean_batch_rows())
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -37,15 +37,13 @@ def predict(self: Task, *args: Any, **options: Any) -> Any:
         MutiraoError: the request, the model or its output is at fault.
     """
     body = msgspec.json.encode([args, options, None])
-    given = self.app.conf.mutirao
-    computed = pool.compute([("", body, binary_codec.JSON, False, None)], (given.inline_bytes, given.max_result_bytes))
-    (answered,) = pool.read(computed, 1).results
-    found = msgspec.json.decode(answered.result)
-    if answered.status != "ok":
-        raise (errors.class_named(found["exc_type"]) or errors.JobError)(
-            *found["exc_message"], **(found.get("exc_data") or {})
-        )
-    return found
+    limits = self.app.conf.mutirao.inline_bytes, self.app.conf.mutirao.max_result_bytes
+    (answer,) = pool.read(pool.compute([("", body, binary_codec.JSON, False, None)], limits), 1).results
+    result = msgspec.json.decode(answer.result)
+    if answer.status != "ok":
+        kind = errors.class_named(result["exc_type"]) or errors.JobError
+        raise kind(*result["exc_message"], **(result.get("exc_data") or {}))
+    return result
 
 
 @control.inspect_command(alias="dump_schedule")  # type: ignore[untyped-decorator]

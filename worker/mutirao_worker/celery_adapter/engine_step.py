@@ -70,9 +70,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.dispatcher.closing = False
         self._timers = []
         if hasattr(consumer.pool, "maintain_pool"):
-            consumer.pool.did_start_ok = lambda: (
-                True
-            )  # or Celery ends the worker where one has died in a model's warm-up
+            # Or Celery ends the worker where a process has died in a model's warm-up.
+            consumer.pool.did_start_ok = lambda: True
             self._timers.append(consumer.timer.call_repeatedly(0.5, self._look_after_processes))
         if isinstance(self.source, LeasedSource):
             self.dispatcher.records.results.read_replies(wait=True)
@@ -155,10 +154,6 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             timer = threading.Timer(seconds, self._on_grace_over)
             timer.daemon = True
             timer.start()
-
-    def answered(self) -> dict[str, int]:
-        """How many requests of each model this worker has answered."""
-        return dict(self.dispatcher.commit.counts) if hasattr(self, "dispatcher") else {}
 
     def dispatch_soon(self) -> None:
         """Fill free slots once the loop has taken in what has come."""

@@ -32,15 +32,20 @@ def silence(numbers: Iterable[int]) -> None:
 
     They are not closed: the object that holds the number closes it one day, and must not close what has it by then.
     """
-    nowhere = os.open(os.devnull, os.O_RDWR)
     for number in numbers:
         try:
             mode = os.fstat(number).st_mode
         except OSError:  # it has been closed
             continue
         if number > 2 and (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or not stat.S_IFMT(mode)):
-            os.dup2(nowhere, number, inheritable=False)
-    os.close(nowhere)
+            redirect_to_null(number)
+
+
+def redirect_to_null(number: int) -> None:
+    """Redirect a descriptor to the null device."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, number, inheritable=False)
+    os.close(null)
 
 
 @contextlib.contextmanager
@@ -49,11 +54,9 @@ def withheld(number: int) -> Iterator[None]:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with near, far:
         socket.send_fds(near, [b"-"], [number])
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, number, inheritable=False)
-        os.close(nowhere)
+        redirect_to_null(number)
         yield
         far.setblocking(False)  # it is the first thing in there, whatever has been written since
-        _, (found,), _, _ = socket.recv_fds(far, 1, 1)
-        os.dup2(found, number, inheritable=False)
-        os.close(found)
+        _, (original,), _, _ = socket.recv_fds(far, 1, 1)
+        os.dup2(original, number, inheritable=False)
+        os.close(original)

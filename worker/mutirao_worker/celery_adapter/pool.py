@@ -17,8 +17,9 @@ from celery import current_app
 from celery.concurrency.asynpool import WORKER_UP
 
 from mutirao.settings import Settings
+from mutirao_worker.celery_adapter import file_descriptors
 from mutirao_worker.celery_adapter.process_pipes import ProcessPipes
-from mutirao_worker.engine.process_recycling import Wear
+from mutirao_worker.engine.process_recycling import ProcessRecycler
 from mutirao_worker.inference import execution, interruption
 from mutirao_worker.inference.execution import MAX_RESULTS_BYTES, BatchResult
 from mutirao_worker.inference.inputs import PackedRequest
@@ -56,10 +57,10 @@ def read(computed: Any, count: int) -> BatchResult:
         Exception: of any kind, where it is no answer for each of them.
     """
     answers, rows, predict_s, waited_s, leak = computed
-    found = list(map(RequestResult._make, answers))
-    if len(found) != count or not all(type(one.result) is bytes for one in found):
+    results = list(map(RequestResult._make, answers))
+    if len(results) != count or not all(type(each.result) is bytes for each in results):
         raise ValueError("not an answer for each request")
-    return BatchResult(found, rows, predict_s, waited_s, leak and Leak(*leak))
+    return BatchResult(results, rows, predict_s, waited_s, leak and Leak(*leak))
 
 
 class WorkerPool:
@@ -70,22 +71,18 @@ class WorkerPool:
         self._dispatcher = dispatcher
         self._hub = hub
         self._bounds = (settings.inline_bytes, settings.max_result_bytes)
-        self._wear = Wear(settings.max_batches_per_process, settings.max_memory_per_process)
+        self._recycler = ProcessRecycler(settings.max_batches_per_process, settings.max_memory_per_process)
         self._pool = pool
         self._pending_signals: dict[int, Any] = {}
         self._jobs: dict[int, Any] = {}
-        self._unaccepted: dict[
-            int, tuple[int, int]
-        ] = {}  # batches by number: the process they are for, for how many looks
+        # Batches by number: the process that each is for, and for how many looks.
+        self._unaccepted: dict[int, tuple[int, int]] = {}
         self._stuck: set[int] = set()  # batches that have been given up, though their threads still run them
         self.inline = pool.__class__.__module__.endswith("solo")
         self._threads = pool.__class__.__module__.endswith("thread")
-        self._pipes = None
-        if self._inqueues() is not None:
-            self._pipes = ProcessPipes(pool._pool, 2 * (MAX_RESULTS_BYTES + settings.max_result_bytes))  # noqa: SLF001 - billiard's only way
-        self._watch_starts()
-        self._read_before_limits()
-        self._skip_dead_processes()
+        if (processes := self._processes) is not None:
+            self._pipes = ProcessPipes(processes, 2 * (MAX_RESULTS_BYTES + settings.max_result_bytes))
+            self._hook(processes)
         if self._threads:
             self._done: collections.deque[Callable[[], None]] = collections.deque()
             self._wakeup_r, self._wakeup_w = os.pipe()
@@ -94,15 +91,14 @@ class WorkerPool:
     @property
     def slots(self) -> int:
         """How many batches may run at once: a process that has yet to start, or to load, is none."""
-        inqueues = self._inqueues()
-        if inqueues is not None:
-            return min(len(inqueues), int(self._pool.num_processes))
+        if (processes := self._processes) is not None:
+            return min(len(processes._all_inqueues), int(self._pool.num_processes))  # noqa: SLF001 - billiard's only way
         return max(0, int(self._pool.limit or 1) - len(self._stuck))
 
     @property
     def starting(self) -> int:
         """How many more there are in a moment."""
-        return max(0, int(self._pool.num_processes) - self.slots) if self._inqueues() is not None else 0
+        return max(0, int(self._pool.num_processes) - self.slots) if self._processes is not None else 0
 
     def send(self, batch: Batch, packed: list[PackedRequest]) -> None:
         hard, soft = batch.limits
@@ -154,30 +150,30 @@ class WorkerPool:
         It is killed: SIGTERM would wait for native code to return, and then for somebody to read the process's last words.
         """
         job = self._jobs.get(batch.number)
-        if self._inqueues() is None or job is None:
+        if self._processes is None or job is None:
             return
         job.discard()  # or the pool, as it ends, waits for what was half said, or will never be
         if (process := job._scheduled_for) is not None:  # noqa: SLF001 - billiard's only way
             self._pool.terminate_job(process.pid, signal.SIGKILL)
             if batch.pid is None:
-                _redirect_to_null(process.inq._writer.fileno())  # noqa: SLF001 - or who goes on writing to it never comes to an end
+                # Or who goes on writing to it never comes to an end.
+                file_descriptors.redirect_to_null(process.inq._writer.fileno())  # noqa: SLF001
 
     def recall_unsent(self, batches: list[Batch]) -> list[Batch]:
         """Take batches out of the pool that no process has begun to read, or whose result will not be read."""
-        pool: Any = getattr(self._pool, "_pool", None)
-        outbound = getattr(pool, "outbound_buffer", None)
-        if outbound is None:
+        if (processes := self._processes) is None:
             return []
-        found = []
+        recalled = []
         for batch in batches:
             job = self._jobs.get(batch.number)
-            if job is not None and (job in outbound or job._job not in pool._cache):  # noqa: SLF001 - billiard's only way
-                if job in outbound:
-                    outbound.remove(job)
+            unsent = job in processes.outbound_buffer
+            if job is not None and (unsent or job._job not in processes._cache):  # noqa: SLF001 - billiard's only way
+                if unsent:
+                    processes.outbound_buffer.remove(job)
                 job.discard()
-                self._jobs.pop(batch.number, None)
-                found.append(batch)
-        return found
+                del self._jobs[batch.number]
+                recalled.append(batch)
+        return recalled
 
     def flush(self) -> None:
         """Finish what is being written to a process: while the loop stands still nobody else does.
@@ -185,75 +181,61 @@ class WorkerPool:
         Celery's own would forget, too, what a process has got whole but not yet accepted: it runs all the same, and then waits for
         half a minute for somebody to read what came of it.
         """
-        pool: Any = getattr(self._pool, "_pool", None)
-        if getattr(pool, "outbound_buffer", None) is None:
+        if (processes := self._processes) is None:
             return
-        busy = set(pool._busy_workers)  # noqa: SLF001 - billiard's only way
+        busy = set(processes._busy_workers)  # noqa: SLF001 - billiard's only way
         written = [job for job in self._jobs.values() if not job._accepted]  # noqa: SLF001
         for job in written:
             job._accepted = True  # noqa: SLF001
-        pool.flush()
+        processes.flush()
         for job in written:
             job._accepted = False  # noqa: SLF001
-        pool._busy_workers.update(busy)  # noqa: SLF001
+        processes._busy_workers.update(busy)  # noqa: SLF001
 
     def drain_results(self) -> None:
         """Handle the results of threads while the loop stands still."""
         if self._threads:
             self._drain()
 
-    def _watch_starts(self) -> None:
-        """Fill the slot of each process as it comes up, without waiting for a timer."""
-        if self._inqueues() is None:
-            return
-        handlers = self._pool._pool._result_handler.state_handlers  # noqa: SLF001 - billiard's only way
-        noted = handlers[WORKER_UP]
+    def _hook(self, processes: Any) -> None:
+        """Take part in what Celery's pool does with its processes: their starts, their time limits, their ends."""
+        handlers = processes._result_handler.state_handlers  # noqa: SLF001 - billiard's only way
+        on_up, track = handlers[WORKER_UP], processes._track_child_process  # noqa: SLF001
 
         def up(pid: int) -> None:
-            noted(pid)
+            """Fill the slot of a process as it comes up, without waiting for a timer."""
+            on_up(pid)
             self._dispatcher().slot_added()
 
-        handlers[WORKER_UP] = up
-
-    def _skip_dead_processes(self) -> None:
-        """Skip, where the loop begins anew, a process that has ended and is not reaped yet: Celery would fail at it."""
-        if self._inqueues() is None:
-            return
-        pool: Any = self._pool._pool  # noqa: SLF001 - billiard's only way
-        track = pool._track_child_process  # noqa: SLF001
-
-        def tracked(process: Any, hub: Any) -> None:
+        def track_live(process: Any, hub: Any) -> None:
+            """Skip, where the loop begins anew, a process that has ended and is not reaped yet: Celery would fail at it."""
             if getattr(process, "_sentinel_poll", 0) is not None:
                 track(process, hub)
 
-        pool._track_child_process = tracked  # noqa: SLF001
-
-    def _read_before_limits(self) -> None:
-        """Read what a process has returned before it is held to a time limit: the loop may have stood still for longer."""
-        pool: Any = getattr(self._pool, "_pool", None)
-        for name in ("on_soft_timeout", "on_hard_timeout") if self._inqueues() is not None else ():
-            setattr(pool, name, functools.partial(self._limited, getattr(pool, name)))
+        handlers[WORKER_UP], processes._track_child_process = up, track_live  # noqa: SLF001
+        for name in ("on_soft_timeout", "on_hard_timeout"):
+            setattr(processes, name, functools.partial(self._limited, getattr(processes, name)))
 
     def _limited(self, limit: Callable[[Any], None], job: Any) -> None:
+        """Read what a process has returned before it is held to a time limit: the loop may have stood still for longer."""
         process, _ = self._pool._pool._process_by_pid(job._worker_pid)  # noqa: SLF001 - billiard's only way
-        while (
-            process is not None and self._pipes is not None and not job.ready() and self._pipes.read(process, READ_MS)
-        ):
+        while process is not None and not job.ready() and self._pipes.read(process, READ_MS):
             pass
         if not job.ready():
             limit(job)
 
-    def _inqueues(self) -> Any:
-        """The pipes of the processes that are up; None where there are no processes, and when the pool has ended."""
-        return getattr(getattr(self._pool, "_pool", None), "_all_inqueues", None)
+    @property
+    def _processes(self) -> Any:
+        """Celery's pool of processes; None where there are no processes, and when the pool has ended."""
+        pool = getattr(self._pool, "_pool", None)
+        return pool if hasattr(pool, "_all_inqueues") else None
 
     def _write(self) -> None:
         """Write to an idle process at once: Celery would first ask the loop, for two turns, whether its pipe can be written to."""
-        pool: Any = getattr(self._pool, "_pool", None)
-        write = getattr(self._hub, "consolidate_callback", None)
-        if write is not None and getattr(pool, "outbound_buffer", None):
-            busy = pool._busy_workers | pool._active_writes  # noqa: SLF001 - billiard's only way
-            write([fd for fd in pool._all_inqueues if fd not in busy])  # noqa: SLF001
+        processes, write = self._processes, getattr(self._hub, "consolidate_callback", None)
+        if write is not None and processes is not None and processes.outbound_buffer:
+            busy = processes._busy_workers | processes._active_writes  # noqa: SLF001 - billiard's only way
+            write([fd for fd in processes._all_inqueues if fd not in busy])  # noqa: SLF001
 
     def _forget(self, batch: Batch) -> None:
         self._jobs.pop(batch.number, None)
@@ -280,30 +262,30 @@ class WorkerPool:
 
     def _finished(self, batch: Batch, ran: BatchResult) -> None:
         self._forget(batch)
-        if self._inqueues() is not None and batch.pid and (why := self._wear.worn(batch.pid, batch.model, ran.leak)):
+        if (
+            self._processes is not None
+            and batch.pid
+            and (why := self._recycler.reason_to_replace(batch.pid, batch.model, ran.leak))
+        ):
             self._replace(batch.pid, why)
         self._dispatcher().batch_finished(batch, ran)
 
     def _replace(self, pid: int, why: str) -> None:
         """End a process that has nothing to do, and have another take its place."""
-        process, _ = self._pool._pool._process_by_pid(pid)  # noqa: SLF001 - billiard's only way
+        processes = self._pool._pool  # noqa: SLF001 - billiard's only way
+        process, _ = processes._process_by_pid(pid)  # noqa: SLF001
         if process is None:
             return
         logger.info("process %d is replaced: %s", pid, why)
-        self._inqueues().discard(process.inqW_fd)  # nothing more is written to it
+        processes._all_inqueues.discard(process.inqW_fd)  # noqa: SLF001 - nothing more is written to it
         process._controlled_termination = True  # noqa: SLF001 - it is no error
         os.kill(pid, signal.SIGKILL)
 
     def _failed(self, batch: Batch, error: BaseException) -> None:
         self._forget(batch)
         error = getattr(error, "exc", error)  # billiard's wrapper
-        reason = (
-            "time limit"
-            if isinstance(error, TimeLimitExceeded)
-            else "terminated"
-            if isinstance(error, Terminated)
-            else "process died"
-        )
+        reasons = {TimeLimitExceeded: "time limit", Terminated: "terminated"}
+        reason = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), "process died")
         self._dispatcher().batch_failed(batch, error, reason)
 
     def _thread_timed_out(self, batch: Batch, hard: float) -> None:
@@ -341,10 +323,3 @@ def end(pool: Any) -> None:
             os.set_blocking(pipe, False)
             while os.read(pipe, 1 << 16):
                 pass
-
-
-def _redirect_to_null(pipe: int) -> None:
-    """Redirect to the null device what is still to be written to a pipe."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, pipe, inheritable=False)
-    os.close(nowhere)

@@ -58,7 +58,7 @@ class ProcessPipes:
         if reader.closed or process in self._ended or (wait_ms and not _readable(reader.fileno(), wait_ms)):
             return False
         try:
-            heard = self._fill(process, reader.fileno())
+            has_read = self._fill(process, reader.fileno())
             for message in self._messages(process):
                 self._check(process, message)
                 self._handler.on_state_change(message)
@@ -69,7 +69,7 @@ class ProcessPipes:
             if self._hub is not None:
                 self._hub.remove_reader(reader.fileno())
             return False
-        return heard
+        return has_read
 
     def _readable(self, hub: Any) -> Callable[[int], None]:
         """Make what the loop calls when a process has written."""

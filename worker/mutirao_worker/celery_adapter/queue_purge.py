@@ -24,15 +24,14 @@ def empty(client: redis.Redis, queue: str) -> int:
     Raises:
         BrokerUnavailable: the jobs' records could not be ended.
     """
-    given, count = settings.load(), 0
-    with contextlib.closing(RedisDriver(given)) as driver:
-        core = RedisBackend(given, check=False)
+    loaded, count = settings.load(), 0
+    with contextlib.closing(RedisDriver(loaded)) as driver:
+        backend = RedisBackend(loaded, check=False)
         for key in list(_lists(client, queue)):
-            while envelopes := _taken(client, key):
+            while envelopes := _pop(client, key):
                 count += len(envelopes)
-                found = (_ID.search(raw) for raw in envelopes)
-                ids = [id for match in found if match and (id := _known(match[1]))]
-                driver.run(core.cancel_or_expire(ids, "revoked"))
+                ids = [id for raw in envelopes if (id := _id_of(raw))]
+                driver.run(backend.cancel_or_expire(ids, "revoked"))
     return count
 
 
@@ -43,18 +42,18 @@ def _lists(client: redis.Redis, queue: str) -> Iterator[str]:
         yield from (keyspace.queue_key(str(keyspace.model_of(queue)), step, tenant) for step in keyspace.KOMBU_STEPS)
 
 
-def _taken(client: redis.Redis, key: str) -> list[bytes]:
+def _pop(client: redis.Redis, key: str) -> list[bytes]:
     """Take requests off a list, and count them as taken, so that the places of others stay right."""
-    found: Any = client.rpop(key, TOGETHER)
-    taken: list[bytes] = found or []
-    if taken:
-        client.hincrby(keyspace.LIST_COUNTS, key, len(taken))
+    envelopes: Any = client.rpop(key, TOGETHER) or []
+    if envelopes:
+        client.hincrby(keyspace.LIST_COUNTS, key, len(envelopes))
         client.hdel(keyspace.LIST_COUNTS, f"rows {key}")
-    return taken
+    return list(envelopes)
 
 
-def _known(raw: bytes) -> str:
+def _id_of(envelope: bytes) -> str:
+    match = _ID.search(envelope)
     try:
-        return keyspace.recorded_id(raw.decode(errors="replace"))
+        return keyspace.recorded_id(match[1].decode(errors="replace")) if match else ""
     except errors.InvalidRequest:
         return ""

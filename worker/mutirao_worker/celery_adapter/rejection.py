@@ -35,6 +35,6 @@ def _end_refused(consumer: Any, message: Any, error: Exception, id: Any) -> None
 
 def unreadable(message: Any, exc: Exception) -> errors.InvalidRequest:
     """Make the error of a body that cannot be read; kombu wraps that of our own decoder."""
-    said = next((str(arg) for arg in exc.args if isinstance(arg, errors.MutiraoError)), type(exc).__name__)
-    text = f"the body ({message.content_type}) cannot be read: {said}; send application/json or application/x-mutirao"
+    reason = next((str(arg) for arg in exc.args if isinstance(arg, errors.MutiraoError)), type(exc).__name__)
+    text = f"the body ({message.content_type}) cannot be read: {reason}; send application/json or application/x-mutirao"
     return errors.InvalidRequest(text, reason=f"unreadable body, {type(exc).__name__}")

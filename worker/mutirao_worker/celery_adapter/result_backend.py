@@ -30,8 +30,8 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]  # Celery has no types
         return prepared
 
     def _create_client(self, **_: Any) -> redis.Redis:
-        given = self.app.conf.mutirao
-        return connect(given.result_url, given, **options(given))
+        settings = self.app.conf.mutirao
+        return connect(settings.result_url, settings, **options(settings))
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
         """Celery need not read the URL, and is not told its password: `_create_client` knows it."""

@@ -208,12 +208,12 @@ class Batcher:
 
     def speeds(self, slots: int) -> dict[str, float]:
         """Estimate the rows of each model that a number of slots answers a second, with full batches; of models that were timed."""
-        found = {}
+        speeds = {}
         for model, queue in self.queues.items():
             within_s = min(queue.limits.latency_s or AHEAD_S, AHEAD_S)
             if (speed := queue.service_time.speed(queue.limits.max_rows, within_s)) > 0:
-                found[model] = slots * speed
-        return found
+                speeds[model] = slots * speed
+        return speeds
 
     def mean_batch_rows(self) -> dict[str, float]:
         """Return the mean rows of each model's latest batches."""

@@ -19,7 +19,7 @@ from mutirao_worker.engine.interfaces import FollowUps, RequestRegistry, TaskEve
 from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.outcome import BatchRun, Outcome, refused
 from mutirao_worker.engine.request import Request
-from mutirao_worker.engine.script_client import ScriptCall, warn_once
+from mutirao_worker.engine.script_client import Then, warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -104,8 +104,7 @@ class Commit:
         run: BatchRun,
         outcomes: Sequence[Outcome],
         runtime: float = 0.0,
-        then: ScriptCall | None = None,
-        on_committed: Callable[[bool, Any], None] = lambda *_: None,
+        then: Then | None = None,
         *,
         wait: bool = False,
     ) -> None:
@@ -115,18 +114,19 @@ class Commit:
             run: their run.
             outcomes: how each ended; at least one.
             runtime: what the model took for all, in seconds.
-            then: a script to call in the same round trip.
-            on_committed: takes whether Redis answered, and the reply of that script.
+            then: a script to call in the same round trip, and what takes its reply, or the error that took its place.
             wait: for Redis, also where the loop can watch for its reply.
         """
         planned = [self._follow_ups.plan(outcome) if outcome.embed else outcome for outcome in outcomes]
-        *first, last = (Uncommitted(run, part) for part in split_by_size(planned))
-        for place, part in enumerate(first):
-            if not self._send(part, runtime, wait=wait):
-                self._uncommitted += [*first[place + 1 :], last]
-                on_committed(False, None)
+        parts = [Uncommitted(run, part) for part in split_by_size(planned)]
+        for place, part in enumerate(parts, 1):
+            last = place == len(parts)
+            exc = self._send(part, runtime, then if last else None, wait=wait)
+            if exc is not None and not last:
+                self._uncommitted += parts[place:]
+                if then is not None:
+                    then[1](exc)
                 return
-        self._send(last, runtime, then, on_committed, wait=wait)
 
     def retry(self) -> None:
         """Commit again what could not be committed."""
@@ -159,17 +159,9 @@ class Commit:
         request.batch, request.ended = None, True
         self._registry.remove(request)
 
-    def _send(
-        self,
-        part: Uncommitted,
-        runtime: float,
-        then: ScriptCall | None = None,
-        on_committed: Callable[[bool, Any], None] = lambda *_: None,
-        *,
-        wait: bool,
-    ) -> bool:
-        """Commit outcomes by one call; return False where that has failed."""
-        number, free = next(self._numbers), self._idle_slots()
+    def _send(self, part: Uncommitted, runtime: float, then: Then | None, *, wait: bool) -> redis.RedisError | None:
+        """Commit outcomes by one call; return why that has failed, if it has."""
+        number, free, call = next(self._numbers), self._idle_slots(), None if then is None else then[0]
         self._posted[number] = part
 
         def on_replies(replies: list[Any] | redis.RedisError) -> None:
@@ -178,21 +170,22 @@ class Commit:
                 self._refusal = warn_once(logger, "cannot keep results yet", replies, self._refusal)
                 self._uncommitted.append(part)
                 self._call_later(RETRY_S, self.retry)
-                on_committed(False, None)
             else:
                 self._committed(part, replies[0], runtime)
-                on_committed(True, replies[1] if len(replies) > 1 else None)
+            if then is not None:
+                then[1](replies if isinstance(replies, redis.RedisError) else replies[1])
 
         try:
             if self._watch_replies is not None and not wait:
-                calls = self._records.commit_calls(part.run, part.outcomes, free, then)
+                calls = self._records.commit_calls(part.run, part.outcomes, free, call)
                 self._watch_replies(self._records.results.post(calls, on_replies))
-                return True
-            replies: list[Any] | redis.RedisError = self._records.commit(part.run, part.outcomes, free, then)
+                return None
+            replies = self._records.commit(part.run, part.outcomes, free, call)
         except redis.RedisError as exc:
-            replies = exc
+            on_replies(exc)
+            return exc
         on_replies(replies)
-        return not isinstance(replies, redis.RedisError)
+        return None
 
     def _committed(self, part: Uncommitted, statuses: Sequence[bytes], runtime: float) -> None:
         self._refusal = ""

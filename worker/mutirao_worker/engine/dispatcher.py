@@ -24,7 +24,6 @@ from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.outcome import BatchRun, Outcome
 from mutirao_worker.engine.prerun_check import PrerunCheck
 from mutirao_worker.engine.request import Request
-from mutirao_worker.engine.script_client import ScriptCall
 from mutirao_worker.inference.execution import BatchResult
 from mutirao_worker.inference.inputs import PackedRequest
 from mutirao_worker.models.model_host import ModelHost
@@ -173,12 +172,12 @@ class Dispatcher:
             self.batcher.observe(batch.model, ran.rows, time.monotonic() - batch.began, ran.cpu_wait_s)
         pairs = list(zip(batch.requests, ran.results, strict=True))
         refused = [request for request, answer in pairs if answer.other_copy_may_accept]
-        handed = self.source.hand_over(refused) if refused and self.source is not None else []
+        handed_over = self.source.hand_over(refused) if refused and self.source is not None else []
         outcomes, isolated = [], []
         for request, answer in pairs:
             if answer.status == "interrupted":
                 isolated.append(request)
-            elif request not in handed:
+            elif request not in handed_over:
                 outcomes.append(outcome.of_answer(request, answer))
         if isolated:
             self._isolate(batch.model, isolated, "what ran with it took the time, or the room, of this run")
@@ -221,7 +220,7 @@ class Dispatcher:
         result = msgspec.json.encode(self.app.backend.prepare_exception(error, "json"), enc_hook=str)
         logger.warning("refused %s: %r", request.id or "a message without id", error)
         self._end_without_run(
-            Outcome(request, "FAILURE", result, repr(error), reason=reason, said=outcome.in_words(error))
+            Outcome(request, "FAILURE", result, repr(error), reason=reason, letter_text=outcome.in_words(error))
         )
 
     def forget_waiting(self) -> None:
@@ -312,19 +311,7 @@ class Dispatcher:
         if not outcomes:
             self.source.pull()
             return
-        call = self.source.reserve_call()
-        self.commit.end(
-            run, outcomes, runtime, call, lambda committed, reply: self._on_committed(call, reply, committed=committed)
-        )
-
-    def _on_committed(self, call: ScriptCall | None, reply: Any, *, committed: bool) -> None:
-        if call is None or self.source is None:
-            return
-        if committed:
-            self.source.on_reserved(call, reply)
-            self.dispatch()
-        else:
-            self.source.mark_uncertain()
+        self.commit.end(run, outcomes, runtime, self.source.reserve_call())
 
     def _end_without_run(self, ended: Outcome) -> None:
         now = self._now()
@@ -351,11 +338,11 @@ class Dispatcher:
 
     def _remove_running(self, batch: Batch) -> Batch | None:
         """Remove a batch from the running ones; None where it was given back."""
-        found = self.running.pop(batch.number, None)
-        if found is not None:
+        running = self.running.pop(batch.number, None)
+        if running is not None:
             queue = self.batcher.queue(batch.model)
             queue.running = max(0, queue.running - 1)
-        return found
+        return running
 
     def _isolate(self, model: str, requests: list[Request], why: str) -> None:
         most = self._host.max_attempts(model)
@@ -369,10 +356,10 @@ class Dispatcher:
 
     def _time_limits(self, requests: list[Request]) -> tuple[float | None, float | None]:
         own = self._host.time_limits(requests[0].model)
-        asked = requests[0].limits if len(requests) == 1 else None
-        if asked is None:
+        wanted = requests[0].limits if len(requests) == 1 else None
+        if wanted is None:
             return own
-        hard, soft = (min((limit for limit in pair if limit), default=None) for pair in zip(own, asked, strict=True))
+        hard, soft = (min((limit for limit in pair if limit), default=None) for pair in zip(own, wanted, strict=True))
         return hard, soft
 
     def _batch_run(self, batch: Batch) -> BatchRun:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from mutirao_worker.engine.batch import Batch
 from mutirao_worker.engine.outcome import Outcome
 from mutirao_worker.engine.request import Request
-from mutirao_worker.engine.script_client import ScriptCall
+from mutirao_worker.engine.script_client import Then
 from mutirao_worker.inference.inputs import PackedRequest
 
 
@@ -39,14 +39,8 @@ class Pool(Protocol):
 class RequestSource(Protocol):
     """Where requests come from, and where they are given back to."""
 
-    def reserve_call(self) -> ScriptCall | None:
-        """Make the call that takes more requests; None where none are wanted."""
-
-    def on_reserved(self, call: ScriptCall, reply: Any) -> None:
-        """Offer what that call brought."""
-
-    def mark_uncertain(self) -> None:
-        """Note that a call that takes requests may have run although its reply was lost."""
+    def reserve_call(self) -> Then | None:
+        """Make the call that takes more requests, and what takes its reply; None where none are wanted."""
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""

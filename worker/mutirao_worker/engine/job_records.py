@@ -105,8 +105,8 @@ class JobRecords:
             redis.RedisError: Redis did not answer.
         """
         ids = [request.id for request in requests if request.is_offloaded]
-        found: Any = self.results.client.mget([keyspace.payload_key(id, "in") for id in ids]) if ids else []
-        return dict(zip(ids, found, strict=True))
+        payloads: Any = self.results.client.mget([keyspace.payload_key(id, "in") for id in ids]) if ids else []
+        return dict(zip(ids, payloads, strict=True))
 
     def commit_calls(
         self, run: BatchRun, outcomes: Sequence[Outcome], free: int, then: ScriptCall | None
@@ -207,7 +207,7 @@ def _dead_letter(outcome: Outcome, run: BatchRun) -> bytes:
         request.key.decode(),
         request.envelope(),
         reason=outcome.reason,
-        message=outcome.said or outcome.shown,
+        message=outcome.letter_text or outcome.shown,
         at=run.finished_at,
         worker=run.worker,
         attempts=request.deliveries,

@@ -98,40 +98,34 @@ class Leases:
         return bool(keys and self.scripts.client.exists(*keys))
 
     def reserve_call(
-        self, rooms: Mapping[str, Demand], free: int, starting: int = 0, *, late: bool = False
+        self, demands: Mapping[str, Demand], free: int, starting: int = 0, *, late: bool = False
     ) -> ScriptCall:
         """Make the call that takes requests, the first queue first; its reply goes to `parse_reserved`.
 
         Args:
-            rooms: how many of each queue.
+            demands: how many of each queue.
             free: how many slots are free.
             starting: how many more are in a moment.
             late: the call runs at some later moment: only if this worker still has its lease then, and only if something waits.
         """
-        asked = [part for name, room in rooms.items() for part in (name, *room)]
-        own = (self.identity, self._settings.lease_s, free, starting, self._tag, self._turn)
+        args = (
+            self.identity, self._settings.lease_s, free, starting, self._tag, self._turn, self._records_flag(),
+            math.ceil(self._settings.result_ttl_s), iso_now(), keyspace.KOMBU_SEPARATOR, int(late),
+            *(part for name, demand in demands.items() for part in (name, *demand)),
+        )  # fmt: skip
         self._tag += _TAGS_PER_CALL
-        records = (
-            self._records_flag(),
-            math.ceil(self._settings.result_ttl_s),
-            iso_now(),
-            keyspace.KOMBU_SEPARATOR,
-            int(late),
-        )
-        return "reserve", (keyspace.LEASES, keyspace.SLOTS, self.key), (*own, *records, *asked)
+        return "reserve", (keyspace.LEASES, keyspace.SLOTS, self.key), args
 
     def parse_reserved(self, call: ScriptCall, reply: Sequence[Any]) -> Reserved:
         """Read the reply of a reserve."""
         self._observe_clock(reply[0])
-        found, gone = reply[5], reply[6]
-        first = call[2][4] + 1
-        requests = list(zip(itertools.count(first), found[::2], found[1::2], strict=False))
-        ended = [(key, envelope, why.decode()) for key, envelope, why in zip(*[iter(gone)] * 3, strict=True)]
+        taken, first_tag = reply[5], call[2][4] + 1
+        requests = list(zip(itertools.count(first_tag), taken[::2], taken[1::2], strict=False))
         leased_before, self._leased = self._leased, True
         self._turn += bool(requests)
         return Reserved(
             requests,
-            ended,
+            _triples(reply[6]),
             {name.decode() for name in reply[2]},
             leased_before and bool(reply[1]),
             int(reply[3]),
@@ -149,11 +143,8 @@ class Leases:
         keys = (keyspace.LEASES, keyspace.SLOTS, keyspace.DEAD, keyspace.DEAD_INDEX)
         now, lapsed, adopted, given_up, reserved = self.scripts.call("renew_and_adopt", keys, args)
         self._observe_clock(now)
-        letters = [
-            (key, envelope, worker.decode()) for key, envelope, worker in zip(*[iter(given_up)] * 3, strict=True)
-        ]
         leased_before, self._leased = self._leased, True
-        return Renewal(leased_before and bool(lapsed), int(adopted), int(reserved), letters)
+        return Renewal(leased_before and bool(lapsed), int(adopted), int(reserved), _triples(given_up))
 
     def keep_alive(self) -> None:
         """Renew the lease while the loop stands still for a reason; one that has lapsed meanwhile stays so."""
@@ -206,3 +197,7 @@ class Leases:
 def iso_now() -> str:
     """The time as Celery writes it into records."""
     return datetime.datetime.now(datetime.UTC).isoformat()
+
+
+def _triples(flat: Sequence[bytes]) -> list[tuple[bytes, bytes, str]]:
+    return [(key, envelope, text.decode()) for key, envelope, text in zip(*[iter(flat)] * 3, strict=True)]

@@ -26,7 +26,7 @@ LEAVE_S = 0.25
 KNOWN_S = 0.25
 
 
-class Copies:
+class ModelCopies:
     """Which copies of its models other workers serve; read only once a request has been refused."""
 
     def __init__(self, host: ModelHost, leases: Leases) -> None:
@@ -48,10 +48,10 @@ class Copies:
 
     def grouped(self, requests: Iterable[Request]) -> dict[tuple[str, str], list[Request]]:
         """Group requests by their model and by the digest of this worker's copy of it."""
-        found: defaultdict[tuple[str, str], list[Request]] = defaultdict(list)
+        groups: defaultdict[tuple[str, str], list[Request]] = defaultdict(list)
         for request in requests:
-            found[request.model, self._host.digest(request.model)].append(request)
-        return found
+            groups[request.model, self._host.digest(request.model)].append(request)
+        return groups
 
     def leave_to_others(self, queue: str) -> None:
         """Leave a queue to others for a moment."""
@@ -59,12 +59,7 @@ class Copies:
 
     def is_left_to_others(self, queue: str) -> bool:
         """Whether a queue is left to others now."""
-        if not self._left_until:
-            return False
-        if time.monotonic() < self._left_until.get(queue, 0.0):
-            return True
-        self._left_until.pop(queue, None)
-        return False
+        return bool(self._left_until) and time.monotonic() < self._left_until.get(queue, 0.0)
 
     def _live_workers(self) -> tuple[WorkerInfo, ...]:
         if time.monotonic() >= self._known_until:

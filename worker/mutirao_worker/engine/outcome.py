@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
         traceback: of the model's own code.
         embed: what a stock client wants to be run next.
         reason: why it goes to the dead letters; "" for not at all.
-        said: what its dead letter says, in words and without any of its values; as events say it where empty.
+        letter_text: what its dead letter says, in words and without any of its values; as events say it where empty.
         signum: the signal that ended it.
         children: what follows it, as Celery writes that into a record; empty for nothing.
     """
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
     traceback: str | None = None
     embed: dict[str, Any] | None = None
     reason: str = ""
-    said: str = ""
+    letter_text: str = ""
     signum: int | None = None
     children: bytes = b""
 
@@ -67,10 +67,10 @@ class BatchRun(NamedTuple):
 def of_answer(request: Request, answer: RequestResult) -> Outcome:
     """Make the outcome of a request that came back from its process."""
     status = "SUCCESS" if answer.status == "ok" else "FAILURE"
-    said = _unreadable(answer) if status == "FAILURE" else ""
-    reason = "not decodable" if said else ""
+    text = _unreadable(answer) if status == "FAILURE" else ""
+    reason = "not decodable" if text else ""
     return Outcome(
-        request, status, answer.result, answer.summary, answer.payload, answer.traceback, answer.embed, reason, said
+        request, status, answer.result, answer.summary, answer.payload, answer.traceback, answer.embed, reason, text
     )
 
 
@@ -82,16 +82,16 @@ def revoked(request: Request, why: str, signum: int | None = None) -> Outcome:
 
 def given_up(request: Request, error: BaseException, reason: str) -> Outcome:
     """Make the outcome of a request whose process died or hung once too often."""
-    said = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts + 1} attempts"]
-    result = {"exc_type": type(error).__name__, "exc_message": said, "exc_module": type(error).__module__}
-    shown = f"{type(error).__name__}({said[0]!r})"
-    text = f"ran past its time limit of {error.args[0]:g} s" if reason == "time limit" else str(said[0])
-    return Outcome(request, "FAILURE", msgspec.json.encode(result), shown, reason=reason, said=text)
+    args = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts + 1} attempts"]
+    result = {"exc_type": type(error).__name__, "exc_message": args, "exc_module": type(error).__module__}
+    shown = f"{type(error).__name__}({args[0]!r})"
+    text = f"ran past its time limit of {args[0]:g} s" if reason == "time limit" else str(args[0])
+    return Outcome(request, "FAILURE", msgspec.json.encode(result), shown, reason=reason, letter_text=text)
 
 
-def refused(ended: Outcome, said: Exception) -> Outcome:
+def refused(ended: Outcome, refusal: Exception) -> Outcome:
     """Make the outcome of a request whose own outcome Redis does not take."""
-    text = " ".join(str(said).split())
+    text = " ".join(str(refusal).split())
     why = f"has no room for it ({text})" if "OOM" in text else f"does not take it ({text})"
     error = errors.ResultRefused(
         f"the result has {ended.size:,} bytes, and Redis {why}: ask for fewer rows or outputs in one request, or raise its limit",
@@ -104,8 +104,8 @@ def refused(ended: Outcome, said: Exception) -> Outcome:
 def _unreadable(answer: RequestResult) -> str:
     """Return why a body is no request at all, and becomes a dead letter; "" for a request that is refused."""
     failure = msgspec.json.decode(answer.result, type=Failure)
-    said = str((failure.exc_data or {}).get("reason", ""))
-    return said if failure.is_own and said.startswith(UNREADABLE) else ""
+    reason = str((failure.exc_data or {}).get("reason", ""))
+    return reason if failure.is_own and reason.startswith(UNREADABLE) else ""
 
 
 def in_words(error: Exception) -> str:

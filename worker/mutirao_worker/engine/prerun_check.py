@@ -51,10 +51,9 @@ class PrerunCheck:
     def filter(self, batch: list[Request]) -> list[Request]:
         """End what must not run any more, and return the rest."""
         for request in batch:
-            if request.id in self._revoked:
-                self._revoke(request, "revoked")
-            elif request.headers.expires is not None and (request.expires or 0) <= time.time():
-                self._revoke(request, "expired")
+            revoked = request.id in self._revoked
+            if revoked or (request.headers.expires is not None and (request.expires or 0) <= time.time()):
+                self._end(outcome.revoked(request, "revoked" if revoked else "expired"))
         batch = [request for request in batch if not request.ended]
         if not batch or not self._may_have_changed(min(request.received for request in batch), time.monotonic()):
             return batch
@@ -62,20 +61,17 @@ class PrerunCheck:
             whys = self._records.prerun_check(batch)
         except redis.RedisError:
             return batch  # its end is fenced, whatever happened to it meanwhile
+        runnable = []
         for request, why in zip(batch, whys, strict=True):
-            if why:
-                self._commit.ended(request, why)
-                self._discard(request)
-        return [request for request, why in zip(batch, whys, strict=True) if not why]
-
-    def _discard(self, request: Request) -> None:
-        try:
-            self._records.acknowledge([request])
-        except redis.RedisError as exc:  # it is found reserved before long, and looked at again
-            logger.debug("cannot acknowledge %s, which had ended: %s", request.id, exc)
-
-    def _revoke(self, request: Request, why: str) -> None:
-        self._end(outcome.revoked(request, why))
+            if not why:
+                runnable.append(request)
+                continue
+            self._commit.ended(request, why)
+            try:
+                self._records.acknowledge([request])
+            except redis.RedisError as exc:  # it is found reserved before long, and looked at again
+                logger.debug("cannot acknowledge %s, which had ended: %s", request.id, exc)
+        return runnable
 
     def _may_have_changed(self, oldest: float, now: float) -> bool:
         """Whether one of the requests that came since may have been cancelled or have expired meanwhile."""

@@ -17,8 +17,8 @@ REPLACED_MOST = 3
 LEFT_MOST = 32
 
 
-class Wear:
-    """What is known of the wear of one worker's processes."""
+class ProcessRecycler:
+    """Counts what the processes of one worker have run, and says which of them are to be replaced."""
 
     def __init__(self, max_batches: int = 0, max_bytes: int = 0) -> None:
         """Take after how many batches, and above how many bytes of resident memory, a process is replaced; 0 for never."""
@@ -27,7 +27,7 @@ class Wear:
         self._max_bytes = max_bytes
         self._replaced: collections.Counter[str] = collections.Counter()
 
-    def worn(self, pid: int, model: str, leak: Leak | None) -> str:
+    def reason_to_replace(self, pid: int, model: str, leak: Leak | None) -> str:
         """Return why a process is to be replaced now that it has run a batch; "" for not at all.
 
         Args:
@@ -36,7 +36,8 @@ class Wear:
             leak: what that left behind.
         """
         self._batches[pid] += 1
-        why = self._leaked(model, leak) or self._served(pid) or self._large(pid)
+        served = f"it has run {self._max_batches} batches" if 0 < self._max_batches <= self._batches[pid] else ""
+        why = self._leaked(model, leak) or served or self._large(pid)
         if why:
             del self._batches[pid]
         return why
@@ -50,9 +51,6 @@ class Wear:
                 "model %s leaves something behind in every process, %s: it is let do so now", model, leak.description
             )
         return f"model {model} has left {leak.description} behind"
-
-    def _served(self, pid: int) -> str:
-        return f"it has run {self._max_batches} batches" if 0 < self._max_batches <= self._batches[pid] else ""
 
     def _large(self, pid: int) -> str:
         if not self._max_bytes:

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 def pause(since_s: float) -> float | None:
     """Return how long to wait before the next poll, by the time since the last request without a wakeup token; None to stop."""
-    found = max(CLOSE_S, PART * since_s)
-    return found if found < PAUSE_MAX_S else None
+    pause_s = max(CLOSE_S, PART * since_s)
+    return pause_s if pause_s < PAUSE_MAX_S else None
 
 
 class Polling:
@@ -87,8 +87,8 @@ class Polling:
             logger.debug("cannot poll %s: %s", ", ".join(names), replies)
             self._last, self._polls = {}, False
             return
-        found = dict(zip(names, replies[0], strict=True))
-        self.note_silent(queue for queue, state in found.items() if state == 2)
+        states = dict(zip(names, replies[0], strict=True))
+        self.note_silent(queue for queue, state in states.items() if state == 2)
         now = time.monotonic()
-        pauses = [pause(now - self._last[queue]) for queue, state in found.items() if state and queue in self._last]
+        pauses = [pause(now - self._last[queue]) for queue, state in states.items() if state and queue in self._last]
         self._call_later(min((each for each in pauses if each is not None), default=PAUSE_MAX_S), self._poll)

@@ -18,11 +18,10 @@ from mutirao.wire.envelope import TaskEnvelope, TaskHeaders
 from mutirao_worker.inference.inputs import TRIPLE
 
 # A larger body of a stock client is not decoded twice.
-_LOOKED_INTO_MAX = 16_384
+_DECODED_MAX_BYTES = 16_384
 _OF_A_TENANT = (
     f"{keyspace.TENANT_SEPARATOR!r} stands between a tenant of the HTTP gateway and its job's id; send another"
 )
-
 
 _DECODER = msgspec.json.Decoder(TaskEnvelope)
 
@@ -165,21 +164,21 @@ class Request:
             self._summary = own[:200] if own else f"{self.model}: {self.size} bytes"
         return self._summary
 
-    def look(self) -> None:
+    def read_small_body(self) -> None:
         """Read model and rows from the body, where no header of our own client names them: only a small JSON body of a stock client."""
-        if self.size > _LOOKED_INTO_MAX or self.content_type != binary_codec.JSON:
+        if self.size > _DECODED_MAX_BYTES or self.content_type != binary_codec.JSON:
             return
         try:
             raw = base64.b64decode(self.body) if self.base64 else self.body
-            args, named, _ = msgspec.json.decode(raw)
-            name, given = messages.arguments(args, named)
-            model, asked = keyspace.model_name(name), messages.read_request(given)
-            summary = messages.summary(model, asked)
+            args, options, _ = msgspec.json.decode(raw)
+            name, content = messages.arguments(args, options)
+            model, predict_request = keyspace.model_name(name), messages.read_request(content)
+            summary = messages.summary(model, predict_request)
         except (errors.MutiraoError, msgspec.DecodeError, binascii.Error, TypeError, ValueError, LookupError):
             return  # the process that is to run it says what is wrong with it
         self.model, self._summary = model, summary
-        if asked.inputs:
-            self.rows = max(1, messages.rows(asked.inputs[0]))
+        if predict_request.inputs:
+            self.rows = max(1, messages.rows(predict_request.inputs[0]))
 
     # What Celery asks of a request in its registers.
 
@@ -246,18 +245,15 @@ def of_envelope(owner: Owner, tag: int, key: bytes, raw: bytes) -> Request:
         queue=key.decode(),
     )
     request.tag, request.key, request.raw, request.priority = tag, key, raw, envelope.properties.priority or 0
-    if envelope.headers.mutirao is None:
-        _check_stock_id(request.id)
-        request.look()
-    return request
+    return _checked(request)
 
 
 def unreadable(owner: Owner, tag: int, key: bytes, raw: bytes) -> tuple[Request, errors.InvalidRequest]:
     """Stand in for a request where an envelope is none, and say why; its id is what can be found of one, or ""."""
     id: Any = ""
     try:
-        found = _parsed(raw)
-        headers = found.get("headers")
+        message = _decoded(raw)
+        headers = message.get("headers")
         if isinstance(headers, dict) and headers:
             id = headers.get("id")
             reason, text = ("no id", "name no id") if id is None else ("not a task message", "are not a task's")
@@ -265,7 +261,7 @@ def unreadable(owner: Owner, tag: int, key: bytes, raw: bytes) -> tuple[Request,
                 reason, text = "id not allowed", f"name an id that none may have: {_OF_A_TENANT}"
             error = errors.InvalidRequest(f"the message's headers {text}", reason=reason)
         else:  # message protocol 1 has its id in the body
-            id = msgspec.json.decode(base64.b64decode(found["body"]))["id"]
+            id = msgspec.json.decode(base64.b64decode(message["body"]))["id"]
             error = errors.InvalidRequest(TRIPLE, reason="not a task message")
     except errors.InvalidRequest as exc:
         error = exc
@@ -277,24 +273,27 @@ def unreadable(owner: Owner, tag: int, key: bytes, raw: bytes) -> tuple[Request,
     return request, error
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def _decoded(raw: bytes) -> dict[str, Any]:
     try:
-        found = msgspec.json.decode(raw)
+        message = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise errors.InvalidRequest("the message cannot be decoded: it is no JSON", reason="not decodable") from exc
-    if not isinstance(found, dict):
+    if not isinstance(message, dict):
         raise errors.InvalidRequest("the message is no task message", reason="not a task message")
-    return found
+    return message
 
 
-def _check_stock_id(id: str) -> None:
-    """Make sure that a message of a stock client does not pass for a tenant's.
+def _checked(request: Request) -> Request:
+    """Make sure that a stock client's request does not pass for a tenant's, and read what its headers do not say.
 
     Raises:
         msgspec.ValidationError: its id names a tenant.
     """
-    if keyspace.TENANT_SEPARATOR in id:
-        raise msgspec.ValidationError(f"its id cannot be used: {_OF_A_TENANT}")
+    if request.headers.mutirao is None:
+        if keyspace.TENANT_SEPARATOR in request.id:
+            raise msgspec.ValidationError(f"its id cannot be used: {_OF_A_TENANT}")
+        request.read_small_body()
+    return request
 
 
 def _is_id(id: str) -> bool:
@@ -319,16 +318,10 @@ def of_message(owner: Owner, message: Any, headers: Mapping[str, Any]) -> Reques
         queue=(message.delivery_info or {}).get("routing_key") or "",
     )
     request.message, request.tag = message, message.delivery_tag
-    request.key = (
-        keyspace.queue_key(request.model, keyspace.KOMBU_STEPS[0]).encode()
-        if keyspace.model_of(keyspace.PREFIX + request.model)
-        else b""
-    )
+    if keyspace.model_of(keyspace.PREFIX + request.model):
+        request.key = keyspace.queue_key(request.model, keyspace.KOMBU_STEPS[0]).encode()
     request.priority = (message.properties or {}).get("priority") or 0
-    if request.headers.mutirao is None:
-        _check_stock_id(request.id)
-        request.look()
-    return request
+    return _checked(request)
 
 
 @functools.lru_cache(1024)
@@ -336,10 +329,10 @@ def _model(queue: str) -> str:
     return keyspace.model_of(keyspace.queue_of(queue)) or queue
 
 
-def _limits(asked: Any) -> tuple[float | None, float | None] | None:
-    if not (isinstance(asked, list | tuple) and len(asked) == 2):
+def _limits(header: Any) -> tuple[float | None, float | None] | None:
+    if not (isinstance(header, list | tuple) and len(header) == 2):
         return None
-    hard, soft = (limit if isinstance(limit, int | float) and limit > 0 else None for limit in asked)
+    hard, soft = (limit if isinstance(limit, int | float) and limit > 0 else None for limit in header)
     return (hard, soft) if hard or soft else None
 
 

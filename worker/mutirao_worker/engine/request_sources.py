@@ -12,10 +12,10 @@ import redis
 
 from mutirao import keyspace
 from mutirao_worker.engine.leases import Demand, Leases
-from mutirao_worker.engine.model_copies import LEAVE_S, Copies
+from mutirao_worker.engine.model_copies import LEAVE_S, ModelCopies
 from mutirao_worker.engine.queue_polling import Polling
 from mutirao_worker.engine.request import Request, of_envelope, unreadable
-from mutirao_worker.engine.script_client import ScriptCall, warn_once
+from mutirao_worker.engine.script_client import ScriptCall, Then, warn_once
 
 if TYPE_CHECKING:
     from mutirao_worker.engine.dispatcher import Dispatcher
@@ -55,9 +55,9 @@ class LeasedSource:
             worker_lost: makes the error of a request whose workers were lost.
         """
         self.queues = consumed
-        self._woken_queue: str | None = None
+        self._token_queue: str | None = None
         self._admit = admit
-        self._copies = Copies(dispatcher.app.host, leases)
+        self._copies = ModelCopies(dispatcher.app.host, leases)
         self._pending_call: ScriptCall | None = None  # the reserving call that is on its way
         self._dispatcher = dispatcher
         self._next_call: ScriptCall | None = None  # the call that Redis runs after a wakeup token
@@ -74,23 +74,35 @@ class LeasedSource:
 
     def has_room(self, queue: str | None = None) -> bool:
         """Whether a request could be put to use now: one of this queue, or any."""
-        if set(self.queues()) != self._leases.consumed:
-            self._announce_queues()
-        rooms = self._rooms()
-        return bool(rooms) if queue is None else queue in rooms
+        if set(self.queues()) != self._leases.consumed:  # announced at once: other workers leave a share of its queues
+            try:
+                self.renew_and_adopt()
+            except redis.RedisError as exc:
+                logger.debug("cannot announce what is consumed: %s", exc)
+        demands = self._demands()
+        return bool(demands) if queue is None else queue in demands
 
-    def reserve_call(self) -> ScriptCall | None:
+    def reserve_call(self) -> Then | None:
         """Make the call that reserves more requests; None where none are wanted, or none were left: new ones come with a wakeup token."""
-        if (call := self._make_call(self._promising_rooms())) is not None:
-            self._pending_call = call
-        return call
+        if (call := self._make_call(self._promising_demands())) is None:
+            return None
+        self._pending_call = call
+
+        def on_reply(reply: Any) -> None:
+            if isinstance(reply, redis.RedisError):
+                self.mark_uncertain()
+            else:
+                self.on_reserved(call, reply)
+                self._dispatcher.dispatch()
+
+        return call, on_reply
 
     def next_command(self) -> bytes | None:
         """Make the call that follows a wakeup token, packed, where it is known beforehand: for a slot that is free then, too."""
-        rooms = self._rooms() if self._dispatcher.starved and not self._uncertain else {}
-        if not 0 < len(rooms) <= FEW_QUEUES:
+        demands = self._demands() if self._dispatcher.starved and not self._uncertain else {}
+        if not 0 < len(demands) <= FEW_QUEUES:
             return None
-        self._pending_call = self._next_call = call = self._make_call(rooms, late=True)
+        self._pending_call = self._next_call = call = self._make_call(demands, late=True)
         return None if call is None else self._leases.scripts.packed(call)
 
     def on_reply(self, queue: str | None, reply: Any) -> None:
@@ -104,40 +116,40 @@ class LeasedSource:
         elif (
             reply is not None and call is not None and not self._dispatcher.closing
         ):  # then it is given back at the end
-            self._woken_queue = queue
-            self.on_reserved(call, reply, woken=queue is not None)
+            self._token_queue = queue
+            self.on_reserved(call, reply, has_token=queue is not None)
             self._dispatcher.dispatch()
 
     def pull(self) -> None:
         """Take more requests, if more are wanted."""
-        self._reserve(self._rooms())
+        self._reserve(self._demands())
 
-    def on_reserved(self, call: ScriptCall, reply: Any, *, woken: bool = True) -> None:
+    def on_reserved(self, call: ScriptCall, reply: Any, *, has_token: bool = True) -> None:
         """Admit reserved requests; queues of those that came without a wakeup token, as stock clients send them, are polled from now on."""
         self._call_done(call)
         self._reserve_failure = ""
-        taken = self._leases.parse_reserved(call, reply)
-        if taken.lapsed:
+        reserved = self._leases.parse_reserved(call, reply)
+        if reserved.lapsed:
             self.on_lease_lapsed()
-        self._nonempty |= taken.left
+        self._nonempty |= reserved.left
         dispatcher, now = self._dispatcher, self._leases.now()
-        dispatcher.prerun_check.observe(taken.cancelled, taken.deadline)
-        for key, envelope, why in taken.gone:
+        dispatcher.prerun_check.observe(reserved.cancelled, reserved.deadline)
+        for key, envelope, why in reserved.gone:
             if (request := self._parse(0, key, envelope)) is not None:
                 dispatcher.received([request])
                 dispatcher.commit.ended(request, why)
-        read = [request for each in taken.requests if (request := self._parse(*each)) is not None]
-        dispatcher.received(read)
-        if silent := {request.key for request in read if not woken or request.headers.mutirao is None}:
+        requests = [request for each in reserved.requests if (request := self._parse(*each)) is not None]
+        dispatcher.received(requests)
+        if silent := {request.key for request in requests if not has_token or request.headers.mutirao is None}:
             self._polling.note_silent(keyspace.queue_of(key.decode()) for key in silent)
-        handed = self.hand_over(
-            [request for request in read if request.headers.refused_by and self._copies.has_refused(request)]
+        handed_over = self.hand_over(
+            [request for request in requests if request.headers.refused_by and self._copies.has_refused(request)]
         )
-        for request in read:
+        for request in requests:
             request.reserved_at = now
-            if request not in handed:
+            if request not in handed_over:
                 self._admit(request)
-        if taken.requests and not self._return_scheduled:
+        if reserved.requests and not self._return_scheduled:
             self._return_scheduled = True
             dispatcher.call_later(RETURN_AFTER_S, self._return_to_idle_workers)
 
@@ -148,11 +160,11 @@ class LeasedSource:
     def on_wakeup(self, queue: str | None) -> None:
         """Reserve requests because of a wakeup token, or, where none came, because some wait all the same."""
         if queue is not None:
-            self._woken_queue = queue
+            self._token_queue = queue
             self._nonempty.add(queue)
-            self._reserve(self._promising_rooms())
+            self._reserve(self._promising_demands())
         elif self._has_requests():
-            self._reserve(self._rooms(), woken=False)
+            self._reserve(self._demands(), has_token=False)
         else:
             return
         self._dispatcher.dispatch()
@@ -193,8 +205,8 @@ class LeasedSource:
 
     def hand_over(self, requests: Sequence[Request]) -> Sequence[Request]:
         """Give back requests that this worker's copy of their model refuses, where another's may take them, and leave them to it."""
-        handed = [request for request in requests if self._copies.another_may_take(request)]
-        for (model, digest), these in self._copies.grouped(handed).items():
+        handed_over = [request for request in requests if self._copies.another_may_take(request)]
+        for (model, digest), these in self._copies.grouped(handed_over).items():
             for request in these:
                 self._dispatcher.commit.forget(request)
             self._copies.leave_to_others(keyspace.queue(model))
@@ -204,28 +216,21 @@ class LeasedSource:
                 logger.warning("cannot hand over %d requests of %s: %s", len(these), model, " ".join(str(exc).split()))
                 self.mark_uncertain()
             self._dispatcher.call_later(LEAVE_S, self._dispatcher.slot_added)
-        return handed
+        return handed_over
 
     def return_unacknowledged(self) -> int:
         """Put back what is reserved but not held: it came in a reply that was lost. Returns how many."""
         return self._leases.requeue([request.tag for request in self._dispatcher.held], all_but=True)
 
-    def _announce_queues(self) -> None:
-        """Announce at once which queues are consumed here: other workers leave a share of them."""
-        try:
-            self.renew_and_adopt()
-        except redis.RedisError as exc:
-            logger.debug("cannot announce what is consumed: %s", exc)
-
     def _renew_and_adopt(self) -> None:
-        found = self._leases.renew_and_adopt(self.queues(), self._dispatcher.idle_slots)
-        if found.lapsed:
+        renewal = self._leases.renew_and_adopt(self.queues(), self._dispatcher.idle_slots)
+        if renewal.lapsed:
             self.on_lease_lapsed()
-        if found.adopted:
-            logger.warning("adopted %d requests of workers that were lost", found.adopted)
-        for key, envelope, worker in found.given_up:
+        if renewal.adopted:
+            logger.warning("adopted %d requests of workers that were lost", renewal.adopted)
+        for key, envelope, worker in renewal.given_up:
             self._give_up(key, envelope, worker)
-        if found.reserved > len(self._dispatcher.held):  # where a reply is on its way, it comes before the next time
+        if renewal.reserved > len(self._dispatcher.held):  # where a reply is on its way, it comes before the next time
             self._uncertain = True
         if self._uncertain and not self._pending_call:
             self._uncertain, self._paused_until = False, 0.0
@@ -259,57 +264,59 @@ class LeasedSource:
     def _has_requests(self) -> bool:
         """Whether anything waits that is wanted."""
         try:
-            return self._leases.waiting(self._rooms())
+            return self._leases.waiting(self._demands())
         except redis.RedisError as exc:
             logger.debug("cannot look into the queues: %s", exc)
             self.mark_uncertain()
             return False
 
-    def _promising_rooms(self) -> dict[str, Demand]:
+    def _promising_demands(self) -> dict[str, Demand]:
         """Choose the queues that are known to hold something: a look into the others would be for nothing."""
         return {
-            queue: room for queue, room in self._rooms().items() if queue in self._nonempty or queue in self._polling
+            queue: demand
+            for queue, demand in self._demands().items()
+            if queue in self._nonempty or queue in self._polling
         }
 
-    def _reserve(self, rooms: dict[str, Demand], *, woken: bool = True) -> None:
-        if (call := self._make_call(rooms)) is None:
+    def _reserve(self, demands: dict[str, Demand], *, has_token: bool = True) -> None:
+        if (call := self._make_call(demands)) is None:
             return
         try:
             reply = self._leases.scripts.call(*call)
         except redis.RedisError as exc:
             self._on_reserve_failed(exc)
             return
-        self.on_reserved(call, reply, woken=woken)
+        self.on_reserved(call, reply, has_token=has_token)
 
     def _on_reserve_failed(self, exc: redis.RedisError) -> None:
         self._reserve_failure = warn_once(logger, "cannot take requests", exc, self._reserve_failure)
         self.mark_uncertain()
 
-    def _make_call(self, rooms: dict[str, Demand], *, late: bool = False) -> ScriptCall | None:
-        if not rooms:
+    def _make_call(self, demands: dict[str, Demand], *, late: bool = False) -> ScriptCall | None:
+        if not demands:
             return None
-        self._nonempty -= rooms.keys()
+        self._nonempty -= demands.keys()
         free = self._dispatcher.free_slots
-        return self._leases.reserve_call(rooms, free, self._dispatcher.idle_slots - free, late=late)
+        return self._leases.reserve_call(demands, free, self._dispatcher.idle_slots - free, late=late)
 
     def _call_done(self, call: ScriptCall | None) -> None:
         """Note that a call has been answered; another may be on its way since, where it was believed to be lost."""
         if self._pending_call is call:
             self._pending_call = None
 
-    def _rooms(self) -> dict[str, Demand]:
+    def _demands(self) -> dict[str, Demand]:
         dispatcher = self._dispatcher
         if self._pending_call or dispatcher.closing or time.monotonic() < self._paused_until:
             return {}
-        slots, free, rooms = self._slots(), dispatcher.free_slots, {}
-        for queue in sorted(self.queues(), key=lambda queue: queue != self._woken_queue):
+        slots, free, demands = self._slots(), dispatcher.free_slots, {}
+        for queue in sorted(self.queues(), key=lambda queue: queue != self._token_queue):
             model = keyspace.model_of(queue) or queue
             cap, ahead = dispatcher.batcher.room(model, free, slots)
             if self._copies.is_left_to_others(queue):
                 continue
             if (free and cap) or ahead:
-                rooms[queue] = Demand(cap, ahead, dispatcher.batcher.queue(model).count)
-        return rooms
+                demands[queue] = Demand(cap, ahead, dispatcher.batcher.queue(model).count)
+        return demands
 
     def _parse(self, tag: int, key: bytes, envelope: bytes) -> Request | None:
         """Make a request of an envelope; a message that is not one becomes a dead letter, and a failed job where it has an id."""
@@ -342,12 +349,6 @@ class BrokerSource:
 
     def reserve_call(self) -> None:
         """Nothing is called: kombu takes them by itself."""
-
-    def on_reserved(self, call: ScriptCall, reply: Any) -> None:
-        """Nothing came."""
-
-    def mark_uncertain(self) -> None:
-        """Nothing is uncertain: the broker gives back what is not acknowledged."""
 
     def pull(self) -> None:
         """Set the prefetch count to what there is room for: the next batch of each slot, at most about a second of work."""

@@ -24,6 +24,8 @@ PIECE = 256 * 1024
 SLOWEST = 256 * 1024
 ScriptCall = tuple[str, Sequence[Any], Sequence[Any]]
 OnReply = Callable[[list[Any] | redis.RedisError], None]
+# A call that is to follow others in their round trip, and what takes its reply, or the error that took its place.
+Then = tuple[ScriptCall, Callable[[Any], None]]
 
 
 def connect(url: str, settings: Settings, timeout_s: float | None = None) -> redis.Redis:
@@ -79,13 +81,15 @@ class ScriptClient:
         """
         return self._complete(calls, self._send(self._commands(calls)))
 
-    def _complete(self, calls: Sequence[ScriptCall], found: list[Any]) -> list[Any]:
-        """Run again what Redis did not know, and that alone; raise what it refused."""
-        found = [self._run_unknown(call, reply) for call, reply in zip(calls, found, strict=True)]
-        for reply in found:
+    def _complete(self, calls: Sequence[ScriptCall], replies: list[Any]) -> list[Any]:
+        """Call with its text what Redis did not know, which has not run, and that alone; raise what it refused."""
+        for place, (name, keys, args) in enumerate(calls):
+            if isinstance(replies[place], redis.exceptions.NoScriptError):
+                replies[place : place + 1] = self._send([("EVAL", SCRIPTS[name], len(keys), *keys, *args)])
+        for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        return found
+        return replies
 
     def post(self, calls: Sequence[ScriptCall], on_reply: OnReply) -> int:
         """Send calls and do not wait: `read_replies` reads their replies, in the order in which they were posted.
@@ -138,10 +142,10 @@ class ScriptClient:
             if not self._pending and _refused(replies):
                 self._post_connection.disconnect()
             try:
-                found: list[Any] | redis.RedisError = self._complete(calls, replies)
+                outcome: list[Any] | redis.RedisError = self._complete(calls, replies)
             except redis.RedisError as exc:
-                found = exc
-            on_reply(found)
+                outcome = exc
+            on_reply(outcome)
 
     def expire(self, after_s: float) -> None:
         """Give up on what was posted longer ago than this."""
@@ -175,7 +179,11 @@ class ScriptClient:
         # Where it is busy, this is a signal's handler in the midst of a call (Celery's cold shutdown is one), or a thread (at
         # shutdown Celery runs the loop's timers in one). Neither waits: the one that holds the connection may be waiting for them.
         if not self._lock.acquire(blocking=False):
-            return self._exchange_elsewhere(commands)
+            other = self.client.connection_pool.get_connection()
+            try:
+                return _exchange(other, commands)
+            finally:
+                self.client.connection_pool.release(other)
         try:
             if self._connection is None:
                 self._connection = self.client.connection_pool.get_connection()
@@ -183,26 +191,12 @@ class ScriptClient:
         finally:
             self._lock.release()
 
-    def _exchange_elsewhere(self, commands: Sequence[Any]) -> list[Any]:
-        connection = self.client.connection_pool.get_connection()
-        try:
-            return _exchange(connection, commands)
-        finally:
-            self.client.connection_pool.release(connection)
-
     def _load(self, calls: Sequence[ScriptCall]) -> None:
         """Load the scripts of a large call beforehand, or all of it would be sent a second time, and waited for."""
         if sum(len(arg) for _, _, args in calls for arg in args if isinstance(arg, bytes)) > PIECE:
             with contextlib.suppress(redis.ResponseError):  # this user may not
                 for name in {name for name, _, _ in calls}:
                     self.client.script_load(SCRIPTS[name])
-
-    def _run_unknown(self, call: ScriptCall, reply: Any) -> Any:
-        """Send again what Redis did not know, with its text: it has not run, and from then on is known."""
-        if not isinstance(reply, redis.exceptions.NoScriptError):
-            return reply
-        name, keys, args = call
-        return self._send([("EVAL", SCRIPTS[name], len(keys), *keys, *args)])[0]
 
     def close(self) -> None:
         """Close the connections."""
@@ -242,8 +236,9 @@ def _send(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Callable
 
 def _refused(replies: Iterable[Any]) -> bool:
     """Whether Redis refused something: it may be a replica by now, and the name that led to it may lead to its master."""
-    known = redis.exceptions.NoScriptError
-    return any(isinstance(reply, Exception) and not isinstance(reply, known) for reply in replies)
+    return any(
+        isinstance(reply, Exception) and not isinstance(reply, redis.exceptions.NoScriptError) for reply in replies
+    )
 
 
 def reply_of(connection: Any) -> Any:

@@ -100,17 +100,15 @@ def split_responses(
 
 def failure_result(error: BaseException, embed: dict[str, Any] | None, rows: int) -> RequestResult:
     """Return an error in Celery's form, with the data of an error of ours."""
-    status = type(error)
+    kind = type(error)
     failure: dict[str, Any] = {
-        "exc_type": status.__qualname__,
-        "exc_message": list(error.args),
-        "exc_module": status.__module__,
-    }
+        "exc_type": kind.__qualname__, "exc_message": list(error.args), "exc_module": kind.__module__,
+    }  # fmt: skip
     if isinstance(error, errors.MutiraoError):
         failure["exc_data"] = error.data
         summary, traceback_text = repr(error), getattr(error, "_traceback", None)
     else:
-        summary, traceback_text = f"{status.__name__}()", _traceback(error)
+        summary, traceback_text = f"{kind.__name__}()", _traceback(error)
     return RequestResult("failed", _encoded(failure), None, summary, traceback_text, embed, rows)
 
 

@@ -271,12 +271,12 @@ def _allowed(check: Callable[[str], str], name: str) -> bool:
 def _plain_message(text: str, document: dict[str, Any]) -> str:
     rule, _, place = text.partition(" - at `$.")
     path = place.removesuffix("`")
-    found: Any = document
+    value: Any = document
     for part in path.replace("[...]", "").split(".") if path else ():
-        found = found.get(part) if isinstance(found, dict) else None
+        value = value.get(part) if isinstance(value, dict) else None
     for kind, words in _TYPE_WORDS.items():
         rule = rule.replace(f"`{kind}`", words)
-    shown = f"{path} is {found!r}: " if path and isinstance(found, str | int | float) else f"{path}: " if path else ""
+    shown = f"{path} is {value!r}: " if path and isinstance(value, str | int | float) else f"{path}: " if path else ""
     return shown + rule[:1].lower() + rule[1:]
 
 

@@ -35,9 +35,7 @@ class ModelHost:
         self.leak_detector: isolation.LeakDetector | None = None  # of this process, once it is ready to serve
         self.warm_up_s = 60.0
         self._warm_up_deaths: collections.Counter[str] = collections.Counter()
-        self._disabled: dict[
-            str, str
-        ] = {}  # the reason, by the name of a model that no process warms up or runs any more
+        self._disabled: dict[str, str] = {}  # by the name of a model that no process warms up or runs any more: why
         self._loaded: dict[str, LoadedModel] = {}
         self._infos: dict[str, ModelInfo] = {}
         self._limits: dict[str, tuple[float | None, float | None]] = {}

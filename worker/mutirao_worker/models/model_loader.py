@@ -79,12 +79,6 @@ def describe_error(exc: BaseException) -> str:
     return str(exc) if isinstance(exc, errors.MutiraoError) else f"{type(exc).__name__}: {exc}"
 
 
-def _saved_version(raw: bytes) -> str:
-    """Find the version of scikit-learn that saved a file, without loading it; "" where the file does not show it."""
-    found = _VERSION.search(_decompressed(raw))
-    return found[1].decode() if found else ""
-
-
 def _load_failure(raw: bytes, exc: BaseException, installed: str) -> str:
     """Explain why a file does not load, and what to do.
 
@@ -100,15 +94,16 @@ def _load_failure(raw: bytes, exc: BaseException, installed: str) -> str:
             "module of its own, import it from there, and fit and save the model again"
         )
     library, _, version = installed.partition(" ")
-    saved = _saved_version(raw)
+    match = _VERSION.search(_decompressed(raw))
+    saved = match[1].decode() if match else ""  # the version that saved it, as far as the file shows it
     if saved and saved != version:
-        said = f"saved with {library} {saved}, this is {version}: install that version for its worker, or save it again"
-        return f"{said} ({_plain_error(exc)})"
+        remedy = "install that version for its worker, or save it again"
+        return f"saved with {library} {saved}, this is {version}: {remedy} ({describe_error(exc)})"
     if attribute:
         return f"the module {attribute[2]!r} has no {attribute[1]!r} here: put the one that it was saved with on the workers' PYTHONPATH"
     if isinstance(exc, ModuleNotFoundError) and _MODULE_NAME.fullmatch(exc.name or ""):
         return f"it needs the module {exc.name!r}: install it where the workers run, or put it on their PYTHONPATH"
-    return _damage(raw, exc) or _plain_error(exc)
+    return _damage(raw, exc) or describe_error(exc)
 
 
 def _damage(raw: bytes, exc: BaseException) -> str:
@@ -118,10 +113,6 @@ def _damage(raw: bytes, exc: BaseException) -> str:
     if isinstance(exc, EOFError) or any(word in str(exc) for word in ("truncated", "exhausted")):
         return f"it is cut short, {len(raw)} bytes of it are here: copy it again"
     return ""
-
-
-def _plain_error(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {exc}"
 
 
 def _decompressed(raw: bytes) -> bytes:

@@ -45,11 +45,10 @@ def _mask() -> int:
     return mask
 
 
-def _set_environment(wanted: dict[bytes, bytes]) -> None:
-    found = os.environb
-    for name in [name for name in found if name not in wanted]:
-        del found[name]
-    found.update(wanted)
+def _set_environment(variables: dict[bytes, bytes]) -> None:
+    for name in os.environb.keys() - variables.keys():
+        del os.environb[name]
+    os.environb.update(variables)
 
 
 def _set_streams(streams: tuple[Any, ...]) -> None:
@@ -160,8 +159,8 @@ def _count() -> tuple[int, int]:
 
 def _lowest_free() -> int:
     try:
-        found = os.dup(0)
+        number = os.dup(0)
     except OSError:  # it has been closed
         return 0
-    os.close(found)
-    return found
+    os.close(number)
+    return number

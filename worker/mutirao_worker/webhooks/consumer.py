@@ -108,8 +108,8 @@ class WebhookConsumer(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery 
 def decode_message(envelope: bytes) -> dict[str, Any] | None:
     """Decode a message; return None for one that is not a delivery of a job."""
     try:
-        known = msgspec.json.decode(envelope, type=WebhookEnvelope)
-        msgspec.json.decode(known.body, type=tuple[tuple[str], dict[str, Any], Any])
+        body = msgspec.json.decode(envelope, type=WebhookEnvelope).body
+        msgspec.json.decode(body, type=tuple[tuple[str], dict[str, Any], Any])
         message: dict[str, Any] = msgspec.json.decode(envelope)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

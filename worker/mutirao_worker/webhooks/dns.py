@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from mutirao import errors
-from mutirao.webhook_policy import Address, WebhookTarget, is_public
+from mutirao.webhook_policy import WebhookTarget, is_public
 
 Resolver = Callable[[str, int], Sequence[str]]
 
@@ -22,8 +22,7 @@ def system(host: str, port: int) -> list[str]:
     Raises:
         OSError: there is no such name, or no resolver to ask.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(info[4][0]) for info in found]
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def resolve(target: WebhookTarget, resolver: Resolver = system) -> str:
@@ -37,15 +36,12 @@ def resolve(target: WebhookTarget, resolver: Resolver = system) -> str:
         Unresolved: there is none now.
     """
     try:
-        found = [ipaddress.ip_address(text) for text in resolver(target.host, target.port)]
+        addresses = [ipaddress.ip_address(text) for text in resolver(target.host, target.port)]
     except (OSError, UnicodeError, ValueError) as exc:
         raise Unresolved from exc
-    if not found:
+    if not addresses:
         raise Unresolved
-    if any(not _may_be_called(address, target) for address in found):
+    inside = () if target.network is None else target.network
+    if not all(address in inside or is_public(address) for address in addresses):
         raise errors.WebhookRefused(f"host {target.host!r} leads to an address that is not public", host=target.host)
-    return str(found[0])
-
-
-def _may_be_called(address: Address, target: WebhookTarget) -> bool:
-    return (target.network is not None and address in target.network) or is_public(address)
+    return str(addresses[0])
