@@ -224,6 +224,42 @@ def test_terminated_alone(client, stock, inspect, busy):
     waiting.until(lambda: len(busy.worker.children) == 2)
 
 
+def test_terminated_before_its_process_begins(busy, stock):
+    """Terminating a request that was sent to a process, which has not begun it yet, ends it and the process that gets it."""
+    with busy.client() as client, WorkerProcess(busy.url, busy.repository.root, args=["--only", "tells"]) as worker:
+        (process,) = worker.children
+        process.suspend()
+        job = client.submit("tells", [[0.0, 1, 0]])
+        waiting.until(lambda: job.status == "running")
+        revoke = {"terminate": True, "signal": "SIGKILL", "destination": [worker.name]}
+        assert stock.control.revoke(job.id, **revoke, reply=True, timeout=10, limit=1)
+        process.resume()
+        with pytest.raises(JobCancelled):
+            job.result(20)
+        waiting.until(lambda: process.pid not in {child.pid for child in worker.children})
+        assert client.predict("tells", [[0.0, 2, 0]], timeout=20)["predict"].tolist() == [2.0]
+
+
+def test_a_batch_is_given_back_at_a_cold_shutdown(busy):
+    """SIGQUIT gives back each request of a batch that runs, once and in their order, and another worker answers them."""
+    args = ["--only", "tells"]
+    with busy.client() as client:
+        with WorkerProcess(busy.url, busy.repository.root, args=args) as worker:
+            client.predict("tells", [[0.0, 0, 0]], timeout=20)
+            (process,) = worker.children
+            jobs = client.submit_many("tells", [[1.0, place, 0] for place in range(4)])
+            waiting.until(lambda: all(job.status == "running" for job in jobs))
+            assert {job.record().job.batch for job in jobs} == {4}
+            worker.process.send_signal(signal.SIGQUIT)
+            worker.wait_ended(10)
+        assert not process.is_running()
+        assert [job.status for job in jobs] == ["queued"] * 4
+        assert brokers.queued(busy.server, "tells") == 4
+        with WorkerProcess(busy.url, busy.repository.root, args=args):
+            assert [job.result(20)["predict"].tolist() for job in jobs] == [[1.0 + place] for place in range(4)]
+        assert [job.record().job.attempts for job in jobs] == [1] * 4
+
+
 def test_shutdown(busy, stock, tmp_path):
     """`celery control shutdown` ends a worker as SIGTERM does."""
     with WorkerProcess(busy.url, busy.repository.root) as other:
