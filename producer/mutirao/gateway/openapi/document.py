@@ -111,8 +111,7 @@ class _Schemas:
         self._of: dict[int, dict[str, Any]] = dict(zip([id(Problem), *kinds], schemas, strict=True))
         for schema in self.components.values():
             _describe(schema)
-            for field in schema.get("properties", {}).values():
-                _say_items(field)
+            _add_items(schema)
 
     def of(self, kind: Any) -> dict[str, Any]:
         return self._of[id(kind)]
@@ -136,11 +135,12 @@ def _describe(schema: dict[str, Any]) -> None:
             schema["properties"][name]["description"] = " ".join(text.split())
 
 
-def _say_items(schema: dict[str, Any]) -> None:
-    """Say of a list of anything that it is one: generators of clients ask for it."""
-    for one in (schema, *schema.get("anyOf", ())):
-        if one.get("type") == "array" and "prefixItems" not in one:
-            one.setdefault("items", {})
+def _add_items(schema: Any) -> None:
+    """Give each list of anything within a schema its `items`: generators of clients leave out a schema without."""
+    if isinstance(schema, dict) and schema.get("type") == "array" and "prefixItems" not in schema:
+        schema.setdefault("items", {})
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _add_items(inner)
 
 
 def _operation(
