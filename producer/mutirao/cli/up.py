@@ -53,7 +53,8 @@ READY_S = 120.0
     "--gateway-port",
     type=click.IntRange(0, 65535),
     envvar="MUTIRAO_GATEWAY_PORT",
-    help="The gateway's port [default: MUTIRAO_GATEWAY_PORT; else 8000, or any that is free].",
+    show_envvar=True,
+    help="The gateway's port [default: 8000, or any that is free].",
 )
 def up(
     *,
@@ -178,13 +179,18 @@ def _parts(system: Embedded) -> Iterator[tuple[str, str]]:
     yield "Models", f"{_models(fleet)}, in {system.settings.models}"
     if system.gateway_url:
         yield "Console", f"{system.gateway_url} (the API is described at {system.gateway_url}/docs)"
+        yield from _moved(system, system.gateway_url)
     if system.flower_url:
         yield "Flower", f"{system.flower_url}, user {system.flower_user}, password {system.flower_password}"
-    for url, port in system.moved_from.items():
-        yield "", f"port {port} is another program's here: use {url}"
+        yield from _moved(system, system.flower_url)
     if system.settings.webhook_hosts:
         yield "Webhooks", f"to {system.settings.webhook_hosts}"
     yield "Logs", f"{system.home.logs}: {', '.join(f'{name}.log' for name in system.pids)}"
+
+
+def _moved(system: Embedded, url: str) -> Iterator[tuple[str, str]]:
+    if port := system.moved_from.get(url):
+        yield "", f"port {port} is another program's here: use {url}"
 
 
 def _models(fleet: Registry) -> str:
