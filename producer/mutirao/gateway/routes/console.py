@@ -58,7 +58,7 @@ ASSETS = _assets()
 
 @endpoint("GET", "/")
 async def page(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
-    """Show the console."""
+    """Send the console's page."""
     return _served(ASSETS["index.html"], request)
 
 
@@ -78,14 +78,14 @@ async def favicon(gateway: Gateway, request: Request) -> Response:  # noqa: ARG0
 
 @endpoint("GET", "/v1/fleet", RouteDoc(tag=_TAG, answer=Fleet, refusals=(401, 403, 503)))
 async def look(gateway: Gateway, request: Request) -> Response:
-    """Read what is served, how much waits and who works, at this moment."""
+    """Return the models, how many requests wait for each, and the live workers."""
     _may_look(request)
     return response.json((await gateway.fleet()).shown_to(request.caller))
 
 
 @endpoint("GET", "/v1/fleet/events", RouteDoc(tag=_TAG, forms=(response.EVENTS,), refusals=(401, 403, 503)))
 async def follow(gateway: Gateway, request: Request) -> Response:
-    """Follow the fleet: an event `fleet` a second, each as `/v1/fleet` answers, its `id` rising."""
+    """Send an event `fleet` a second, with what `/v1/fleet` returns; each `id` is higher than the last."""
     _may_look(request)
     stream = FleetStream(gateway.fleet_broadcaster, request.caller)
     return EventStream(stream.pieces(), gateway.hold_open(stream, request.caller))

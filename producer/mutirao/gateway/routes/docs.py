@@ -57,7 +57,7 @@ def routes(handlers: Callable[[], list[Any]]) -> list[Any]:
 
     @endpoint("GET", "/openapi.json")
     async def openapi_json(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
-        """Give the OpenAPI document; its examples are of the models that an open gateway serves."""
+        """Return the OpenAPI document; its examples are of the models that an open gateway serves."""
         return response.json(document.build(handlers(), await _models(gateway)))
 
     @endpoint("GET", "/docs")

@@ -53,7 +53,7 @@ _SUBMIT = {**submit_options.PARAMS, "id": _ID, "webhook": Param("The URL that is
     ),
 )
 async def create(gateway: Gateway, request: Request, model: str) -> Response:
-    """Queue a request, and answer with its job.
+    """Queue a request, and return its job.
 
     202 for a job that has not ended; 200 for one that has, where the same id or Idempotency-Key was sent before.
     """
@@ -99,7 +99,7 @@ async def create_many(gateway: Gateway, request: Request, model: str) -> Respons
 
 @endpoint("GET", _JOB, RouteDoc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
 async def show(gateway: Gateway, request: Request, id: str) -> Response:
-    """Tell where a job is; with `?wait=` as soon as it has ended, or when the time is up."""
+    """Return a job's record: at once, or with `?wait=` when it has ended or the time is up."""
     record = await _wait_for_end(gateway, request, await _own(gateway, request, id))
     return response.json(await _with_position(gateway, record))
 
@@ -116,7 +116,7 @@ async def show(gateway: Gateway, request: Request, id: str) -> Response:
     ),
 )
 async def result(gateway: Gateway, request: Request, id: str) -> Response:
-    """Give a job's result: V2 in JSON or with raw tensors, CSV or npy, by Accept; 409 while there is none yet.
+    """Return a job's result: V2 in JSON or with raw tensors, CSV or npy, by Accept; 409 while there is none yet.
 
     A job that ended without a result answers with its error.
     """
@@ -156,7 +156,7 @@ async def cancel(gateway: Gateway, request: Request, id: str) -> Response:
     ),
 )
 async def stream(gateway: Gateway, request: Request, id: str) -> Response:
-    """Tell of each step of a job as it happens, until it has ended (server-sent events).
+    """Send an event for each step of a job, until it has ended (server-sent events).
 
     204 where it has ended and the last event was seen: a browser's EventSource stops asking then.
     """
@@ -166,7 +166,7 @@ async def stream(gateway: Gateway, request: Request, id: str) -> Response:
 
 @endpoint("POST", "/v1/jobs:wait", RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
 async def wait(gateway: Gateway, request: Request) -> Response:
-    """Wait for any of many jobs, and tell of all that have ended: at least one, unless the time is up."""
+    """Wait for any of many jobs, and return all that have ended: at least one, unless the time is up."""
     body = body_parsing.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
     if len(body.ids) > READ_MAX:
         raise errors.InvalidRequest(

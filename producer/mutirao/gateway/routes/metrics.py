@@ -23,7 +23,7 @@ from mutirao.registry import Registry
 
 @endpoint("GET", "/metrics", RouteDoc(tag="Operation", forms=("text/plain",), refusals=(503,)))
 async def metrics(gateway: Gateway, request: Request) -> Response:
-    """Tell Prometheus of requests, waits and queues; queues are counted with no worker alive too, so autoscaling can start one."""
+    """Return Prometheus metrics of requests, waits and queues; queues are counted also while no worker is alive."""
     request.caller.require("operate")
     known = await gateway.registry()
     lines = await gateway.queue_stats.of(tuple(known.models))

@@ -17,7 +17,7 @@ from mutirao.gateway.state.queue_stats_cache import total
 
 @endpoint("GET", "/v1/models", RouteDoc(tag="Models", answer=Models, refusals=(503,)))
 async def models(gateway: Gateway, request: Request) -> Response:
-    """List the models: what they take and give, who serves them, and what waits for them."""
+    """List the models: their inputs and outputs, the workers that serve them, and how many requests wait."""
     registry = await gateway.registry()
     infos = [info for name, info in sorted(registry.models.items()) if request.caller.may("read", name)]
     depths = await gateway.queue_stats.of(tuple(registry.models))
@@ -31,7 +31,7 @@ async def models(gateway: Gateway, request: Request) -> Response:
     "GET", "/v1/models/{model:str}", RouteDoc(tag="Models", answer=presenters.ModelView, refusals=(400, 404, 503))
 )
 async def model(gateway: Gateway, request: Request, model: str) -> Response:
-    """Tell of one model."""
+    """Return one model: its inputs and outputs, the workers that serve it, and how many requests wait."""
     request.caller.require("read", model)
     registry = await gateway.registry()
     info = registry.models.get(keyspace.model_name(model))

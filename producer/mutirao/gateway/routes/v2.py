@@ -102,7 +102,7 @@ class Indexed(msgspec.Struct, frozen=True):
 
 
 async def infer(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
-    """Ask a model and wait for its answer.
+    """Run a model on a request, and return the result.
 
     The request is queued, and the answer is the job's result. Where the job has not ended when the wait's limit passes, 504 names the
     job's address; the job goes on. `Prefer: respond-async` answers 202 with that address at once. Where the client goes before that, a
@@ -180,19 +180,19 @@ infer_version_route = endpoint("POST", _VERSION + "/infer", _INFER)(infer)
 
 @endpoint("GET", "/v2", RouteDoc(tag=_TAG, answer=ServerMetadata))
 async def server(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
-    """Tell which server this is, and which extensions of the protocol it speaks."""
+    """Return the server's name, its version and the extensions of the protocol that it supports."""
     return response.json(ServerMetadata("mutirao", installed("mutirao"), EXTENSIONS))
 
 
 @endpoint("GET", "/v2/health/live", RouteDoc(tag=_TAG, answer=LiveReply))
 async def live(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
-    """Tell that the process runs."""
+    """Return whether the process runs."""
     return response.json(LiveReply(live=True))
 
 
 @endpoint("GET", "/v2/health/ready", RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(503,), answered=(503,)))
 async def ready(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
-    """Tell whether every model that live workers have in their repositories is ready, and there is one."""
+    """Return whether there is a model, and all models in the live workers' repositories are ready."""
     known = (await gateway.registry()).expected()
     missing = [name for name, info in known.items() if not _is_ready(info)]
     if gateway.stopping or not known or missing:
@@ -201,7 +201,7 @@ async def ready(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
 
 
 async def model_ready(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
-    """Tell whether a live worker has warmed the model up and takes its requests."""
+    """Return whether a live worker has warmed the model up and takes its requests."""
     request.caller.require("read", model)
     await gateway.registry()
     try:
@@ -219,7 +219,7 @@ model_version_ready_route = endpoint("GET", _VERSION + "/ready", _READY)(model_r
 
 
 async def metadata(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
-    """Tell what a model takes and gives."""
+    """Return a model's inputs and outputs, with an example."""
     request.caller.require("read", model)
     info = await gateway.find(model, version)
     takes = info.signature
