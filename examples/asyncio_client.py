@@ -1,8 +1,9 @@
 """The same verbs on an event loop, for a web application: nothing blocks while the workers compute."""
 
 import asyncio
+import sys
 
-from mutirao import AsyncClient, errors
+from mutirao import AsyncClient, MutiraoError, SignatureMismatch
 
 
 async def main() -> None:
@@ -13,8 +14,11 @@ async def main() -> None:
         print("species:", [int(answer["predict"][0]) for answer in answers])
         try:
             await client.submit("iris", [[5.1, 3.5]])
-        except errors.SignatureMismatch as exc:
+        except SignatureMismatch as exc:
             print("refused before it was queued:", exc)
 
 
-asyncio.run(main())
+try:
+    asyncio.run(main())
+except MutiraoError as exc:
+    sys.exit(f"error: {exc}")

@@ -130,7 +130,7 @@ def test_no_keys_is_said(shell):
     assert shell.run("keys", "list") == (
         0,
         "",
-        "no keys: a gateway that starts now is open, and listens to this machine alone\n",
+        "no keys: a gateway that starts now needs none, and listens to this machine only\n",
     )
     assert shell.json("keys", "list", "--broker-url", os.environ["MUTIRAO_BROKER_URL"]) == []
 
@@ -141,7 +141,7 @@ def test_no_keys_is_said(shell):
         (["add"], "Missing argument 'TENANT'."),
         (["add", "CRM"], "tenant 'CRM' is not allowed: it must be 1 to 64 of a-z 0-9"),
         (["add", "crm", "--scope", "fly:iris"], "scope 'fly:iris' is not allowed: write verb:model, such as predict:iris"),
-        (["add", "crm", "--rate", "fast"], "'fast' is no rate: write it as 100/s, 30/min or 5000/h."),
+        (["add", "crm", "--rate", "fast"], "'fast' is not a rate: write it as 100/s, 30/min or 5000/h."),
         (["add", "crm", "--rate", "0/s"], "rate_per_s 0.0 is not allowed: it must be more than 0"),
         (["add", "crm", "--burst", "5"], "--burst is how much of a rate may come at once: name it with --rate."),
         (["add", "crm", "--in-flight", "0"], "0 is not in the range 1<=x<=10000"),

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from mutirao import errors
 from mutirao.cli import console
-from mutirao.cli.main import SUMMARIES, root
+from mutirao.cli.main import COMMANDS, root
 
 HEAVY = ("celery", "joblib", "kombu", "numpy", "pandas", "redis", "rich", "sklearn")
 COMMAND = str(Path(sys.executable).parent / "mutirao")
@@ -34,8 +34,9 @@ def completed(line, *, point=1, shell="bash"):
 @pytest.mark.parametrize("name", names())
 def test_the_list_of_commands_says_what_each_is(name):
     """Every command has its line in `mutirao --help`, and an example in its own help."""
-    assert SUMMARIES[name].endswith(".")
-    assert len(SUMMARIES[name]) < 66
+    summary = COMMANDS[name][1]
+    assert summary.endswith(".")
+    assert len(summary) < 66
     found = root.get_command(click.Context(root), name)
     assert found is not None
     assert found.epilog is not None
@@ -43,7 +44,7 @@ def test_the_list_of_commands_says_what_each_is(name):
     assert f"mutirao {name}" in found.epilog
 
 
-@pytest.mark.parametrize("name", list(SUMMARIES))
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_a_list_of_subcommands_fits_a_narrow_terminal(name, monkeypatch):
     """No line of a group's list of commands is cut short at 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
@@ -154,7 +155,7 @@ def test_a_full_disk_behind_stdout_is_said():
     [
         (["submit", "iris", "[[1]]", "--expires", "1h"], "'--expires': '1h' is not a number."),
         (["up", "--workers", "two"], "'--workers': 'two' is not a whole number."),
-        (["--broker-url", "redis://h/0", "predict"], "--broker-url belongs to a command: write it behind the"),
+        (["--broker-url", "redis://h/0", "predict"], "--broker-url belongs to a command: write it after the"),
     ],
 )
 def test_a_wrong_option_is_told_in_plain_words(args, says):
@@ -162,3 +163,25 @@ def test_a_wrong_option_is_told_in_plain_words(args, says):
     done = subprocess.run([COMMAND, *args], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("module", ["click", "mutirao.cli.jobs", "mutirao.client.client"])
+def test_ctrl_c_during_imports_is_quiet(module):
+    """Ctrl-C while the command, or a subcommand, is imported prints nothing, and the exit code is 130."""
+    done = python(
+        f"""
+import importlib.abc, os, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["mutirao", "status", "x", "--broker-url", "redis://127.0.0.1:1"]
+from mutirao.cli import main
+main()
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (console.Exit.INTERRUPTED, "", "")

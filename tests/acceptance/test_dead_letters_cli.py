@@ -83,6 +83,7 @@ def test_purge_asks_before_it_removes_all(given_up, shell):
     assert shell.says("dead", "purge", given_up[0]) == f"purged {given_up[0]}\n"
     code, out, err = shell.run("dead", "purge", "--all")  # nobody is there to answer
     assert (code, out, err.startswith("Remove 4 dead letters for good?")) == (Exit.INTERRUPTED, "", True)
+    assert "nothing was removed: standard input holds no answer; --yes" in err
     assert [each["purged"] for each in shell.json("dead", "purge", "--all", "--model", "iris", "--yes")] == [True] * 3
     assert [each["id"] for each in shell.json("dead", "list")] == [given_up[3]]
     assert shell.run("dead", "purge", given_up[0])[0] == Exit.NOT_FOUND

@@ -107,7 +107,12 @@ def test_versions_are_added_activated_and_removed(filled):
     )
     assert "version 1 of iris is now the active one\n" in filled.says("activate", "iris", "1")
     assert filled.says("remove", "iris", "--version", "2", "--yes") == "removed version 2 of model iris\n"
-    assert filled.run("remove", "iris", stdin="n\n").returncode == Exit.INTERRUPTED
+    for answer, says in (
+        ("n\n", "nothing was removed"),
+        ("", "nothing was removed: standard input holds no answer; --yes"),
+    ):
+        done = filled.run("remove", "iris", stdin=answer)
+        assert (done.returncode, says in done.stderr) == (Exit.INTERRUPTED, True)
     assert [info["name"] for info in filled.json("list")] == ["houses", "iris"]
     assert filled.says("remove", "iris", stdin="y\n") == "removed model iris with all its versions\n"
     assert [info["name"] for info in filled.json("list")] == ["houses"]

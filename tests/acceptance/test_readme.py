@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from mutirao import settings
+from support.redis_servers import RedisServer
 from support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Where `mutirao up` has it, unless another program listens there.
 GATEWAY = "http://127.0.0.1:8000"
+AWAY = "redis://127.0.0.1:1/0"
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "fit_iris.py")
 
 
@@ -116,6 +118,27 @@ def test_examples_run(folder: Path, name: str) -> None:
     """Every example runs as a newcomer would run it, and says something."""
     url = settings.load({}, home=str(folder / ".mutirao")).broker_url
     assert run([sys.executable, f"examples/{name}"], folder, MUTIRAO_BROKER_URL=url).strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "says"),
+    [
+        ("stock_celery.py", None, 'MUTIRAO_BROKER_URL is not set: eval "$(mutirao env)"'),
+        ("submit_many.py", AWAY, "try mutirao doctor"),
+        ("submit_many.py", "", "model 'iris'"),
+        ("asyncio_client.py", AWAY, "try mutirao doctor"),
+        ("asyncio_client.py", "", "model 'iris'"),
+    ],
+)
+def test_examples_say_what_is_missing(
+    redis_server: RedisServer, tmp_path: Path, name: str, url: str | None, says: str
+) -> None:
+    """Without Redis, or without the model, an example ends with one line that names the remedy."""
+    env = newcomers() | ({} if url is None else {"MUTIRAO_BROKER_URL": url or redis_server.url})
+    command = [sys.executable, str(ROOT / "examples" / name)]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert says in done.stderr
 
 
 def test_every_link_of_the_pages_leads_somewhere() -> None:

@@ -67,7 +67,7 @@ def test_rows_keep_what_is_asked_for_beside_them():
     assert given == input_data.InputData([[1, 2, 3]], ("predict",), {"depth": 2}, "mine")
     with pytest.raises(InvalidRequest, match="DATA: 'priority' is for HTTP; here it is --priority"):
         input_data.read('{"rows": [[1, 2, 3]], "priority": "high"}')
-    with pytest.raises(InvalidRequest, match="DATA is no request: Expected"):
+    with pytest.raises(InvalidRequest, match="DATA is not a request: Expected"):
         input_data.read('{"rows": [[1, 2, 3]], "outputs": "predict"}')
     with pytest.raises(InvalidRequest, match="two inputs have the same name"):
         input_data.read(json.dumps({"inputs": [*V2["inputs"], *V2["inputs"]]}))
@@ -150,7 +150,7 @@ def test_split_refuses_what_has_no_rows(rows, says):
     [
         ("[[1, 2", "is not JSON .* write rows as"),
         ("[[NaN]]", "JSON has neither NaN nor Infinity"),
-        ("7", "no rows"),
+        ("7", "but not rows"),
         ("nowhere.csv", "'nowhere.csv' cannot be read: No such file or directory"),
         ("@.", "Is a directory"),
         ('[{"a": 1}, {"b": 2}]', "row 1 lacks 'a', which row 0 has"),
@@ -182,8 +182,8 @@ def test_a_file_named_without_its_sign_is_recognized(tmp_path, monkeypatch):
     [
         (b"\n \n"[:1], "x.csv", "is empty"),
         (b"a\n\xff\n", "x.csv", "is not UTF-8"),
-        (b"nothing", "x.npy", "no .npy file"),
-        (b"\x93NUMPY\x01", "x", "no .npy file"),
+        (b"nothing", "x.npy", "not a .npy file"),
+        (b"\x93NUMPY\x01", "x", "not a .npy file"),
     ],
 )
 def test_damaged_files_are_named(raw, name, says):

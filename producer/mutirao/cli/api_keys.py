@@ -1,27 +1,25 @@
-"""`mutirao keys`: the API keys of the gateway: who may use it, for what, and how much."""
+"""`mutirao keys`: the API keys of the gateway, their scopes and their limits."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from mutirao import errors, settings
+from mutirao import settings
 from mutirao.api_keys import IN_FLIGHT_MAX, SCOPES, ApiKey, ApiKeys, KeyLimits, lockout_remedy
 from mutirao.cli import console, render_jobs
-from mutirao.cli.options import COMPLETION_S, Command, as_json, broker
-from mutirao.redisdb.drivers import Operation, RedisDriver
-from mutirao.settings import Settings
+from mutirao.cli.options import COMPLETION_S, as_json, broker, completion, joined
+from mutirao.cli.redis_store import connected
+from mutirao.redisdb.drivers import RedisDriver
 
 _PERIODS_S = {"s": 1, "min": 60, "h": 3600}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|min|h)", re.ASCII)
-
-T = TypeVar("T")
 
 
 class Rate(click.ParamType[float]):
@@ -30,74 +28,42 @@ class Rate(click.ParamType[float]):
     name = "RATE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it."""
+        """Return requests a second."""
         match = _RATE.fullmatch(str(value))
         if not match:
-            self.fail(f"{value!r} is no rate: write it as 100/s, 30/min or 5000/h.", param, ctx)
+            self.fail(f"{value!r} is not a rate: write it as 100/s, 30/min or 5000/h.", param, ctx)
         return float(match[1]) / _PERIODS_S[match[2]]
 
 
-class KeyId(click.ParamType[str]):
-    """A key's id; completed with those that are not revoked."""
-
-    name = "ID"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        """Return the id unchanged."""
-        return str(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Read the ids from Redis, for a second at most; no error is shown to who presses TAB."""
-        with (
-            contextlib.suppress(errors.MutiraoError),
-            _opened(ctx.params.get("broker_url"), timeout_s=COMPLETION_S) as ring,
-        ):
-            good = [key for key in ring.sorted() if key.revoked_at is None]
-            return [CompletionItem(key.id, help=key.tenant) for key in good if key.id.startswith(incomplete)]
-        return []
+def _usable(broker_url: str | None) -> list[CompletionItem]:
+    with _opened(broker_url, timeout_s=COMPLETION_S) as (redis, store):
+        return [CompletionItem(key.id, help=key.tenant) for key in _sorted(redis, store) if key.revoked_at is None]
 
 
-class Ring:
-    """The keys of one Redis."""
-
-    def __init__(self, given: Settings) -> None:
-        self.keys = ApiKeys(given)
-        self._redis = RedisDriver(given)
-
-    def run(self, operation: Operation[T]) -> T:
-        """Run an operation."""
-        return self._redis.run(operation)
-
-    def sorted(self) -> list[ApiKey]:
-        """Read every key, the newest last."""
-        return sorted(self.run(self.keys.all()).values(), key=lambda key: (key.created_at, key.id))
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._redis.close()
-
-
-def _limits(command: Command) -> Command:
-    rate = click.option(
-        "--rate", type=Rate(), metavar="RATE", help="The long-run rate of requests: 100/s, 30/min, 5000/h."
+_limits = joined(
+    (
+        click.option(
+            "--rate", type=Rate(), metavar="RATE", help="The long-run rate of requests: 100/s, 30/min, 5000/h."
+        ),
+        click.option(
+            "--burst",
+            type=click.IntRange(1),
+            metavar="N",
+            help="The largest burst of requests [default: what --rate allows in a second].",
+        ),
+        click.option(
+            "--in-flight", type=click.IntRange(1, IN_FLIGHT_MAX), metavar="N", help="The most jobs that have not ended."
+        ),
     )
-    burst = click.option(
-        "--burst",
-        type=click.IntRange(1),
-        metavar="N",
-        help="The largest burst of requests [default: what --rate allows in a second].",
-    )
-    in_flight = click.option(
-        "--in-flight", type=click.IntRange(1, IN_FLIGHT_MAX), metavar="N", help="The most jobs that have not ended."
-    )
-    return rate(burst(in_flight(command)))
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: mutirao keys add crm")
 def keys() -> None:
     """Add, list and revoke the API keys of the HTTP gateway.
 
-    As soon as there is one, `mutirao gateway` answers nobody without a good key; until then it listens to this machine alone.
+    As soon as there is one, `mutirao gateway` answers only requests with a key that is not revoked; until then it listens to this
+    machine only.
     """
 
 
@@ -136,8 +102,8 @@ def add(
     if burst is not None and rate is None:
         raise click.UsageError("--burst is how much of a rate may come at once: name it with --rate.")
     limits = KeyLimits(rate_per_s=rate, burst=burst or math.ceil(rate or 1), in_flight=in_flight)
-    with _opened(broker_url) as ring:
-        key, token = ring.run(ring.keys.add(tenant, scopes=scopes, limits=limits, note=note))
+    with _opened(broker_url) as (redis, store):
+        key, token = redis.run(store.add(tenant, scopes=scopes, limits=limits, note=note))
     if as_json:
         console.emit_json(_facts(key) | {"token": token})
         return
@@ -150,60 +116,59 @@ def add(
 @as_json
 def list_(broker_url: str | None, *, as_json: bool) -> None:
     """List keys, revoked ones too, the newest last; the secret part is never shown."""
-    with _opened(broker_url) as ring:
-        found = ring.sorted()
+    with _opened(broker_url) as (redis, store):
+        keys = _sorted(redis, store)
     if as_json:
-        for key in found:
+        for key in keys:
             console.emit_json(_facts(key))
-    elif found:
-        console.table(("id", "tenant", "scopes", "limits", "created", "revoked", "note"), map(_row, found))
-        _note_closed(found)
+    elif keys:
+        console.table(("id", "tenant", "scopes", "limits", "created", "revoked", "note"), map(_row, keys))
+        _note_lockout(keys)
     else:
-        console.note("no keys: a gateway that starts now is open, and listens to this machine alone")
+        console.note("no keys: a gateway that starts now needs none, and listens to this machine only")
 
 
 @keys.command(
     short_help="Revoke keys, within a second and for good.", epilog="Example: mutirao keys revoke 5f0c9a1be2d4"
 )
-@click.argument("ids", type=KeyId(), metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=completion(_usable))
 @broker
 @as_json
 def revoke(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> int:
     """Revoke keys: they are refused within a second and for good; jobs that they queued still run."""
-    with _opened(broker_url) as ring:
-        codes = [_revoked(ring, id, as_json=as_json) for id in dict.fromkeys(ids)]
+    with _opened(broker_url) as (redis, store):
+
+        def revoke_one(id: str) -> None:
+            key = redis.run(store.revoke(id))
+            if as_json:
+                console.emit_json(_facts(key))
+            else:
+                click.echo(f"revoked {key.id} of tenant {key.tenant!r}")
+
+        code = console.each(dict.fromkeys(ids), revoke_one)
         if not as_json:
-            _note_closed(ring.sorted())
-    return next(filter(None, codes), console.Exit.OK)
+            _note_lockout(_sorted(redis, store))
+    return code
 
 
 @keys.command(short_help="Remove all keys, where every one is revoked.", epilog="Example: mutirao keys clear")
 @broker
 def clear(broker_url: str | None) -> None:
     """Remove all keys, where every one is revoked: a gateway that is started then needs no key, and listens on this machine only."""
-    with _opened(broker_url) as ring:
-        count = ring.run(ring.keys.clear())
-    click.echo(
-        f"removed {count} revoked key{'' if count == 1 else 's'}; restart the gateway: it is then open to this machine"
-    )
+    with _opened(broker_url) as (redis, store):
+        count = redis.run(store.clear())
+    click.echo(f"removed {console.counted(count, 'revoked key')}; restart the gateway: it is then open to this machine")
 
 
-def _revoked(ring: Ring, id: str, *, as_json: bool) -> console.Exit:
-    try:
-        key = ring.run(ring.keys.revoke(id))
-    except errors.KeyNotFound as exc:
-        return console.fail(exc)
-    if as_json:
-        console.emit_json(_facts(key))
-    else:
-        click.echo(f"revoked {key.id} of tenant {key.tenant!r}")
-    return console.Exit.OK
+def _sorted(redis: RedisDriver, store: ApiKeys) -> list[ApiKey]:
+    """Read every key, the newest last."""
+    return sorted(redis.run(store.all()).values(), key=lambda key: (key.created_at, key.id))
 
 
-def _note_closed(found: Sequence[ApiKey]) -> None:
+def _note_lockout(keys: Sequence[ApiKey]) -> None:
     """Explain how to open a gateway again where every key is revoked."""
-    if closed := lockout_remedy(found):
-        console.note(closed)
+    if remedy := lockout_remedy(keys):
+        console.note(remedy)
 
 
 def _facts(key: ApiKey) -> dict[str, Any]:
@@ -222,31 +187,15 @@ def _facts(key: ApiKey) -> dict[str, Any]:
 
 
 def _row(key: ApiKey) -> tuple[str, ...]:
-    revoked = render_jobs.moment(key.revoked_at) if key.revoked_at is not None else ""
-    return (
-        key.id,
-        key.tenant,
-        " ".join(key.scopes),
-        _limited(key),
-        render_jobs.moment(key.created_at),
-        revoked,
-        key.note,
-    )
+    created, revoked = render_jobs.moment(key.created_at), render_jobs.moment(key.revoked_at) if key.revoked_at else ""
+    return key.id, key.tenant, " ".join(key.scopes), _limits_of(key), created, revoked, key.note
 
 
-def _limited(key: ApiKey) -> str:
-    said = []
-    if key.rate_per_s is not None:
-        said.append(f"{key.rate_per_s:.3g}/s, {key.burst} at once")
-    if key.in_flight is not None:
-        said.append(f"{key.in_flight} in flight")
-    return ", ".join(said)
+def _limits_of(key: ApiKey) -> str:
+    rate = "" if key.rate_per_s is None else f"{key.rate_per_s:.3g}/s, {key.burst} at once"
+    in_flight = "" if key.in_flight is None else f"{key.in_flight} in flight"
+    return ", ".join(filter(None, (rate, in_flight)))
 
 
-@contextlib.contextmanager
-def _opened(broker_url: str | None, **given: Any) -> Iterator[Ring]:
-    ring = Ring(settings.load(broker_url=broker_url, **given))
-    try:
-        yield ring
-    finally:
-        ring.close()
+def _opened(broker_url: str | None, **overrides: Any) -> AbstractContextManager[tuple[RedisDriver, ApiKeys]]:
+    return connected(settings.load(broker_url=broker_url, **overrides), ApiKeys)

@@ -1,4 +1,4 @@
-"""The output of commands: tables, `--json`, errors as one line on stderr, and named exit codes."""
+"""The output of commands: tables, `--json`, questions, errors as one line on stderr, and named exit codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     console: Console
     stderr: Console
 
-# Where nobody looks, nothing is cut to a screen's width.
+# Output that is not for a terminal is not cut to a screen's width.
 ENDLESS = 100_000
+# The longest id that a table shows on one line.
+ID_WIDTH = 40
 
 
 class Exit(enum.IntEnum):
@@ -73,9 +75,6 @@ def emit_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
 
 
-_ID_WIDTH = 40
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """Print a table; cells are text, never markup. Into a pipe: a line for each row, tabs between its cells, the names first."""
     if not terminal():
@@ -88,8 +87,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     shown = Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     rows = list(rows)
     for at, column in enumerate(columns):
-        # An id is there to be copied: other columns give way to it.
-        whole = column == "id" and all(len(str(row[at])) <= _ID_WIDTH for row in rows)
+        # An id is meant to be copied: other columns give way to it.
+        whole = column == "id" and all(len(str(row[at])) <= ID_WIDTH for row in rows)
         shown.add_column(column, overflow="fold", no_wrap=whole)
     for row in rows:
         shown.add_row(*(escape(_cell(cell)) for cell in row))
@@ -117,6 +116,12 @@ def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) ->
     return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, **options)
 
 
+def labelled(lines: Iterable[tuple[str, str]]) -> None:
+    """Print texts, each behind its label."""
+    for label, text in lines:
+        click.echo(wrapped(text, f"{label:<9} ", " " * 10))
+
+
 def counted(count: int, noun: str) -> str:
     """Return a number of things in words: "no keys", "1 key", "2,000 keys"."""
     return f"{f'{count:,}' if count else 'no'} {noun}{'' if count == 1 else 's'}"
@@ -127,16 +132,49 @@ def note(text: str) -> None:
     click.echo(wrapped(text, err=True), err=True)
 
 
+def confirm(question: str) -> None:
+    """Ask a question on stderr.
+
+    Raises:
+        click.Abort: the answer is no, or there is none; what that means is printed.
+    """
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort as exc:
+        if isinstance(exc.__context__, EOFError):
+            click.echo(err=True)
+            complain("nothing was removed: standard input holds no answer; --yes answers the question beforehand")
+        raise
+    if not agreed:
+        note("nothing was removed")
+        raise click.Abort
+
+
 def fail(error: errors.MutiraoError) -> Exit:
     """Print an error as one line on stderr, and choose the exit code."""
     complain(str(error))
     return exit_of(error)
 
 
+def each(ids: Iterable[str], act: Callable[[str], Exit | None]) -> Exit:
+    """Run an action for each id, whether or not others fail; return the first exit code that is not 0."""
+    codes = [_attempted(act, id) for id in ids]
+    return next(filter(None, codes), Exit.OK)
+
+
+def _attempted(act: Callable[[str], Exit | None], id: str) -> Exit:
+    try:
+        return act(id) or Exit.OK
+    except errors.BrokerUnavailable:
+        raise
+    except errors.MutiraoError as exc:
+        return fail(exc)
+
+
 def complain(text: str) -> None:
     """Print one line on stderr that names the error; on a terminal, as many lines as it takes."""
-    said = wrapped(" ".join(text.split()), "error: ", err=True)
-    click.echo(click.style("error:", fg="red", bold=True) + said.removeprefix("error:"), err=True)
+    lines = wrapped(" ".join(text.split()), "error: ", err=True)
+    click.echo(click.style("error:", fg="red", bold=True) + lines.removeprefix("error:"), err=True)
 
 
 def exit_of(error: errors.MutiraoError) -> Exit:
@@ -148,5 +186,5 @@ def exit_of(error: errors.MutiraoError) -> Exit:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console  # noqa: PLC0415 - see __getattr__
 
-    watched = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(highlight=False, soft_wrap=True, stderr=stderr, width=None if watched else ENDLESS)
+    on_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(highlight=False, soft_wrap=True, stderr=stderr, width=None if on_terminal else ENDLESS)

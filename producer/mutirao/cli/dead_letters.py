@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
@@ -11,7 +11,8 @@ from click.shell_completion import CompletionItem
 
 from mutirao import errors, keyspace, settings
 from mutirao.cli import console, render_jobs, render_outputs
-from mutirao.cli.options import COMPLETION_S, Command, ModelName, as_json, broker
+from mutirao.cli.options import COMPLETION_S, Command, as_json, broker, completion, joined, served_models
+from mutirao.cli.redis_store import connected
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.dead_letters import REASONS, DeadLetter, DeadLetters, check_version, letter_not_found
 from mutirao.redisdb.drivers import RedisDriver
@@ -20,39 +21,26 @@ SHOWN = 100
 COMPLETED = 50
 
 
-class LetterId(click.ParamType[str]):
-    """A dead letter's id; completed with the newest."""
-
-    name = "ID"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        """Return the id unchanged."""
-        return str(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Read the newest ids from Redis, for a second at most; no error is shown to who presses TAB."""
-        with (
-            contextlib.suppress(errors.MutiraoError),
-            _connected(ctx.params.get("broker_url"), timeout_s=COMPLETION_S) as (redis, store),
-        ):
-            newest = redis.run(store.ids())[::-1]
-            return [CompletionItem(id) for id in newest if id.startswith(incomplete)][:COMPLETED]
-        return []
+def _newest(broker_url: str | None) -> list[CompletionItem]:
+    with _opened(broker_url, timeout_s=COMPLETION_S) as (redis, store):
+        return [CompletionItem(id) for id in reversed(redis.run(store.ids()))]
 
 
-def _filters(command: Command) -> Command:
-    model = click.option("--model", type=ModelName(), metavar="MODEL", help="Only those of this model.")
-    reason = click.option("--reason", type=click.Choice(REASONS), help="Only those given up for this reason.")
-    return model(reason(command))
+_complete = completion(_newest, COMPLETED)
+_filters = joined(
+    (
+        click.option(
+            "--model", metavar="MODEL", help="Only those of this model.", shell_complete=completion(served_models)
+        ),
+        click.option("--reason", type=click.Choice(REASONS), help="Only those given up for this reason."),
+    )
+)
 
 
 def _selection(verb: str) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        ids = click.argument("ids", type=LetterId(), metavar="[ID...]", nargs=-1)
-        everything = click.option("--all", "everything", is_flag=True, help=f"{verb} all; or all that match.")
-        return ids(everything(_filters(command)))
-
-    return add
+    ids = click.argument("ids", metavar="[ID...]", nargs=-1, shell_complete=_complete)
+    everything = click.option("--all", "everything", is_flag=True, help=f"{verb} all; or all that match.")
+    return joined((ids, everything, _filters))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: mutirao dead list")
@@ -60,7 +48,7 @@ def dead() -> None:
     """List, show, replay and purge what could not be served.
 
     A request whose worker or process died too often, or that ran past its time limit, is kept here after its job has failed; so is a
-    message that was no request at all. Nothing leaves by itself, except the oldest of more than 100,000.
+    message that was not a request. They stay until they are replayed or purged, except the oldest of more than 100,000.
     """
 
 
@@ -73,7 +61,7 @@ def dead() -> None:
 @as_json
 def list_(model: str | None, reason: str | None, limit: int, broker_url: str | None, *, as_json: bool) -> None:
     """List dead letters, the newest first."""
-    with _connected(broker_url) as (redis, store):
+    with _opened(broker_url) as (redis, store):
         ids = redis.run(store.ids())[::-1]
         matching = redis.run(store.matching(ids, model, reason, limit + 1))
     letters = matching[:limit]
@@ -93,20 +81,19 @@ def list_(model: str | None, reason: str | None, limit: int, broker_url: str | N
     short_help="Show one dead letter: why, when and where.",
     epilog="Example: mutirao dead show 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11",
 )
-@click.argument("id", type=LetterId(), metavar="ID")
+@click.argument("id", metavar="ID", shell_complete=_complete)
 @click.option("--payload", is_flag=True, help="Print the request's values too; they may be confidential.")
 @broker
 @as_json
 def show(id: str, broker_url: str | None, *, payload: bool, as_json: bool) -> None:
     """Show one dead letter: why, when, where, how often it was tried, and its shape."""
-    with _connected(broker_url) as (redis, store):
+    with _opened(broker_url) as (redis, store):
         letter = redis.run(store.find(id))
         raw = redis.run(store.tensors(letter)) if payload else None
     if as_json:
         console.emit_json(_facts(letter) | (_payload(letter, raw) if payload else {}))
         return
-    for label, text in _lines(letter):
-        click.echo(console.wrapped(text, f"{label:<9} ", " " * 10))
+    console.labelled(_lines(letter))
     if payload:
         _show_payload(letter, raw)
 
@@ -138,7 +125,7 @@ def replay(
     _check_selection(ids, model, reason, everything=everything)
     if everything and to_version is not None and model is None:
         raise click.UsageError("--to-version is a version of one model: name it with --model.")
-    with _connected(broker_url) as (redis, store):
+    with _opened(broker_url) as (redis, store):
         letters = _chosen(redis, store, ids, model, reason)
         if to_version is not None and letters:
             registry = redis.run(RedisBackend(settings.load(broker_url=broker_url), check=False).catalog())
@@ -146,11 +133,8 @@ def replay(
         outcomes = redis.run(store.replay(letters))
     if not ids and not outcomes:
         console.note("no dead letters to replay")
-    codes = []
-    for id in dict.fromkeys(ids) if ids else outcomes:
-        why = outcomes.get(id, letter_not_found(id))
-        codes.append(_report(id, "replayed", why, as_json=as_json))
-    return next(filter(None, codes), console.Exit.OK)
+    refused = {id: outcomes.get(id, letter_not_found(id)) for id in ids or outcomes}
+    return _report("replayed", refused, as_json=as_json)
 
 
 @dead.command(epilog="Example: mutirao dead purge --all --model iris --yes")
@@ -170,22 +154,16 @@ def purge(
 ) -> int:
     """Remove dead letters for good; their jobs' records stay."""
     _check_selection(ids, model, reason, everything=everything)
-    with _connected(broker_url) as (redis, store):
-        chosen = (
-            list(dict.fromkeys(ids)) if ids else [letter.id for letter in _chosen(redis, store, ids, model, reason)]
-        )
+    with _opened(broker_url) as (redis, store):
+        chosen = dict.fromkeys(ids or [letter.id for letter in _chosen(redis, store, ids, model, reason)])
         if not chosen:
             console.note("no dead letters to remove")
         elif everything and not yes:
-            click.confirm(f"Remove {_counted(len(chosen))} for good?", abort=True, err=True)
-        removed = set(redis.run(store.purge(chosen)))
-    gone = ids or removed  # of those that were not named, one that somebody else removed is none of our business
-    codes = [
-        _report(id, "purged", None if id in removed else letter_not_found(id), as_json=as_json)
-        for id in chosen
-        if id in gone
-    ]
-    return next(filter(None, codes), console.Exit.OK)
+            console.confirm(f"Remove {console.counted(len(chosen), 'dead letter')} for good?")
+        removed = set(redis.run(store.purge(list(chosen))))
+    # Of those that were not named, one that another command removed meanwhile is not reported.
+    refused = {id: None if id in removed else letter_not_found(id) for id in chosen if id in (ids or removed)}
+    return _report("purged", refused, as_json=as_json)
 
 
 def _check_selection(ids: Sequence[str], model: str | None, reason: str | None, *, everything: bool) -> None:
@@ -195,12 +173,19 @@ def _check_selection(ids: Sequence[str], model: str | None, reason: str | None, 
         raise click.UsageError("--model and --reason choose among all: take --all with them, and no ids.")
 
 
-def _report(id: str, done: str, why: errors.MutiraoError | None, *, as_json: bool) -> console.Exit:
-    if as_json:
-        console.emit_json({"id": id, done: why is None})
-    elif why is None:
-        click.echo(f"{done} {id}")
-    return console.Exit.OK if why is None else console.fail(why)
+def _report(done: str, refused: Mapping[str, errors.MutiraoError | None], *, as_json: bool) -> console.Exit:
+    """Report what was done with each dead letter, or why it was not."""
+
+    def report(id: str) -> None:
+        error = refused[id]
+        if as_json:
+            console.emit_json({"id": id, done: error is None})
+        elif error is None:
+            click.echo(f"{done} {id}")
+        if error is not None:
+            raise error
+
+    return console.each(refused, report)
 
 
 def _facts(letter: DeadLetter) -> dict[str, Any]:
@@ -242,16 +227,16 @@ def _lines(letter: DeadLetter) -> Iterator[tuple[str, str]]:
     yield "message", letter.message
     yield "given up", f"{render_jobs.moment(letter.at)}, by {letter.worker}"
     yield "attempts", str(letter.attempts)
-    yield "priority", facts["priority"] or "none of ours"
+    yield "priority", facts["priority"] or "unknown"
     yield "shape", letter.summary or f"unknown, {facts['bytes']} bytes in all"
     if letter.is_offloaded:
-        yield "tensors", "beside it, kept for a week"
-    yield "replay", f"mutirao dead replay {letter.id}" if letter.replayable else "not possible: it is no request"
+        yield "tensors", "in a key of their own, kept for a week"
+    yield "replay", f"mutirao dead replay {letter.id}" if letter.replayable else "not possible: it is not a request"
 
 
 def _show_payload(letter: DeadLetter, raw: bytes | None) -> None:
     if letter.is_offloaded and raw is None:
-        console.note("its tensors, which lay beside it, are gone")
+        console.note("its tensors, which were in a key of their own, are gone")
         return
     try:
         inputs = letter.inputs(raw)
@@ -269,10 +254,6 @@ def _payload(letter: DeadLetter, raw: bytes | None) -> dict[str, Any]:
     return {"inputs": inputs, "envelope": letter.envelope, "envelope_base64": letter.envelope_base64}
 
 
-def _counted(count: int) -> str:
-    return f"{count:,} dead letter{'' if count == 1 else 's'}"
-
-
 def _chosen(
     redis: RedisDriver, store: DeadLetters, ids: Sequence[str], model: str | None, reason: str | None
 ) -> list[DeadLetter]:
@@ -283,9 +264,5 @@ def _chosen(
     return [letter for letter in letters if letter is not None]
 
 
-@contextlib.contextmanager
-def _connected(broker_url: str | None, **options: Any) -> Iterator[tuple[RedisDriver, DeadLetters]]:
-    """Open a connection to Redis, and the dead letters in it."""
-    loaded = settings.load(broker_url=broker_url, **options)
-    with contextlib.closing(RedisDriver(loaded)) as redis:
-        yield redis, DeadLetters(loaded)
+def _opened(broker_url: str | None, **overrides: Any) -> AbstractContextManager[tuple[RedisDriver, DeadLetters]]:
+    return connected(settings.load(broker_url=broker_url, **overrides), DeadLetters)

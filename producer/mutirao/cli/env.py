@@ -22,7 +22,7 @@ from mutirao.cli.options import as_json
 def env(home: str | None, *, as_json: bool) -> None:
     """Print, for sh, the variables by which any program reaches the system of this folder: eval "$(mutirao env)".
 
-    The URL holds the password of its Redis: it is for programs, not for logs. What MUTIRAO_BROKER_URL already is does not count.
+    The URL holds the password of its Redis: it is for programs, not for logs. A MUTIRAO_BROKER_URL that is already set is ignored.
     """
     folder = home or settings.load(broker_url=settings.Settings().broker_url).home
     url = settings.embedded_broker_url(folder)
@@ -30,9 +30,7 @@ def env(home: str | None, *, as_json: bool) -> None:
         raise errors.BrokerUnavailable(
             f"no system runs in {Path(folder).resolve()}: start one with mutirao up, or name another folder with --home"
         )
-    found = {"MUTIRAO_BROKER_URL": url}
     if as_json:
-        console.emit_json(found)
-        return
-    for name, value in found.items():
-        click.echo(f"export {name}={shlex.quote(value)}")
+        console.emit_json({"MUTIRAO_BROKER_URL": url})
+    else:
+        click.echo(f"export MUTIRAO_BROKER_URL={shlex.quote(url)}")

@@ -19,7 +19,7 @@ from mutirao.redisdb.connection import connect
 from mutirao.urls import is_loopback
 
 USER = "mutirao"
-# Not `exception`, where a model's own words may stand: Flower 2.2 puts that column into the page as HTML. The task's page escapes it.
+# Not `exception`, which may quote a model: Flower 2.2 puts that column into the page as HTML. The task's page escapes it.
 COLUMNS = "name,args,state,runtime,worker,received,uuid"
 
 
@@ -46,38 +46,30 @@ def flower(port: int | None, address: str, password: str | None, *, control: boo
     """
     if importlib.util.find_spec("flower") is None:
         raise errors.MutiraoError("Flower is not installed: pip install '.[flower]' in the folder of mutirão's source")
-    now = settings.load()
-    given = f"{USER}:{password}" if password is not None else os.environ.get("FLOWER_BASIC_AUTH")
-    if given is None:
+    configured = settings.load()
+    auth = f"{USER}:{password}" if password is not None else os.environ.get("FLOWER_BASIC_AUTH")
+    if is_generated := auth is None:
         _refuse_unguarded(address)
-    auth = _checked(given) if given is not None else f"{USER}:{secrets.token_urlsafe(12)}"
+        auth = f"{USER}:{secrets.token_urlsafe(12)}"
+    _check(auth)
     port = chosen_port(port, FLOWER_PORT, "--port", address)
-    _tell(address, port, auth if given is None else "")
-    url = now.result_url if now.uses_amqp else now.broker_url
-    if not answers(url, now):
+    _print_address(address, port, auth if is_generated else "")
+    url = configured.result_url if configured.uses_amqp else configured.broker_url
+    if not answers(url, configured):
         console.note(f"Redis does not answer at {settings.without_password(url)} yet: Flower keeps trying")
     env = os.environ | {
-        "MUTIRAO_BROKER_URL": now.broker_url,
-        "MUTIRAO_RESULT_URL": now.result_url,
+        "MUTIRAO_BROKER_URL": configured.broker_url,
+        "MUTIRAO_RESULT_URL": configured.result_url,
         "FLOWER_BASIC_AUTH": auth,
         "FLOWER_READ_ONLY": str(not control).lower(),
         "FLOWER_TASKS_COLUMNS": os.environ.get("FLOWER_TASKS_COLUMNS", COLUMNS),
     }
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "mutirao_worker.app",
-        "flower",
-        f"--port={port}",
-        f"--address={address}",
-    ]
+    celery = [sys.executable, "-m", "celery", "-A", "mutirao_worker.app"]
     sys.stdout.flush()
-    os.execve(sys.executable, command, env)  # noqa: S606 - no shell is wanted
+    os.execve(sys.executable, [*celery, "flower", f"--port={port}", f"--address={address}"], env)  # noqa: S606 - no shell is wanted
 
 
-def _checked(auth: str) -> str:
+def _check(auth: str) -> None:
     """Refuse passwords that Flower misreads: it takes an empty one, and splits at commas."""
     for pair in auth.split(","):
         user, _, password = pair.partition(":")
@@ -86,7 +78,6 @@ def _checked(auth: str) -> str:
                 "FLOWER_BASIC_AUTH (or --password) must be user:password, without a comma in the password, and neither may be empty",
                 key="FLOWER_BASIC_AUTH",
             )
-    return auth
 
 
 def _refuse_unguarded(address: str) -> None:
@@ -98,18 +89,18 @@ def _refuse_unguarded(address: str) -> None:
         )
 
 
-def _tell(address: str, port: int, made: str) -> None:
+def _print_address(address: str, port: int, generated_auth: str) -> None:
     """Print where Flower is, and the password if it was generated here."""
-    host = f"[{address}]" if ":" in address else address or "0.0.0.0"  # noqa: S104 - said, not bound
-    user, _, password = made.partition(":")
-    secret = f"  user [bold]{user}[/]  password [bold]{password}[/]" if made else ""
+    host = f"[{address}]" if ":" in address else address or "0.0.0.0"  # noqa: S104 - shown, not bound
+    user, _, password = generated_auth.partition(":")
+    secret = f"  user [bold]{user}[/]  password [bold]{password}[/]" if generated_auth else ""
     console.console.print(f"Flower: [bold]http://{escape(host)}:{port}[/]{secret}")
 
 
-def answers(url: str, given: settings.Settings) -> bool:
-    """Whether Redis answers now; Flower starts all the same, for a monitor should be there before what it watches."""
+def answers(url: str, configured: settings.Settings) -> bool:
+    """Whether Redis answers now; Flower starts in any case: a monitor may be there before what it watches."""
     try:
-        with connect(url, given, socket_connect_timeout=1, socket_timeout=1, retry=None) as client:
+        with connect(url, configured, socket_connect_timeout=1, socket_timeout=1, retry=None) as client:
             return bool(client.ping())
     except (redis.RedisError, OSError):
         return False

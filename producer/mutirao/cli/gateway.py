@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import time
@@ -13,10 +12,10 @@ import msgspec
 from mutirao import errors, settings
 from mutirao.api_keys import ApiKeys
 from mutirao.cli import console, options
-from mutirao.redisdb.drivers import RedisDriver
+from mutirao.cli.redis_store import connected
 from mutirao.registry import ModelInfo
 
-# How often it looks for the first key.
+# The interval at which it looks for the first key.
 KEY_POLL_S = 1.0
 
 
@@ -29,13 +28,7 @@ KEY_POLL_S = 1.0
     type=click.IntRange(0, 65535),
     help="The port to listen on [default: MUTIRAO_GATEWAY_PORT, else 8000]; 0 for any that is free.",
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="debug logs each request's route, never its path, query or content.",
-)
+@options.log_level("--log-level", "debug logs each request's route, never its path, query or content.")
 @click.option("--await-key", is_flag=True, help="Without any API key, wait for the first one before listening.")
 @options.broker
 def gateway(*, host: str | None, port: int | None, log_level: str, await_key: bool, broker_url: str | None) -> None:
@@ -48,18 +41,18 @@ def gateway(*, host: str | None, port: int | None, log_level: str, await_key: bo
 
     _log(log_level.upper())
     loaded = settings.load(broker_url=broker_url, gateway_host=host, gateway_port=port)
-    _refuse_foreign(loaded)
+    _refuse_gateway(loaded)
     if await_key:
         _await_key(loaded)
     app.refuse_open(loaded)
     listening = server.listen(loaded.gateway_host, loaded.gateway_port)
-    front, built = app.build(loaded)
-    address, bound = listening.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
+    state, built = app.build(loaded)
+    address, bound_port = listening.getsockname()[:2]
+    host = f"[{address}]" if ":" in address else address
     console.note(
-        f"gateway: http://{shown}:{bound} (console), /docs (API), /metrics; Redis at {settings.without_password(loaded.broker_url)}"
+        f"gateway: http://{host}:{bound_port} (console), /docs (API), /metrics; Redis at {settings.without_password(loaded.broker_url)}"
     )
-    server.serve(loaded, front, built, listening)
+    server.serve(loaded, state, built, listening)
 
 
 @click.command(epilog="Example: mutirao openapi > openapi.json")
@@ -83,17 +76,17 @@ def _log(level: str) -> None:
 
 
 def _await_key(loaded: settings.Settings) -> None:
-    """Wait until there is a key; note once that the gateway waits for it."""
-    with contextlib.closing(RedisDriver(loaded)) as redis:
-        if not redis.run(ApiKeys(loaded).any()):
+    """Wait until there is a key; print once that the gateway waits for it."""
+    with connected(loaded, ApiKeys) as (redis, keys):
+        if not redis.run(keys.any()):
             console.note(
                 "gateway: waits for the first API key: mutirao keys add TENANT, in containers docker compose run --rm operator keys add TENANT"
             )
-        while not redis.run(ApiKeys(loaded).any()):
+        while not redis.run(keys.any()):
             time.sleep(KEY_POLL_S)
 
 
-def _refuse_foreign(loaded: settings.Settings) -> None:
+def _refuse_gateway(loaded: settings.Settings) -> None:
     if loaded.broker_url.startswith(("http://", "https://")):
         raise errors.SettingsError(
             f"MUTIRAO_BROKER_URL is {settings.without_password(loaded.broker_url)!r}: a gateway stands in front of Redis, not of another gateway",

@@ -26,8 +26,8 @@ FORMS = (
     "or - for standard input"
 )
 
-# Of a request with rows, as HTTP takes it: what may stand beside them, and what is an option here.
-_BESIDE = ("outputs", "parameters", "id")
+# Fields of a request with rows, as HTTP takes it: those that are used here, and those that are options here.
+_FIELDS = ("outputs", "parameters", "id")
 _OPTIONS = {
     "priority": "--priority",
     "expires_s": "--expires",
@@ -41,9 +41,9 @@ class InputData(msgspec.Struct, frozen=True):
 
     Attributes:
         rows: an array, a nested list, a mapping of named columns, or a table of text.
-        outputs: the names of those that a V2 request asks for.
-        parameters: of a V2 request.
-        id: of a V2 request.
+        outputs: the names of the outputs that the request asks for; None for the model's default ones.
+        parameters: of the request.
+        id: of the request.
     """
 
     rows: Any
@@ -51,23 +51,23 @@ class InputData(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] | None = None
     id: str | None = None
 
-    def arrays(self, takes: Signature) -> tuple[Any, tuple[str, ...]]:
-        """The rows as the client takes them, for a model of this signature, and what to know of how they were read."""
+    def arrays(self, signature: Signature) -> tuple[Any, tuple[str, ...]]:
+        """Return the rows as the client takes them, for a model of this signature, and notes on how a table was read."""
         if not isinstance(self.rows, CsvTable):
             return self.rows, ()
-        found = self.rows.rows(takes)
-        return found.data, found.notes
+        table = self.rows.rows(signature)
+        return table.data, table.notes
 
 
 def read(text: str, dialect: Dialect = AUTOMATIC) -> InputData:
     """Read DATA.
 
     Args:
-        dialect: what is said of a CSV.
+        dialect: how a CSV is written.
         text: JSON; `-` for standard input; `@` and the path of a file, without `@` where its name ends in .csv, .json or .npy.
 
     Raises:
-        InvalidRequest: it cannot be read, or holds nothing that could be rows; says how rows are written.
+        InvalidRequest: it cannot be read, or holds no rows; the message says how rows are written.
     """
     if text == "-":
         return parse(sys.stdin.buffer.read(), "standard input", dialect=dialect)
@@ -109,56 +109,53 @@ def _content(path: Path) -> bytes:
 
 def _json(raw: bytes, name: str) -> InputData:
     try:
-        found = msgspec.json.decode(raw)
+        document = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(_not_json(raw, name, exc)) from exc
-    if isinstance(found, dict) and _is_request(found):
-        return _request(messages.read_request(found))
-    if isinstance(found, dict) and _holds_rows(found):
-        return _around(found)
-    if isinstance(found, dict):
-        return InputData(found if any(isinstance(values, list) for values in found.values()) else _columns([found]))
-    if isinstance(found, list):
-        return InputData(_columns(found) if found and all(isinstance(row, dict) for row in found) else found)
-    raise InvalidRequest(f"DATA {_short(name)} is JSON, but no rows: {FORMS}")
+    match document:
+        case {"inputs": [{}, *_] as tensors_} if all(isinstance(tensor, dict) for tensor in tensors_):
+            return _from_v2(messages.read_request(document))
+        case {"rows": list(rows)} if _is_request(document, rows):
+            return _from_rows(document, rows)
+        case dict():
+            has_columns = any(isinstance(values, list) for values in document.values())
+            return InputData(document if has_columns else _columns([document]))
+        case list():
+            return InputData(_rows(document))
+    raise InvalidRequest(f"DATA {_short(name)} is JSON, but not rows: {FORMS}")
 
 
-def _is_request(found: dict[str, Any]) -> bool:
-    """Whether this is a V2 request, and not columns of which one is called inputs."""
-    inputs = found.get("inputs")
-    return isinstance(inputs, list) and bool(inputs) and all(isinstance(tensor, dict) for tensor in inputs)
-
-
-def _holds_rows(found: dict[str, Any]) -> bool:
+def _is_request(document: dict[str, Any], rows: list[Any]) -> bool:
     """Whether this is a request as HTTP takes it, and not columns of which one is called rows."""
-    rows = found.get("rows")
-    return found.keys() <= {"rows", *_BESIDE, *_OPTIONS} and isinstance(rows, list) and all(
-        isinstance(row, list | dict) for row in rows
-    )  # fmt: skip
+    fields = {"rows", *_FIELDS, *_OPTIONS}
+    return document.keys() <= fields and all(isinstance(row, list | dict) for row in rows)
 
 
-def _around(found: dict[str, Any]) -> InputData:
-    """Read the rows of a request, and what stands around them."""
-    if stranger := next((name for name in _OPTIONS if name in found), None):
-        raise InvalidRequest(f"DATA: {stranger!r} is for HTTP; here it is {_OPTIONS[stranger]}")
+def _from_rows(document: dict[str, Any], rows: list[Any]) -> InputData:
+    if option := next((name for name in _OPTIONS if name in document), None):
+        raise InvalidRequest(f"DATA: {option!r} is for HTTP; here it is {_OPTIONS[option]}")
     try:
-        beside = msgspec.convert({**found, "inputs": []}, PredictRequest)
+        request = msgspec.convert({**document, "inputs": []}, PredictRequest)
     except msgspec.ValidationError as exc:
-        raise InvalidRequest(f"DATA is no request: {exc}") from exc
-    rows = found["rows"]
-    rows = _columns(rows) if rows and all(isinstance(row, dict) for row in rows) else rows
-    return InputData(rows, _outputs(beside), beside.parameters, beside.id)
+        raise InvalidRequest(f"DATA is not a request: {exc}") from exc
+    return _with_fields(request, _rows(rows))
 
 
-def _outputs(found: PredictRequest) -> tuple[str, ...] | None:
-    return tuple(output.name for output in found.outputs) if found.outputs is not None else None
-
-
-def _request(found: PredictRequest) -> InputData:
-    rows = {tensor.name: tensors.decode(tensor) if tensor.datatype else tensor.data for tensor in found.inputs}
-    if len(rows) != len(found.inputs):
+def _from_v2(request: PredictRequest) -> InputData:
+    rows = {tensor.name: tensors.decode(tensor) if tensor.datatype else tensor.data for tensor in request.inputs}
+    if len(rows) != len(request.inputs):
         raise InvalidRequest("DATA: two inputs have the same name")
-    return InputData(rows, _outputs(found), found.parameters, found.id)
+    return _with_fields(request, rows)
+
+
+def _with_fields(request: PredictRequest, rows: Any) -> InputData:
+    outputs = None if request.outputs is None else tuple(output.name for output in request.outputs)
+    return InputData(rows, outputs, request.parameters, request.id)
+
+
+def _rows(rows: list[Any]) -> Any:
+    """Return rows that are records as columns, others unchanged."""
+    return _columns(rows) if rows and all(isinstance(row, dict) for row in rows) else rows
 
 
 def _columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -176,7 +173,7 @@ def _npy(raw: bytes, name: str) -> Any:
         array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
     except (ValueError, EOFError, OSError) as exc:
         reason = "it holds Python objects" if "allow_pickle" in str(exc) else str(exc)
-        raise InvalidRequest(f"DATA {name!r} is no .npy file of numbers or text: {reason}") from exc
+        raise InvalidRequest(f"DATA {name!r} is not a .npy file of numbers or text: {reason}") from exc
     if array.dtype.names:
         return {column: array[column] for column in array.dtype.names}
     return array

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 from mutirao import errors, keyspace
 from mutirao.cli import console, input_data, render_jobs, render_outputs
-from mutirao.cli.options import SECONDS, as_json, broker, request
+from mutirao.cli.options import SECONDS, as_json, broker, job_ids, request
 from mutirao.client.client import Client, Job
 from mutirao.tables.csv_dialect import Dialect
 from mutirao.wire.messages import JobRecord
@@ -18,16 +17,16 @@ from mutirao.wire.messages import JobRecord
 @click.command(epilog="Example: mutirao submit iris '[[5.1, 3.5, 1.4, 0.2]]'")
 @request
 @click.option("--rows", is_flag=True, help="Submit each row as a request of its own; print an id for each, one a line.")
-def submit(model: str, text: str, broker_url: str | None, *, rows: bool, as_json: bool, **asked: Any) -> None:
+def submit(model: str, text: str, broker_url: str | None, *, rows: bool, as_json: bool, **options: Any) -> None:
     """Queue a request for MODEL and print its job's id.
 
     DATA is JSON (rows as [[...], ...], columns as {"age": [31], ...}, or a V2 request), a file (rows.csv, rows.npy, @rows.json), or -
     for standard input.
     """
-    if rows and asked["id"] is not None:
+    if rows and options["id"] is not None:
         raise click.UsageError("--id names one request, --rows makes many: leave one of them out.")
     with Client(broker_url) as client:
-        for job in _submitted(client, model, text, rows=rows, **asked):
+        for job in _submitted(client, model, text, rows=rows, **options):
             if as_json:
                 console.emit_json({"id": job.id, "model": model})
             else:
@@ -38,7 +37,7 @@ def submit(model: str, text: str, broker_url: str | None, *, rows: bool, as_json
 @request
 @click.option("--timeout", type=SECONDS, metavar="S", help="Wait at most S seconds; the job goes on after that.")
 def predict(
-    model: str, text: str, broker_url: str | None, *, timeout: float | None, as_json: bool, **asked: Any
+    model: str, text: str, broker_url: str | None, *, timeout: float | None, as_json: bool, **options: Any
 ) -> int:
     """Send a request to MODEL and wait for its result: `submit` and `result --wait` in one.
 
@@ -46,7 +45,7 @@ def predict(
     for standard input.
     """
     with Client(broker_url) as client:
-        (job,) = _submitted(client, model, text, **asked)
+        (job,) = _submitted(client, model, text, **options)
         try:
             record = client.finished(job, timeout)
         except KeyboardInterrupt:
@@ -56,27 +55,27 @@ def predict(
 
 
 @click.command(epilog="Example: mutirao status 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@job_ids
 @broker
 @as_json
 def status(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> int:
     """Show the state of jobs: queued, running, succeeded, failed, cancelled or expired."""
-    found: list[JobRecord] = []
+    records: list[JobRecord] = []
     with Client(broker_url) as client:
-        code = each(ids, lambda name: found.append(client.record(name)))
-    if as_json:
-        for record in found:
+        code = console.each(ids, lambda name: records.append(client.record(name)))
+    if len(ids) > 1 and records and not as_json:
+        render_jobs.table(records)
+        return code
+    for record in records:
+        if as_json:
             console.emit_json(render_jobs.facts(record))
-    elif len(ids) == 1:
-        for record in found:
+        else:
             render_jobs.describe(record)
-    elif found:
-        render_jobs.table(found)
     return code
 
 
 @click.command(epilog="Example: mutirao result 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11 --wait")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@job_ids
 @click.option("--wait", is_flag=True, help="Wait until the job has ended.")
 @click.option("--timeout", type=SECONDS, metavar="S", help="Wait at most S seconds for each job; implies --wait.")
 @broker
@@ -95,23 +94,17 @@ def result(ids: tuple[str, ...], broker_url: str | None, *, wait: bool, timeout:
                 click.echo(f"job {id}")
             return _answer(client, record, as_json=as_json)
 
-        return each(ids, answer)
+        return console.each(ids, answer)
 
 
 @click.command(epilog="Example: mutirao cancel 019aaf5e-7c1b-7d3e-8a55-2f4c0d9b6e11")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@job_ids
 @broker
 @as_json
 def cancel(ids: tuple[str, ...], broker_url: str | None, *, as_json: bool) -> int:
     """Cancel jobs that still wait; one that runs or has ended stays as it is, and the exit code is 1."""
     with Client(broker_url) as client:
-        return each(ids, lambda name: _cancelled(client, name, as_json=as_json))
-
-
-def each(ids: Iterable[str], act: Callable[[str], console.Exit | None]) -> console.Exit:
-    """Run an action for each id, whether or not others fail; return the first exit code that is not 0."""
-    codes = [_tried(id, act) for id in ids]
-    return next(filter(None, codes), console.Exit.OK)
+        return console.each(ids, lambda name: _cancel(client, name, as_json=as_json))
 
 
 def _submitted(
@@ -127,31 +120,31 @@ def _submitted(
     **csv: str | None,
 ) -> list[Job]:
     """Read DATA and submit it; note where no live worker will serve it soon."""
-    given = input_data.read(text, Dialect.checked(**csv))
-    known = client.catalog()
-    taken, notes = given.arrays(known.find(model).signature)
-    for each in notes:
-        console.note(f"note: {each}")
-    asked: dict[str, Any] = {
-        "outputs": outputs or given.outputs,
-        "parameters": given.parameters,
+    data = input_data.read(text, Dialect.checked(**csv))
+    registry = client.catalog()
+    inputs, notes = data.arrays(registry.find(model).signature)
+    for note in notes:
+        console.note(f"note: {note}")
+    options: dict[str, Any] = {
+        "outputs": outputs or data.outputs,
+        "parameters": data.parameters,
         "expires_s": expires,
         "priority": priority,
     }
     if rows:
-        jobs = _queued(client, model, input_data.split(taken), asked)
+        jobs = _submit_rows(client, model, input_data.split(inputs), options)
     else:
-        jobs = [client.submit(model, taken, id=id or given.id, **asked)]
-    if not known.is_served(model):
+        jobs = [client.submit(model, inputs, id=id or data.id, **options)]
+    if not registry.is_served(model):
         console.note(f"queued; no live worker serves {model!r} now: start one with mutirao worker")
     return jobs
 
 
-def _queued(client: Client, model: str, rows: list[Any], asked: dict[str, Any]) -> list[Job]:
+def _submit_rows(client: Client, model: str, rows: list[Any], options: dict[str, Any]) -> list[Job]:
     """Queue a request for each row; an interruption reports what is queued, which is all of it or nothing."""
     ids = keyspace.new_ids(len(rows))
     try:
-        return client.submit_many(model, rows, ids=ids, **asked)
+        return client.submit_many(model, rows, ids=ids, **options)
     except KeyboardInterrupt:
         try:
             client.record(ids[0])
@@ -183,7 +176,7 @@ def _ended(record: JobRecord) -> JobRecord:
     return record
 
 
-def _cancelled(client: Client, id: str, *, as_json: bool) -> console.Exit:
+def _cancel(client: Client, id: str, *, as_json: bool) -> console.Exit:
     done = client.cancel(id)
     state = "cancelled" if done else client.record(id).state
     if as_json:
@@ -191,15 +184,6 @@ def _cancelled(client: Client, id: str, *, as_json: bool) -> console.Exit:
     elif done:
         click.echo(f"cancelled {id}")
     if not done:
-        says = "is running" if state == "running" else f"has already {state}"
-        console.complain(f"job {id} {says}; only a job that waits can be cancelled")
+        what = "is running" if state == "running" else f"has already {state}"
+        console.complain(f"job {id} {what}; only a job that waits can be cancelled")
     return console.Exit.OK if done else console.Exit.FAILED
-
-
-def _tried(id: str, act: Callable[[str], console.Exit | None]) -> console.Exit:
-    try:
-        return act(id) or console.Exit.OK
-    except errors.BrokerUnavailable:
-        raise
-    except errors.MutiraoError as exc:
-        return console.fail(exc)

@@ -1,9 +1,9 @@
-"""Options and arguments that several commands share, with their completion."""
+"""Options and arguments that several commands share, and their completion."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 import click
@@ -13,6 +13,7 @@ from mutirao import errors, keyspace
 from mutirao.tables.csv_dialect import HEADERS
 
 Command = Callable[..., Any]
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 COMPLETION_S = 1.0
 SECONDS = click.FloatRange(0, min_open=True)
@@ -22,47 +23,56 @@ broker = click.option(
     metavar="URL",
     help="The URL of Redis or of a gateway [default: MUTIRAO_BROKER_URL, which keeps a password out of `ps`].",
 )
+job_ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one document a line, for scripts.")
 
 
-class ModelName(click.ParamType[str]):
-    """A model's name; completed with those that workers have announced."""
+def completion(read: Callable[[str | None], Iterable[CompletionItem]], most: int | None = None) -> Complete:
+    """Complete with what is read from Redis, for a second at most; pressing TAB never shows an error."""
 
-    name = "MODEL"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        """Return the name unchanged: the client checks it."""
-        return str(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Read the ids from Redis, for a second at most; no error is shown to who presses TAB."""
-        found: list[CompletionItem] = []
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001 - click's
         with contextlib.suppress(errors.MutiraoError):
-            found = [
-                CompletionItem(name) for name in _served(ctx.params.get("broker_url")) if name.startswith(incomplete)
-            ]
-        return found
+            items = read(ctx.params.get("broker_url"))
+            return [item for item in items if item.value.startswith(incomplete)][:most]
+        return []
+
+    return complete
 
 
-class Data(click.ParamType[str]):
-    """Rows, or where they are; completed with files."""
+def served_models(broker_url: str | None) -> list[CompletionItem]:
+    """Return the names of the models that workers have announced."""
+    from mutirao.client.client import Client  # noqa: PLC0415 - only completion of a model needs it
 
-    name = "DATA"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        """Return the text unchanged: `input_data` reads it."""
-        return str(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Let the shell complete files."""
-        return [CompletionItem(incomplete, type="file")]
+    with Client(broker_url, timeout_s=COMPLETION_S) as client:
+        return [CompletionItem(info.name) for info in client.models()]
 
 
-def request(command: Command) -> Command:
-    """Add the options that `submit` and `predict` share."""
-    shared: tuple[Callable[[Command], Command], ...] = (
-        click.argument("model", type=ModelName()),
-        click.argument("text", type=Data(), metavar="DATA"),
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001 - click's
+    """Let the shell complete files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def log_level(name: str, text: str) -> Callable[[Command], Command]:
+    """Return the option of this name that chooses how much is logged."""
+    levels = click.Choice(["debug", "info", "warning", "error"])
+    return click.option(name, type=levels, default="info", show_default=True, help=text)
+
+
+def joined(options: Iterable[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """Join options that several commands share, in the order in which --help lists them."""
+
+    def add(command: Command) -> Command:
+        for option in reversed([*options]):
+            command = option(command)
+        return command
+
+    return add
+
+
+request = joined(
+    (
+        click.argument("model", metavar="MODEL", shell_complete=completion(served_models)),
+        click.argument("text", metavar="DATA", shell_complete=files),
         click.option(
             "--output",
             "outputs",
@@ -100,13 +110,4 @@ def request(command: Command) -> Command:
         broker,
         as_json,
     )
-    for option in reversed(shared):
-        command = option(command)
-    return command
-
-
-def _served(broker_url: str | None) -> list[str]:
-    from mutirao.client.client import Client  # noqa: PLC0415 - only completion of a model needs it
-
-    with Client(broker_url, timeout_s=COMPLETION_S) as client:
-        return [info.name for info in client.models()]
+)

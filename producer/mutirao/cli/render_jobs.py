@@ -6,8 +6,6 @@ import datetime
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import click
-
 from mutirao.cli import console
 from mutirao.client.job import timings
 from mutirao.wire.messages import JobRecord
@@ -42,13 +40,12 @@ def reason(record: JobRecord) -> str | None:
 
 def describe(record: JobRecord) -> None:
     """Print everything about one job, a line each."""
-    for label, text in _lines(record):
-        click.echo(console.wrapped(text, f"{label:<9} ", " " * 10))
+    console.labelled(_lines(record))
 
 
-def table(found: Iterable[JobRecord]) -> None:
+def table(records: Iterable[JobRecord]) -> None:
     """Print jobs, a line each."""
-    console.table(("id", "model", "state", "rows", "waited", "computed", "worker"), map(_row, found))
+    console.table(("id", "model", "state", "rows", "waited", "computed", "worker"), map(_row, records))
 
 
 def moment(at: float | None) -> str:
@@ -62,13 +59,9 @@ def span(seconds: float | None) -> str:
     """Format a duration in a suitable unit."""
     if seconds is None:
         return ""
-    return (
-        f"{seconds * 1000:.3g} ms"
-        if seconds < 1
-        else f"{seconds:.1f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-    )
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
@@ -80,17 +73,13 @@ def _lines(record: JobRecord) -> Iterator[tuple[str, str]]:
         yield "reason", why
     if job.rows:
         yield "rows", str(job.rows)
-    yield "queued", moment(times.queued_at) + _priority(record)
+    yield "queued", moment(times.queued_at) + ("" if job.priority in {"", "normal"} else f", priority {job.priority}")
     if times.started_at:
-        yield (
-            "started",
-            f"{moment(times.started_at)}, after {span(times.queued_s)}, by {job.worker}{_again(job.attempts)}",
-        )
+        attempt = f", attempt {job.attempts}" if job.attempts > 1 else ""
+        yield "started", f"{moment(times.started_at)}, after {span(times.queued_s)}, by {job.worker}{attempt}"
     if times.finished_at:
-        yield (
-            "finished",
-            moment(times.finished_at) + (f", after {span(times.computed_s)}" if times.started_at else ""),
-        )
+        after = f", after {span(times.computed_s)}" if times.started_at else ""
+        yield "finished", moment(times.finished_at) + after
     if not record.done and job.expires_at and not times.started_at:
         yield "expires", moment(job.expires_at)
 
@@ -99,11 +88,3 @@ def _row(record: JobRecord) -> tuple[str, ...]:
     job, times = record.job, timings(record)
     spans = (span(times.queued_s), span(times.computed_s))
     return record.task_id, job.model, record.state, str(job.rows or ""), *spans, job.worker
-
-
-def _priority(record: JobRecord) -> str:
-    return f", priority {record.job.priority}" if record.job.priority not in {"", "normal"} else ""
-
-
-def _again(attempts: int) -> str:
-    return f", attempt {attempts}" if attempts > 1 else ""

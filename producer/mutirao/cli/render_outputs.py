@@ -42,7 +42,7 @@ def show(outputs: dict[str, Array]) -> None:
     cut = console.terminal()
     count = len(next(iter(outputs.values()), ()))
     shown = min(count, ROWS) if cut else count
-    rows = ((at, *(_cell(array[at], cut=cut) for array in outputs.values())) for at in range(shown))
+    rows = ((row, *(_cell(array[row], cut=cut) for array in outputs.values())) for row in range(shown))
     console.table(("row", *outputs), rows)
     if shown < count:
         console.note(f"{shown} of {count} rows; --json prints all")

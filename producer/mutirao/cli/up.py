@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 from rich.markup import escape
@@ -56,18 +57,7 @@ READY_S = 120.0
     show_envvar=True,
     help="The gateway's port [default: 8000, or any that is free].",
 )
-def up(
-    *,
-    workers: int,
-    concurrency: int | None,
-    models: Path | None,
-    home: Path | None,
-    port: int | None,
-    flower_port: int | None,
-    flower: bool,
-    gateway: bool,
-    gateway_port: int | None,
-) -> None:
+def up(*, models: Path | None, home: Path | None, flower: bool, gateway: bool, **options: Any) -> None:
     """Run Redis, workers, the HTTP gateway and Flower on this machine, without Docker or root.
 
     Everything listens on this machine only. Ctrl-C ends it: workers finish the batches that they run. Queued requests stay in the
@@ -75,31 +65,20 @@ def up(
     """
     _refuse_empty(Path(settings.load(models=None if models is None else str(models)).models))
     started = time.monotonic()
-    system = Embedded(
-        home,
-        workers=workers,
-        concurrency=concurrency,
-        models=models,
-        flower=flower,
-        port=port,
-        flower_port=flower_port,
-        gateway=gateway,
-        gateway_port=gateway_port,
-        report=_report_exit,
-    )
+    system = Embedded(home, models=models, flower=flower, gateway=gateway, report=_report_exit, **options)
     with _until_interrupted(system):
         with console.stderr.status("starting Redis and the workers ..."):
             system.start()
             system.wait_ready(READY_S)
         _banner(system, time.monotonic() - started)
-        if flower and not system.flower_url:
-            console.note(
-                "Flower is not installed, so it does not run: pip install '.[flower]' in the folder of mutirão's source"
-            )
-        if gateway and not system.gateway_url:
-            console.note(
-                "the HTTP gateway is not installed, so it does not run: pip install '.[gateway]' in the folder of mutirão's source"
-            )
+        for wanted, url, what, extra in (
+            (flower, system.flower_url, "Flower", "flower"),
+            (gateway, system.gateway_url, "the HTTP gateway", "gateway"),
+        ):
+            if wanted and not url:
+                console.note(
+                    f"{what} is not installed, so it does not run: pip install '.[{extra}]' in the folder of mutirão's source"
+                )
         while True:
             system.check()
             time.sleep(0.2)
@@ -159,8 +138,8 @@ def _banner(system: Embedded, took_s: float) -> None:
     console.console.print(
         f"[bold green]mutirão is up[/] after {took_s:.1f} s, in {escape(str(system.home.path))} (process {os.getpid()})\n"
     )
-    for what, text in _parts(system):
-        console.console.print(f"  [bold]{what:<8}[/] {escape(text)}")
+    for part, text in _parts(system):
+        console.console.print(f"  [bold]{part:<8}[/] {escape(text)}")
     console.console.print(f"\nIn another terminal{_where(system)}:")
     for command in _hints(system):
         console.console.print(f"  [cyan]{escape(command)}[/]")
@@ -172,11 +151,11 @@ def _banner(system: Embedded, took_s: float) -> None:
 
 
 def _parts(system: Embedded) -> Iterator[tuple[str, str]]:
-    fleet = system.fleet()
+    registry = system.fleet()
     yield "Redis", f"127.0.0.1:{system.server.port}, {system.binary}, every change logged"
-    for worker in fleet.workers:
+    for worker in registry.workers:
         yield "Worker", f"{worker.name}, {worker.processes} at a time"
-    yield "Models", f"{_models(fleet)}, in {system.settings.models}"
+    yield "Models", f"{_models(registry)}, in {system.settings.models}"
     if system.gateway_url:
         yield "Console", f"{system.gateway_url} (the API is described at {system.gateway_url}/docs)"
         yield from _moved(system, system.gateway_url)
@@ -193,10 +172,10 @@ def _moved(system: Embedded, url: str) -> Iterator[tuple[str, str]]:
         yield "", f"port {port} is another program's here: use {url}"
 
 
-def _models(fleet: Registry) -> str:
-    known = fleet.expected()
-    ready = [name for name, info in known.items() if info.state == "ready"]
-    rest = f" and {len(known) - len(ready)} unavailable" if len(ready) < len(known) else ""
+def _models(registry: Registry) -> str:
+    states = [(name, info.state) for name, info in registry.expected().items()]
+    ready = [name for name, state in states if state == "ready"]
+    rest = f" and {len(states) - len(ready)} unavailable" if len(ready) < len(states) else ""
     return (", ".join(ready) or "none yet") + rest
 
 

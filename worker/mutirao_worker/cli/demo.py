@@ -31,9 +31,9 @@ TIMEOUT_S = 50.0
     help="Where it keeps its models and its Redis [default: ./.mutirao/demo].",
 )
 def demo(home: Path | None) -> None:
-    """Fit four small models, start Redis and two workers, and have every held-out row answered.
+    """Fit four small models, start Redis and two workers, and submit every held-out row.
 
-    Ends with 0 if every answer has come and is the model's own.
+    Exits with 0 if every row was answered as the model itself answers.
     """
     from mutirao_worker import demo as samples  # noqa: PLC0415 - scikit-learn, which `mutirao --help` does without
 
@@ -77,17 +77,11 @@ def _step(what: str) -> Iterator[None]:
 
 
 def _show(outcomes: Iterable[Outcome]) -> None:
-    rows = [
-        (
-            outcome.model,
-            outcome.rows,
-            ", ".join(f"{worker} {count}" for worker, count in outcome.workers.items()),
-            f"{outcome.queued_s * 1e3:.0f} ms",
-            f"{outcome.computed_s * 1e3:.1f} ms",
-            f"{outcome.accuracy:.1%}",
-        )
-        for outcome in outcomes
-    ]
+    rows = []
+    for outcome in outcomes:
+        workers = ", ".join(f"{worker} {count}" for worker, count in outcome.workers.items())
+        times = (f"{outcome.queued_s * 1e3:.0f} ms", f"{outcome.computed_s * 1e3:.1f} ms")
+        rows.append((outcome.model, outcome.rows, workers, *times, f"{outcome.accuracy:.1%}"))
     console.console.print()
     console.table(("model", "rows", "answered by", "queued", "computed", "accuracy on held-out rows"), rows)
     total = sum(outcome.rows for outcome in outcomes)

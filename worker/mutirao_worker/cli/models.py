@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ from rich.markup import escape
 
 from mutirao import errors, keyspace, settings
 from mutirao.cli import console
-from mutirao.cli.options import broker
+from mutirao.cli.options import as_json, broker, joined
+from mutirao.cli.redis_store import connected
 from mutirao.client.redis_backend import RedisBackend
-from mutirao.redisdb.drivers import RedisDriver
 from mutirao.registry import ModelInfo
 from mutirao.settings import Settings
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature, TensorSpec
@@ -24,7 +22,7 @@ from mutirao_worker.models.manifest import Manifest
 from mutirao_worker.models.repository import Finding, Repository
 
 _SHOWN = 4
-# A worker of the same repository notices within this time that a model was removed.
+# Workers of the same repository notice within this time that a model was removed.
 NOTICED_S = 2.0
 _LIMITS = (
     ("--max-rows", click.IntRange(1), "N", "The most rows that one request may hold; as before, or 10000."),
@@ -36,33 +34,25 @@ _LIMITS = (
     ("--max-attempts", click.IntRange(1), "N", "How often a request may be running when its process dies or is stopped; as before, or 3."),
 )  # fmt: skip
 
-Command = Callable[..., Any]
+
+def _repository(ctx: click.Context, param: click.Parameter, folder: str | None) -> Repository:  # noqa: ARG001 - click's
+    return Repository(folder or settings.load().models)
 
 
-class _Folder(click.ParamType[Repository]):
-    name = "DIR"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Repository:  # noqa: ARG002 - click's
-        """Open the repository, at the folder of the settings where none is given."""
-        return value if isinstance(value, Repository) else Repository(value)
-
-
-def _repository_options(command: Command) -> Command:
-    folder = click.option(
-        "--models",
-        "--repository",
-        "repository",
-        type=_Folder(),
-        default=lambda: settings.load().models,
-        help="The model repository; MUTIRAO_MODELS, or ./models by default.",
+_repository_options = joined(
+    (
+        click.option(
+            "--models",
+            "--repository",
+            "repository",
+            metavar="DIR",
+            callback=_repository,
+            help="The model repository; MUTIRAO_MODELS, or ./models by default.",
+        ),
+        as_json,
     )
-    return folder(click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command))
-
-
-def _limit_options(command: Command) -> Command:
-    for name, kind, unit, says in reversed(_LIMITS):
-        command = click.option(name, type=kind, metavar=unit, help=says)(command)
-    return command
+)
+_limit_options = joined(click.option(name, type=kind, metavar=unit, help=text) for name, kind, unit, text in _LIMITS)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: mutirao models list")
@@ -104,14 +94,15 @@ def add(
 ) -> None:
     """Add a fitted estimator, saved with joblib or pickle, as a new version of model NAME.
 
-    FILE is loaded for that, which runs what is in it: add only files that you trust.
+    FILE is loaded for that, which runs the code in it: add only files that you trust.
     """
     options |= {"time_limit_s": time_limit, "max_wait_ms": max_wait, "latency_target_ms": latency_target}
     info = repository.add(name, file, **options)
     if as_json:
         console.emit_json(_document(info))
         return
-    console.console.print(f"added [bold]{info.name}[/] version {escape(info.version)}, now the active one{_of(info)}")
+    others = f" of {len(info.versions)}" if len(info.versions) > 1 else ""
+    console.console.print(f"added [bold]{info.name}[/] version {escape(info.version)}, now the active one{others}")
     _print_signature(info.signature)
     if info.reason:
         console.note(f"note: {info.reason}")
@@ -161,14 +152,12 @@ def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_j
 
     Exits with 1 where a model cannot be served; notes do not count.
     """
-    found = {each: repository.verify(each) for each in ([name] if name else repository.names())}
+    models = {model: repository.verify(model) for model in ([name] if name else repository.names())}
     if as_json:
-        console.emit_json(
-            {each: [msgspec.structs.asdict(finding) for finding in findings] for each, findings in found.items()}
-        )
+        console.emit_json({model: list(map(msgspec.structs.asdict, findings)) for model, findings in models.items()})
     else:
-        _print_findings(found, repository)
-    failed = any(not finding.note for findings in found.values() for finding in findings)
+        _print_findings(models, repository)
+    failed = any(not finding.note for findings in models.values() for finding in findings)
     ctx.exit(console.Exit.FAILED if failed else console.Exit.OK)
 
 
@@ -195,24 +184,24 @@ def remove(name: str, version: str | None, repository: Repository, *, yes: bool,
     """Remove a model, or one version of it, with its files."""
     what = f"version {version} of model {name}" if version else f"model {name} with all its versions"
     if not yes:
-        _check_there(repository, name, version)
-        click.confirm(f"Remove {what} from {repository.root}?", abort=True, err=True)
+        _check_exists(repository, name, version)
+        console.confirm(f"Remove {what} from {repository.root}?")
     repository.remove(name, version)
-    remaining = "" if name in repository.names() else _withdrawn(name)
+    remedy = "" if name in repository.names() else _withdraw_removed(name)
     if as_json:
         console.emit_json({"removed": name, "version": version})
     else:
         console.console.print(f"removed {what}", markup=False)
-    if remaining:
-        console.note(f"note: {remaining}")
+    if remedy:
+        console.note(f"note: {remedy}")
 
 
-def _check_there(repository: Repository, name: str, version: str | None) -> None:
+def _check_exists(repository: Repository, name: str, version: str | None) -> None:
     """Refuse a model or a version that does not exist, before the confirmation."""
-    known = repository.info(name).versions
-    if version is not None and known and version not in known:
-        text = f"model {name!r} has no version {version!r}: it has {', '.join(known)}"
-        raise errors.ModelNotFound(text, model=name, known=known)
+    versions = repository.info(name).versions
+    if version is not None and versions and version not in versions:
+        text = f"model {name!r} has no version {version!r}: it has {', '.join(versions)}"
+        raise errors.ModelNotFound(text, model=name, known=versions)
 
 
 @models.command(
@@ -223,7 +212,7 @@ def _check_there(repository: Repository, name: str, version: str | None) -> None
 def forget(name: str, broker_url: str | None) -> None:
     """Take model NAME off the catalogue of running systems, where no live worker has it in its repository.
 
-    `remove` does it by itself where it reaches Redis. Workers forget a model that nobody has announced for a day.
+    `remove` does it by itself where it reaches Redis. Workers forget a model that no worker has announced for a day.
     """
     keyspace.model_name(name)
     status, *workers = _withdraw(settings.load(broker_url=broker_url), name)
@@ -231,17 +220,16 @@ def forget(name: str, broker_url: str | None) -> None:
         raise errors.ModelNotFound(f"model {name!r} is not in the catalogue: mutirao doctor names those that are")
     if status == "kept":
         raise errors.ModelExists(f"model {name!r} is still in the repository of {', '.join(workers)}: remove it there")
-    console.console.print(f"{name} is in the catalogue no more", markup=False)
+    console.console.print(f"{name} is no longer in the catalogue", markup=False)
 
 
-def _withdrawn(name: str) -> str:
+def _withdraw_removed(name: str) -> str:
     """Withdraw a removed model from the catalogue; return what is left to do, "" for nothing."""
-    given, deadline = settings.load(), time.monotonic() + NOTICED_S
+    configured, deadline = settings.load(), time.monotonic() + NOTICED_S
+    configured = msgspec.structs.replace(configured, timeout_s=min(configured.timeout_s, NOTICED_S))
     try:
         while True:
-            status, *workers = _withdraw(
-                msgspec.structs.replace(given, timeout_s=min(given.timeout_s, NOTICED_S)), name
-            )
+            status, *workers = _withdraw(configured, name)
             if status != "kept":
                 return ""
             if time.monotonic() > deadline:
@@ -251,12 +239,12 @@ def _withdrawn(name: str) -> str:
         return f"a running system may still list it ({exc}); where there is one: mutirao models forget {name}"
 
 
-def _withdraw(given: Settings, name: str) -> tuple[str, ...]:
-    if given.uses_gateway:
-        text = f"{settings.without_password(given.broker_url)} is a gateway: set MUTIRAO_BROKER_URL to its Redis"
+def _withdraw(configured: Settings, name: str) -> tuple[str, ...]:
+    if configured.uses_gateway:
+        text = f"{settings.without_password(configured.broker_url)} is a gateway: set MUTIRAO_BROKER_URL to its Redis"
         raise errors.InvalidRequest(text, reason="a gateway's URL")
-    with contextlib.closing(RedisDriver(given)) as redis:
-        return redis.run(RedisBackend(given, check=False).withdraw([name]))[0]
+    with connected(configured, lambda settings: RedisBackend(settings, check=False)) as (redis, backend):
+        return redis.run(backend.withdraw([name]))[0]
 
 
 def _row(info: ModelInfo) -> tuple[str, ...]:
@@ -276,31 +264,28 @@ def _state(info: ModelInfo) -> str:
     return f"{info.state}: {info.reason}" if info.reason else info.state
 
 
-def _of(info: ModelInfo) -> str:
-    return f" of {len(info.versions)}" if len(info.versions) > 1 else ""
-
-
 def _print_settings(repository: Repository, info: ModelInfo) -> None:
-    found = repository.manifest(info.name)
-    soft = f", interrupted after {found.soft_time_limit_s:g} s" if found.soft_time_limit_s else ""
+    manifest = repository.manifest(info.name)
+    soft = f", interrupted after {manifest.soft_time_limit_s:g} s" if manifest.soft_time_limit_s else ""
     others = [version for version in info.versions if version != info.version]
     lines = {
         "version": info.version + (f" (also here: {', '.join(others)})" if others else ""),
-        "runtime": f"{info.runtime}, saved with {found.version.saved_with}"
-        + (", no other accepted" if found.strict_version else ""),
-        "limits": f"{found.max_rows} rows in a request, stopped after {found.time_limit_s:g} s{soft}",
-        "batches": _batches(found),
-        "attempts": f"{found.max_attempts}, where the process dies or is stopped",
+        "runtime": f"{info.runtime}, saved with {manifest.version.saved_with}"
+        + (", no other accepted" if manifest.strict_version else ""),
+        "limits": f"{manifest.max_rows} rows in a request, stopped after {manifest.time_limit_s:g} s{soft}",
+        "batches": _batches(manifest),
+        "attempts": f"{manifest.max_attempts}, where the process dies or is stopped",
         "folder": str(repository.root / info.name),
     }
-    for key, value in lines.items():
-        console.console.print(f"{key:<8} {value}", markup=False)
+    for label, text in lines.items():
+        console.console.print(f"{label:<8} {text}", markup=False)
 
 
-def _batches(found: Manifest) -> str:
-    waits = f", waiting {found.max_wait_ms:g} ms for them" if found.max_wait_ms else ""
-    target = f", done within {found.latency_target_ms:g} ms" if found.latency_target_ms else ""
-    return f"up to {found.max_batch_rows} rows or {found.max_batch_bytes} bytes of several requests{waits}{target}"
+def _batches(manifest: Manifest) -> str:
+    size = f"{manifest.max_batch_rows} rows or {manifest.max_batch_bytes} bytes of several requests"
+    waits = f", waiting {manifest.max_wait_ms:g} ms for them" if manifest.max_wait_ms else ""
+    target = f", done within {manifest.latency_target_ms:g} ms" if manifest.latency_target_ms else ""
+    return f"up to {size}{waits}{target}"
 
 
 def _print_signature(signature: Signature) -> None:
@@ -325,15 +310,15 @@ def _spec(spec: TensorSpec) -> tuple[str, str, str]:
 
 
 def _document(info: ModelInfo) -> dict[str, Any]:
-    """Return a model with the defaults that msgspec leaves out, so that a script always finds the state; nothing of workers is known here."""
+    """Return a model with the defaults that msgspec leaves out, so that a script always finds the state, and without what workers tell."""
     hidden = {"workers", "seen_at", "expected", "variants"}
     return {key: value for key, value in msgspec.structs.asdict(info).items() if key not in hidden}
 
 
-def _print_findings(found: dict[str, list[Finding]], repository: Repository) -> None:
-    if not found:
+def _print_findings(models: dict[str, list[Finding]], repository: Repository) -> None:
+    if not models:
         console.note(f"no models in {repository.root}: add one with mutirao models add NAME FILE")
-    for name, findings in found.items():
+    for name, findings in models.items():
         failed = any(not finding.note for finding in findings)
         console.console.print(f"[bold]{name}[/]  " + ("[red]unavailable[/]" if failed else "[green]ok[/]"))
         for finding in findings:

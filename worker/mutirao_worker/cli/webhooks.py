@@ -8,7 +8,7 @@ import socket
 import click
 
 from mutirao import errors, settings, webhook_policy
-from mutirao.cli.options import broker
+from mutirao.cli.options import broker, log_level
 from mutirao_worker.cli.worker import run
 
 
@@ -17,18 +17,12 @@ from mutirao_worker.cli.worker import run
 @click.option("--hosts", metavar="A,B", help="The hosts that may be called; MUTIRAO_WEBHOOK_HOSTS by default.")
 @click.option("--name", "-n", help="The worker's name; webhooks@HOST by default.")
 @broker
-@click.option(
-    "--loglevel",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="How much it logs.",
-)
+@log_level("--loglevel", "How much it logs.")
 def webhooks(threads: int, hosts: str | None, name: str | None, broker_url: str | None, loglevel: str) -> None:
-    """POST jobs' ends to their receivers: a Celery worker that loads no model.
+    """Send webhooks for jobs that have ended: a Celery worker that loads no model.
 
-    The end of a job that was submitted with a webhook is POSTed there, signed with MUTIRAO_WEBHOOK_SECRET, and again for the better part
-    of a day where the receiver is away. Any number of these may run.
+    When a job that was submitted with a webhook ends, it is POSTed there, signed with MUTIRAO_WEBHOOK_SECRET, and again for most of a
+    day while the receiver does not accept it. Any number of these may run.
     """
     loaded = settings.load(broker_url=broker_url, webhook_hosts=hosts).direct()
     if not webhook_policy.allowed_hosts(loaded.webhook_hosts):
@@ -40,12 +34,5 @@ def webhooks(threads: int, hosts: str | None, name: str | None, broker_url: str 
     name = name or f"webhooks@{socket.gethostname()}"
     from mutirao_worker.webhooks.app import make  # noqa: PLC0415 - Celery takes a moment
 
-    argv = [
-        "--quiet",
-        "worker",
-        f"--loglevel={loglevel}",
-        "--pool=threads",
-        f"--concurrency={threads}",
-        f"--hostname={name}",
-    ]
-    run(make(loaded, threads, name), [*argv, "--without-mingle", "--without-gossip"])
+    argv = ["--quiet", "worker", f"--loglevel={loglevel}", "--pool=threads", f"--concurrency={threads}"]
+    run(make(loaded, threads, name), [*argv, f"--hostname={name}", "--without-mingle", "--without-gossip"])

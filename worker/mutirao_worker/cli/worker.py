@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard
 import click
@@ -18,30 +17,29 @@ import psutil
 
 from mutirao import errors, keyspace, settings
 from mutirao.cli import console
-from mutirao.cli.options import broker
+from mutirao.cli.options import broker, log_level
+from mutirao.cli.redis_store import connected
 from mutirao.client.redis_backend import RedisBackend
-from mutirao.redisdb.drivers import RedisDriver
 from mutirao.settings import Settings
 
 if TYPE_CHECKING:
     from celery import Celery
 
-# For this long a starting worker asks which names are taken.
+# A starting worker asks for at most this long which names are taken.
 NAMING_S = 2.0
 
 
 def free_name(configured: Settings) -> str:
-    """Return a name that no live worker of this machine has: Flower and Celery's remote control go by names.
+    """Return a name that no live worker of this machine has: Flower and Celery's remote control tell workers apart by their names.
 
     Returns:
-        "" for Celery's default one, also where Redis is away.
+        "" for Celery's default one, also where Redis does not answer.
     """
     host = socket.gethostname()
+    briefly = msgspec.structs.replace(configured, timeout_s=min(configured.timeout_s, NAMING_S))
     try:
-        with contextlib.closing(
-            RedisDriver(msgspec.structs.replace(configured, timeout_s=min(configured.timeout_s, NAMING_S)))
-        ) as redis:
-            workers = redis.run(RedisBackend(configured, check=False).catalog()).workers
+        with connected(briefly, lambda settings: RedisBackend(settings, check=False)) as (redis, backend):
+            workers = redis.run(backend.catalog()).workers
     except errors.MutiraoError:
         return ""
     # The identity begins with the name in Celery; a worker that was killed seems alive until its lease expires.
@@ -81,49 +79,37 @@ def free_name(configured: Settings) -> str:
     "--events/--no-events",
     default=True,
     show_default=True,
-    help="Publish task events, which Flower lives on; without, those who watch may still ask for them.",
+    help="Publish task events, from which Flower shows tasks; without, a monitor can still switch them on.",
 )
 @click.option("--repository", metavar="DIR", hidden=True)
 @broker
-@click.option(
-    "--loglevel",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="How much it logs.",
-)
+@log_level("--loglevel", "How much it logs.")
 def worker(
+    *,
     concurrency: int | None,
     models: str | None,
     only: str | None,
     pool: str,
-    max_batches_per_process: int | None,
-    max_memory_per_process: int | None,
     name: str | None,
     events: bool,
     repository: str | None,
-    broker_url: str | None,
     loglevel: str,
+    **overrides: Any,
 ) -> None:
     """Answer predictions: the same as `celery -A mutirao_worker.app worker`."""
     if pool == "prefork":
-        _share_memory()
+        _check_shared_memory()
     if repository is not None:
         console.note("--repository is called --models now")
     if only is None and models is not None and _are_model_names(models, settings.load(models=repository).models):
         console.note(f"--models is the repository's folder now: for models by name, write --only {models}")
         models, only = None, models
-    given = settings.load(
-        broker_url=broker_url,
-        models=models or repository,
-        max_batches_per_process=max_batches_per_process,
-        max_memory_per_process=max_memory_per_process,
-    )
-    passed = ("broker_url", "result_url", "models", "max_batches_per_process", "max_memory_per_process")
-    os.environ.update({settings.PREFIX + name.upper(): str(getattr(given, name)) for name in passed})
+    configured = settings.load(models=models or repository, **overrides)
+    exported = ("result_url", "models", *overrides)
+    os.environ.update({settings.PREFIX + key.upper(): str(getattr(configured, key)) for key in exported})
     from mutirao_worker.app import app  # noqa: PLC0415 - reads the environment set above
 
-    name = name or free_name(given)
+    name = name or free_name(configured)
     app.conf.worker_send_task_events = events
     argv = ["--quiet", "worker", f"--loglevel={loglevel}", f"--pool={pool}"]
     argv += [f"--concurrency={concurrency}"] if concurrency else []
@@ -132,17 +118,17 @@ def worker(
     run(app, argv)
 
 
-def _share_memory() -> None:
+def _check_shared_memory() -> None:
     """Refuse to start where processes cannot share what Celery's pool of processes needs."""
     try:
         billiard.Lock()
     except OSError as exc:
-        said = f"processes cannot share memory here: {exc.strerror or exc}"
-        raise errors.SettingsError(f"{said}; make /dev/shm writable, or use --pool threads") from exc
+        reason = f"processes cannot share memory here: {exc.strerror or exc}"
+        raise errors.SettingsError(f"{reason}; make /dev/shm writable, or use --pool threads") from exc
 
 
 def run(app: Celery, argv: Sequence[str]) -> NoReturn:
-    """Run Celery's worker, and exit with its code, which Celery's `worker_main` drops: a worker that gave up must not look as if it was stopped."""
+    """Run Celery's worker, and exit with its code, which Celery's `worker_main` drops: a worker that gave up must not exit like one that was stopped."""
     from celery.bin.celery import celery  # noqa: PLC0415 - Celery takes a moment
 
     celery.params[0].default = app
@@ -151,6 +137,6 @@ def run(app: Celery, argv: Sequence[str]) -> NoReturn:
 
 def _are_model_names(value: str, repository: str) -> bool:
     """Whether this is what --models once took, names of models: there is no such folder, and there are such models."""
-    parts = [part.strip() for part in value.split(",")]
-    known = all(part and (Path(repository) / part / "model.toml").is_file() for part in parts)
-    return known and not Path(value).is_dir()
+    names = [name.strip() for name in value.split(",")]
+    all_exist = all(name and (Path(repository) / name / "model.toml").is_file() for name in names)
+    return all_exist and not Path(value).is_dir()
