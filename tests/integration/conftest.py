@@ -1,9 +1,14 @@
 """What several modules share: clients of either kind; of bad input, who sends it, and a worker that has to outlive it."""
 
+import msgspec
 import pytest
 
-from mutirao import Client
+from mutirao import Client, keyspace
+from mutirao.registry import ModelInfo
 from support.client_kinds import KINDS
+from support.gateway_process import GatewayProcess
+from support.redis_servers import RedisServer
+from support.sample_models import IRIS_SIGNATURE
 from support.stock_client import Raised
 
 
@@ -38,3 +43,14 @@ def refused(stock):
         return caught.value
 
     return send
+
+
+@pytest.fixture(scope="module")
+def unserved():
+    """A Redis that knows a model which nobody serves, and a gateway of it."""
+    with RedisServer() as server:
+        server.client().hset(
+            keyspace.MODELS, "iris", msgspec.json.encode(ModelInfo(name="iris", version="1", signature=IRIS_SIGNATURE))
+        )
+        with GatewayProcess(server.url) as process:
+            yield server, process

@@ -22,16 +22,12 @@ from mutirao import (
     keyspace,
 )
 from mutirao.registry import ModelInfo
-from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 from support import brokers, sample_models, waiting
 from support.client_kinds import KINDS, Gateways, Kind, subscribed
 from support.redis_monitor import Monitor
 from support.redis_servers import RedisServer
 
 ROW = [5.1, 3.5, 1.4, 0.2]
-IRIS = Signature(
-    inputs=(InputSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
-)
 OVER_HTTP = " over HTTP"
 # What a gateway asks Redis all the time: which models and workers there are.
 LOOKS = ("HGETALL", "PING", "TIME", "ZRANGEBYSCORE")
@@ -74,7 +70,7 @@ def redis_server(request, connect):
 def announced(redis_server):
     """The Redis, to which a worker that is no longer there has said which models it serves: a gateway queues no others."""
     for name in ("iris", "forest"):
-        info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=IRIS))
+        info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=sample_models.IRIS_SIGNATURE))
         redis_server.client().hset(keyspace.MODELS, name, info)
     return redis_server
 

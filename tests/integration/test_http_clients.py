@@ -1,6 +1,5 @@
-"""What clients over HTTP meet that those over Redis do not: gateways that come and go, keys, balancers, crowds on few connections."""
+"""What clients over HTTP meet that those over Redis do not: gateways that come and go, keys, balancers, answers that are cut."""
 
-import asyncio
 import base64
 import concurrent.futures
 import contextlib
@@ -12,30 +11,23 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-import psutil
 import pytest
 
 from mutirao import (
-    AsyncClient,
     BrokerUnavailable,
     Client,
-    JobCancelled,
     JobExpired,
     JobNotFound,
-    ResultTimeout,
     errors,
     keyspace,
 )
-from mutirao.client.http_backend import long_poll, transport
 from mutirao.client.http_backend.http_call import error_from
 from mutirao.embedded.redis_server import free_port
 from mutirao.registry import ModelInfo
 from mutirao.wire import binary_codec
-from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 from support import brokers, sample_models, waiting
 from support.blocking_keys import BlockingKeys
 from support.client_kinds import KINDS
@@ -44,9 +36,8 @@ from support.redis_servers import RedisServer
 from support.tcp_proxy import TcpProxy
 
 ROW = [5.1, 3.5, 1.4, 0.2]
-IRIS = Signature(
-    inputs=(InputSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
-)
+
+
 MUTIRAO = str(Path(sys.executable).parent / "mutirao")
 
 
@@ -55,17 +46,6 @@ def gateway(fleet):
     """A gateway of the fleet."""
     with GatewayProcess(fleet.url) as process:
         yield process
-
-
-@pytest.fixture(scope="module")
-def idle():
-    """A Redis that knows a model which nobody serves, and a gateway of it."""
-    with RedisServer() as server:
-        server.client().hset(
-            keyspace.MODELS, "iris", msgspec.json.encode(ModelInfo(name="iris", version="1", signature=IRIS))
-        )
-        with GatewayProcess(server.url) as process:
-            yield server, process
 
 
 @pytest.fixture(params=KINDS)
@@ -79,12 +59,6 @@ def client(connect, gateway):
     """A client of the fleet's gateway, of either kind."""
     with connect(gateway.url) as made:
         yield made
-
-
-def connections(port: int) -> int:
-    """How many connections this process has to a port."""
-    found = psutil.Process().net_connections("tcp")
-    return sum(bool(each.raddr) and each.raddr.port == port and each.status == "ESTABLISHED" for each in found)
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -113,50 +87,6 @@ def balancer(*statuses):
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
-
-
-def test_a_crowd_on_few_connections(gateway):
-    """Hundreds of calls at once, of tasks and of threads, take turns on some connections: their cost grows as they do, no faster."""
-
-    def peak(run):
-        found, over = [], threading.Event()
-
-        def look():
-            while not over.is_set():
-                found.append(connections(gateway.port))
-
-        looking = threading.Thread(target=look)
-        looking.start()
-        try:
-            run()
-        finally:
-            over.set()
-            looking.join()
-        return max(found)
-
-    async def tasks():
-        async with AsyncClient(gateway.url) as client:
-            await asyncio.gather(*(client.predict("iris", [ROW], timeout=60) for _ in range(300)))
-
-    def threads():
-        with Client(gateway.url) as client, concurrent.futures.ThreadPoolExecutor(300) as pool:
-            list(pool.map(lambda _: client.predict("iris", [ROW], timeout=60), range(300)))
-
-    most = transport.CALLS_MAX + long_poll.POLLS_MAX + 8  # rounds that are dropped end while others begin
-    assert peak(lambda: asyncio.run(tasks())) <= most
-    assert peak(threads) <= most
-
-
-def test_calls_behind_long_ones(connect, gateway, monkeypatch):
-    """While as many calls wait in a gateway for others' ends as may be under way, other calls have their turns."""
-    monkeypatch.setattr(transport, "CALLS_MAX", 1)
-    with connect(gateway.url) as client:
-        slow = client.submit("slow", [[2.0, 0, 0]])
-        waited = threading.Thread(target=slow.result, args=[30])
-        waited.start()
-        assert client.predict("iris", [ROW], timeout=20)["predict"].tolist() == [0]
-        assert client.job(slow.id).status in ("queued", "running")
-        waited.join()
 
 
 def test_nobody_listens(connect):
@@ -214,9 +144,9 @@ def test_a_gateway_goes_and_comes(fleet):
     assert [found["predict"].tolist() for found in waited] == [[2.0]]
 
 
-def test_an_answer_that_is_cut(connect, idle):
+def test_an_answer_that_is_cut(connect, unserved):
     """A submit whose answer is lost on the way is sent again, and queued once."""
-    server, process = idle
+    server, process = unserved
     before = brokers.queued(server, "iris")
     with TcpProxy(process.port) as proxy, connect(f"http://127.0.0.1:{proxy.port}") as client:
         client.models()
@@ -256,7 +186,7 @@ def test_a_call_that_redis_is_not_done_with_in_time(connect):
     """A call of many requests says which limit it met and what to do, through a gateway and without; again it is queued, once."""
     rows, ids = np.tile(ROW, (10_000, 1)), [f"many-{at}" for at in range(10_000)]
     says = "10,000 requests in one call were not queued within 2 s: submit fewer at once, or raise MUTIRAO_TIMEOUT_S"
-    iris = ModelInfo(name="iris", version="1", signature=IRIS)
+    iris = ModelInfo(name="iris", version="1", signature=sample_models.IRIS_SIGNATURE)
     with RedisServer() as server, server.client() as redis:
         redis.hset(keyspace.MODELS, "iris", msgspec.json.encode(iris))
         with GatewayProcess(server.url, timeout_s=2) as gateway, gateway.client() as plain:
@@ -275,9 +205,9 @@ def test_a_call_that_redis_is_not_done_with_in_time(connect):
 
 
 @brokers.redis_only
-def test_parameters_are_handed_on(connect, idle):
+def test_parameters_are_handed_on(connect, unserved):
     """V2 parameters reach the worker, beside those that are the gateway's."""
-    server, process = idle
+    server, process = unserved
     with connect(process.url) as client:
         client.submit("iris", [ROW], parameters={"note": "kept"}, priority="low")
     raw = server.client().lindex(keyspace.queue_key("iris", keyspace.STEPS["low"]), 0)
@@ -290,7 +220,7 @@ def guarded():
     """A gateway that asks for keys, with the keys of two tenants."""
     with RedisServer() as server, BlockingKeys(server.url) as ring:
         for name in ("iris", "forest"):
-            info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=IRIS))
+            info = msgspec.json.encode(ModelInfo(name=name, version="1", signature=sample_models.IRIS_SIGNATURE))
             server.client().hset(keyspace.MODELS, name, info)
         scopes = {"crm": ("*:*",), "shop": ("*:*",), "crm's reader": ("read:iris",)}
         tokens = [ring.add(who.partition("'")[0], scopes=scopes[who]).token for who in scopes]
@@ -334,84 +264,6 @@ def test_one_job_that_a_key_may_not_read_spoils_no_other(connect, guarded):
         with concurrent.futures.ThreadPoolExecutor() as pool:
             ends = [pool.submit(other.job(id).result, 20).exception for id in ids]
             assert [type(end()) for end in ends] == [JobExpired, errors.Forbidden, JobExpired]
-
-
-def test_who_waits_for_a_place_takes_that_of_few(idle, monkeypatch):
-    """Where as many long polls are open as may be, small ones are merged, so that nobody waits for one of them to end."""
-    monkeypatch.setattr(long_poll, "POLLS_MAX", 2)
-    _, process = idle
-
-    async def main():
-        async with AsyncClient(process.url) as client:
-            jobs = await client.submit_many("iris", np.ones((5, 4)))
-            waits = []
-            for job in jobs:
-                waits.append(asyncio.ensure_future(job.result(60)))
-                await client.models()
-            await jobs[-1].cancel()
-            began = time.monotonic()
-            ended: Any = (await asyncio.gather(waits[-1], return_exceptions=True))[0]
-            for wait in waits:
-                wait.cancel()
-            return type(ended), time.monotonic() - began
-
-    kind, took_s = asyncio.run(main())
-    assert kind is JobCancelled
-    assert took_s < long_poll.CROWDED_S + 3
-
-
-def test_a_crowd_of_threads(idle):
-    """Threads that wait, one after another, for a job each share a few connections; each hears the end of its own."""
-    _, process = idle
-    ended = []
-
-    def wait(job):
-        try:
-            job.result(60)
-        except JobExpired as exc:
-            ended.append((job.id, exc.id))
-
-    with Client(process.url, timeout_s=30) as client:
-        jobs = client.submit_many("iris", np.ones((300, 4)), expires_s=4)
-        threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
-        for thread in threads:
-            thread.start()
-        assert connections(process.port) <= long_poll.POLLS_MAX + 2
-        for thread in threads:
-            thread.join()
-    assert sorted(ended) == sorted((job.id, job.id) for job in jobs)
-
-
-def test_a_crowd_of_tasks(idle):
-    """Tasks that wait together for a job each do so on a connection for five hundred of them."""
-    _, process = idle
-
-    async def main():
-        async with AsyncClient(process.url, timeout_s=30) as client:
-            jobs = await client.submit_many("iris", np.ones((2000, 4)), expires_s=4)
-            waits = [asyncio.ensure_future(job.result(60)) for job in jobs]
-            await asyncio.sleep(0)
-            await client.models()
-            open = connections(process.port)
-            ends: list[Any] = await asyncio.gather(*waits, return_exceptions=True)
-            return open, [(job.id, type(end), end.id) for job, end in zip(jobs, ends, strict=True)]
-
-    open, ends = asyncio.run(main())
-    assert open <= 6
-    assert all(kind is JobExpired and of == id for id, kind, of in ends)
-
-
-def test_polling_opens_no_wait_each_time(idle):
-    """Whoever asks again and again with a short timeout shares one long poll; nobody's is dropped soon."""
-    _, process = idle
-    with Client(process.url) as client:
-        job = client.submit("iris", [ROW])
-        for _ in range(20):
-            with pytest.raises(ResultTimeout, match=r"still queued after 0\.01 s since no live worker serves 'iris'"):
-                job.result(0.01)
-        waits: Any = client._listening()._waiters
-        assert len(waits._polls) == 1
-        waiting.until(lambda: not waits._polls, timeout_s=5)
 
 
 def test_the_command_line_goes_through_a_gateway(gateway, tmp_path):

@@ -24,11 +24,18 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 from mutirao_worker.models.repository import Repository
 from support import bad_models
 
 PYTHONPATH = str(Path(__file__).parents[1])  # of worker processes that serve bad_models
 CITIES = ("Ouro Preto", "São João del-Rei", "Mariana", "Tiradentes")
+
+
+# What `iris` takes and gives, for systems in which nobody serves it.
+IRIS_SIGNATURE = Signature(
+    inputs=(InputSpec("X", "FP64", (-1, 4)),), outputs=(OutputSpec("predict", "INT64", (-1,), default=True),)
+)
 
 
 @dataclass(frozen=True)
