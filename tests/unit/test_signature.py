@@ -170,6 +170,7 @@ def test_text_alone_is_a_list_of_texts():
         ),
         (WHOLE, pd.DataFrame({"a": [2**53 + 1], "b": [np.nan]}), "row 0, column 0 is int 9007199254740993, which"),
         (FRAME, [[1.0, "a"]], "takes rows of 3 values, got shape [1, 2]"),
+        (FRAME, [[1.0, "a", True], [1.0]], "rows differ in length: row 1 has 1 values, row 0 has 3 values"),
         (FRAME, HOUSES.iloc[:0], "takes at least one row, got none"),
         (FRAME, [], "got shape [0]"),
     ],
@@ -179,6 +180,7 @@ def test_what_does_not_fit_is_refused(takes, data, says):
     with pytest.raises(errors.InvalidRequest) as caught:
         bound(takes, data)
     assert says in str(caught.value)
+    assert "tensor ''" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

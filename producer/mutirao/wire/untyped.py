@@ -38,7 +38,7 @@ def array_from_values(name: str, values: Any) -> Array:
     except OverflowError:
         raise _unheld(name, np.asarray(values, dtype=object)) from None
     except ValueError as exc:
-        raise errors.InvalidTensor(f"tensor {name!r}: {_ragged(values) or exc}", tensor=name) from exc
+        raise errors.InvalidTensor(f"{tensor_prefix(name)}{_ragged(values) or exc}", tensor=name) from exc
     return array_from_objects(name, array) if array.dtype.kind == "O" else array
 
 
