@@ -75,7 +75,7 @@ async def _dispatch(
 ) -> T:
     if _is_small(head, body):
         return work(head, body, info, limit)
-    head = Head(list(head.lines), head.query_string)
+    head = Head(head.lines, head.query_string)
     if _is_raw(head, info):
         if len(body) <= SMALL_RAW_BYTES:
             return work(head, body, info, limit)

@@ -13,6 +13,10 @@ from mutirao import errors
 from mutirao.gateway.auth.authenticator import Caller
 
 PARAMS_MAX = 100
+# Of these one counts: with two the client, a proxy and the gateway may each go by another.
+_SINGLE = frozenset({
+    b"content-encoding", b"content-type", b"idempotency-key", b"inference-header-content-length", b"last-event-id", b"mutirao-expires",
+})  # fmt: skip
 _KEY = "mutirao"
 
 
@@ -21,18 +25,25 @@ class Head:
 
     Attributes:
         lines: its headers, names in lower case.
-        headers: by name; of a repeated one the last. See `every` for all.
+        headers: by name; of one that may be repeated the last. See `every` for all.
         query_string: as it came.
     """
 
     __slots__ = ("_query", "headers", "lines", "query_string")
 
     def __init__(self, lines: Iterable[tuple[bytes, bytes]], query_string: bytes) -> None:
-        """Take the headers and the query."""
-        self.lines = lines
-        self.headers: dict[bytes, bytes] = dict(lines)
+        """Take the headers and the query.
+
+        Raises:
+            InvalidRequest: a header of which one counts comes twice, with two values.
+        """
+        self.lines = list(lines)
+        self.headers: dict[bytes, bytes] = dict(self.lines)
         self.query_string = query_string
-        self._query: dict[str, str] | None = None
+        self._query: dict[str, list[str]] | None = None
+        if len(self.headers) != len(self.lines):
+            for name in _SINGLE & self.headers.keys():
+                _check_one_value(f"header {name.decode()}", self.every(name))
 
     def header(self, name: bytes) -> str:
         """Read a header, "" where there is none."""
@@ -43,27 +54,43 @@ class Head:
         return [value.decode("latin-1") for key, value in self.lines if key == name]
 
     def param(self, name: str) -> str | None:
-        """Read a parameter of the query, None where there is none; of a repeated one the first counts.
+        """Read a parameter of the query, None where there is none.
+
+        Raises:
+            InvalidRequest: the query has too many, or this one twice, with two values.
+        """
+        values = self.params(name)
+        if len(values) > 1:
+            _check_one_value(f"parameter {name}", values)
+        return values[0] if values else None
+
+    def params(self, name: str) -> list[str]:
+        """Read every value of a parameter.
 
         Raises:
             InvalidRequest: the query has too many.
         """
         if not self.query_string:
-            return None
+            return []
         if self._query is None:
-            self._query = dict(reversed(self._pairs()))
-        return self._query.get(name)
+            text = self.query_string.decode("latin-1")
+            try:
+                pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=PARAMS_MAX)
+            except ValueError as exc:
+                refusal = f"the query has more than {PARAMS_MAX} parameters: send them in the body"
+                raise errors.InvalidRequest(refusal, reason="too many parameters") from exc
+            self._query = {}
+            for key, value in pairs:
+                self._query.setdefault(key, []).append(value)
+        return self._query.get(name, [])
 
-    def params(self, name: str) -> list[str]:
-        """Read every value of a parameter."""
-        return [value for key, value in self._pairs() if key == name] if self.query_string else []
 
-    def _pairs(self) -> list[tuple[str, str]]:
-        try:
-            return parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=PARAMS_MAX)
-        except ValueError as exc:
-            text = f"the query has more than {PARAMS_MAX} parameters: send them in the body"
-            raise errors.InvalidRequest(text, reason="too many parameters") from exc
+def _check_one_value(what: str, values: list[str]) -> None:
+    """Raise an error unless the values of a repeated header or parameter are the same."""
+    other = next((value for value in values if value != values[0]), None)
+    if other is not None:
+        text = f"{what} comes twice, as {values[0][:40]!r} and as {other[:40]!r}: send it once"
+        raise errors.InvalidRequest(text, reason="two values")
 
 
 class Request(Head):
