@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -57,14 +57,10 @@ class HttpBackend(Backend):
         ids, bound, expires_s = yield from self._prepare(options, many, ids, rows=rows)
         if ids:
             body, json_length = submit_body.encode(options, bound, ids, self.settings.max_request_bytes)
-            yield HttpCall(
-                "POST",
-                f"/v1/models/{quote(options.model, safe='')}/jobs:batch",
-                {"priority": options.priority, "expires_s": repr(float(expires_s))},
-                body,
-                {"content-type": BINARY, HEADER_LENGTH: str(json_length)},
-                wait_s=len(ids) * QUEUED_EACH_S,
-            )
+            query = urlencode({"priority": options.priority, "expires_s": repr(float(expires_s))})
+            path = f"/v1/models/{quote(options.model, safe='')}/jobs:batch?{query}"
+            headers = {"content-type": BINARY, HEADER_LENGTH: str(json_length)}
+            yield HttpCall("POST", path, body, headers, wait_s=len(ids) * QUEUED_EACH_S)
         return Submitted(ids, frozenset(), expires_s)
 
     def record(self, id: str) -> Operation[JobRecord]:

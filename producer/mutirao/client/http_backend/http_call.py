@@ -22,8 +22,7 @@ class HttpCall(msgspec.Struct, frozen=True):
 
     Attributes:
         method: GET, POST or DELETE.
-        path: below the gateway's URL.
-        query: its parameters.
+        path: below the gateway's URL, with its query.
         body: what is sent; nothing where it is empty.
         headers: in addition to those of every request.
         wait_s: how long the gateway may wait before it answers, in seconds.
@@ -32,7 +31,6 @@ class HttpCall(msgspec.Struct, frozen=True):
 
     method: str
     path: str
-    query: Mapping[str, str] = {}
     body: bytes = b""
     headers: Mapping[str, str] = {}
     wait_s: float = 0.0

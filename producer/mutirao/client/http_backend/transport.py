@@ -36,10 +36,9 @@ _RETRIED = (502, 503)
 CALLS_MAX = 64
 # An idle connection is closed after this.
 IDLE_S = 30.0
-_CLOSED = "the client was closed during a call"
 _BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
 
-C = TypeVar("C", httpx.Client, httpx.AsyncClient)
+C = TypeVar("C", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
 
 
 class HttpTransport:
@@ -48,7 +47,7 @@ class HttpTransport:
     def __init__(self, settings: Settings) -> None:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
-        self._pool: _ClientPool | None = None
+        self._pool: _ConnectionPool[httpx.HTTPTransport] | None = None
         self._lock = PerProcessLock()
         self._limit = ConcurrencyLimit(settings.timeout_s, CALLS_MAX, httpx.PoolTimeout)
         self._flights = SingleFlight()
@@ -67,112 +66,100 @@ class HttpTransport:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.close()
+            _close(pool)
 
-    def _reply(self, call: HttpCall) -> Any:
-        for attempt in _attempts(self._settings.broker_url):
+    def _reply(self, call: HttpCall) -> Reply:
+        for pause_s in (*PAUSES_S, None):
             try:
-                attempt.answer(self._send(call))
+                outcome: httpx.Response | httpx.HTTPError = self._send(call)
             except httpx.HTTPError as exc:
-                attempt.fail(exc)
-            if attempt.reply is not None:
-                return attempt.reply
-            time.sleep(attempt.pause_s)
+                outcome = exc
+            reply = _reply_or_retry(outcome, self._settings.broker_url, last=pause_s is None)
+            if reply is not None:
+                return reply
+            time.sleep(pause_s or 0.0)
         raise AssertionError("the last attempt raises")
 
     def _send(self, call: HttpCall) -> httpx.Response:
         with self._limit:
             if call.wait_s:
                 self._limit.extend(call.wait_s)
-            pool, client = self._take()
+            pool, connection = self._take()
             try:
-                return client.send(_request(client, call, self._settings))
+                return _exchange(connection, _request(call, self._settings))
             finally:
-                pool.put(client)
+                for unwanted in pool.put(connection):
+                    unwanted.close()
 
-    def _take(self) -> tuple[_ClientPool, httpx.Client]:
-        """Take a client from a pool that is open."""
+    def _take(self) -> tuple[_ConnectionPool[httpx.HTTPTransport], httpx.HTTPTransport]:
+        """Take a connection from a pool that is open."""
         while True:
             pool = self._pool
             if pool is None or pool.process != os.getpid():
                 pool = self._open_pool()
-            client = pool.take()
-            if client is not None:
-                return pool, client
+            connection = pool.take()
+            if connection is not None:
+                return pool, connection
 
-    def _open_pool(self) -> _ClientPool:
+    def _open_pool(self) -> _ConnectionPool[httpx.HTTPTransport]:
         with self._lock:
             # A fork drops its parent's pool without closing it: a thread of the parent may have held its lock at that moment.
             if self._pool is None or self._pool.process != os.getpid():
-                self._pool = _ClientPool(self._settings)
-                weakref.finalize(self, self._pool.close)
+                self._pool = _ConnectionPool(functools.partial(_connection, self._settings))
+                weakref.finalize(self, _close, self._pool)
             return self._pool
 
 
-class _IdleClients(Generic[C]):
-    """Idle clients of one connection each; the one used last is taken first.
+class _ConnectionPool(Generic[C]):
+    """Idle connections, of which the one used last is taken first; one is closed when the call that uses it is done.
 
-    One client of many connections looks through all of them, and through all calls that wait for one, at each call: many at once
-    would cost the square of their number.
-    """
-
-    def __init__(self) -> None:
-        self._clients: deque[tuple[C, float]] = deque()
-
-    def take(self) -> C | None:
-        return self._clients.pop()[0] if self._clients else None
-
-    def put(self, client: C) -> Iterator[C]:
-        """Keep a client, and yield those that have been idle for too long, to be closed."""
-        now = time.monotonic()
-        self._clients.append((client, now))
-        while now - self._clients[0][1] > IDLE_S:
-            yield self._clients.popleft()[0]
-
-    def all(self) -> list[C]:
-        clients = [client for client, _ in self._clients]
-        self._clients.clear()
-        return clients
-
-
-class _ClientPool:
-    """Clients that are closed when they are to end, each when the call that uses it is done: others would get its descriptors.
+    Each is an httpx transport of its own. A transport of many connections looks through all of them, and through all calls that wait
+    for one, at each call: many at once would cost the square of their number.
 
     Attributes:
         process: whose they are.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, connect: Callable[[], C]) -> None:
         self.process = os.getpid()
-        self._settings = settings
-        self._idle: _IdleClients[httpx.Client] = _IdleClients()
+        self._connect: Callable[[], C] = connect
+        self._idle: deque[tuple[C, float]] = deque()
         self._closed = False
         self._lock = threading.Lock()
 
-    def take(self) -> httpx.Client | None:
-        """Take a client for a call; None where they are to end."""
+    def take(self) -> C | None:
+        """Take a connection for a call; None where the pool is closed."""
         with self._lock:
             if self._closed:
                 return None
-            found = self._idle.take()
-        return found if found is not None else _client(self._settings)
+            if self._idle:
+                return self._idle.pop()[0]
+        return self._connect()
 
-    def put(self, client: httpx.Client) -> None:
-        """Give it back."""
+    def put(self, connection: C) -> list[C]:
+        """Take a connection back, and return those that its user is to close."""
         with self._lock:
-            left = [client] if self._closed else list(self._idle.put(client))
-        for each in left:
-            each.close()
+            self._idle.append((connection, time.monotonic()))
+            return self._unwanted()
 
-    def close(self) -> None:
-        """Take no more calls; in a fork they are the parent's."""
-        if self.process != os.getpid():
-            return
+    def close(self) -> list[C]:
+        """Take no more calls, and return the connections to be closed."""
         with self._lock:
             self._closed = True
-            left = self._idle.all()
-        for each in left:
-            each.close()
+            return self._unwanted()
+
+    def _unwanted(self) -> list[C]:
+        now, unwanted = time.monotonic(), []
+        while self._idle and (self._closed or now - self._idle[0][1] > IDLE_S):
+            unwanted.append(self._idle.popleft()[0])
+        return unwanted
+
+
+def _close(pool: _ConnectionPool[httpx.HTTPTransport]) -> None:
+    """Close a pool; in a fork it is the parent's."""
+    if pool.process == os.getpid():
+        for connection in pool.close():
+            connection.close()
 
 
 @contextlib.contextmanager
@@ -182,10 +169,10 @@ def opened(settings: Settings) -> Iterator[Callable[[str], tuple[int, bytes]]]:
     Raises:
         BrokerUnavailable: no answer came in time.
     """
-    with _client(settings, timeout=settings.timeout_s) as client:
+    with _connection(settings) as connection:
 
         def ask(path: str) -> tuple[int, bytes]:
-            response = client.get(path)
+            response = _exchange(connection, _request(HttpCall("GET", path), settings))
             return response.status_code, response.content
 
         try:
@@ -200,8 +187,9 @@ class AsyncHttpTransport:
     def __init__(self, settings: Settings) -> None:
         """Take the settings; nothing connects before the first call."""
         self._settings = settings
-        self._idle: _IdleClients[httpx.AsyncClient] = _IdleClients()
-        self._closed = False
+        self._pool: _ConnectionPool[httpx.AsyncHTTPTransport] = _ConnectionPool(
+            lambda: httpx.AsyncHTTPTransport(**_connection_options(settings))
+        )
         self._limit = AsyncConcurrencyLimit(settings.timeout_s, CALLS_MAX, httpx.PoolTimeout)
         self._flights = AsyncSingleFlight()
 
@@ -216,20 +204,21 @@ class AsyncHttpTransport:
 
     async def close(self) -> None:
         """Close every connection for good; that of a call under way when the call ends."""
-        self._closed = True
-        for client in self._idle.all():
-            await client.aclose()
+        for connection in self._pool.close():
+            await connection.aclose()
 
-    async def _reply(self, call: HttpCall) -> Any:
-        for attempt in _attempts(self._settings.broker_url):
+    async def _reply(self, call: HttpCall) -> Reply:
+        for pause_s in (*PAUSES_S, None):
             try:
-                response = await (self._send(call) if call.polls else self._in_turn(call))
-                attempt.answer(response)
+                outcome: httpx.Response | httpx.HTTPError = await (
+                    self._send(call) if call.polls else self._in_turn(call)
+                )
             except httpx.HTTPError as exc:
-                attempt.fail(exc)
-            if attempt.reply is not None:
-                return attempt.reply
-            await asyncio.sleep(attempt.pause_s)
+                outcome = exc
+            reply = _reply_or_retry(outcome, self._settings.broker_url, last=pause_s is None)
+            if reply is not None:
+                return reply
+            await asyncio.sleep(pause_s or 0.0)
         raise AssertionError("the last attempt raises")
 
     async def _in_turn(self, call: HttpCall) -> httpx.Response:
@@ -240,60 +229,50 @@ class AsyncHttpTransport:
             return await self._send(call)
 
     async def _send(self, call: HttpCall) -> httpx.Response:
-        if self._closed:
-            raise errors.MutiraoError(_CLOSED)
-        client = self._idle.take() or _async_client(self._settings)
+        connection = self._pool.take()
+        if connection is None:
+            raise errors.MutiraoError("the client was closed during a call")
         try:
-            return await client.send(_request(client, call, self._settings))
+            response = await connection.handle_async_request(_request(call, self._settings))
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
+            return response
         finally:
-            for each in [client] if self._closed else list(self._idle.put(client)):
-                await each.aclose()
+            for unwanted in self._pool.put(connection):
+                await unwanted.aclose()
 
 
-class _Attempt:
-    """One of several: it ends with a reply, with an error that is raised, or with a pause before the next."""
-
-    def __init__(self, url: str, pause_s: float | None) -> None:
-        self.reply: Reply | None = None
-        self._url = url
-        self._last = pause_s is None
-        self.pause_s = pause_s or 0.0
-
-    def answer(self, response: httpx.Response) -> None:
-        if response.status_code < 300:
-            self.reply = Reply(response.headers, response.content)
-            return
-        error = error_from(response.status_code, response.content, self._url)
-        between = response.status_code in _RETRIED and isinstance(error, errors.BrokerUnavailable) and error.url
-        if self._last or not between:
-            raise error
-
-    def fail(self, error: httpx.HTTPError) -> None:
-        if self._last or not isinstance(error, _BROKEN):
-            raise _failed(self._url, error) from error
+def _exchange(connection: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+    with contextlib.closing(connection.handle_request(request)) as response:
+        response.read()
+        return response
 
 
-def _attempts(url: str) -> Iterator[_Attempt]:
-    for pause_s in (*PAUSES_S, None):
-        yield _Attempt(url, pause_s)
+def _reply_or_retry(outcome: httpx.Response | httpx.HTTPError, url: str, *, last: bool) -> Reply | None:
+    """Return the reply that an attempt has brought, raise its error, or return None where the call is to be sent again."""
+    if isinstance(outcome, httpx.HTTPError):
+        if last or not isinstance(outcome, _BROKEN):
+            raise _failed(url, outcome) from outcome
+        return None
+    if outcome.status_code < 300:
+        return Reply(outcome.headers, outcome.content)
+    error = error_from(outcome.status_code, outcome.content, url)
+    if last or outcome.status_code not in _RETRIED or not getattr(error, "url", ""):
+        raise error
+    return None
 
 
 def _failed(url: str, error: httpx.HTTPError) -> errors.BrokerUnavailable:
     return unavailable(url, " ".join(str(error).split()) or type(error).__name__)
 
 
-def _client(settings: Settings, **arguments: Any) -> httpx.Client:
-    transport = httpx.HTTPTransport(**_transport_options(settings))
-    return httpx.Client(transport=transport, **_client_options(settings), **arguments)
+def _connection(settings: Settings) -> httpx.HTTPTransport:
+    return httpx.HTTPTransport(**_connection_options(settings))
 
 
-def _async_client(settings: Settings) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        transport=httpx.AsyncHTTPTransport(**_transport_options(settings)), **_client_options(settings)
-    )
-
-
-def _transport_options(settings: Settings) -> dict[str, Any]:
+def _connection_options(settings: Settings) -> dict[str, Any]:
     return {
         "verify": _certificates(),
         "limits": httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_S),
@@ -307,21 +286,21 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _client_options(settings: Settings) -> dict[str, Any]:
+@functools.lru_cache(maxsize=256)
+def _url(gateway: str, path: str) -> httpx.URL:
+    return httpx.URL(gateway.rstrip("/") + path)
+
+
+def _request(call: HttpCall, settings: Settings) -> httpx.Request:
+    """Build a request by hand: what httpx's client would merge into it is the same for each."""
     key = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
-    return {
-        "base_url": settings.broker_url,
-        "headers": {"accept": "application/json", "user-agent": "mutirao", **key},
-    }
-
-
-def _request(client: httpx.Client | httpx.AsyncClient, call: HttpCall, settings: Settings) -> httpx.Request:
-    within_s = settings.timeout_s + call.wait_s
-    return client.build_request(
+    limits_s = dict.fromkeys(("connect", "write", "pool"), settings.timeout_s)
+    return httpx.Request(
         call.method,
-        call.path,
-        params=dict(call.query) or None,
+        _url(settings.broker_url, call.path),
         content=call.body or None,
-        headers=dict(call.headers),
-        timeout=httpx.Timeout(settings.timeout_s, read=within_s),
-    )
+        headers={
+            "accept": "application/json", "accept-encoding": "gzip, deflate", "user-agent": "mutirao", **key, **call.headers,
+        },
+        extensions={"timeout": limits_s | {"read": settings.timeout_s + call.wait_s}},
+    )  # fmt: skip
