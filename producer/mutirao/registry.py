@@ -65,7 +65,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         name: its Celery host name; where several live workers share one, the reader adds the process id before the @.
-        pid: its main process.
+        pid: its main process; 0 where a gateway shows the worker.
         processes: how many predictions it runs at once.
         models: the active version of each model it serves, by name.
         rates: requests a second that it answered lately, by model.
@@ -83,7 +83,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     name: str
-    pid: int
+    pid: int = 0
     processes: int
     models: dict[str, str]
     rates: dict[str, float] = {}

@@ -11,6 +11,7 @@ from mutirao.gateway.requests import body_parsing, table_files
 from mutirao.registry import ModelInfo
 from mutirao.tables.csv_table import AUTOMATIC
 from mutirao.wire import signature
+from mutirao.wire.http_schemas import InferBody, RequestInputs
 from mutirao.wire.messages import PredictRequest, Tensor
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
@@ -41,7 +42,7 @@ def outcome(read):
 @given(st.lists(TENSORS, min_size=1, max_size=2).map(tuple))
 def test_the_short_way_leads_where_the_long_one_does(inputs):
     """Arrays and refusals are the same by either."""
-    short = outcome(lambda: body_parsing.of_request(INFO, body_parsing.RequestInputs(inputs=inputs)))
+    short = outcome(lambda: body_parsing.of_request(INFO, RequestInputs(inputs=inputs)))
     assert short == outcome(lambda: signature.decode_request("m", TAKES, PredictRequest(inputs=inputs)))
 
 
@@ -68,7 +69,7 @@ def test_json_without_a_number_is_told_of_null(number):
 
 def test_a_body_has_one_kind_of_inputs():
     """Of inputs and rows in one body neither is ignored."""
-    both = body_parsing.RequestInputs(inputs=(Tensor("X", "FP64", (1, 2), [1.0, 2.0]),), rows=[[3.0, 4.0]])
+    both = RequestInputs(inputs=(Tensor("X", "FP64", (1, 2), [1.0, 2.0]),), rows=[[3.0, 4.0]])
     with pytest.raises(errors.InvalidRequest, match='"inputs" and "rows": leave one out'):
         body_parsing.of_request(INFO, both)
 
@@ -82,8 +83,8 @@ def test_a_body_of_objects_becomes_columns():
 
 def test_the_wire_takes_no_field_twice():
     """What a body may hold is said once: a batch's requests are bodies without the rest."""
-    names = {field.name for field in msgspec.structs.fields(body_parsing.RequestInputs)}
-    assert names <= {field.name for field in msgspec.structs.fields(body_parsing.InferBody)}
+    names = {field.name for field in msgspec.structs.fields(RequestInputs)}
+    assert names <= {field.name for field in msgspec.structs.fields(InferBody)}
 
 
 @pytest.mark.parametrize("rows", [4, 20_000])

@@ -12,7 +12,7 @@ from mutirao import errors, keyspace, webhook_policy
 from mutirao.client import encoding
 from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway.requests import large_bodies, submit_options
-from mutirao.gateway.requests.body_parsing import InferBody, ParsedBody
+from mutirao.gateway.requests.body_parsing import ParsedBody
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import Response
@@ -20,7 +20,7 @@ from mutirao.gateway.state import coalescer
 from mutirao.gateway.state.coalescer import Queued
 from mutirao.gateway.state.gateway import Gateway
 from mutirao.registry import ModelInfo
-from mutirao.wire.http_schemas import JobView
+from mutirao.wire.http_schemas import InferBody, JobView
 
 __all__ = ["Queued", "Submitted", "accepted", "many", "one"]
 

@@ -43,7 +43,7 @@ def encode_body(
     Returns:
         The body, and the raw tensors to offload where they are more than `inline_bytes`, else None.
     """
-    heads, raw = _detach_raw(request.inputs)
+    heads, raw = detach_raw(request.inputs)
     offloaded = len(raw) > inline_bytes
     parameters = {**(request.parameters or {}), OFFLOADED: True} if offloaded else request.parameters
     request = msgspec.structs.replace(request, inputs=heads, parameters=parameters)
@@ -88,7 +88,7 @@ def pack_result(result: PredictResult, inline_bytes: int) -> tuple[PredictResult
         The result with its raw tensors as base64 in its parameters, and None; or, where they are more than `inline_bytes`, the
         result without them, and the raw tensors to offload.
     """
-    heads, raw = _detach_raw(result.outputs)
+    heads, raw = detach_raw(result.outputs)
     if heads == result.outputs:  # none is raw; an empty one is, and has no bytes
         return result, None
     offloaded = len(raw) > inline_bytes
@@ -168,7 +168,8 @@ def _layout(head: bytes, tail: bytes) -> _Layout | None:
     return _Layout(offset, tuple(outputs))
 
 
-def _detach_raw(whole: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
+def detach_raw(whole: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], bytes]:
+    """Return tensors without their raw data, each with its size in place of it, and the raw data of all."""
     heads, raws = [], []
     for tensor in whole:
         if isinstance(tensor.data, bytes | memoryview):

@@ -1,4 +1,4 @@
-"""What `/v1` shows of a job: answered by the gateway, sent by webhooks."""
+"""The JSON bodies of `/v1`: what a client sends, what it is told of a job, which webhooks send too, and errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,57 @@ import msgspec
 
 from mutirao import keyspace
 from mutirao.wire import binary_codec
-from mutirao.wire.messages import History, JobRecord
+from mutirao.wire.messages import History, JobInfo, JobRecord, RequestedOutput, Tensor
+
+
+class InferBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a JSON body may hold: a V2 inference request, or `rows`; and a job's options.
+
+    Attributes:
+        inputs: V2's tensors.
+        outputs: the outputs wanted; the model's default ones where none is named.
+        parameters: V2's parameters: binary_data_output, priority and timeout (microseconds) count.
+        id: V2's name of the request; it is echoed, and no job is called so.
+        rows: instead of `inputs`: rows of values, or objects by column.
+        priority: high, normal or low.
+        expires_s: drop the job if it has not started in so many seconds.
+        webhook: the URL that is told when the job has ended.
+        ids: own ids of a batch's jobs.
+        requests: of a batch: each with `inputs` or `rows`.
+    """
+
+    inputs: tuple[Tensor, ...] | msgspec.UnsetType = msgspec.UNSET
+    outputs: tuple[RequestedOutput, ...] | None = None
+    parameters: dict[str, Any] | None = None
+    id: str | None = None
+    rows: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    priority: str | None = None
+    expires_s: float | None = None
+    webhook: str | None = None
+    ids: tuple[str, ...] | None = None
+    requests: tuple[RequestInputs, ...] | None = None
+
+
+class RequestInputs(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request of a batch."""
+
+    inputs: tuple[Tensor, ...] | msgspec.UnsetType = msgspec.UNSET
+    rows: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    id: str | None = None
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error.
+
+    Attributes:
+        error: what is wrong, in a sentence.
+        type: the class of the error.
+        data: what it is about: names and numbers.
+    """
+
+    error: str
+    type: str
+    data: dict[str, Any] = {}
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,29 +137,20 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     links: Links
 
 
+# What a view shows of the record as it is.
+JOB_FIELDS = tuple(field for field in JobInfo.__struct_fields__ if field in JobView.__struct_fields__)
+
+
 def job_view(record: JobRecord, *, result: bool = False) -> JobView:
     """Return a job's record as its tenant knows it, with its result if that is wanted."""
-    record, info = msgspec.structs.replace(record, task_id=keyspace.unqualified(record.task_id)), record.job
+    id, info = keyspace.unqualified(record.task_id), record.job
     return JobView(
-        id=record.task_id,
+        id=id,
         status=record.state,
-        model=info.model,
-        rows=info.rows,
-        priority=info.priority,
-        queued_at=info.queued_at,
-        expires_at=info.expires_at,
-        reserved_at=info.reserved_at,
-        started_at=info.started_at,
-        finished_at=info.finished_at,
-        worker=info.worker,
-        version=info.version,
-        attempts=info.attempts,
-        batch=info.batch,
-        place=info.place,
-        history=info.history,
-        error=_failure(record),
+        error=_failure(msgspec.structs.replace(record, task_id=id)),
         result=_kept(record) if result and record.status == "SUCCESS" else msgspec.UNSET,
-        links=links(record.task_id),
+        links=links(id),
+        **{field: getattr(info, field) for field in JOB_FIELDS},
     )
 
 

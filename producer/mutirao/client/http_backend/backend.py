@@ -26,23 +26,8 @@ class _Models(msgspec.Struct, frozen=True):
     models: tuple[ModelInfo, ...]
 
 
-class _Worker(msgspec.Struct, frozen=True):
-    """A worker as a gateway shows it."""
-
-    name: str
-    processes: int
-    models: dict[str, str]
-    memory_bytes: int = 0
-    cores: int = 0
-    started_at: float = 0.0
-    failing: dict[str, str] = {}
-
-    def info(self) -> WorkerInfo:
-        return WorkerInfo(pid=0, **msgspec.structs.asdict(self))
-
-
 class _Fleet(msgspec.Struct, frozen=True):
-    workers: tuple[_Worker, ...] | None = None
+    workers: tuple[WorkerInfo, ...] | None = None
 
 
 class HttpBackend(Backend):
@@ -119,8 +104,7 @@ class HttpBackend(Backend):
         except errors.Forbidden:
             return registry
         workers = self._read(reply.body, _Fleet).workers or ()
-        whole = msgspec.structs.replace(registry, workers=tuple(worker.info() for worker in workers))
-        return self._keep_copy(whole, started_at)
+        return self._keep_copy(msgspec.structs.replace(registry, workers=workers), started_at)
 
     def announced(self) -> Operation[Registry]:
         """Read which models are served, and by how many workers."""

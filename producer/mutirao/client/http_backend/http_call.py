@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from mutirao import errors
 from mutirao.urls import scrubbed, without_password
+from mutirao.wire.http_schemas import Problem
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -47,18 +48,10 @@ class Reply(NamedTuple):
 Operation = Generator[HttpCall, Reply, T]
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
-    """The body of a gateway's error.
+class ErrorBody(Problem, frozen=True, kw_only=True):
+    """An error as a gateway tells it, decoded leniently."""
 
-    Attributes:
-        error: its sentence.
-        type: its class in `errors`.
-        data: its attributes.
-    """
-
-    error: str
     type: str = ""
-    data: dict[str, Any] = {}
 
     def raised(self) -> errors.MutiraoError:
         """Build the error; one of the root class where its class is not known here."""

@@ -17,7 +17,6 @@ _STATUS = {
     "expired": "REVOKED",
 }
 _REVOKED = {"cancelled": "revoked", "expired": "expired"}
-_SHARED = [field for field in JobInfo.__struct_fields__ if field in JobView.__struct_fields__]
 
 
 class JobBody(JobView, frozen=True, kw_only=True):
@@ -28,7 +27,7 @@ class JobBody(JobView, frozen=True, kw_only=True):
 
     def record(self) -> JobRecord:
         """Return the record that this is a view of."""
-        job = JobInfo(**{field: getattr(self, field) for field in _SHARED})
+        job = JobInfo(**{field: getattr(self, field) for field in http_schemas.JOB_FIELDS})
         return JobRecord(status=_STATUS.get(self.status, "QUEUED"), task_id=self.id, result=self._result(), job=job)
 
     def _result(self) -> msgspec.Raw:

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from mutirao.gateway.openapi.route_doc import Param, RouteDoc
-from mutirao.gateway.responses.presenters import Problem
 from mutirao.registry import ModelInfo
+from mutirao.wire.http_schemas import Problem
 from mutirao.wire.signature import Signature, TensorSpec
 
 _JSON = "application/json"

@@ -17,7 +17,8 @@ from mutirao.gateway.requests.request import Head
 from mutirao.registry import ModelInfo
 from mutirao.tables.csv_dialect import DELIMITERS, HEADERS, Dialect
 from mutirao.wire import binary_codec, signature, tensors
-from mutirao.wire.messages import PredictRequest, RequestedOutput, Tensor
+from mutirao.wire.http_schemas import InferBody, RequestInputs
+from mutirao.wire.messages import PredictRequest, Tensor
 from mutirao.wire.signature import Signature
 from mutirao.wire.tensors import Array
 
@@ -44,42 +45,6 @@ _JSON = (
     "application/x-www-form-urlencoded",
     "",
 )
-
-
-class InferBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a JSON body may hold: a V2 inference request, or `rows`; and a job's options.
-
-    Attributes:
-        inputs: V2's tensors.
-        outputs: the outputs wanted; the model's default ones where none is named.
-        parameters: V2's parameters: binary_data_output, priority and timeout (microseconds) count.
-        id: V2's name of the request; it is echoed, and no job is called so.
-        rows: instead of `inputs`: rows of values, or objects by column.
-        priority: high, normal or low.
-        expires_s: drop the job if it has not started in so many seconds.
-        webhook: the URL that is told when the job has ended.
-        ids: own ids of a batch's jobs.
-        requests: of a batch: each with `inputs` or `rows`.
-    """
-
-    inputs: tuple[Tensor, ...] | msgspec.UnsetType = msgspec.UNSET
-    outputs: tuple[RequestedOutput, ...] | None = None
-    parameters: dict[str, Any] | None = None
-    id: str | None = None
-    rows: list[Any] | msgspec.UnsetType = msgspec.UNSET
-    priority: str | None = None
-    expires_s: float | None = None
-    webhook: str | None = None
-    ids: tuple[str, ...] | None = None
-    requests: tuple[RequestInputs, ...] | None = None
-
-
-class RequestInputs(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One request of a batch."""
-
-    inputs: tuple[Tensor, ...] | msgspec.UnsetType = msgspec.UNSET
-    rows: list[Any] | msgspec.UnsetType = msgspec.UNSET
-    id: str | None = None
 
 
 class ParsedBody(NamedTuple):

@@ -13,10 +13,11 @@ from mutirao import errors
 from mutirao.client import encoding
 from mutirao.client.encoding import Packed, RowBatch
 from mutirao.gateway.requests import body_parsing
-from mutirao.gateway.requests.body_parsing import InferBody, ParsedBody, RequestInputs
+from mutirao.gateway.requests.body_parsing import ParsedBody
 from mutirao.gateway.requests.request import Head, unpacked
 from mutirao.gateway.state.process_pool import ProcessPool
 from mutirao.registry import ModelInfo
+from mutirao.wire.http_schemas import InferBody, RequestInputs
 from mutirao.wire.messages import Tensor
 
 # A larger body is parsed in another process: one of this size takes the event loop some milliseconds.

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from mutirao import errors, keyspace
 from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway.openapi.route_doc import Param
-from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Request
 from mutirao.registry import ModelInfo
+from mutirao.wire.http_schemas import InferBody
 
 EXPIRES = b"mutirao-expires"
 IDEMPOTENCY = b"idempotency-key"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from mutirao.queue_stats import QueueDepth, QueuePosition
@@ -11,20 +9,6 @@ from mutirao.registry import ModelInfo
 from mutirao.wire.http_schemas import JobView, job_view
 from mutirao.wire.messages import JobRecord
 from mutirao.wire.signature import Signature
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error.
-
-    Attributes:
-        error: what is wrong, in a sentence.
-        type: the class of the error.
-        data: what it is about: names and numbers.
-    """
-
-    error: str
-    type: str
-    data: dict[str, Any] = {}
 
 
 class SubmitManyReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from mutirao import errors
 from mutirao.gateway.openapi.route_doc import Param
 from mutirao.gateway.requests import submit_options
-from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Head, Request
 from mutirao.gateway.responses import response
+from mutirao.wire.http_schemas import InferBody
 
 FORMS = (response.JSON, response.BINARY, response.CSV, response.NPY)
 PREFERENCES_MAX = 64

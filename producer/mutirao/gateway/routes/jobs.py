@@ -13,7 +13,6 @@ from mutirao.gateway import submit
 from mutirao.gateway.endpoint import endpoint
 from mutirao.gateway.openapi.route_doc import Param, RouteDoc
 from mutirao.gateway.requests import body_parsing, submit_options
-from mutirao.gateway.requests.body_parsing import InferBody
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.presenters import Await, Jobs, SubmitManyReply
@@ -21,7 +20,7 @@ from mutirao.gateway.responses.response import Response
 from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams import job_stream, long_poll
 from mutirao.gateway.streams.long_poll import LongPoll
-from mutirao.wire.http_schemas import JobView
+from mutirao.wire.http_schemas import InferBody, JobView
 from mutirao.wire.messages import JobInfo, JobRecord, PredictResult
 
 # The longest time for which one call waits.

@@ -14,14 +14,14 @@ from mutirao.gateway import submit
 from mutirao.gateway.endpoint import endpoint
 from mutirao.gateway.openapi.route_doc import Param, RouteDoc
 from mutirao.gateway.requests import body_parsing, submit_options
-from mutirao.gateway.requests.body_parsing import InferBody, ParsedBody
+from mutirao.gateway.requests.body_parsing import ParsedBody
 from mutirao.gateway.requests.request import ClientGone, Request
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams.long_poll import LongPoll
 from mutirao.registry import ModelInfo
-from mutirao.wire.http_schemas import JobView
+from mutirao.wire.http_schemas import InferBody, JobView
 from mutirao.wire.messages import PredictResult
 from mutirao.wire.signature import TensorSpec
 
