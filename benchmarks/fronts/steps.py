@@ -28,7 +28,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("let in: key, limits, count", ("mutirao.gateway.middleware", "mutirao.gateway.auth", "mutirao.gateway.state.metrics", "mutirao.redisdb.refreshed_value", "mutirao.api_keys")),
     ("decode: read the body", ("mutirao.gateway.requests", "mutirao.gateway.state.process_pool")),
     ("check: by the model's signature", ("mutirao.wire.signature", "mutirao.wire.tensors", "mutirao.wire.binary_codec")),
-    ("encode: the message for the worker", ("mutirao.client.encoding", "mutirao.wire.messages")),
+    ("encode: the message for the worker", ("mutirao.client.encoding", "mutirao.client.request_data", "mutirao.wire.messages")),
     ("submit: gather, call Redis", ("mutirao.gateway.state.coalescer", "mutirao.gateway.submit", "mutirao.client.redis_backend", "mutirao.operation_loop", "mutirao.redisdb")),
     ("reply: read and decode results, wake", ("mutirao.client.result_listener", "mutirao.client.waiter", "mutirao.gateway.streams", "mutirao.client.job")),
     ("answer: pass the result on", ("mutirao.gateway.responses",)),

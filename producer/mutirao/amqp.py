@@ -190,13 +190,9 @@ class _ConfirmChannel:
 
 
 def _errors(kombu: Any) -> tuple[type[Exception], ...]:
-    return (kombu.exceptions.KombuError, *_amqp_errors(), OSError)
-
-
-def _amqp_errors() -> tuple[type[Exception], ...]:
     from amqp.exceptions import AMQPError  # noqa: PLC0415 - comes with kombu, which only some have
 
-    return (AMQPError,)
+    return (kombu.exceptions.KombuError, AMQPError, OSError)
 
 
 def _kombu(settings: Settings) -> Any:

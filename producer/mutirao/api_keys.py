@@ -41,7 +41,7 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int | None = None
 
 
-class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ApiKey(KeyLimits, frozen=True, kw_only=True, omit_defaults=True):
     """An API key as Redis keeps it. Times are seconds since the epoch by Redis's clock.
 
     Attributes:
@@ -49,9 +49,6 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         digest: SHA-256 of its secret half. The secret is 32 random bytes, which no search finds, so a fast hash is enough.
         tenant: the owner of its jobs: jobs belong to tenants, not to keys.
         scopes: what it allows, each verb:model, where either may be *.
-        rate_per_s: see `KeyLimits`.
-        burst: see `KeyLimits`.
-        in_flight: see `KeyLimits`.
         revoked_at: since when it is refused; None for a valid key.
         note: a person's remark.
     """
@@ -60,9 +57,6 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str
     tenant: str
     scopes: tuple[str, ...] = SCOPES
-    rate_per_s: float | None = None
-    burst: int = 1
-    in_flight: int | None = None
     created_at: float = 0.0
     revoked_at: float | None = None
     note: str = ""

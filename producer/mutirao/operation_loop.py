@@ -1,4 +1,4 @@
-"""Operations: generators that yield commands and are sent the replies. Written once, they run blocking and on an event loop."""
+"""Run operations: generators that yield commands and are sent the replies, so that each is written once for both kinds of client."""
 
 from __future__ import annotations
 

@@ -121,9 +121,9 @@ def position(backend: RedisBackend, record: JobRecord) -> Operation[QueuePositio
     job = record.job
     if record.status != "QUEUED" or job.line is None or not job.model:
         return None
-    registry = yield from backend.known()
+    registry = yield from backend.cached_registry()
     step = keyspace.STEPS.get(job.priority, keyspace.KOMBU_STEPS[0])  # type: ignore[call-overload]
-    args = (keyspace.KOMBU_SEPARATOR, keyspace.queue(job.model), backend.line_of(job.owner), step)
+    args = (keyspace.KOMBU_SEPARATOR, keyspace.queue(job.model), backend.list_tenant(job.owner), step)
     taken, requests, rows, urgent, urgent_rows, sharing, *others = yield Command("broker", "queue_position", (), args)
     counts = QueueCounts(taken, requests, rows, urgent, urgent_rows, sharing, tuple(others))
     return position_from(job.line, counts, registry.speed(job.model))

@@ -1,4 +1,4 @@
-"""The registry: which models the workers announce in Redis, and which workers are alive."""
+"""The registry in Redis: which models the workers announce from their repositories, and which workers are alive."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mutirao import IdTaken, InvalidRequest, QueueFull, SignatureMismatch, errors, keyspace, settings
 from mutirao.client import redis_backend
-from mutirao.client.encoding import RequestEncoder, SubmitOptions, bind, encode_groups
+from mutirao.client.encoding import RequestEncoder, SubmitOptions, encode_groups
+from mutirao.client.request_data import validate
 from mutirao.registry import ModelInfo, WorkerInfo
 from mutirao.wire import messages
 from mutirao.wire.signature import InputSpec, Signature
@@ -146,7 +147,9 @@ def written(takes, many, *, alone):
     ids = [f"id-{at}" for at in range(len(many))]
     try:
         found = (
-            [bind(ask, takes, [[row]], rows=False)[0] for row in many] if alone else bind(ask, takes, many, rows=True)
+            [validate(ask.model, takes, [[row]], rows=False)[0] for row in many]
+            if alone
+            else validate(ask.model, takes, many, rows=True)
         )
         return [
             (run.template.texts, *run.items[at : at + 3])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutirao import errors
-from mutirao.client import encoding
+from mutirao.client import request_data
 from mutirao.wire import signature, tensors
 from mutirao.wire.messages import PredictRequest, RequestedOutput, Tensor
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
@@ -203,7 +203,7 @@ TEXTS = ["good day", "", "x"]
 )
 def test_each_of_many_texts_is_a_row(many):
     """A model of texts takes a request for each text, as a model of numbers does for each row."""
-    found = encoding.bind(encoding.SubmitOptions(model="m"), TEXT, many, rows=True)
+    found = request_data.validate("m", TEXT, many, rows=True)
     assert isinstance(found, list)
     assert [each["X"].tolist() for each in found] == [[each] for each in TEXTS]
 

@@ -92,7 +92,7 @@ class AsyncClient:
     async def models(self) -> list[ModelInfo]:
         """List the models that workers have announced."""
         here = self._loops.here()
-        return list((await here.driver.run(here.backend.announced())).models.values())
+        return list((await here.driver.run(here.backend.read_models())).models.values())
 
     async def catalog(self) -> Registry:
         """Read the models and the live workers."""
@@ -121,7 +121,7 @@ class AsyncClient:
                 raise outcome
             if not outcome.done:
                 here = self._loops.here()
-                raise await here.driver.run(here.backend.late(outcome, timeout))
+                raise await here.driver.run(here.backend.timeout_error(outcome, timeout))
             job.finished = outcome
         return job.finished
 
@@ -172,7 +172,9 @@ class AsyncClient:
         epoch = here.waiters.epoch
         submitted = await here.driver.run(here.backend.submit(options, many, ids, rows=rows))
         context = SubmissionContext(here.backend.client, epoch, time.monotonic() + submitted.expires_s)
-        return [AsyncJob(self, id, None if at in submitted.known else context) for at, id in enumerate(submitted.ids)]
+        return [
+            AsyncJob(self, id, None if at in submitted.repeated else context) for at, id in enumerate(submitted.ids)
+        ]
 
     @contextlib.contextmanager
     def _waiting(self, jobs: Sequence[AsyncJob]) -> Iterator[asyncio.Queue[Completions]]:

@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 
 from mutirao import errors, keyspace
-from mutirao.client import encoding
-from mutirao.client.encoding import SubmitOptions, ValidatedRequests
-from mutirao.client.waiter import Waiter
+from mutirao.client import request_data
+from mutirao.client.encoding import SubmitOptions
+from mutirao.client.request_data import ValidatedRequests
+from mutirao.client.waiter import JobWaiters
 from mutirao.registry import Registry
 from mutirao.settings import Settings
 from mutirao.single_flight import SharedCall
@@ -24,7 +25,7 @@ from mutirao.wire.messages import JobRecord
 from mutirao.wire.signature import Signature
 from mutirao.wire.tensors import Array
 
-CATALOG_AGE_S = 5.0
+REGISTRY_AGE_S = 5.0
 _SECONDS_MAX = 1e9
 NOT_PICKLED = "a {} cannot be pickled, since it holds connections: make one in each process; a job is found there by its id, client.job(id)"
 
@@ -52,37 +53,20 @@ class AsyncDriver(Protocol):
         """Close every connection."""
 
 
-class Waiters(Protocol):
-    """Delivers the ends of jobs to those who wait. Lives on one event loop."""
-
-    @property
-    def epoch(self) -> object | None:
-        """Return an object that is replaced when ends of this process's jobs may have been missed; None where ends are polled for."""
-
-    def add(self, wait: Waiter) -> None:
-        """Begin to wait."""
-
-    def remove(self, wait: Waiter) -> None:
-        """Wait no longer."""
-
-    async def close(self) -> None:
-        """Stop waiting; everybody who still waits gets an error."""
-
-
 class BackendFactory(NamedTuple):
     """The constructors of a backend's parts."""
 
     backend: Callable[..., Backend]
     driver: Callable[[Settings], Driver]
     async_driver: Callable[[Settings], AsyncDriver]
-    waiters: Callable[[Any, Any], Waiters]
+    waiters: Callable[[Any, Any], JobWaiters]
 
 
 class Submitted(NamedTuple):
-    """The result of a submit: the id of each request, and the places of those not queued, since their ids were known already."""
+    """The result of a submit: the id of each request, and the places of those not queued, since jobs of these ids exist."""
 
     ids: list[str]
-    known: frozenset[int]
+    repeated: frozenset[int]
     expires_s: float
 
 
@@ -110,7 +94,7 @@ class Backend(ABC):
         """Take the settings; `check` says whether requests are validated against the served models' signatures before they leave."""
         self.settings = settings
         self._check = check
-        self._catalog: Registry | None = None
+        self._registry: Registry | None = None
         self._read_at = float("-inf")
 
     @property
@@ -162,36 +146,34 @@ class Backend(ABC):
     def catalog(self) -> Operation[Registry]:
         """Read which models are served and which workers live."""
 
-    def late(self, record: JobRecord, timeout: float | None) -> Operation[errors.ResultTimeout]:
+    def timeout_error(self, record: JobRecord, timeout: float | None) -> Operation[errors.ResultTimeout]:
         """Build the error for a job that has not ended in time, with the reason where there is one to see."""
         why, model = "", record.job.model
-        if record.state == "queued" and model and not (yield from self.announced()).is_served(model):
+        if record.state == "queued" and model and not (yield from self.read_models()).is_served(model):
             why = f" since no live worker serves {model!r} (start one with: mutirao worker)"
         text = f"job {record.task_id} is still {record.state} after {timeout:g} s{why}; it goes on, ask for it again by its id"
         return errors.ResultTimeout(text, id=record.task_id)
 
-    def announced(self) -> Operation[Registry]:
+    def read_models(self) -> Operation[Registry]:
         """Read which models are served, and by how many workers; the workers themselves may be left out."""
         return self.catalog()
 
-    def known(self, since: float | None = None) -> Operation[Registry]:
+    def cached_registry(self, since: float | None = None) -> Operation[Registry]:
         """Return the latest copy of the registry; callers that need a new one share a read.
 
         Args:
             since: the oldest start of a read whose copy will do, by the monotonic clock; 5 s ago by default.
         """
-        since = time.monotonic() - CATALOG_AGE_S if since is None else since
-        known = self._catalog
-        while known is None or self._read_at < since:  # a read that is under way may have begun before that
-            yield SharedCall("announced", self.announced)
-            known = self._catalog
-        return known
+        since = time.monotonic() - REGISTRY_AGE_S if since is None else since
+        while self._registry is None or self._read_at < since:  # a read that is under way may have begun before that
+            yield SharedCall("models", self.read_models)
+        return self._registry
 
-    def _keep_copy(self, known: Registry, started_at: float) -> Registry:
+    def _keep_copy(self, registry: Registry, started_at: float) -> Registry:
         """Keep a copy of the registry, unless the one kept was read later."""
         if started_at > self._read_at:
-            self._catalog, self._read_at = known, started_at
-        return known
+            self._registry, self._read_at = registry, started_at
+        return registry
 
     def _prepare(
         self, options: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool
@@ -205,7 +187,7 @@ class Backend(ABC):
         if options.tenant:
             keyspace.tenant_name(options.tenant)
         expires_s = self._expires_s(options)
-        count = encoding.count(many)
+        count = request_data.count(many)
         if isinstance(ids, str):
             raise errors.InvalidRequest(f"ids is {elements.show(ids)}: it must be a list of ids")
         ids = [keyspace.job_id(id) for id in ids] if ids is not None else keyspace.new_ids(count)
@@ -222,15 +204,15 @@ class Backend(ABC):
     def _validate(self, options: SubmitOptions, many: Any, *, rows: bool) -> Operation[ValidatedRequests]:
         keyspace.model_name(options.model)
         if not self._check:
-            return encoding.bind(options, None, many, rows=rows)
+            return request_data.validate(options.model, None, many, rows=rows)
         started_at = time.monotonic()
         try:
-            return _validate_by_registry((yield from self.known()), options, many, rows=rows)
+            return _validate_by_registry((yield from self.cached_registry()), options, many, rows=rows)
         except errors.MutiraoError:
             if self._read_at >= started_at:
                 raise
         # The model may have been added or replaced since the copy was read.
-        return _validate_by_registry((yield from self.known(started_at)), options, many, rows=rows)
+        return _validate_by_registry((yield from self.cached_registry(started_at)), options, many, rows=rows)
 
 
 def _check_options(options: SubmitOptions) -> None:
@@ -253,8 +235,8 @@ def _check_options(options: SubmitOptions) -> None:
         raise errors.InvalidRequest(f"parameters cannot be written as JSON: {exc}", reason="parameters") from exc
 
 
-def _validate_by_registry(known: Registry, options: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
-    info = known.find(options.model)
+def _validate_by_registry(registry: Registry, options: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
+    info = registry.find(options.model)
     try:
         return _validate_by(info.signature, options, many, rows=rows)
     except errors.InvalidRequest:
@@ -266,4 +248,4 @@ def _validate_by_registry(known: Registry, options: SubmitOptions, many: Any, *,
 
 def _validate_by(signature: Signature, options: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
     signature.select_outputs(options.outputs)
-    return encoding.bind(options, signature, many, rows=rows)
+    return request_data.validate(options.model, signature, many, rows=rows)

@@ -155,7 +155,7 @@ class Client:
 
     def models(self) -> list[ModelInfo]:
         """List the models that workers have announced, each with how many live workers serve it now."""
-        return list(self._driver.run(self._backend.announced()).models.values())
+        return list(self._driver.run(self._backend.read_models()).models.values())
 
     def catalog(self) -> Registry:
         """Read the models and the live workers."""
@@ -182,7 +182,7 @@ class Client:
             if isinstance(outcome, Exception):
                 raise outcome
             if not outcome.done:
-                raise self._driver.run(self._backend.late(outcome, timeout))
+                raise self._driver.run(self._backend.timeout_error(outcome, timeout))
             job.finished = outcome
         return job.finished
 
@@ -215,7 +215,7 @@ class Client:
         epoch = listener.epoch if listener is not None and listener.pid == os.getpid() else None
         submitted = self._driver.run(self._backend.submit(options, many, ids, rows=rows))
         context = SubmissionContext(self._backend.client, epoch, time.monotonic() + submitted.expires_s)
-        return [Job(self, id, None if at in submitted.known else context) for at, id in enumerate(submitted.ids)]
+        return [Job(self, id, None if at in submitted.repeated else context) for at, id in enumerate(submitted.ids)]
 
     @contextlib.contextmanager
     def _waiting(self, jobs: Sequence[Job]) -> Iterator[queue.SimpleQueue[Completions]]:

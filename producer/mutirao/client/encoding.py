@@ -1,11 +1,10 @@
-"""Encode requests for the queue: read the caller's data, validate it, and group requests that share a template."""
+"""Encode validated requests for the queue, in groups that share a template."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
-import itertools
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,20 +14,18 @@ import msgspec
 import numpy as np
 
 from mutirao import errors, keyspace
+from mutirao.client.request_data import RowBatch, ValidatedRequests
 from mutirao.settings import Settings
-from mutirao.wire import binary_codec, messages, signature, tensors, untyped
+from mutirao.wire import binary_codec, messages, tensors
 from mutirao.wire.messages import JobInfo, JobRecord, PredictRequest, RequestedOutput, Tensor
-from mutirao.wire.signature import Signature
 from mutirao.wire.tensors import Array
 
-# Redis runs nothing else while a call is queued, and takes no command of more than 1 GiB.
-REQUESTS_MAX = 100_000
+# Redis takes no command of more than 1 GiB.
 BYTES_MAX = 512 * 1024 * 1024
 TEMPLATES_MAX = 256
 
 # Stands for what differs between requests of one template; random, so that no text of a user contains it.
 _PLACEHOLDER = os.urandom(16).hex()
-_EXACT = 2.0**53  # every integer up to here is a float64
 
 
 class SubmitOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,17 +52,6 @@ class SubmitOptions(msgspec.Struct, frozen=True, kw_only=True):
     binary: bool = True
 
 
-class RowBatch(NamedTuple):
-    """Requests of one row each, as the rows of common arrays."""
-
-    arrays: dict[str, Array]
-    rows: int
-
-    def apart(self) -> Iterator[dict[str, Array]]:
-        """Yield each request's own arrays."""
-        return ({name: array[at : at + 1] for name, array in self.arrays.items()} for at in range(self.rows))
-
-
 class Packed(NamedTuple):
     """Requests' inputs as raw tensors, laid out so that moving many of them from one process to another costs little.
 
@@ -80,17 +66,17 @@ class Packed(NamedTuple):
     raws: list[bytes]
 
     @classmethod
-    def of(cls, each: Iterable[tuple[Tensor, ...]]) -> Packed:
+    def pack(cls, requests: Iterable[tuple[Tensor, ...]]) -> Packed:
         """Pack requests' inputs."""
         places: dict[Any, int] = {}
         which, raws = [], []
-        for inputs in each:
+        for inputs in requests:
             head = tuple((tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in inputs)
             which.append(places.setdefault(head, len(places)))
             raws.append(b"".join(tensor.data for tensor in inputs))
         return cls(list(places), which, raws)
 
-    def apart(self) -> Iterator[tuple[Tensor, ...]]:
+    def requests(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield each request's own inputs."""
         for place, raw in zip(self.which, self.raws, strict=True):
             inputs, at = [], 0
@@ -100,7 +86,6 @@ class Packed(NamedTuple):
             yield tuple(inputs)
 
 
-ValidatedRequests = RowBatch | Sequence[dict[str, Array]]
 Prepared = ValidatedRequests | Packed | Sequence[tuple[Tensor, ...]]
 
 
@@ -200,16 +185,18 @@ class EncodedGroup(NamedTuple):
 
 
 def encode_groups(
-    options: SubmitOptions, bound: Prepared, ids: Sequence[str], encoder: RequestEncoder
+    options: SubmitOptions, requests: Prepared, ids: Sequence[str], encoder: RequestEncoder
 ) -> list[EncodedGroup]:
     """Encode requests.
 
     Raises:
         PayloadTooLarge: one of them is, or all of them together are.
     """
-    groups = _of_table(options, bound, ids, encoder) if isinstance(bound, RowBatch) else None
+    groups = _of_table(options, requests, ids, encoder) if isinstance(requests, RowBatch) else None
     if groups is None:
-        groups = _of_each(options, bound.apart() if isinstance(bound, RowBatch | Packed) else bound, ids, encoder)
+        groups = _of_each(
+            options, requests.requests() if isinstance(requests, RowBatch | Packed) else requests, ids, encoder
+        )
     size = sum(group.template.size * (len(group.items) // 3) for group in groups)
     if size > BYTES_MAX:
         text = f"the call holds {size} bytes, the limit is {BYTES_MAX}: split it"
@@ -231,124 +218,11 @@ def without(groups: Iterable[EncodedGroup], places: frozenset[int]) -> list[Enco
     return kept
 
 
-def bind(options: SubmitOptions, model_signature: Signature | None, many: Any, *, rows: bool) -> ValidatedRequests:
-    """Read the data of each request, and check it against what the model takes.
-
-    Args:
-        options: what is the same for each.
-        model_signature: the model's signature; None reads without a check.
-        many: the data of each request; a DataFrame or array has one a row.
-        rows: each item is a row, so a flat one stands for one row.
-
-    Raises:
-        InvalidTensor, SignatureMismatch, PayloadTooLarge: a request does not fit; where there are many, the text names it.
-    """
-    frame = model_signature is None or model_signature.frame
-    table = _table(many, model_signature) if rows else None
-    if table is not None:
-        try:
-            given = signature.arrays(table, frame=frame)
-            if model_signature is not None:
-                given = signature.validate(
-                    options.model, msgspec.structs.replace(model_signature, max_rows=len(table)), given
-                )
-            return RowBatch(given, len(table))
-        except errors.MutiraoError:
-            pass  # one at a time the row that does not fit is found, and named
-    found = []
-    for at, data in enumerate(_each(many) if rows else many):
-        try:
-            given = signature.arrays([data] if rows and _flat(data) else data, frame=frame)
-            found.append(
-                signature.validate(options.model, model_signature, given)
-                if model_signature is not None
-                else _unbound(given)
-            )
-        except errors.MutiraoError as exc:
-            raise type(exc)(f"request {at}: {exc}", **exc.data) if rows else exc from None
-    return found
-
-
-def _unbound(given: Mapping[str, Array]) -> dict[str, Array]:
-    """Return arrays of one dtype each where no signature is known: rows that mix text and numbers have none."""
-    return {
-        name: untyped.resolve_objects(name, untyped.array_from_objects(name, array)) if array.dtype == object else array
-        for name, array in given.items()
-    }
-
-
-def count(many: Any) -> int:
-    """Count the requests of a call's data."""
-    if len(many) > REQUESTS_MAX:
-        text = f"{len(many)} requests in one call, the limit is {REQUESTS_MAX}: split it"
-        raise errors.InvalidRequest(text, reason="too many requests in one call")
-    return len(many)
-
-
-def _table(many: Any, model_signature: Signature | None) -> Any:
-    """Return the one array or DataFrame whose rows are the requests; None where a row alone would be read differently."""
-    if model_signature is not None and any(spec.shape[:1] != (-1,) for spec in model_signature.inputs):
-        return None
-    if _is_frame(many):
-        return many if len(many) and all(map(_of_one_type, (many[name] for name in many.columns))) else None
-    if isinstance(many, list | tuple):
-        floats = model_signature is not None and all(spec.datatype == "FP64" for spec in model_signature.inputs)
-        many = _matrix(many, mixed=floats)
-    plain = type(many) is np.ndarray and many.ndim == 2 and many.dtype.kind in "biuf" and many.size
-    return many if plain else None
-
-
-def _matrix(many: Sequence[Any], *, mixed: bool) -> Array | None:
-    """Stack flat rows of one length and one type; whole and broken numbers may mix where all become float64 anyway."""
-    if {type(row) for row in many} == {np.ndarray}:
-        return np.array(many) if len({(row.shape, row.dtype) for row in many}) == 1 else None
-    if not all(isinstance(row, list | tuple) for row in many) or len({len(row) for row in many}) != 1:
-        return None
-    kinds = set(map(type, itertools.chain.from_iterable(many)))
-    if kinds == {float}:
-        return np.asarray(many, dtype=np.float64)
-    if kinds != {int} and not (kinds == {int, float} and mixed):
-        return None
-    matrix = np.asarray(many)
-    if matrix.dtype == np.float64:
-        return None if (np.abs(matrix) >= _EXACT).any() else matrix
-    return matrix if matrix.dtype == np.int64 else None
-
-
-def _of_one_type(column: Any) -> bool:
-    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
-        return True
-    return set(map(type, column.to_numpy())) == {str}
-
-
-def _each(many: Any) -> Iterator[Any]:
-    if _is_frame(many):
-        return (many.iloc[at : at + 1] for at in range(len(many)))
-    return iter(many)
-
-
-def _is_frame(many: object) -> bool:
-    return hasattr(many, "columns") and hasattr(many, "iloc")
-
-
-def _flat(data: Any) -> bool:
-    if hasattr(data, "ndim"):
-        return bool(data.ndim <= 1)
-    if isinstance(data, str | bytes):
-        return True
-    return (
-        isinstance(data, list | tuple)
-        and bool(data)
-        and not isinstance(data[0], list | tuple)
-        and not hasattr(data[0], "ndim")
-    )
-
-
 def _of_table(
     options: SubmitOptions, table: RowBatch, ids: Sequence[str], encoder: RequestEncoder
 ) -> list[EncodedGroup] | None:
     """Encode rows of fixed size all at once; None where values differ in size, or there are none."""
-    inputs = [tensors.encode(name, array[:1], binary=True, nullable=True) for name, array in table.arrays.items()]
+    inputs = encoded({name: array[:1] for name, array in table.arrays.items()})
     if not all(tensor.data and tensor.datatype != "BYTES" for tensor in inputs):
         return None
     template, size = encoder.template(options, inputs), sum(len(tensor.data) for tensor in inputs)
@@ -369,13 +243,13 @@ def _raw(table: RowBatch, inputs: Sequence[Tensor]) -> bytes:
 
 def _of_each(
     options: SubmitOptions,
-    bound: Iterable[dict[str, Array] | tuple[Tensor, ...]],
+    requests: Iterable[dict[str, Array] | tuple[Tensor, ...]],
     ids: Sequence[str],
     encoder: RequestEncoder,
 ) -> list[EncodedGroup]:
     groups: list[EncodedGroup] = []
-    for id, given in zip(ids, bound, strict=True):
-        inputs = given if isinstance(given, tuple) else encoded(given)
+    for id, request in zip(ids, requests, strict=True):
+        inputs = request if isinstance(request, tuple) else encoded(request)
         template = encoder.template(options, inputs)
         if not groups or groups[-1].template is not template:
             groups.append(EncodedGroup(template, []))

@@ -7,7 +7,8 @@ import contextlib
 import os
 from typing import Any
 
-from mutirao.client.backend import AsyncDriver, Backend, BackendFactory, Waiters
+from mutirao.client.backend import AsyncDriver, Backend, BackendFactory
+from mutirao.client.waiter import JobWaiters
 from mutirao.settings import Settings
 from mutirao.single_flight import PerProcessLock
 
@@ -28,7 +29,7 @@ class LoopClient:
         """Connect nothing yet; any event loop may be the first to use it."""
         self.backend: Backend = factory.backend(settings, check=check)
         self.driver: AsyncDriver = factory.async_driver(settings)
-        self.waiters: Waiters = factory.waiters(self.backend, self.driver)
+        self.waiters: JobWaiters = factory.waiters(self.backend, self.driver)
         self.process = os.getpid()
         self._keeper: asyncio.Task[None] | None = None
         self._over = asyncio.Event()

@@ -33,7 +33,7 @@ class SubmissionContext(NamedTuple):
 
     Attributes:
         client: the process on whose reply channel they are announced.
-        epoch: the value of `Waiters.epoch` before they were submitted.
+        epoch: the value of `JobWaiters.epoch` before they were submitted.
         deadline: when they expire, by the process's own monotonic clock.
     """
 

@@ -63,9 +63,7 @@ class RedisBackend(Backend):
         ids, requests, expires_s = yield from self._prepare(options, many, ids, rows=rows)
         if not ids:
             return Submitted(ids, frozenset(), expires_s)
-        groups = encoding.encode_groups(options, requests, ids, self._own_encoder())
-        known = yield from self._queue(options, ids, groups, expires_s)
-        return Submitted(ids, known, expires_s)
+        return (yield from self.queue(options, ids, self.encoded(options, requests, ids)))
 
     def encoded(self, options: SubmitOptions, requests: Prepared, ids: Sequence[str]) -> list[EncodedGroup]:
         """Encode checked requests for `queue`.
@@ -78,12 +76,29 @@ class RedisBackend(Backend):
     def queue(self, options: SubmitOptions, ids: Sequence[str], groups: Sequence[EncodedGroup]) -> Operation[Submitted]:
         """Queue encoded requests of one model, priority, deadline and tenant, in one round trip.
 
+        Where the queue is on another server than the records, these are written first.
+
         Raises:
             IdTaken, QueueFull: nothing of the call is queued.
         """
-        expires_s = self._expires_s(options)
-        known = yield from self._queue(options, ids, groups, expires_s)
-        return Submitted(list(ids), known, expires_s)
+        expires_s, split = self._expires_s(options), self.settings.separate_results
+        command = self._submit_command("records" if split else "all", options, groups, expires_s)
+        try:
+            reply = yield command
+        except errors.BrokerUnavailable as exc:
+            if len(ids) < MANY or not isinstance(exc.__cause__, redis.TimeoutError):
+                raise
+            raise self._submit_timeout(len(ids)) from exc
+        if reply[0] == b"taken":
+            id = ids[int(reply[1]) - 1]
+            raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
+        if reply[0] == b"full":
+            raise (yield from self._queue_full(options, int(reply[1]), int(reply[2])))
+        self._ahead_s = float(reply[1]) - time.time()
+        repeated = frozenset(place - 1 for place in reply[2:])
+        if split and len(repeated) < len(ids):
+            yield from self._push(options, encoding.without(groups, repeated) if repeated else groups, expires_s)
+        return Submitted(list(ids), repeated, expires_s)
 
     def record(self, id: str) -> Operation[JobRecord]:
         """Read a job's record; a queued one whose deadline has passed is expired by this read.
@@ -93,7 +108,7 @@ class RedisBackend(Backend):
         """
         (record,) = yield from self.records([keyspace.recorded_id(id)])
         if record is None:
-            raise self.missing(id)
+            raise self.not_found_error(id)
         if record.status == "QUEUED" and record.job.expires_at is not None and record.job.expires_at < self.now():
             record = (yield from self.cancel_or_expire([id], "expired"))[0] or record
         return record
@@ -125,7 +140,7 @@ class RedisBackend(Backend):
         """
         (record,) = yield from self.cancel_or_expire([id], "revoked")
         if record is None:
-            raise self.missing(id)
+            raise self.not_found_error(id)
         return record.state == "cancelled"
 
     def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
@@ -172,7 +187,7 @@ class RedisBackend(Backend):
         replies = yield Command(self._registry_database, "withdraw_model", keys, args)
         return [tuple(part.decode() for part in reply) for reply in replies]
 
-    def line_of(self, tenant: str) -> str:
+    def list_tenant(self, tenant: str) -> str:
         """Return the tenant in whose lists a tenant's requests wait: without the engine all wait in those of ""."""
         return "" if self.settings.uses_amqp else tenant
 
@@ -180,7 +195,7 @@ class RedisBackend(Backend):
         """Return the time by Redis's clock, as far as this client has seen it, in seconds since the epoch."""
         return time.time() + self._ahead_s
 
-    def missing(self, id: str) -> errors.JobNotFound:
+    def not_found_error(self, id: str) -> errors.JobNotFound:
         """Build the error for an id without a record."""
         created_at = keyspace.created_at(id)
         if created_at is not None and time.time() - created_at > self.settings.result_ttl_s:
@@ -191,29 +206,6 @@ class RedisBackend(Backend):
         if self._process != os.getpid():
             self._encoder, self._process = _encoder(self.settings), os.getpid()
         return self._encoder
-
-    def _queue(
-        self, options: SubmitOptions, ids: Sequence[str], groups: Sequence[EncodedGroup], expires_s: float
-    ) -> Operation[frozenset[int]]:
-        """Queue a call's requests; where the queue is on another server than the records, these are written first."""
-        split = self.settings.separate_results
-        command = self._submit_command("records" if split else "all", options, groups, expires_s)
-        try:
-            reply = yield command
-        except errors.BrokerUnavailable as exc:
-            if len(ids) < MANY or not isinstance(exc.__cause__, redis.TimeoutError):
-                raise
-            raise self._submit_timeout(len(ids)) from exc
-        if reply[0] == b"taken":
-            id = ids[int(reply[1]) - 1]
-            raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
-        if reply[0] == b"full":
-            raise (yield from self._queue_full(options, int(reply[1]), int(reply[2])))
-        self._ahead_s = float(reply[1]) - time.time()
-        known = frozenset(place - 1 for place in reply[2:])
-        if split and len(known) < len(ids):
-            yield from self._push(options, encoding.without(groups, known) if known else groups, expires_s)
-        return known
 
     def _submit_timeout(self, count: int) -> errors.SlowCall:
         timeout_s = self.settings.timeout_s
@@ -258,7 +250,7 @@ class RedisBackend(Backend):
     def _submit_command(
         self, mode: str, options: SubmitOptions, groups: Sequence[EncodedGroup], expires_s: float
     ) -> Command:
-        keys = _keys(options.model, options.priority, self.line_of(options.tenant))
+        keys = _keys(options.model, options.priority, self.list_tenant(options.tenant))
         limits = (self.settings.result_ttl_s, expires_s, self.settings.queue_limit)
         names = (keyspace.record_key(""), *keyspace.payload_key("|", "in").split("|"))
         args = [arg for group in groups for arg in group.args()]
@@ -273,19 +265,19 @@ class RedisBackend(Backend):
 
     def _queue_full(self, options: SubmitOptions, depth: int, count: int) -> Operation[errors.QueueFull]:
         model, limit = options.model, self.settings.queue_limit
-        known = yield from self.known()
-        rate = known.rate(model)
+        registry = yield from self.cached_registry()
+        rate = registry.rate(model)
         after_s = (depth + count - limit) / rate if rate and count <= limit else None
         if count > limit:
             remedy = f"{count:,} in one call can never fit: split it"
-        elif not known.serving(model):
+        elif not registry.serving(model):
             remedy = "no live worker serves it (start one with: mutirao worker)"
         elif after_s is None:
             remedy = "try again later"
         else:
             remedy = f"try again in about {math.ceil(after_s):,} s"
         more = f", {count:,} more do not fit" if depth < limit else ""
-        whose = f" of tenant {options.tenant!r}" if self.line_of(options.tenant) else ""
+        whose = f" of tenant {options.tenant!r}" if self.list_tenant(options.tenant) else ""
         return errors.QueueFull(
             f"queue of model {model!r} is full: {depth:,} of {limit:,} requests{whose} wait{more}; {remedy}",
             model=model,

@@ -25,7 +25,7 @@ import redis
 from mutirao import keyspace
 from mutirao.client.job import JobHandle
 from mutirao.client.redis_backend import READ_MAX, RedisBackend
-from mutirao.client.waiter import BACKOFF_S, Completions, Waiter, cancel_all, closed_error
+from mutirao.client.waiter import BACKOFF_S, Completions, JobWaiters, Waiter, cancel_all, closed_error
 from mutirao.errors import MutiraoError
 from mutirao.redisdb.drivers import AsyncRedisDriver
 from mutirao.redisdb.subscription import Subscription
@@ -38,15 +38,15 @@ REREAD_S = 1.0
 EARLY_BYTES_MAX = 32 * 1024 * 1024
 
 
-class ResultListener:
+class ResultListener(JobWaiters):
     """Delivers the ends of jobs to those who wait. Lives on one event loop."""
 
     def __init__(self, backend: RedisBackend, driver: AsyncRedisDriver) -> None:
         """Take the operations and what runs them."""
+        super().__init__()
         self._backend = backend
         self._driver = driver
         self._channel = b""
-        self._waiters: dict[str, tuple[Waiter, ...]] = {}
         self._on_own_channel: set[str] = set()  # jobs that are announced on channels of their own
         self._to_subscribe: list[str] = []
         self._to_unsubscribe: list[str] = []
@@ -62,20 +62,6 @@ class ResultListener:
         self._listening = False
         self._reading = False
         self._rereading = False
-        self._closed = False
-        # Identifies the time since which the reply channel has had no gap; replaced after each gap.
-        self.epoch: object | None = None
-
-    def add(self, waiter: Waiter) -> None:
-        """Begin to wait."""
-        if self._closed:
-            waiter.deliver([(job.id, closed_error()) for job in waiter.jobs])
-            return
-        try:
-            self._add(waiter)
-        except Exception as exc:  # a bug here must not leave anybody waiting for ever
-            waiter.deliver([(job.id, exc) for job in waiter.jobs])
-            raise
 
     def _add(self, waiter: Waiter) -> None:
         ended: Completions = []
@@ -106,14 +92,7 @@ class ResultListener:
 
     def remove(self, waiter: Waiter) -> None:
         """Wait no longer."""
-        for job in waiter.jobs:
-            waiters = self._waiters.get(job.id, ())
-            if waiter in waiters:
-                left = tuple(other for other in waiters if other is not waiter)
-                if left:
-                    self._waiters[job.id] = left
-                else:
-                    self._forget(job.id)
+        super().remove(waiter)
         self._unsubscribe_soon()
 
     async def close(self) -> None:
@@ -252,7 +231,7 @@ class ResultListener:
     def _on_records(self, ids: Sequence[str], records: Sequence[JobRecord | None]) -> int:
         for id, record in zip(ids, records, strict=True):
             if record is None:
-                self._fail(self._backend.missing(id), [id])
+                self._fail(self._backend.not_found_error(id), [id])
             elif record.status == "QUEUED" and record.job.expires_at is not None and id not in self._deadlines:
                 # By Redis's clock it has not passed, whatever ours says.
                 self._set_deadline(
@@ -309,33 +288,21 @@ class ResultListener:
     # Delivery
 
     def _complete(self, records: Iterable[JobRecord], *, keep: bool = False) -> None:
-        completions: dict[Waiter, Completions] = {}
+        ended: Completions = []
         for record in records:
-            if not record.done:
-                continue
-            id = record.task_id
-            waiters = self._waiters.get(id)
-            if waiters is None:
-                if keep and id not in self._early:
-                    self._early[id] = record
-                    self._early_bytes += len(bytes(record.result))
-                continue
-            self._forget(id)
-            for waiter in waiters:
-                completions.setdefault(waiter, []).append((id, record))
+            if record.done and record.task_id in self._waiters:
+                ended.append((record.task_id, record))
+            elif record.done and keep and record.task_id not in self._early:
+                self._early[record.task_id] = record
+                self._early_bytes += len(bytes(record.result))
         if self._early_bytes > EARLY_BYTES_MAX:
             self._early.clear()
             self._early_bytes, self.epoch = 0, object()
+        self._deliver(ended)
         self._unsubscribe_soon()
-        for waiter, ended in completions.items():
-            waiter.deliver(ended)
 
     def _fail(self, error: Exception, ids: Iterable[str] | None = None) -> None:
-        for id in list(self._waiters) if ids is None else ids:
-            waiters = self._waiters.get(id, ())
-            self._forget(id)
-            for waiter in waiters:
-                waiter.deliver([(id, error)])
+        self._deliver([(id, error) for id in (list(self._waiters) if ids is None else ids)])
         self._unsubscribe_soon()
 
     def _forget(self, id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,6 +34,63 @@ class Waiter:
         """Hand over how some of them ended."""
         self.left -= len(ended)
         self._deliver(ended)
+
+
+class JobWaiters(ABC):
+    """Delivers the ends of jobs to those who wait. Lives on one event loop.
+
+    Attributes:
+        epoch: an object that is replaced when ends of this process's jobs may have been missed; None where ends are polled for.
+    """
+
+    epoch: object | None = None
+
+    def __init__(self) -> None:
+        self._waiters: dict[str, tuple[Waiter, ...]] = {}
+        self._closed = False
+
+    def add(self, waiter: Waiter) -> None:
+        """Begin to wait."""
+        if self._closed:
+            waiter.deliver([(job.id, closed_error()) for job in waiter.jobs])
+            return
+        try:
+            self._add(waiter)
+        except Exception as exc:  # a bug here must not leave anybody waiting for ever
+            waiter.deliver([(job.id, exc) for job in waiter.jobs])
+            raise
+
+    def remove(self, waiter: Waiter) -> None:
+        """Wait no longer."""
+        for job in waiter.jobs:
+            waiters = self._waiters.get(job.id, ())
+            left = tuple(other for other in waiters if other is not waiter)
+            if left:
+                self._waiters[job.id] = left
+            elif waiters:
+                self._forget(job.id)
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop waiting; everybody who still waits gets an error."""
+
+    @abstractmethod
+    def _add(self, waiter: Waiter) -> None:
+        """Begin to wait, as `add` does."""
+
+    @abstractmethod
+    def _forget(self, id: str) -> None:
+        """Drop all that is kept of a job for which nobody waits any more."""
+
+    def _deliver(self, ended: Completions) -> None:
+        """Deliver how jobs ended, to each who waits for some of them in one group."""
+        groups: dict[Waiter, Completions] = {}
+        for id, outcome in ended:
+            for waiter in self._waiters.get(id, ()):
+                groups.setdefault(waiter, []).append((id, outcome))
+            self._forget(id)
+        for waiter, group in groups.items():
+            waiter.deliver(group)
 
 
 def closed_error() -> MutiraoError:

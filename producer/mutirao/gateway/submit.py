@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from mutirao import errors, keyspace, webhook_policy
-from mutirao.client import encoding
+from mutirao.client import request_data
 from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway.requests import large_bodies, submit_options
 from mutirao.gateway.requests.body_parsing import ParsedBody
@@ -90,7 +90,7 @@ async def many(
     body = await request.raw(gateway.settings.max_request_bytes)
     await gateway.rate_limiter.charge(request.caller)
     read = await _parse(large_bodies.many, gateway, request, body, info)
-    options, named, count = options_of(read.parsed), read.parsed.body.ids, encoding.count(range(read.requests))
+    options, named, count = options_of(read.parsed), read.parsed.body.ids, request_data.count(range(read.requests))
     ids = [keyspace.job_id(id) for id in named] if named is not None else keyspace.new_ids(count)
     if len(ids) != count:
         text = f"{len(set(ids))} ids were given for {count} requests"

@@ -7,6 +7,7 @@ import contextlib
 import os
 import queue
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 
 import redis
@@ -17,8 +18,8 @@ AT_ONCE = 64
 Error = Callable[[str], Exception]
 
 
-class ConcurrencyLimit:
-    """The limit for threads, used as `with limit: ...`; a fork has its own."""
+class _Limit(ABC):
+    """What both limits share: how long a call may wait for its turn, and what it raises then."""
 
     def __init__(self, timeout_s: float, at_once: int = AT_ONCE, error: Error = redis.TimeoutError) -> None:
         """Take how long a call may take, how many run at once, and the error to raise where none is answered."""
@@ -28,6 +29,25 @@ class ConcurrencyLimit:
         self._until = 0.0
         self._ended = 0
         self._begin()
+
+    def extend(self, longer_s: float) -> None:
+        """Let waiting calls wait longer for a call that runs now, as for a long poll."""
+        self._until = max(self._until, time.monotonic() + self._timeout_s + longer_s)
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Make all turns free."""
+
+    def _timeout_left(self) -> float:
+        """Return how long the running calls may still take; `_until` is when the longest of them ends."""
+        return max(self._timeout_s, self._until - time.monotonic())
+
+    def _stuck(self) -> Exception:
+        return self._error(f"none of {self._at_once} calls before this one was answered within {self._timeout_s:g} s")
+
+
+class ConcurrencyLimit(_Limit):
+    """The limit for threads, used as `with limit: ...`; a fork has its own."""
 
     def __enter__(self) -> None:
         """Wait for a turn, which lasts until the exit.
@@ -47,10 +67,6 @@ class ConcurrencyLimit:
         self._ended += kind is None
         self._free.put(None)
 
-    def extend(self, longer_s: float) -> None:
-        """Let waiting calls wait longer for a call that runs now, as for a long poll."""
-        self._until = max(self._until, time.monotonic() + self._timeout_s + longer_s)
-
     def _begin(self) -> None:
         free: queue.SimpleQueue[None] = queue.SimpleQueue()  # a quarter of a semaphore's time
         for _ in range(self._at_once):
@@ -61,22 +77,13 @@ class ConcurrencyLimit:
         while True:
             before = self._ended
             with contextlib.suppress(queue.Empty):
-                return self._free.get(timeout=_timeout_left(self._timeout_s, self._until))
+                return self._free.get(timeout=self._timeout_left())
             if self._ended == before:
-                raise self._error(_timeout_text(self._at_once, self._timeout_s))
+                raise self._stuck()
 
 
-class AsyncConcurrencyLimit:
+class AsyncConcurrencyLimit(_Limit):
     """The limit for the tasks of an event loop."""
-
-    def __init__(self, timeout_s: float, at_once: int = AT_ONCE, error: Error = redis.TimeoutError) -> None:
-        """Take how long a call may take, how many run at once, and the error to raise where none is answered."""
-        self._timeout_s = timeout_s
-        self._at_once = at_once
-        self._error = error
-        self._until = 0.0
-        self._free = asyncio.Semaphore(at_once)
-        self._ended = 0
 
     @contextlib.asynccontextmanager
     async def acquired(self) -> AsyncIterator[None]:
@@ -95,25 +102,15 @@ class AsyncConcurrencyLimit:
         finally:
             self._free.release()
 
-    def extend(self, longer_s: float) -> None:
-        """Let waiting calls wait longer for a call that runs now, as for a long poll."""
-        self._until = max(self._until, time.monotonic() + self._timeout_s + longer_s)
+    def _begin(self) -> None:
+        self._free = asyncio.Semaphore(self._at_once)
 
     async def _waited(self) -> None:
         while True:
             before = self._ended
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_timeout_left(self._timeout_s, self._until)):
+                async with asyncio.timeout(self._timeout_left()):
                     await self._free.acquire()
                     return
             if self._ended == before:
-                raise self._error(_timeout_text(self._at_once, self._timeout_s))
-
-
-def _timeout_left(timeout_s: float, until: float) -> float:
-    """Return how long the running calls may still take; `until` is when the longest of them ends."""
-    return max(timeout_s, until - time.monotonic())
-
-
-def _timeout_text(at_once: int, timeout_s: float) -> str:
-    return f"none of {at_once} calls before this one was answered within {timeout_s:g} s"
+                raise self._stuck()

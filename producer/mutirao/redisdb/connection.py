@@ -25,34 +25,28 @@ def connect(url: str, settings: Settings, **options: Any) -> redis.Redis:
         settings: the settings with the master's name.
         options: options of redis-py.
     """
-    options = {"command_packer": Packer(), **options}
-    if urls.scheme(url) in urls.SOCKETS:
-        return redis.Redis.from_url(_socket_url(url), **_socket_options(options))
-    if urls.scheme(url) != "sentinel":
-        return redis.Redis.from_url(url, **options)
-    parsed = urls.parse(url)
-    sentinels = redis.sentinel.Sentinel(parsed.hosts, sentinel_kwargs=_timeouts(options))
-    master: redis.Redis = sentinels.master_for(
-        settings.sentinel_master, connection_pool_class=_Pool, **_master_options(parsed), **options
-    )
-    return master
+    client: redis.Redis = _client(redis, _Pool, url, settings, {"command_packer": Packer(), **options})
+    return client
 
 
 def connect_async(url: str, settings: Settings, **options: Any) -> redis.asyncio.Redis:
     """Return a client for the running event loop; the arguments are those of `connect`."""
-    if urls.scheme(url) == "sentinel":
-        parsed = urls.parse(url)
-        sentinels = redis.asyncio.sentinel.Sentinel(parsed.hosts, sentinel_kwargs=_timeouts(options))
-        client: redis.asyncio.Redis = sentinels.master_for(
-            settings.sentinel_master, connection_pool_class=_AsyncPool, **_master_options(parsed), **options
-        )
-    elif urls.scheme(url) in urls.SOCKETS:
-        client = redis.asyncio.Redis.from_url(_socket_url(url), **_socket_options(options))
-    else:
-        client = redis.asyncio.Redis.from_url(url, **options)
+    client: redis.asyncio.Redis = _client(redis.asyncio, _AsyncPool, url, settings, options)
     pool: Any = client.connection_pool
     pool.connection_class = _CONNECTION_CLASSES.get(pool.connection_class, pool.connection_class)
     return client
+
+
+def _client(library: Any, pool: type, url: str, settings: Settings, options: dict[str, Any]) -> Any:
+    """Return a client of redis-py's blocking or asyncio half."""
+    if urls.scheme(url) == "sentinel":
+        parsed = urls.parse(url)
+        sentinels = library.sentinel.Sentinel(parsed.hosts, sentinel_kwargs=_timeouts(options))
+        master = _master_options(parsed)
+        return sentinels.master_for(settings.sentinel_master, connection_pool_class=pool, **master, **options)
+    if urls.scheme(url) in urls.SOCKETS:
+        url, options = _socket_url(url), _socket_options(options)
+    return library.Redis.from_url(url, **options)
 
 
 class Packer:
@@ -83,27 +77,14 @@ class _FastPacking:
             raise ConnectionResetError(str(exc)) from exc
 
 
-class _AsyncConnection(_FastPacking, redis.asyncio.Connection):
-    pass
-
-
-class _AsyncSSLConnection(_FastPacking, redis.asyncio.SSLConnection):
-    pass
-
-
-class _AsyncSocketConnection(_FastPacking, redis.asyncio.UnixDomainSocketConnection):
-    pass
-
-
-class _AsyncMasterConnection(_FastPacking, redis.asyncio.sentinel.SentinelManagedConnection):
-    pass
-
-
 _CONNECTION_CLASSES: dict[type, type] = {
-    redis.asyncio.Connection: _AsyncConnection,
-    redis.asyncio.SSLConnection: _AsyncSSLConnection,
-    redis.asyncio.UnixDomainSocketConnection: _AsyncSocketConnection,
-    redis.asyncio.sentinel.SentinelManagedConnection: _AsyncMasterConnection,
+    kind: type(f"Fast{kind.__name__}", (_FastPacking, kind), {})
+    for kind in (
+        redis.asyncio.Connection,
+        redis.asyncio.SSLConnection,
+        redis.asyncio.UnixDomainSocketConnection,
+        redis.asyncio.sentinel.SentinelManagedConnection,
+    )
 }
 
 

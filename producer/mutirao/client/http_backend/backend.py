@@ -39,9 +39,9 @@ class HttpBackend(Backend):
         self, options: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
     ) -> Operation[Submitted]:
         """Check, encode and send requests; see `Backend.submit`."""
-        ids, bound, expires_s = yield from self._prepare(options, many, ids, rows=rows)
+        ids, requests, expires_s = yield from self._prepare(options, many, ids, rows=rows)
         if ids:
-            body, json_length = submit_body.encode(options, bound, ids, self.settings.max_request_bytes)
+            body, json_length = submit_body.encode(options, requests, ids, self.settings.max_request_bytes)
             query = urlencode({"priority": options.priority, "expires_s": repr(float(expires_s))})
             path = f"/v1/models/{quote(options.model, safe='')}/jobs:batch?{query}"
             headers = {"content-type": BINARY, HEADER_LENGTH: str(json_length)}
@@ -98,7 +98,7 @@ class HttpBackend(Backend):
     def catalog(self) -> Operation[Registry]:
         """Read which models are served and which workers live; workers are shown to those keys alone that may see them."""
         started_at = time.monotonic()
-        registry = yield from self.announced()
+        registry = yield from self.read_models()
         try:
             reply = yield HttpCall("GET", "/v1/fleet")
         except errors.Forbidden:
@@ -106,7 +106,7 @@ class HttpBackend(Backend):
         workers = self._read(reply.body, _Fleet).workers or ()
         return self._keep_copy(msgspec.structs.replace(registry, workers=workers), started_at)
 
-    def announced(self) -> Operation[Registry]:
+    def read_models(self) -> Operation[Registry]:
         """Read which models are served, and by how many workers."""
         started_at = time.monotonic()
         reply = yield HttpCall("GET", "/v1/models")

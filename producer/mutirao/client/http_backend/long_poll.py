@@ -13,7 +13,7 @@ from itertools import islice
 from mutirao import errors, keyspace
 from mutirao.client.http_backend.backend import HttpBackend
 from mutirao.client.http_backend.transport import AsyncHttpTransport
-from mutirao.client.waiter import BACKOFF_S, Completions, Waiter, cancel_all, closed_error
+from mutirao.client.waiter import BACKOFF_S, Completions, JobWaiters, Waiter, cancel_all, closed_error
 
 logger = logging.getLogger(__name__)
 
@@ -29,29 +29,22 @@ FEW = IDS_MAX // 10
 UNWANTED_S = 1.0
 
 
-class LongPoller:
+class LongPoller(JobWaiters):
     """Delivers the ends of jobs to those who wait. Lives on one event loop."""
-
-    epoch: object | None = None
 
     def __init__(self, backend: HttpBackend, driver: AsyncHttpTransport) -> None:
         """Take the operations and what runs them."""
+        super().__init__()
         self._backend = backend
         self._driver = driver
-        self._waiters: dict[str, tuple[Waiter, ...]] = {}
         self._pending: dict[str, None] = {}  # jobs in no poll, in order
         self._polled: set[str] = set()  # jobs in one
         self._polls: set[_Poll] = set()
         self._scheduled = False
         self._merge_timer: asyncio.TimerHandle | None = None
         self._drop_timer: asyncio.TimerHandle | None = None
-        self._closed = False
 
-    def add(self, waiter: Waiter) -> None:
-        """Begin to wait."""
-        if self._closed:
-            waiter.deliver([(job.id, closed_error()) for job in waiter.jobs])
-            return
+    def _add(self, waiter: Waiter) -> None:
         wrong: Completions = []
         for job in waiter.jobs:
             try:
@@ -68,14 +61,9 @@ class LongPoller:
 
     def remove(self, waiter: Waiter) -> None:
         """Wait no longer."""
-        for job in waiter.jobs:
-            waiters = self._waiters.get(job.id, ())
-            left = tuple(other for other in waiters if other is not waiter)
-            if left:
-                self._waiters[job.id] = left
-            elif waiters:
-                self._forget(job.id)
-                self._drop_soon()
+        super().remove(waiter)
+        if not self._polled.isdisjoint(job.id for job in waiter.jobs):
+            self._drop_soon()
 
     async def close(self) -> None:
         """Stop waiting; everybody who still waits gets an error."""
@@ -84,7 +72,7 @@ class LongPoller:
             if timer is not None:
                 timer.cancel()
         await cancel_all({poll.task for poll in self._polls})
-        self._complete([(id, closed_error()) for id in list(self._waiters)])
+        self._deliver([(id, closed_error()) for id in list(self._waiters)])
 
     def _start_polls_soon(self) -> None:
         """Let all waits that begin in this turn of the loop share one poll."""
@@ -148,7 +136,7 @@ class LongPoller:
             if isinstance(error, errors.Forbidden) and len(poll.ids) > 1 and not self._closed:
                 self._split(poll)  # one of them is not for this key, which is no reason to refuse the others
                 return
-            self._complete(poll.task.result() if error is None else [(id, _as_error(error)) for id in poll.ids])
+            self._deliver(poll.task.result() if error is None else [(id, _as_error(error)) for id in poll.ids])
         for id in poll.ids:
             if id in self._waiters:
                 self._pending[id] = None
@@ -159,15 +147,6 @@ class LongPoller:
         for ids in (poll.ids[:half], poll.ids[half:]):
             if wanted := [id for id in ids if id in self._waiters]:
                 self._start(_Poll(wanted))
-
-    def _complete(self, found: Completions) -> None:
-        completions: dict[Waiter, Completions] = {}
-        for id, outcome in found:
-            for waiter in self._waiters.get(id, ()):
-                completions.setdefault(waiter, []).append((id, outcome))
-            self._forget(id)
-        for waiter, group in completions.items():
-            waiter.deliver(group)
 
     def _forget(self, id: str) -> None:
         self._waiters.pop(id, None)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from mutirao import errors
-from mutirao.client.encoding import RowBatch, SubmitOptions, ValidatedRequests, encoded
+from mutirao.client.encoding import SubmitOptions, encoded
+from mutirao.client.request_data import RowBatch, ValidatedRequests
 from mutirao.wire import binary_codec
 from mutirao.wire.http_schemas import InferBody, RequestInputs
 from mutirao.wire.messages import RequestedOutput

@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from mutirao import errors
-from mutirao.client import encoding
-from mutirao.client.encoding import Packed, RowBatch
+from mutirao.client import encoding, request_data
+from mutirao.client.encoding import Packed
+from mutirao.client.request_data import RowBatch
 from mutirao.gateway.requests import body_parsing
 from mutirao.gateway.requests.body_parsing import ParsedBody
 from mutirao.gateway.requests.request import Head, unpacked
@@ -110,19 +111,19 @@ def _one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
 def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
     """Parse a batch: each of its requests by itself, or the rows of one table."""
     # All rows are checked at once, so the limit of one request is not theirs.
-    takes = msgspec.structs.replace(info.signature, max_rows=encoding.REQUESTS_MAX)
+    takes = msgspec.structs.replace(info.signature, max_rows=request_data.REQUESTS_MAX)
     wide = msgspec.structs.replace(info, signature=takes)
     parsed = body_parsing.read(head, unpacked(head, body, limit), wide)
     requests = parsed.body.requests
     if requests is not None:
-        encoding.count(requests)
+        request_data.count(requests)
         bound = [_numbered(at, info, request) for at, request in enumerate(requests)]
-        return Many(parsed, Packed.of(bound) if len(bound) > FEW else bound, len(bound))
+        return Many(parsed, Packed.pack(bound) if len(bound) > FEW else bound, len(bound))
     arrays = {name: np.ascontiguousarray(array) for name, array in body_parsing.arrays(wide, parsed).items()}
     rows = len(next(iter(arrays.values())))
     if any(array.dtype == object for array in arrays.values()):
-        each = map(encoding.encoded, RowBatch(arrays, rows).apart())
-        return Many(parsed, Packed.of(each) if rows > FEW else list(each), rows)
+        each = map(encoding.encoded, RowBatch(arrays, rows).requests())
+        return Many(parsed, Packed.pack(each) if rows > FEW else list(each), rows)
     return Many(parsed, RowBatch(arrays, rows), rows)
 
 

@@ -135,7 +135,7 @@ async def cancel(gateway: Gateway, request: Request, id: str) -> Response:
     known = (await _own(gateway, request, id, "cancel")).task_id
     (record,) = await gateway.redis.run(gateway.backend.cancel_or_expire([known], "revoked"))
     if record is None:
-        raise gateway.backend.missing(known)
+        raise gateway.backend.not_found_error(known)
     if record.state != "cancelled":
         text = f"job {id!r} is {record.state}: only a job that waits can be cancelled"
         raise errors.NotCancellable(text, id=id, state=record.state)

@@ -139,7 +139,7 @@ async def infer(gateway: Gateway, request: Request, model: str, version: str = "
         if preference.respond_async:
             return (await _later(gateway, request, queued, preference)).with_warnings(parsed.notes)
         raise await gateway.redis.run(
-            gateway.backend.late(await gateway.record(queued.job.id, request.caller.tenant), wait_s)
+            gateway.backend.timeout_error(await gateway.record(queued.job.id, request.caller.tenant), wait_s)
         )
     gateway.metrics.ended(record)
     gateway.rate_limiter.ended(request.caller, [record.task_id])

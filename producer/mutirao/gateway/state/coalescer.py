@@ -95,7 +95,7 @@ class SubmitCoalescer:
         epoch = self._listener.epoch
         submitted = await self._redis.run(self._backend.queue(options, ids, runs))
         self._metrics.queued(options.model, sum(group.template.rows * (len(group.items) // 3) for group in runs))
-        origin, known, queued = self._origin(epoch, submitted.expires_s), submitted.known, []
+        origin, known, queued = self._origin(epoch, submitted.expires_s), submitted.repeated, []
         for first in range(0, len(submitted.ids), MANY):
             for at, id in enumerate(submitted.ids[first : first + MANY], first):
                 queued.append(Queued(JobHandle(id, None if at in known else origin), at in known))

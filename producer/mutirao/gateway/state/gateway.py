@@ -155,7 +155,7 @@ class Gateway:
         """
         record = await self.redis.run(self.backend.record(id))
         if record.job.owner != tenant:
-            raise self.backend.missing(id)
+            raise self.backend.not_found_error(id)
         if record.done:
             self.recent.forget([id])
         return record
