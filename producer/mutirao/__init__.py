@@ -66,8 +66,8 @@ def __getattr__(name: str) -> Any:
     """Import a client or handle at its first use."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(import_module(_LATER[name]), name)
-    return found
+    globals()[name] = attribute = getattr(import_module(_LATER[name]), name)
+    return attribute
 
 
 def __dir__() -> list[str]:

@@ -181,9 +181,8 @@ class _ConfirmChannel:
             self._waiting.pop(each, None)
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
-        for each in self._tags(tag, multiple):
-            self._waiting.pop(each, None)
-            self._refused.add(each)
+        self._refused.update(self._tags(tag, multiple))
+        self._on_ack(tag, multiple)
 
     def _tags(self, tag: int, multiple: bool) -> list[int]:
         return list(itertools.takewhile(lambda each: each <= tag, self._waiting)) if multiple else [tag]

@@ -86,9 +86,10 @@ def parse(url: str) -> RedisURL:
     except ValueError:  # its message quotes the URL
         raise ValueError(f"{_FORM}{_escaping(url)}") from None
     first = parts[0]
-    if first.scheme in SOCKETS:
-        return _of_socket(url, first)
-    if first.scheme not in REDIS or any(not part.hostname for part in parts):
+    on_socket = first.scheme in SOCKETS  # as redis-py and as kombu write it
+    if on_socket and (first.hostname or not first.path.strip("/") or len(parts) > 1):
+        raise ValueError("the path of a socket is whole and the only one: unix:///run/redis/redis.sock?db=0")
+    if first.scheme not in REDIS or (not on_socket and any(not part.hostname for part in parts)):
         raise ValueError(f"{_FORM}{_escaping(url)}")
     if first.scheme != "sentinel" and len(parts) > 1:
         raise ValueError("only sentinels are more than one: sentinel://a:26379;sentinel://b:26379/0")
@@ -99,14 +100,15 @@ def parse(url: str) -> RedisURL:
             "TLS is spoken with a server that is named itself, by rediss://, not with one behind sentinels"
         )
     query = _query(parts, url)
-    given_db = query.pop("db", "")
+    db = [query.pop("db", ""), query.pop("virtual_host", "").strip("/")]
     user, password = query.pop("username", ""), query.pop("password", "")
     return RedisURL(
-        scheme=first.scheme,
-        hosts=tuple((part.hostname or "", _port(part, url)) for part in parts),
+        scheme="unix" if on_socket else first.scheme,
+        hosts=() if on_socket else tuple((part.hostname or "", _port(part, url)) for part in parts),
+        path=unquote(first.path) if on_socket else "",
         user=_one(parts, [user, *(unquote(part.username or "") for part in parts)], "user"),
         password=_one(parts, [password, *(unquote(part.password or "") for part in parts)], "password"),
-        db=_db(parts, [given_db, *(part.path.strip("/") for part in parts)], url),
+        db=_db(parts, db if on_socket else [*db, *(part.path.strip("/") for part in parts)], url),
         query=query,
     )
 
@@ -219,24 +221,6 @@ def _query(parts: list[SplitResult], url: str) -> dict[str, str]:
         if name in query and not form.fullmatch(query[name]):
             raise ValueError(f"{name} in its query must be a number{_escaping(url)}")
     return query
-
-
-def _of_socket(url: str, part: SplitResult) -> RedisURL:
-    """Parse the URL of a Redis behind a Unix socket, as redis-py and as kombu write it."""
-    if part.hostname or not part.path.strip("/") or SEPARATOR in url:
-        raise ValueError("the path of a socket is whole and the only one: unix:///run/redis/redis.sock?db=0")
-    query = _query([part], url)
-    db = _db([part], [query.pop("db", ""), query.pop("virtual_host", "").strip("/")], url)
-    user, password = query.pop("username", ""), query.pop("password", "")
-    return RedisURL(
-        scheme="unix",
-        hosts=(),
-        path=unquote(part.path),
-        user=_one([part], [user, unquote(part.username or "")], "user"),
-        password=_one([part], [password, unquote(part.password or "")], "password"),
-        db=db,
-        query=query,
-    )
 
 
 def _escaping(url: str) -> str:

@@ -171,11 +171,11 @@ class ResultListener(JobWaiters):
 
     def _on_announcement(self, grouped: bool, data: bytes) -> None:
         try:
-            found = msgspec.json.decode(data if grouped else b"[" + data + b"]", type=list[JobRecord])
+            records = msgspec.json.decode(data if grouped else b"[" + data + b"]", type=list[JobRecord])
         except msgspec.DecodeError as exc:
             logger.warning("an announcement of %d bytes is not of job records: %s", len(data), exc)
             return  # the re-read finds what it was about
-        self._complete(found, keep=grouped)
+        self._complete(records, keep=grouped)
 
     async def _disconnect(self) -> None:
         subscription, self._subscription, self.epoch = self._subscription, None, None

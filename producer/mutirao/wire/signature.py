@@ -110,13 +110,13 @@ def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
     return {"": _array("", data) if table is None else table}
 
 
-def validate(model: str, signature: Signature, given: Mapping[str, Array]) -> dict[str, Array]:
+def validate(model: str, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Check arrays against a signature, and give each the name, dtype and shape that the model takes.
 
     Args:
         model: the model's name, for the error.
         signature: the model's.
-        given: arrays by name; one unnamed matrix of shape (rows, features) fits any model.
+        inputs: arrays by name; one unnamed matrix of shape (rows, features) fits any model.
 
     Returns:
         One array an input, in the signature's order; every array has the same number of rows, at least one.
@@ -125,10 +125,10 @@ def validate(model: str, signature: Signature, given: Mapping[str, Array]) -> di
         SignatureMismatch: other names, number of features or dtypes than expected, or no row.
         PayloadTooLarge: more rows than `max_rows`.
     """
-    if list(given) == [""]:
-        given = _named(model, signature, given[""])
-    _check_names(model, signature, given)
-    arrays_by_name = {spec.name: _cast_to_spec(model, spec, given[spec.name]) for spec in signature.inputs}
+    if list(inputs) == [""]:
+        inputs = _named(model, signature, inputs[""])
+    _check_names(model, signature, inputs)
+    arrays_by_name = {spec.name: _cast_to_spec(model, spec, inputs[spec.name]) for spec in signature.inputs}
     _check_rows(model, signature, arrays_by_name)
     for spec in signature.inputs:
         if not spec.nullable:
@@ -143,10 +143,10 @@ def decode_request(model: str, signature: Signature, request: PredictRequest) ->
         InvalidTensor: a tensor's datatype, shape and data do not agree.
         SignatureMismatch, PayloadTooLarge: as `validate`.
     """
-    given = {tensor.name: _decoded(tensor, frame=signature.frame) for tensor in request.inputs}
-    if len(given) != len(request.inputs):
+    inputs = {tensor.name: _decoded(tensor, frame=signature.frame) for tensor in request.inputs}
+    if len(inputs) != len(request.inputs):
         raise errors.InvalidRequest(f"model {model!r}: two inputs have the same name", reason="inputs of one name")
-    return validate(model, signature, given)
+    return validate(model, signature, inputs)
 
 
 def rows(arrays_by_name: Mapping[str, Array]) -> int:
@@ -237,14 +237,14 @@ def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Arra
     return {name: untyped.array_from_objects(name, matrix[:, at]) for at, name in enumerate(names)}
 
 
-def _check_names(model: str, signature: Signature, given: Mapping[str, Array]) -> None:
+def _check_names(model: str, signature: Signature, inputs: Mapping[str, Array]) -> None:
     expected = [spec.name for spec in signature.inputs]
-    missing = [name for name in expected if name not in given]
-    unexpected = [name for name in given if name not in expected]
+    missing = [name for name in expected if name not in inputs]
+    unexpected = [name for name in inputs if name not in expected]
     if missing or unexpected:
         parts = [f"without {_list(missing)}"] if missing else []
         parts += [f"with {_list(unexpected)}"] if unexpected else []
-        raise _mismatch(model, f"inputs {_list(expected)}", f"inputs {' and '.join(parts)}" if given else "none")
+        raise _mismatch(model, f"inputs {_list(expected)}", f"inputs {' and '.join(parts)}" if inputs else "none")
 
 
 def _cast_to_spec(model: str, spec: InputSpec, array: Array) -> Array:
