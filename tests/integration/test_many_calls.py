@@ -68,7 +68,7 @@ def test_threads_that_call_at_once(fleet):
 @pytest.mark.parametrize("how", ["tasks", "threads"])
 def test_one_reads_the_catalogue_for_all(fleet, monkeypatch, how):
     """Where the copy of the catalogue is old, hundreds who come at once have it read once, or twice for who came in between."""
-    monkeypatch.setattr(backend, "CATALOG_AGE_S", 0.5)
+    monkeypatch.setattr(backend, "REGISTRY_AGE_S", 0.5)
 
     async def main():
         async with AsyncClient(fleet.url) as client:

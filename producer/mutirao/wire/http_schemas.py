@@ -1,4 +1,4 @@
-"""The JSON bodies of `/v1`: what a client sends, what it is told of a job, which webhooks send too, and errors."""
+"""The JSON bodies of `/v1`: what a client sends, the view of a job that it reads and that webhooks send, and errors."""
 
 from __future__ import annotations
 
