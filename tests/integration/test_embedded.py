@@ -1,5 +1,6 @@
 """The embedded system with a stand-in for its workers: what starts, what ends it, and that nothing is left behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -319,6 +320,36 @@ def test_a_worker_that_cannot_start_is_named_with_its_last_words(embedded, tmp_p
         ) as caught:
             system.wait_ready(30)
         assert str(system.home.log("worker1")) in str(caught.value)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_port_that_another_program_takes_before_redis_does(embedded, monkeypatch, named):
+    """Where another program takes Redis's port between its choice and Redis's start, Redis moves, unless the port was named."""
+    with contextlib.ExitStack() as stack:
+        command = redis_server.command
+
+        def taken_meanwhile(binary, server, *rest):
+            if not ports:
+                other = stack.enter_context(socket.socket())
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                other.bind((redis_server.HOST, server.port))
+                other.listen()
+            ports.append(server.port)
+            return command(binary, server, *rest)
+
+        ports: list[int] = []
+        monkeypatch.setattr(redis_server, "command", taken_meanwhile)
+        system = embedded(workers=0, port=redis_server.free_port() if named else None)
+        stack.callback(system.close)
+        if named:
+            with pytest.raises(errors.EmbeddedError, match=r"did not start: .*Failed listening"):
+                system.start()
+            assert len(ports) == 1
+            return
+        system.start()
+        assert system.server.port != ports[0]
+        assert system.home.secrets().redis_port == system.server.port
+        assert redis_server.answers(system.server)
 
 
 def test_a_taken_port_is_refused(embedded):

@@ -69,7 +69,9 @@ class Supervisor:
         self.failure = ""
 
     def start(self, spec: ChildSpec) -> None:
-        """Start a child and keep it running."""
+        """Start a child and keep it running, in the place of an ended one of the same name."""
+        if ended := self._children.get(spec.name):
+            self._processes.forget(ended.process)
         self._children[spec.name] = _Child(spec, self._launch(spec))
 
     def watch(self) -> None:

@@ -239,15 +239,20 @@ class Embedded:
         redis_server.stop_leftover(
             redis_server.RedisEndpoint(self.home.redis, self._secrets.redis_port, self._secrets.redis_password)
         )
-        port = redis_server.chosen_port(self._port, self._secrets.redis_port, "--port")
-        self.server = redis_server.RedisEndpoint(self.home.redis, port, self._secrets.redis_password)
-        command = redis_server.command(self.binary, self.server)
-        self._supervisor.start(self._spec("redis", command, REDIS, dict(os.environ), deaths=5))
-        if not redis_server.wait_ready(self.server, ended=lambda: self._supervisor.ended("redis")):
-            raise errors.EmbeddedError(
-                f"{self.binary} did not start: {self.home.last_line('redis')} ({self.home.log('redis')})"
-            )
-        self.home.keep(msgspec.structs.replace(self._secrets, redis_port=port))
+        for usual in (self._secrets.redis_port, 0, 0):
+            port = redis_server.chosen_port(self._port, usual, "--port")
+            self.server = redis_server.RedisEndpoint(self.home.redis, port, self._secrets.redis_password)
+            command = redis_server.command(self.binary, self.server)
+            self._supervisor.start(self._spec("redis", command, REDIS, dict(os.environ), deaths=5))
+            if redis_server.wait_ready(self.server, ended=lambda: self._supervisor.ended("redis")):
+                self.home.keep(msgspec.structs.replace(self._secrets, redis_port=port))
+                return
+            # Another program may have taken the port between its choice and Redis's start.
+            if self._port or not self._supervisor.ended("redis") or redis_server.free_port(port) == port:
+                break
+        raise errors.EmbeddedError(
+            f"{self.binary} did not start: {self.home.last_line('redis')} ({self.home.log('redis')})"
+        )
 
     def _expire_leases(self) -> None:
         """Expire the leases of the last run: none of its workers lives, so that what a crash cut off is taken at once."""
