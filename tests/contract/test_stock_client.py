@@ -58,7 +58,7 @@ answer = ask(request, "houses").get(timeout=20)
     [
         ("iris", [[1.0]], "SignatureMismatch", "model 'iris' takes X FP64[-1, 4], got shape [1, 1]"),
         ("raises", [[-1.0, 0.0, 0.0]], "ModelFailed", "model 'raises' version 1 raised ValueError: the sky is falling"),
-        ("segfaults", [[-1.0, 0.0, 0.0]], "WorkerLostError", "SIGSEGV"),
+        ("segfaults", [[-1.0, 0.0, 0.0]], "WorkerLostError", "signal 11 (SIGSEGV); job "),
         ("hangs", [[-1.0, 0.0, 0.0]], "TimeLimitExceeded", "2.0"),
     ],
 )

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 ACCEPTED_IN_LOOKS = 10
 # What follows in a pipe that was full comes within this time.
 READ_MS = 50
+# billiard's words for a process that died.
+_LOST = re.compile(r"Worker exited prematurely: (.*) Job: \d+\.", re.ASCII)
 
 interruption.TIME_LIMIT = SoftTimeLimitExceeded
 interruption.is_terminating = terminate_handler_fired
@@ -256,7 +259,7 @@ class WorkerPool:
         except Exception as exc:  # noqa: BLE001 - of whatever kind: no batch may stay without an end
             if batch.pid:
                 self._replace(batch.pid, f"what it returned of a batch is none ({exc})")
-            self._failed(batch, WorkerLostError("the process returned what is no answer"))
+            self._failed(batch, WorkerLostError("it returned something that is not an answer"))
             return
         self._finished(batch, ran)
 
@@ -284,6 +287,8 @@ class WorkerPool:
     def _failed(self, batch: Batch, error: BaseException) -> None:
         self._forget(batch)
         error = getattr(error, "exc", error)  # billiard's wrapper
+        if match := _LOST.fullmatch(str(error)):  # its job's number means nothing outside this worker
+            error = WorkerLostError(match[1])
         reasons = {TimeLimitExceeded: "time limit", Terminated: "terminated"}
         reason = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), "process died")
         self._dispatcher().batch_failed(batch, error, reason)

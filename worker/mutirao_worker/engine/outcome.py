@@ -82,7 +82,8 @@ def revoked(request: Request, why: str, signum: int | None = None) -> Outcome:
 
 def given_up(request: Request, error: BaseException, reason: str) -> Outcome:
     """Make the outcome of a request whose process died or hung once too often."""
-    args = list(error.args) if reason == "time limit" else [f"{error} gave up after {request.attempts + 1} attempts"]
+    lost = f"{error}; job {request.id}: gave up after {request.attempts + 1} attempts"
+    args = list(error.args) if reason == "time limit" else [lost]
     result = {"exc_type": type(error).__name__, "exc_message": args, "exc_module": type(error).__module__}
     shown = f"{type(error).__name__}({args[0]!r})"
     text = f"ran past its time limit of {args[0]:g} s" if reason == "time limit" else str(args[0])
