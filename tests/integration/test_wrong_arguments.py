@@ -1,5 +1,6 @@
 """What a caller of ours writes wrongly is told in a sentence, before anything is queued."""
 
+import asyncio
 import copy
 import pickle
 from datetime import timedelta
@@ -7,7 +8,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from mutirao import Client, errors
+from mutirao import AsyncClient, Client, errors
 from mutirao.registry import ModelInfo
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
@@ -60,6 +61,27 @@ def test_a_job_s_wait_takes_seconds(direct, connect):
         job = client.submit("m", ROW)
         with pytest.raises(errors.InvalidRequest, match="timeout is text 'x'"):
             job.result("x")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "says"),
+    [
+        (["order-17"], r"as_completed takes jobs of type \w*Job, and number 0 is text 'order-17': client.job\(ID\) is the job of an id"),
+        ("order-17", "as_completed takes a list of jobs, got text 'order-17'"),
+        (5, "as_completed takes a list of jobs, got int 5"),
+    ],
+)  # fmt: skip
+def test_what_is_no_job_is_named(direct, jobs, says):
+    """Ids in place of jobs are refused by name, by either kind of client."""
+    with Client(direct.url) as client, pytest.raises(errors.InvalidRequest, match=says):
+        list(client.as_completed(jobs, timeout=1))
+
+    async def on_a_loop():
+        async with AsyncClient(direct.url) as client:
+            return [job async for job in client.as_completed(jobs, timeout=1)]
+
+    with pytest.raises(errors.InvalidRequest, match=says):
+        asyncio.run(on_a_loop())
 
 
 def test_a_client_says_why_it_is_not_pickled(direct):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from mutirao import errors, settings
-from mutirao.client.backend import NOT_PICKLED, seconds
+from mutirao.client.backend import NOT_PICKLED, checked_jobs, seconds
 from mutirao.client.backends import backend_for
 from mutirao.client.encoding import SubmitOptions
 from mutirao.client.event_loops import LoopClients
@@ -130,9 +130,10 @@ class AsyncClient:
 
         Raises:
             ResultTimeout: the time passed before all had ended.
+            InvalidRequest: something else than the jobs of a client like this one was given, such as their ids.
         """
         pending: dict[str, list[AsyncJob]] = {}
-        for job in jobs:
+        for job in checked_jobs(jobs, AsyncJob):
             if job.finished is not None:
                 yield job
             else:

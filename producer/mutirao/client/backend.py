@@ -87,6 +87,22 @@ def seconds(name: str, value: Any) -> float:
     return float(value)
 
 
+def checked_jobs(jobs: Iterable[Any], kind: type[T]) -> list[T]:
+    """Return jobs as a list.
+
+    Raises:
+        InvalidRequest: one of them is no such job, or they are not several; names the first.
+    """
+    if isinstance(jobs, str | bytes) or not isinstance(jobs, Iterable):
+        raise errors.InvalidRequest(f"as_completed takes a list of jobs, got {elements.show(jobs)}")
+    listed = list(jobs)
+    for at, job in enumerate(listed):
+        if not isinstance(job, kind):
+            text = f"as_completed takes jobs of type {kind.__name__}, and number {at} is {elements.show(job)}: client.job(ID) is the job of an id"
+            raise errors.InvalidRequest(text)
+    return listed
+
+
 class Backend(ABC):
     """The operations of clients: generators of commands, which the backend's drivers run."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from mutirao import errors, settings
-from mutirao.client.backend import NOT_PICKLED, Backend, BackendFactory, seconds
+from mutirao.client.backend import NOT_PICKLED, Backend, BackendFactory, checked_jobs, seconds
 from mutirao.client.backends import backend_for
 from mutirao.client.encoding import SubmitOptions
 from mutirao.client.job import JobHandle, SubmissionContext, Timings, timings
@@ -126,9 +126,10 @@ class Client:
 
         Raises:
             ResultTimeout: the time passed before all had ended.
+            InvalidRequest: something else than the jobs of a client like this one was given, such as their ids.
         """
         pending: dict[str, list[Job]] = {}
-        for job in jobs:
+        for job in checked_jobs(jobs, Job):
             if job.finished is not None:
                 yield job
             else:
