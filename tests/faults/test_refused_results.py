@@ -1,5 +1,6 @@
 """Results that Redis cannot hold: the one request fails with its reason; neighbours, later batches and the worker go on."""
 
+import numpy as np
 import pytest
 
 from mutirao import Client, ResultRefused
@@ -102,4 +103,28 @@ def test_the_lease_is_kept_while_a_large_result_is_sent(small):
             assert job.result(60)["predict"].shape == (1, 4 * WIDE), slow.log
             assert "adopted" not in other.log
         assert job.record().job.worker == slow.name
+        link.heal()
+
+
+@pytest.mark.parametrize("large", ["input", "result"])
+def test_others_go_on_while_what_is_large_is_on_a_slow_link(tmp_path, large):
+    """While a result, or a request's input, takes seconds over a slow link, the worker's other slot serves what needs none."""
+    root = sample_models.repository(tmp_path / "models", "pads", "raises", max_rows=1_000_000).root
+    rows = [[4 * WIDE, 0.0, 0.0]] if large == "result" else np.ones((4 * WIDE // 3, 3))  # 12.8 MB
+    with (
+        RedisServer() as server,
+        TcpProxy(server.port) as link,
+        WorkerProcess(link.url, root, concurrency=2) as worker,
+        Client(server.url) as client,
+    ):
+        link.delay()
+        job = client.submit("pads" if large == "result" else "raises", rows)
+        if large == "result":
+            waiting.until(lambda: "pads: batch of 1" in worker.log)
+        else:
+            waiting.until(lambda: server.client().hlen(next(iter(server.client().keys("mutirao:reserved:*")), "")) == 1)
+        others = [client.predict("raises", [[1.0, 2.0, 3.0]], timeout=5) for _ in range(5)]
+        assert job.status in {"queued", "running"}, "it was there before the others"
+        assert [other["predict"].tolist() for other in others] == [[6.0]] * 5
+        assert len(job.result(60)["predict"]) == len(rows)
         link.heal()

@@ -75,6 +75,10 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._timers.append(consumer.timer.call_repeatedly(0.5, self._look_after_processes))
         if isinstance(self.source, LeasedSource):
             self.dispatcher.records.results.read_replies(wait=True)
+            if (
+                self.dispatcher.records.results.background.pending
+            ):  # Celery's loop begins anew, and has forgotten what it watched
+                self._watch_replies(self.dispatcher.records.results.background.descriptor)
             self._channel = channel
             channel.idle_at = time.monotonic()
             self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.maintain))
@@ -105,14 +109,16 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if not hasattr(self, "dispatcher"):
             return
         self.worker_pool.drain_results()
-        self.dispatcher.records.results.read_replies(wait=True)
-        _attempt(self.dispatcher.commit.retry)
+        results = self.dispatcher.records.results
+        results.read_replies(wait=True)
+        results.background.wait(results.meanwhile)
+        _attempt(lambda: self.dispatcher.commit.retry(wait=True))
         _attempt(self.events.flush)
         if (leases := self.leases) is not None:
             _attempt(lambda: leases.requeue([], all_but=True))
             _attempt(leases.deregister)
             leases.close()
-        self.dispatcher.records.results.close()
+        results.close()
 
     def disconnected(self, *, lost: bool) -> None:
         """Close the connection: reserved requests stay reserved; delivered ones are the broker's again."""
@@ -236,10 +242,11 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def _watch_replies(self, descriptor: int) -> None:
         """Read the replies to posted calls when they come; only while some are pending, or the loop would spin on a closed connection."""
         results, hub = self.dispatcher.records.results, self._consumer.hub
+        calls = results.background if descriptor == results.background.descriptor else results
 
         def read() -> None:
-            results.read_replies()
-            if not results.pending:
+            calls.read_replies()
+            if not calls.pending:
                 hub.remove_reader(descriptor)
 
         hub.add_reader(descriptor, read)

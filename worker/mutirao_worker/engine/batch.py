@@ -12,11 +12,12 @@ class Batch:
     """Requests that go through the model together, in one process of the pool.
 
     Attributes:
+        fetching: its offloaded payloads are being read; no process has it.
         limits: the hard and the soft time limit, in seconds.
         terminated: the signals by which requests of it were terminated, by id.
     """
 
-    __slots__ = ("began", "id", "limits", "model", "number", "pid", "requests", "started_at", "terminated")
+    __slots__ = ("began", "fetching", "id", "limits", "model", "number", "pid", "requests", "started_at", "terminated")
 
     _numbers = itertools.count(1)
 
@@ -29,4 +30,5 @@ class Batch:
         self.began = time.monotonic()
         self.started_at = time.time()
         self.pid: int | None = None
+        self.fetching = False
         self.terminated: dict[str, int | None] = {}

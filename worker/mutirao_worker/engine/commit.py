@@ -19,13 +19,15 @@ from mutirao_worker.engine.interfaces import FollowUps, RequestRegistry, TaskEve
 from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.outcome import BatchRun, Outcome, refused
 from mutirao_worker.engine.request import Request
-from mutirao_worker.engine.script_client import Then, warn_once
+from mutirao_worker.engine.script_client import PIECE, Then, warn_once
 
 logger = logging.getLogger(__name__)
 
 # A larger end is sent alone. No limit that Redis may be given is lower than 1 MiB.
 ALONE_BYTES = 512 * 1024
 TOGETHER_BYTES = 8 * 1024 * 1024
+# While more than this is still to be committed, nothing new is begun: a slow link must not fill the memory with results.
+CONGESTED_BYTES = 64 * 1024 * 1024
 # Redis must have failed this often, and for this long, to take an outcome while it answered other calls, before that is the outcome's fault.
 STRIKES = 3
 STRIKES_S = 4.0
@@ -51,6 +53,11 @@ class Uncommitted(NamedTuple):
     strikes: int = 0
     since: float = 0.0
 
+    @property
+    def size(self) -> int:
+        """How many bytes are kept of them."""
+        return sum(each.size for each in self.outcomes)
+
 
 class Commit:
     """What became of one worker's requests.
@@ -68,6 +75,7 @@ class Commit:
         *,
         idle_slots: Callable[[], int],
         call_later: Callable[..., Any],
+        on_relieved: Callable[[], None],
         watch_replies: Callable[[int], None] | None,
     ) -> None:
         """Take the parts.
@@ -79,14 +87,17 @@ class Commit:
             registry: where Celery finds requests.
             idle_slots: how many slots other workers should leave requests for.
             call_later: the loop's timer: seconds, function.
+            on_relieved: called once no more than CONGESTED_BYTES are still to be committed.
             watch_replies: reads the replies to posted calls once a descriptor is readable; None to wait for each reply.
         """
         self.counts: dict[str, int] = {}
         self._call_later = call_later
+        self._background_bytes = 0  # of what is being sent in the background
         self._events = events
         self._follow_ups = follow_ups
         self._idle_slots = idle_slots
         self._numbers = itertools.count()
+        self._on_relieved = on_relieved
         self._posted: dict[int, Uncommitted] = {}
         self._records = records
         self._refusal = ""  # why results could not be committed, as it was last logged
@@ -98,6 +109,11 @@ class Commit:
     def uncommitted(self) -> list[Request]:
         """Requests that have ended, of which Redis does not know it yet."""
         return [each.request for part in (*self._uncommitted, *self._posted.values()) for each in part.outcomes]
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much is still to be committed that nothing new should begin."""
+        return self._background_bytes + sum(part.size for part in self._uncommitted) > CONGESTED_BYTES
 
     def end(
         self,
@@ -119,20 +135,25 @@ class Commit:
         """
         planned = [self._follow_ups.plan(outcome) if outcome.embed else outcome for outcome in outcomes]
         parts = [Uncommitted(run, part) for part in split_by_size(planned)]
+        if then is not None and self._is_background(parts[-1], wait=wait):
+            parts.append(Uncommitted(run, []))  # that script's reply is not to wait for what is long on its way
         for place, part in enumerate(parts, 1):
             last = place == len(parts)
             exc = self._send(part, runtime, then if last else None, wait=wait)
             if exc is not None and not last:
-                self._uncommitted += parts[place:]
+                self._uncommitted += [part for part in parts[place:] if part.outcomes]
                 if then is not None:
                     then[1](exc)
                 return
 
-    def retry(self) -> None:
-        """Commit again what could not be committed."""
+    def retry(self, *, wait: bool = False) -> None:
+        """Commit again what could not be committed; `wait` is that of `end`."""
         uncommitted, self._uncommitted = deque(self._uncommitted), []
         while uncommitted:
             part = uncommitted.popleft()
+            if self._is_background(part, wait=wait):
+                self._send(part, 0.0, None, wait=wait)
+                continue
             try:
                 statuses, *_ = self._records.commit(part.run, part.outcomes, self._idle_slots())
             except redis.RedisError as exc:
@@ -162,23 +183,29 @@ class Commit:
     def _send(self, part: Uncommitted, runtime: float, then: Then | None, *, wait: bool) -> redis.RedisError | None:
         """Commit outcomes by one call; return why that has failed, if it has."""
         number, free, call = next(self._numbers), self._idle_slots(), None if then is None else then[0]
+        background = part.size if self._is_background(part, wait=wait) else 0
         self._posted[number] = part
+        self._background_bytes += background
 
         def on_replies(replies: list[Any] | redis.RedisError) -> None:
+            was_congested = self.congested
             del self._posted[number]
-            if isinstance(replies, redis.RedisError):
-                self._refusal = warn_once(logger, "cannot keep results yet", replies, self._refusal)
-                self._uncommitted.append(part)
-                self._call_later(RETRY_S, self.retry)
-            else:
+            self._background_bytes -= background
+            if not isinstance(replies, redis.RedisError):
                 self._committed(part, replies[0], runtime)
+            elif part.outcomes:
+                self._refusal = warn_once(logger, "cannot keep results yet", replies, self._refusal)
+                self._uncommitted += self._after_failure(part, replies) if background else [part]
+                self._call_later(STRIKES_S / STRIKES if part.strikes else RETRY_S, self.retry)
             if then is not None:
                 then[1](replies if isinstance(replies, redis.RedisError) else replies[1])
+            if was_congested and not self.congested:
+                self._on_relieved()
 
         try:
             if self._watch_replies is not None and not wait:
-                calls = self._records.commit_calls(part.run, part.outcomes, free, call)
-                self._watch_replies(self._records.results.post(calls, on_replies))
+                calls, results = self._records.commit_calls(part.run, part.outcomes, free, call), self._records.results
+                self._watch_replies((results.post_large if background else results.post)(calls, on_replies))
                 return None
             replies = self._records.commit(part.run, part.outcomes, free, call)
         except redis.RedisError as exc:
@@ -186,6 +213,16 @@ class Commit:
             return exc
         on_replies(replies)
         return None
+
+    def _is_background(self, part: Uncommitted, *, wait: bool) -> bool:
+        """Whether outcomes are sent in the background: over a slow link they would take long."""
+        return self._watch_replies is not None and not wait and part.size > PIECE
+
+    def _after_failure(self, part: Uncommitted, exc: redis.RedisError) -> list[Uncommitted]:
+        """Say what is to be committed next of what Redis did not take."""
+        if refused_for_good(exc):
+            return _isolate_refused(part, exc)
+        return [_add_strike(part, exc) if self._redis_answers() else part]
 
     def _committed(self, part: Uncommitted, statuses: Sequence[bytes], runtime: float) -> None:
         self._refusal = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,7 +25,6 @@ from mutirao_worker.engine.outcome import BatchRun, Outcome
 from mutirao_worker.engine.prerun_check import PrerunCheck
 from mutirao_worker.engine.request import Request
 from mutirao_worker.inference.execution import BatchResult
-from mutirao_worker.inference.inputs import PackedRequest
 from mutirao_worker.models.model_host import ModelHost
 
 logger = logging.getLogger(__name__)
@@ -88,6 +87,7 @@ class Dispatcher:
             registry,
             idle_slots=lambda: self.idle_slots,
             call_later=call_later,
+            on_relieved=self.slot_added,
             watch_replies=watch_replies,
         )
         self.records = records
@@ -98,11 +98,12 @@ class Dispatcher:
         self._now = now
         self._pool = pool
         self._registry = registry
+        self._watch_replies = watch_replies
 
     @property
     def free_slots(self) -> int:
-        """How many slots of the pool are free."""
-        return max(0, self._pool.slots - len(self.running))
+        """How many slots of the pool are free; none while too many results are still to be sent."""
+        return 0 if self.commit.congested else max(0, self._pool.slots - len(self.running))
 
     @property
     def idle_slots(self) -> int:
@@ -151,8 +152,8 @@ class Dispatcher:
                 batch = self.batcher.next(time.monotonic(), self.free_slots, self._pool.slots)
                 if not batch:
                     break
-                if (ready := self.prerun_check.filter(batch)) and not self._send(ready):
-                    break
+                if ready := self.prerun_check.filter(batch):
+                    self._send(ready)
         finally:
             self._dispatching = False
         if (wake_at := self.batcher.wake_at(time.monotonic())) is not None and self.free_slots and not self.closing:
@@ -241,7 +242,8 @@ class Dispatcher:
     def recall_unsent(self) -> list[Request]:
         """Take back the requests of batches that no process has begun to read."""
         requests = []
-        for batch in self._pool.recall_unsent(list(self.running.values())):
+        running = list(self.running.values())
+        for batch in [*(batch for batch in running if batch.fetching), *self._pool.recall_unsent(running)]:
             self._remove_running(batch)
             requests += batch.requests
         for request in requests:
@@ -270,31 +272,47 @@ class Dispatcher:
         queues = self.batcher.describe(max(1, self.free_slots))
         return {model: each | {"answered": self.commit.counts.get(model, 0)} for model, each in queues.items()}
 
-    def _send(self, requests: list[Request]) -> bool:
-        """Send a batch to the pool; False where it has to wait for Redis."""
-        try:
-            offloaded = self.records.payloads(requests) if any(request.is_offloaded for request in requests) else {}
-        except redis.RedisError as exc:
-            logger.warning("cannot read the offloaded payloads of %d requests: %s", len(requests), exc)
-            self.batcher.add_isolated(requests[0].model, [requests])
-            self.call_later(RETRY_S, self.dispatch)
-            return False
+    def _send(self, requests: list[Request]) -> None:
+        """Send a batch to the pool, once its offloaded payloads have been read."""
         batch = Batch(requests, self._time_limits(requests))
-        packed = [
-            PackedRequest(
-                request.id, request.body, request.content_type or "", request.base64, offloaded.get(request.id)
-            )
-            for request in requests
-        ]
         self.running[batch.number] = batch
         self.batcher.queue(batch.model).running += 1
         for request in requests:
             request.batch = batch
-        self.events.started(requests)
-        self._registry.mark_running(requests)
+        if any(request.is_offloaded for request in requests):
+            batch.fetching = True
+            self.records.read_payloads(requests, lambda found: self._on_payloads(batch, found), self._watch_replies)
+        else:
+            self._run(batch, {})
+
+    def _on_payloads(self, batch: Batch, payloads: Mapping[str, bytes | None] | redis.RedisError) -> None:
+        """Send a batch whose offloaded payloads were read, if it is still wanted; where they were not, wait a moment."""
+        batch.fetching = False
+        if batch.number not in self.running:  # it was given back
+            return
+        if isinstance(payloads, redis.RedisError):
+            logger.warning("cannot read the offloaded payloads of %d requests: %s", len(batch.requests), payloads)
+            self._remove_running(batch)
+            self.delayed.update(batch.requests)
+            self.call_later(RETRY_S, self._send_again, batch)
+        elif batch.terminated:
+            self.batch_failed(batch, RuntimeError("terminated"), "terminated")
+        else:
+            self._run(batch, payloads)
+
+    def _send_again(self, batch: Batch) -> None:
+        requests = [request for request in batch.requests if request in self.delayed]
+        self.delayed.difference_update(requests)
+        if requests:
+            self.batcher.add_isolated(batch.model, [requests])
+            self.dispatch()
+
+    def _run(self, batch: Batch, payloads: Mapping[str, bytes | None]) -> None:
+        batch.began = time.monotonic()
+        self.events.started(batch.requests)
+        self._registry.mark_running(batch.requests)
         self.call_later(MARK_STARTED_AFTER_S, self._mark_started, batch)
-        self._pool.send(batch, packed)
-        return True
+        self._pool.send(batch, [request.packed(payloads.get(request.id)) for request in batch.requests])
 
     def _mark_started(self, batch: Batch) -> None:
         """Mark the records of a batch's requests as started, if they still run."""

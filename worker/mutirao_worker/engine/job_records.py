@@ -12,10 +12,11 @@ import hashlib
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import redis
 
 from mutirao import keyspace
 from mutirao.dead_letters import DeadLetter
@@ -98,15 +99,34 @@ class JobRecords:
         """
         self.results.call("count_retry", (), (worker, why, *(request.id for request in requests)))
 
-    def payloads(self, requests: Sequence[Request]) -> dict[str, bytes | None]:
-        """Read the offloaded payloads of requests, by id; None for those that are gone.
+    def read_payloads(
+        self,
+        requests: Sequence[Request],
+        on_payloads: Callable[[dict[str, bytes | None] | redis.RedisError], None],
+        watch_replies: Callable[[int], None] | None,
+    ) -> None:
+        """Read the offloaded payloads of requests, in the background where the loop can watch for them.
 
-        Raises:
-            redis.RedisError: Redis did not answer.
+        Args:
+            requests: some of them offloaded.
+            on_payloads: takes them by id, None for those that are gone; or the error for which they were not read.
+            watch_replies: as `Commit` takes it.
         """
-        ids = [request.id for request in requests if request.is_offloaded]
-        payloads: Any = self.results.client.mget([keyspace.payload_key(id, "in") for id in ids]) if ids else []
-        return dict(zip(ids, payloads, strict=True))
+        keys = {request.id: keyspace.payload_key(request.id, "in") for request in requests if request.is_offloaded}
+
+        def on_replies(replies: list[Any] | redis.RedisError) -> None:
+            (found,) = [replies] if isinstance(replies, redis.RedisError) else replies
+            on_payloads(found if isinstance(found, redis.RedisError) else dict(zip(keys, found, strict=True)))
+
+        if watch_replies is not None:
+            watch_replies(self.results.get_large(list(keys.values()), on_replies))
+            return
+        replies: list[Any] | redis.RedisError
+        try:
+            replies = [self.results.client.mget(keys.values())]
+        except redis.RedisError as exc:
+            replies = exc
+        on_replies(replies)
 
     def commit_calls(
         self, run: BatchRun, outcomes: Sequence[Outcome], free: int, then: ScriptCall | None

@@ -15,7 +15,7 @@ import msgspec
 from mutirao import errors, keyspace
 from mutirao.wire import binary_codec, messages
 from mutirao.wire.envelope import TaskEnvelope, TaskHeaders
-from mutirao_worker.inference.inputs import TRIPLE
+from mutirao_worker.inference.inputs import TRIPLE, PackedRequest
 
 # A larger body of a stock client is not decoded twice.
 _DECODED_MAX_BYTES = 16_384
@@ -118,6 +118,10 @@ class Request:
     def is_offloaded(self) -> bool:
         """Whether its tensors are offloaded: they lie under a key of their own."""
         return bool(self.headers.mutirao and self.headers.mutirao.offloaded)
+
+    def packed(self, payload: bytes | None) -> PackedRequest:
+        """Make what a process gets of it; `payload` is what was offloaded."""
+        return PackedRequest(self.id, self.body, self.content_type or "", self.base64, payload)
 
     @property
     def deliveries(self) -> int:

@@ -18,12 +18,12 @@ from mutirao import socket_options
 from mutirao.redisdb import connection
 from mutirao.redisdb.scripts import DIGESTS, SCRIPTS
 from mutirao.settings import Settings
+from mutirao_worker.engine.background_calls import BackgroundCalls, OnReplies
 
 PIECE = 256 * 1024
 # Bytes a second of the slowest link over which a large result is waited for.
 SLOWEST = 256 * 1024
 ScriptCall = tuple[str, Sequence[Any], Sequence[Any]]
-OnReply = Callable[[list[Any] | redis.RedisError], None]
 # A call that is to follow others in their round trip, and what takes its reply, or the error that took its place.
 Then = tuple[ScriptCall, Callable[[Any], None]]
 
@@ -52,16 +52,18 @@ class ScriptClient:
     """Calls scripts on one Redis.
 
     Attributes:
-        meanwhile: called between the pieces of what is large: the loop stands still for as long as a slow link takes.
+        background: runs large calls in threads.
+        meanwhile: called between the pieces of what is large and waited for: the loop stands still for as long as a slow link takes.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         """Take the client; nothing is sent yet."""
         self.client = client
+        self.background = BackgroundCalls(client)
         self.meanwhile: list[Callable[[], None]] = []
         self._connection: Any = None
         self._post_connection: Any = None
-        self._pending: collections.deque[tuple[Sequence[ScriptCall], OnReply, float]] = collections.deque()
+        self._pending: collections.deque[tuple[Sequence[ScriptCall], OnReplies, float]] = collections.deque()
         self._lock = threading.Lock()
 
     def call(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
@@ -79,24 +81,14 @@ class ScriptClient:
         Raises:
             redis.RedisError: Redis did not answer, or refused one; those before it have run.
         """
-        return self._complete(calls, self._send(self._commands(calls)))
+        return _complete(calls, self._send(self._commands(calls)), self._send)
 
-    def _complete(self, calls: Sequence[ScriptCall], replies: list[Any]) -> list[Any]:
-        """Call with its text what Redis did not know, which has not run, and that alone; raise what it refused."""
-        for place, (name, keys, args) in enumerate(calls):
-            if isinstance(replies[place], redis.exceptions.NoScriptError):
-                replies[place : place + 1] = self._send([("EVAL", SCRIPTS[name], len(keys), *keys, *args)])
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
-
-    def post(self, calls: Sequence[ScriptCall], on_reply: OnReply) -> int:
+    def post(self, calls: Sequence[ScriptCall], on_replies: OnReplies) -> int:
         """Send calls and do not wait: `read_replies` reads their replies, in the order in which they were posted.
 
         Args:
             calls: run one after another.
-            on_reply: takes their replies, or the error that took their place.
+            on_replies: takes their replies, or the error that took their place.
 
         Returns:
             The descriptor that can be read once there are replies.
@@ -109,13 +101,11 @@ class ScriptClient:
         try:
             if not self._pending:
                 self._post_connection.connect()  # of Sentinel's masters only this asks for the new one
-            self._load(calls)
-            size = _send(self._post_connection, self._commands(calls), self.meanwhile)
+            self._post_connection.send_packed_command(self._post_connection.pack_commands(self._commands(calls)))
         except redis.RedisError as exc:
             self.fail_pending(exc)
             raise
-        # It may be in buffers on its way for as long as a slow link takes; the loop goes on meanwhile.
-        self._pending.append((calls, on_reply, time.monotonic() + size / SLOWEST))
+        self._pending.append((calls, on_replies, time.monotonic()))
         return int(self._post_connection._sock.fileno())  # noqa: SLF001 - redis-py has no other way to it
 
     @property
@@ -130,7 +120,7 @@ class ScriptClient:
             wait: for all that are pending.
         """
         while self._pending:
-            calls, on_reply, _ = self._pending[0]
+            calls, on_replies, _ = self._pending[0]
             try:
                 if not (wait or self._post_connection.can_read(0)):
                     return
@@ -142,10 +132,10 @@ class ScriptClient:
             if not self._pending and _refused(replies):
                 self._post_connection.disconnect()
             try:
-                outcome: list[Any] | redis.RedisError = self._complete(calls, replies)
+                outcome: list[Any] | redis.RedisError = _complete(calls, replies, self._send)
             except redis.RedisError as exc:
                 outcome = exc
-            on_reply(outcome)
+            on_replies(outcome)
 
     def expire(self, after_s: float) -> None:
         """Give up on what was posted longer ago than this."""
@@ -157,11 +147,30 @@ class ScriptClient:
         pending, self._pending = self._pending, collections.deque()
         if self._post_connection is not None:
             self._post_connection.disconnect()
-        for _, on_reply, _ in pending:
-            on_reply(error)
+        for _, on_replies, _ in pending:
+            on_replies(error)
+
+    def post_large(self, calls: Sequence[ScriptCall], on_replies: OnReplies) -> int:
+        """Send calls that may take long on a slow link, and do not wait; in other respects as `post`, and in no order."""
+        with contextlib.suppress(
+            redis.ResponseError
+        ):  # this user may not; where Redis knows the scripts, all is sent but once
+            for name in {name for name, _, _ in calls}:
+                self.client.script_load(SCRIPTS[name])
+
+        def call(connection: Any) -> list[Any]:
+            replies = _exchange(connection, self._commands(calls))
+            return _complete(calls, replies, lambda commands: _exchange(connection, commands))
+
+        return self.background.start(call, on_replies)
+
+    def get_large(self, keys: Sequence[str], on_replies: OnReplies) -> int:
+        """Read values that may be large, and do not wait; the arguments and what it returns are those of `post`."""
+        return self.background.start(lambda connection: _exchange(connection, [("MGET", *keys)]), on_replies)
 
     def abandon(self) -> None:
         """Give up every connection: what is called next goes over a new one."""
+        self.background.abandon()
         self.read_replies()
         self.fail_pending(redis.ConnectionError("the connection to Redis was lost"))
         self.client.connection_pool.disconnect()
@@ -191,26 +200,33 @@ class ScriptClient:
         finally:
             self._lock.release()
 
-    def _load(self, calls: Sequence[ScriptCall]) -> None:
-        """Load the scripts of a large call beforehand, or all of it would be sent a second time, and waited for."""
-        if sum(len(arg) for _, _, args in calls for arg in args if isinstance(arg, bytes)) > PIECE:
-            with contextlib.suppress(redis.ResponseError):  # this user may not
-                for name in {name for name, _, _ in calls}:
-                    self.client.script_load(SCRIPTS[name])
-
     def close(self) -> None:
         """Close the connections."""
+        self.background.close()
         for each in (self._connection, self._post_connection):
             if each is not None:
                 each.disconnect()
         self.client.close()
 
 
+def _complete(calls: Sequence[ScriptCall], replies: list[Any], send: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+    """Call with its text what Redis did not know, which has not run, and that alone; raise what it refused."""
+    for place, (name, keys, args) in enumerate(calls):
+        if isinstance(replies[place], redis.exceptions.NoScriptError):
+            replies[place : place + 1] = send([("EVAL", SCRIPTS[name], len(keys), *keys, *args)])
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
 def _exchange(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Callable[[], None]] = ()) -> list[Any]:
     try:
         connection.connect()  # where it is not; of Sentinel's masters only this asks for the new one
-        _send(connection, commands, meanwhile)
-        replies = [reply_of(connection) for _ in commands]
+        size = _send(connection, commands, meanwhile)
+        # What is large may be in buffers on its way for as long as a slow link takes.
+        patience = {"timeout": connection.socket_timeout + size / SLOWEST} if size > PIECE else {}
+        replies = [reply_of(connection, **patience) for _ in commands]
     except BaseException:  # half of a reply may be left on it
         connection.disconnect()
         raise
@@ -227,8 +243,10 @@ def _send(connection: Any, commands: Sequence[Any], meanwhile: Sequence[Callable
     if size <= PIECE:
         connection.send_packed_command(pieces)
         return size
-    for piece in pieces:
-        connection.send_packed_command([piece])
+    for place, piece in enumerate(pieces):
+        connection.send_packed_command(
+            [piece], check_health=not place
+        )  # a PING in the midst would be part of the result
         for each in meanwhile:
             each()
     return size
@@ -241,10 +259,10 @@ def _refused(replies: Iterable[Any]) -> bool:
     )
 
 
-def reply_of(connection: Any) -> Any:
+def reply_of(connection: Any, **options: Any) -> Any:
     """Read one reply; a refusal is a reply too."""
     try:
-        return connection.read_response()
+        return connection.read_response(**options)
     except redis.ResponseError as exc:
         return exc
 
