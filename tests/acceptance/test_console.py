@@ -20,6 +20,7 @@ from support.redis_servers import RedisServer
 pytestmark = pytest.mark.skipif(browsers.SKIPPED, reason=browsers.MISSING)
 
 IRIS = [5.1, 3.5, 1.4, 0.2]
+ROWS = "return document.getElementById('try-rows').value"
 
 # The contrast of each piece of text with what lies behind it, by WCAG 2.2's formula; the least first.
 CONTRAST = """
@@ -167,7 +168,7 @@ def test_the_form_fits_any_signature(page):
 
     choose(page, "iris")
     build(("X", "FP64", [-1, 64]))
-    assert np.shape(json.loads(page.find("#try-rows").get_attribute("value"))) == (1, 64)
+    assert np.shape(json.loads(page.run(ROWS))) == (1, 64)
     assert not page.all("#try-fields input")
     build(("count", "INT64", [-1]), ("sure", "BOOL", [-1]), ("pair", "FP32", [-1, 2]))
     count = page.find("#try-field-0")
@@ -299,6 +300,13 @@ def test_the_form_begins_with_the_model_s_own_example(page, fleet):
         name: str(value).removesuffix(".0") for name, (value,) in example.items()
     }
     assert "text" not in values
+    assert json.loads(page.run(ROWS)) == [{name: value for name, (value,) in example.items()}]
+    with Client(fleet.url) as client:
+        own = next(iter(client.catalog().models["iris"].example.values()))
+    choose(page, "iris")
+    assert [float(field.get_attribute("value")) for field in page.all("#try-fields input")] == own
+    assert json.loads(page.run(ROWS)) == [own]
+    assert own != IRIS, "the console's own numbers, where a model has no example"
 
 
 def test_the_model_that_is_chosen_first_is_ready(browser):
@@ -316,6 +324,9 @@ def test_the_model_that_is_chosen_first_is_ready(browser):
         waiting.until(lambda: browser.run("return document.getElementById('try-model').value") == "served")
         choose(browser, "absent")
         waiting.until(lambda: browser.find("#try-takes").text.startswith("takes X"))
+        worker = msgspec.structs.replace(worker, name="another@h", seen_at=time.time())
+        redis.hset(keyspace.WORKERS, worker.name, msgspec.json.encode(worker))
+        browser.find("#workers-rows tr[data-worker='another@h']")  # the fleet has been drawn anew
         assert browser.run("return document.getElementById('try-model').value") == "absent"
 
 

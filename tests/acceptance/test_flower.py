@@ -14,6 +14,7 @@ import pytest
 from celery import Celery
 
 from mutirao import Client, errors
+from mutirao.cli import main
 from mutirao.embedded import redis_server
 from support import sample_models, waiting
 from support.redis_servers import RedisServer
@@ -249,6 +250,21 @@ def test_it_starts_while_redis_is_away(tmp_path):
         assert "Redis does not answer at redis://:***@127.0.0.1" in flower.log.read_text()
         assert flower.status("/api/tasks", auth=f"{USER}:{PASSWORD}") == 200
         assert "geheim" not in flower.log.read_text()
+
+
+def test_the_usual_port_that_is_taken_is_replaced(monkeypatch, capsys):
+    """Beside the Flower of `mutirao up`, one whose port nobody named takes another, and prints that one beside its password."""
+    started = []
+    monkeypatch.setattr("os.execve", lambda _path, command, _env: started.append(command))
+    monkeypatch.setattr("sys.argv", ["mutirao", "flower"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        usual = taken.getsockname()[1]
+        monkeypatch.setattr("mutirao.cli.flower.FLOWER_PORT", usual)
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    (port,) = (int(arg.removeprefix("--port=")) for arg in started[0] if arg.startswith("--port="))
+    assert port != usual
+    assert f"Flower: http://127.0.0.1:{port}  user mutirao  password " in capsys.readouterr().out
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path):

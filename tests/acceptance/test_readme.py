@@ -102,7 +102,8 @@ def test_curl_lines_in_the_docs_run(folder: Path, path: Path) -> None:
         said = run(["bash", "-euo", "pipefail", "-c", block.replace(GATEWAY, address)], folder)
         assert said.strip()
         assert not re.search(
-            r'"type":"(InternalError|NotFound|MethodNotAllowed|InvalidRequest|UnsupportedMedia)"', said
+            r'"type":"(IdTaken|InternalError|InvalidRequest|KeyReused|MethodNotAllowed|NotFound|UnsupportedMedia)"',
+            said,
         )
 
 
