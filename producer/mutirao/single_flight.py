@@ -74,11 +74,11 @@ class AsyncSingleFlight:
         task = self._open.get(name)
         if task is None or task.done():
             task = self._open[name] = asyncio.create_task(do())
-            task.add_done_callback(_retrieve_exception)
+            task.add_done_callback(retrieve_exception)
         return await asyncio.shield(task)
 
 
-def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+def retrieve_exception(task: asyncio.Task[Any]) -> None:
     """Retrieve the exception of a task for which perhaps no caller waits any more."""
     if not task.cancelled():
         task.exception()

@@ -3,7 +3,7 @@
 import pytest
 
 from mutirao.gateway.auth.authenticator import ANYBODY, Caller
-from mutirao.gateway.state.fleet import fleet
+from mutirao.gateway.state.fleet import FleetSnapshot
 from mutirao.queue_stats import QueueDepth
 from mutirao.registry import ModelInfo, Registry, WorkerInfo
 
@@ -33,7 +33,7 @@ LINES = {
 
 
 def shown(caller=ANYBODY):
-    snapshot = fleet(Registry(models=MODELS, workers=WORKERS), LINES, NOW, caller)
+    snapshot = FleetSnapshot(NOW, Registry(models=MODELS, workers=WORKERS), LINES).shown_to(caller)
     return snapshot, {row.name: row for row in snapshot.models}
 
 
@@ -100,5 +100,5 @@ def test_a_tenant_sees_its_own():
 
 def test_a_fleet_without_anything_is_empty():
     """No models and no workers make an empty snapshot."""
-    snapshot = fleet(Registry(models={}, workers=()), {}, NOW, ANYBODY)
+    snapshot = FleetSnapshot(NOW, Registry(models={}, workers=()), {}).shown_to(ANYBODY)
     assert (snapshot.models, snapshot.workers, snapshot.at) == ((), (), NOW)

@@ -17,12 +17,12 @@ from mutirao.gateway.state.gateway import Gateway
 Handler = Callable[..., Awaitable[Response]]
 
 
-def endpoint(method: Method, path: str, doc: RouteDoc | None = None) -> Callable[[Handler], HTTPRouteHandler]:
+def endpoint(method: Method, *paths: str, doc: RouteDoc | None = None) -> Callable[[Handler], HTTPRouteHandler]:
     """Make a route of a function of (gateway, request, **the path's parameters).
 
     Args:
         method: GET, POST, ...
-        path: as Litestar writes it: /v1/jobs/{id:str}
+        paths: as Litestar writes them: /v1/jobs/{id:str}
         doc: for the document; None leaves it out.
     """
 
@@ -36,7 +36,7 @@ def endpoint(method: Method, path: str, doc: RouteDoc | None = None) -> Callable
         handle.__annotations__ = {"request": litestar.Request, "return": Response}
         opt = {"doc": doc, "run": run}
         route = HTTPRouteHandler(
-            path, http_method=method, status_code=200, media_type=JSON, opt=opt, name=f"{method} {path}"
+            list(paths), http_method=method, status_code=200, media_type=JSON, opt=opt, name=f"{method} {paths[0]}"
         )
         return route(handle)
 

@@ -13,7 +13,6 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from mutirao.gateway.auth.authenticator import Caller
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import error_response
-from mutirao.gateway.responses.response import Response
 from mutirao.gateway.routes import v2
 from mutirao.gateway.state.gateway import Gateway
 
@@ -51,28 +50,32 @@ class Middleware:
             # The server leaves the body out, which it knows by its own scope.
             scope = {**scope, "method": HttpMethod.GET}
         hot = infer_path(scope["path"]) if scope["method"] == "POST" else None
-        counted = _Counted(send)
+        status = 0
+
+        async def counted(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
         try:
             request = Request(scope, receive, await self._caller(scope))
             if hot is None:
                 request.attach()
                 await self._inner(scope, receive, counted)
             else:
-                await self._answer(await v2.infer(self._gateway, request, *hot), scope, counted)
+                await (await v2.infer(self._gateway, request, *hot))(scope, receive, counted)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets a response
-            if counted.status:  # too late for another response: the server closes the connection
+            if status:  # too late for another response: the server closes the connection
                 error_response.log("an answer broke off", exc)
             else:
-                await self._answer(error_response.answer(exc), scope, counted)
+                await error_response.answer(exc)(scope, receive, counted)
         route = _INFER if hot is not None else str(scope.get("path_template") or "other")
         took_s = time.perf_counter() - began
-        self._gateway.metrics.answered(route, scope["method"], counted.status, took_s)
-        level = logging.WARNING if counted.status >= 500 else logging.DEBUG
+        self._gateway.metrics.answered(route, scope["method"], status, took_s)
+        level = logging.WARNING if status >= 500 else logging.DEBUG
         if logger.isEnabledFor(level):
-            logger.log(level, "%s %s %d %.1f ms", scope["method"], route, counted.status, took_s * 1000)
-
-    async def _answer(self, answer: Response, scope: HTTPScope, send: Any) -> None:
-        await answer(scope, _nothing, send)
+            logger.log(level, "%s %s %d %.1f ms", scope["method"], route, status, took_s * 1000)
 
     async def _caller(self, scope: HTTPScope) -> Caller:
         path, headers = scope["path"], _identity(scope["headers"])
@@ -80,21 +83,6 @@ class Middleware:
             await self._gateway.authenticator.admit_public(headers)
             return _NOBODY
         return await self._gateway.authenticator.caller(headers)
-
-
-class _Counted:
-    """Passes a response on, and remembers its status."""
-
-    __slots__ = ("_send", "status")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.status = 0
-
-    async def __call__(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        await self._send(message)
 
 
 _IDENTITY_HEADERS = {b"authorization": "authorization", b"host": "host", b"origin": "origin"}
@@ -119,7 +107,3 @@ def infer_path(path: str) -> tuple[str, str] | None:
     if len(parts) == 5:
         return parts[3], ""
     return (parts[3], parts[5]) if len(parts) == 7 and parts[4] == "versions" else None
-
-
-async def _nothing() -> Any:
-    raise RuntimeError("an answer of one piece reads nothing")

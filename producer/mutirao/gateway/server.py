@@ -148,7 +148,7 @@ class TimedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Await the headers of a request; those of one behind a request that has no answer yet have as long after that one's."""
         if len(self.pipeline) >= AHEAD_MAX:
-            raise _TooManyAhead
+            raise _ParserStopped
         self.since = self.loop.time()
         super().on_message_begin()
 
@@ -160,7 +160,7 @@ class TimedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop awaiting headers."""
         if self._loose_bytes > HEADERS_BYTES and _size(self.url, self.headers) > HEADERS_BYTES:
-            raise _HeadersTooLarge
+            raise _ParserStopped
         self.since, self._loose_bytes = None, 0
         self.body_since, self._body_bytes = self.loop.time(), 0
         super().on_headers_complete()
@@ -237,12 +237,8 @@ class TimedConnection(HttpToolsProtocol):
         self.transport.close()
 
 
-class _HeadersTooLarge(Exception):
-    """Stops the parser; the connection says why."""
-
-
-class _TooManyAhead(Exception):
-    """Stops the parser; the connection is cut."""
+class _ParserStopped(Exception):
+    """Stops the parser: the connection answers that the headers are too large, or is cut where too many requests were sent ahead."""
 
 
 _REFUSAL = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
@@ -326,12 +322,8 @@ def serve(settings: Settings, gateway: Gateway, app: ASGIApp, listening: socket.
     whole: dict[str, Any] = {
         "access_log": False,
         "backlog": BACKLOG,
-        "date_header": True,
         "headers": HEADERS,
         "http": TimedConnection,
-        # The waits that are open are bounded by `gateway_waits`, and each key by its own limits.
-        "limit_concurrency": None,
-        "limit_max_requests": None,
         "lifespan": "on",
         "log_config": None,
         "loop": "uvloop",

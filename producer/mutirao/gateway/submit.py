@@ -22,8 +22,6 @@ from mutirao.gateway.state.gateway import Gateway
 from mutirao.registry import ModelInfo
 from mutirao.wire.http_schemas import InferBody, JobView
 
-__all__ = ["Queued", "Submitted", "accepted", "many", "one"]
-
 _NO_BODY = InferBody()
 T = TypeVar("T")
 
@@ -67,10 +65,15 @@ async def one(
     body = await request.raw(gateway.settings.max_request_bytes)
     own_id = submit_options.own_job_id(request)
     id = own_id or keyspace.qualified(keyspace.new_id(), request.caller.tenant)
-    if request.caller.limits is None:
-        return await _one(gateway, request, info, options_of, body, id, named=own_id is not None)
-    async with gateway.rate_limiter.admitted(request.caller, [id], submit_options.expires_s(request, _NO_BODY)):
-        return await _one(gateway, request, info, options_of, body, id, named=own_id is not None)
+    limited = request.caller.limits is not None
+    expires_s = submit_options.expires_s(request, _NO_BODY) if limited else None
+    admitted = gateway.rate_limiter.admitted(request.caller, [id], expires_s) if limited else contextlib.nullcontext()
+    async with admitted:
+        read = await _parse(large_bodies.one, gateway, request, body, info)
+        options = options_of(read.parsed)
+        await _check_allowed(gateway, request, options)
+        queued = await _queue(gateway, request, options, read.inputs, id, named=own_id is not None)
+    return Submitted(queued, options, read.parsed, read.rows)
 
 
 async def many(
@@ -119,28 +122,6 @@ async def _check_allowed(gateway: Gateway, request: Request, options: SubmitOpti
         await gateway.check_deadline(options.model, options.tenant, options.priority, options.expires_s)
 
 
-async def _one(
-    gateway: Gateway,
-    request: Request,
-    info: ModelInfo,
-    options_of: Callable[[ParsedBody], SubmitOptions],
-    body: bytes,
-    id: str,
-    *,
-    named: bool,
-) -> Submitted:
-    read = await _parse(large_bodies.one, gateway, request, body, info)
-    options = options_of(read.parsed)
-    await _check_allowed(gateway, request, options)
-    if named:
-        queued = await _submit_named(gateway, request, options, read.inputs, id)
-    elif coalescer.is_large(read.inputs):
-        (queued,) = await gateway.coalescer.many(options, [read.inputs], [id], large=True)
-    else:
-        queued = await gateway.coalescer.one(options, read.inputs, id)
-    return Submitted(queued, options, read.parsed, read.rows)
-
-
 async def _parse(
     read: Callable[..., Awaitable[T]], gateway: Gateway, request: Request, body: bytes, info: ModelInfo
 ) -> T:
@@ -157,11 +138,20 @@ async def _parse(
         raise
 
 
-async def _submit_named(
-    gateway: Gateway, request: Request, options: SubmitOptions, inputs: large_bodies.Inputs, id: str
+async def _queue(
+    gateway: Gateway,
+    request: Request,
+    options: SubmitOptions,
+    inputs: large_bodies.Inputs,
+    id: str,
+    *,
+    named: bool,
 ) -> Queued:
+    large = coalescer.is_large(inputs)
+    if not named and not large:
+        return await gateway.coalescer.one(options, inputs, id)
     try:
-        (queued,) = await gateway.coalescer.many(options, [inputs], [id], large=coalescer.is_large(inputs))
+        (queued,) = await gateway.coalescer.many(options, [inputs], [id], large=large)
     except errors.IdTaken as exc:
         if submit_options.IDEMPOTENCY not in request.headers:
             raise

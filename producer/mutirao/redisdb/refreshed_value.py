@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
+from mutirao import single_flight
+
 T = TypeVar("T")
 
 
@@ -45,7 +47,7 @@ class Refreshed(Generic[T]):
         """Return the reading that is under way, or start one."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._refresh())
-            self._reading.add_done_callback(_retrieve_error)
+            self._reading.add_done_callback(single_flight.retrieve_exception)
         return self._reading
 
     async def close(self) -> None:
@@ -59,9 +61,3 @@ class Refreshed(Generic[T]):
         self.value = await self._read()
         self.read_at = began
         return self.value
-
-
-def _retrieve_error(reading: asyncio.Task[T]) -> None:
-    """Retrieve an error that perhaps no task waits for; a task that needs the copy raises its own."""
-    if not reading.cancelled():
-        reading.exception()

@@ -42,14 +42,9 @@ class _Admission(msgspec.Struct, frozen=True):
     reply: asyncio.Future[Any]
 
     def resolve(self, reply: Any) -> None:
-        """Pass Redis's reply to the waiting task, unless that was cancelled."""
+        """Pass Redis's reply to the waiting task, or raise the error there, unless that was cancelled."""
         if not self.reply.done():
-            self.reply.set_result(reply)
-
-    def fail(self, exc: Exception) -> None:
-        """Raise an error in the waiting task, unless that was cancelled."""
-        if not self.reply.done():
-            self.reply.set_exception(exc)
+            (self.reply.set_exception if isinstance(reply, Exception) else self.reply.set_result)(reply)
 
 
 class RateLimiter:
@@ -187,9 +182,7 @@ class RateLimiter:
         try:
             replies = await self._redis.run(self._script_call("admit", key, limits, expires_s, args))
         except Exception as exc:  # noqa: BLE001 - it is raised where each waits
-            for admission in together:
-                admission.fail(exc)
-            return
+            replies = [exc] * len(together)
         for admission, reply in zip(together, replies, strict=True):
             admission.resolve(reply)
 

@@ -236,10 +236,7 @@ def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
     spec = takes.inputs[0]
     if -1 in spec.shape[1:]:
         raise errors.InvalidRequest(f"a raw body does not tell the shape of {spec}: send the JSON", reason="raw body")
-    width = 1
-    for size in spec.shape[1:]:
-        width *= size
-    item = 0 if spec.datatype == "BYTES" else tensors.DTYPES[spec.datatype].itemsize * width
+    item = 0 if spec.datatype == "BYTES" else tensors.DTYPES[spec.datatype].itemsize * math.prod(spec.shape[1:])
     rows = 1 if item == 0 else len(body) // item
     tensor = Tensor(name=spec.name, datatype=spec.datatype, shape=(rows, *spec.shape[1:]), data=memoryview(body))
     return {spec.name: tensors.decode(tensor)}

@@ -95,11 +95,8 @@ def _is_raw(head: Head, info: ModelInfo) -> bool:
     """Return whether nearly all of a body is raw numbers."""
     length = head.headers.get(body_parsing.HEADER_LENGTH, b"")
     small = length.isdigit() and len(length) < 8 and int(length) <= SMALL_BYTES
-    return small and b"content-encoding" not in head.headers and not _has_text(info)
-
-
-def _has_text(info: ModelInfo) -> bool:
-    return any(spec.datatype == "BYTES" for spec in info.signature.inputs)
+    has_text = any(spec.datatype == "BYTES" for spec in info.signature.inputs)
+    return small and b"content-encoding" not in head.headers and not has_text
 
 
 def _one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:

@@ -183,12 +183,7 @@ def unpacked(head: Head, body: bytes, limit: int, remedy: str = "") -> bytes:
         UnsupportedMedia: the encoding is not gzip, deflate or identity.
         InvalidRequest: it is not one complete stream.
     """
-    encoding = head.headers.get(b"content-encoding")
-    return _decompressed(body, encoding.decode("latin-1"), limit, remedy) if encoding else body
-
-
-def _decompressed(body: bytes, encoding: str, limit: int, remedy: str) -> bytes:
-    encoding = encoding.strip().lower()
+    encoding = head.header(b"content-encoding").strip().lower()
     if encoding in ("", "identity"):
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):

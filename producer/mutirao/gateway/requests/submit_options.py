@@ -100,14 +100,12 @@ def from_request(request: Request, info: ModelInfo, body: InferBody, *, text: bo
 
 def expires_s(request: Request, body: InferBody) -> float | None:
     """Return the deadline in seconds: the header first, then the query, the body, and V2's timeout in microseconds; None for the default."""
-    header = request.headers.get(EXPIRES)
-    if header is not None:
-        return _seconds("header Mutirao-Expires", header.decode("latin-1"))
+    if EXPIRES in request.headers:
+        return _seconds("header Mutirao-Expires", request.header(EXPIRES))
     param = request.param("expires_s")
-    if param is not None:
-        return _seconds("expires_s", param)
-    if body.expires_s is not None:
-        return _seconds("expires_s", body.expires_s)
+    seconds = body.expires_s if param is None else param
+    if seconds is not None:
+        return _seconds("expires_s", seconds)
     timeout = (body.parameters or {}).get("timeout")
     if timeout is None or timeout == 0:
         return None

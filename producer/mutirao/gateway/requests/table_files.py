@@ -21,14 +21,18 @@ CSV = ("text/csv", "application/csv")
 NPY = ("application/x-npy", "application/npy", "application/x-numpy")
 JSON = ("application/json", "text/json")
 _SUFFIXES = {".csv": CSV[0], ".npy": NPY[0], ".json": JSON[0]}
-_FIELD_MAX = 1024 * 1024
 
 
 def read(body: bytes, media: str, takes: Signature, dialect: Dialect) -> Rows | None:
-    """Parse a table by its media type; return None for a media type of no table."""
+    """Parse a table by its media type; return None for a media type of no table.
+
+    Raises:
+        InvalidRequest: it is not a table, or a cell is not of its column's type.
+        PayloadTooLarge: it has more rows than the model takes.
+    """
     if media in CSV:
         body_limits.check_csv(body)
-        return of_csv(body, takes, dialect)
+        return CsvTable.read(body, "the CSV", dialect).rows(takes, takes.max_rows)
     if media in NPY:
         return Rows(of_npy(body), (), ())
     if media in JSON:
@@ -39,16 +43,6 @@ def read(body: bytes, media: str, takes: Signature, dialect: Dialect) -> Rows | 
 def parameter(header: str, name: str) -> str:
     """Return a parameter of a content type, "" where there is none."""
     return str(parse_options_header(header)[1].get(name, ""))
-
-
-def of_csv(body: bytes, takes: Signature, dialect: Dialect) -> Rows:
-    """Parse CSV as the model takes it; see `CsvTable.rows`.
-
-    Raises:
-        InvalidRequest: it is not a table, or a cell is not of its column's type.
-        PayloadTooLarge: it has more rows than the model takes.
-    """
-    return CsvTable.read(body, "the CSV", dialect).rows(takes, takes.max_rows)
 
 
 def of_npy(body: bytes) -> Array:

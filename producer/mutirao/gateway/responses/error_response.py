@@ -17,7 +17,6 @@ from mutirao.gateway.responses.response import Response
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 1
 # A client sees an error's data, but not these: they name the operator's machines.
 _HIDDEN = ("url",)
 _CLOSING = (errors.PayloadTooLarge, errors.SlowRequest)
@@ -41,30 +40,17 @@ def log(what: str, error: BaseException) -> None:
     logger.error("%s: %s\n%s", what, type(error).__name__, where)
 
 
-def status(error: errors.MutiraoError) -> int:
-    """Return the HTTP status of an error."""
-    return error.status
-
-
 def retry_after(error: errors.MutiraoError) -> int | None:
     """Return the seconds after which the client may try again; None where that cannot help."""
     if not error.retryable or error.status not in (409, 429, 503):
         return None
     seconds = getattr(error, "retry_after_s", None)
-    return max(1, math.ceil(seconds)) if seconds is not None and math.isfinite(seconds) else RETRY_S
+    return max(1, math.ceil(seconds)) if seconds is not None and math.isfinite(seconds) else 1
 
 
 def handler(request: Request[Any, Any, Any], error: Exception) -> Any:  # noqa: ARG001 - Litestar's signature
-    """Return the response to an error that Litestar caught, in the form that Litestar takes."""
-    return _Response(answer(error))
-
-
-class _Response:
-    def __init__(self, response: Response) -> None:
-        self._response = response
-
-    def to_asgi_response(self, *_: object, **__: object) -> Response:
-        return self._response
+    """Return the response to an error that Litestar caught."""
+    return answer(error)
 
 
 def _known(error: errors.MutiraoError) -> Response:
@@ -73,7 +59,7 @@ def _known(error: errors.MutiraoError) -> Response:
     if isinstance(id := data.get("id"), str):  # in Redis it is qualified by its tenant
         data["id"] = keyspace.unqualified(id)
         text = text.replace(id, data["id"])
-    made = _problem(status(error), text, type(error).__name__, data)
+    made = _problem(error.status, text, type(error).__name__, data)
     after = retry_after(error)
     if after is not None:
         made.headers.append((b"retry-after", b"%d" % after))

@@ -59,6 +59,10 @@ class Response:
             self.with_header(b"warning", f'299 mutirao "{note}"')
         return self
 
+    def to_asgi_response(self, *_: object, **__: object) -> Response:
+        """Return itself: Litestar calls this for what an exception handler returns."""
+        return self
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send it."""
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})

@@ -76,14 +76,14 @@ async def favicon(gateway: Gateway, request: Request) -> Response:  # noqa: ARG0
     return _served(ASSETS["icon.svg"], request)
 
 
-@endpoint("GET", "/v1/fleet", RouteDoc(tag=_TAG, answer=Fleet, refusals=(401, 403, 503)))
+@endpoint("GET", "/v1/fleet", doc=RouteDoc(tag=_TAG, answer=Fleet, refusals=(401, 403, 503)))
 async def look(gateway: Gateway, request: Request) -> Response:
     """Return the models, how many requests wait for each, and the live workers."""
     _may_look(request)
     return response.json((await gateway.fleet()).shown_to(request.caller))
 
 
-@endpoint("GET", "/v1/fleet/events", RouteDoc(tag=_TAG, forms=(response.EVENTS,), refusals=(401, 403, 503)))
+@endpoint("GET", "/v1/fleet/events", doc=RouteDoc(tag=_TAG, forms=(response.EVENTS,), refusals=(401, 403, 503)))
 async def follow(gateway: Gateway, request: Request) -> Response:
     """Send an event `fleet` a second, with what `/v1/fleet` returns; each `id` is higher than the last."""
     _may_look(request)

@@ -40,7 +40,7 @@ _SUBMIT = {**submit_options.PARAMS, "id": _ID, "webhook": Param("The URL that is
 @endpoint(
     "POST",
     "/v1/models/{model:str}/jobs",
-    RouteDoc(
+    doc=RouteDoc(
         tag=_TAG,
         params=_SUBMIT,
         body=InferBody,
@@ -61,18 +61,18 @@ async def create(gateway: Gateway, request: Request, model: str) -> Response:
     queued, options, parsed, rows = await submit.one(
         gateway, request, info, lambda parsed: submit_options.from_request(request, info, parsed.body)
     )
-    if queued.known:
-        record = await gateway.record(queued.job.id, request.caller.tenant)
-        return submit.accepted(presenters.job(record), 200 if record.done else 202).with_warnings(parsed.notes)
-    return submit.accepted(presenters.job(_just_queued(gateway, options, queued.job.id, rows)), 202).with_warnings(
-        parsed.notes
+    record = (
+        await gateway.record(queued.job.id, request.caller.tenant)
+        if queued.known
+        else _just_queued(gateway, options, queued.job.id, rows)
     )
+    return submit.accepted(presenters.job(record), 200 if record.done else 202).with_warnings(parsed.notes)
 
 
 @endpoint(
     "POST",
     "/v1/models/{model:str}/jobs:batch",
-    RouteDoc(
+    doc=RouteDoc(
         tag=_TAG,
         params={key: value for key, value in _SUBMIT.items() if key not in ("id", "Idempotency-Key")},
         body=InferBody,
@@ -96,7 +96,7 @@ async def create_many(gateway: Gateway, request: Request, model: str) -> Respons
     return response.json(SubmitManyReply(ids=tuple(ids), known=known), 202).with_warnings(parsed.notes)
 
 
-@endpoint("GET", _JOB, RouteDoc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
+@endpoint("GET", _JOB, doc=RouteDoc(tag=_TAG, params={"wait": _WAIT}, answer=JobView, refusals=(400, 404, 410, 503)))
 async def show(gateway: Gateway, request: Request, id: str) -> Response:
     """Return a job's record: at once, or with `?wait=` when it has ended or the time is up."""
     record = await _wait_for_end(gateway, request, await _own(gateway, request, id))
@@ -106,7 +106,7 @@ async def show(gateway: Gateway, request: Request, id: str) -> Response:
 @endpoint(
     "GET",
     _JOB + "/result",
-    RouteDoc(
+    doc=RouteDoc(
         tag=_TAG,
         params={"wait": _WAIT, **response_format.NAN},
         answer=PredictResult,
@@ -129,7 +129,7 @@ async def result(gateway: Gateway, request: Request, id: str) -> Response:
     return await result_response.encode(await gateway.redis.run(gateway.backend.outputs(record)), record, form)
 
 
-@endpoint("DELETE", _JOB, RouteDoc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))
+@endpoint("DELETE", _JOB, doc=RouteDoc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))
 async def cancel(gateway: Gateway, request: Request, id: str) -> Response:
     """Cancel a job that still waits; 409 where it runs or has ended."""
     known = (await _own(gateway, request, id, "cancel")).task_id
@@ -146,7 +146,7 @@ async def cancel(gateway: Gateway, request: Request, id: str) -> Response:
 @endpoint(
     "GET",
     _JOB + "/events",
-    RouteDoc(
+    doc=RouteDoc(
         tag=_TAG,
         params={"Last-Event-ID": Param("The last event that was seen: only later ones are sent.", header=True)},
         forms=(response.EVENTS,),
@@ -163,7 +163,7 @@ async def stream(gateway: Gateway, request: Request, id: str) -> Response:
     return job_stream.answer(gateway, request.caller, record, request.header(b"last-event-id"))
 
 
-@endpoint("POST", "/v1/jobs:wait", RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
+@endpoint("POST", "/v1/jobs:wait", doc=RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
 async def wait(gateway: Gateway, request: Request) -> Response:
     """Wait for any of many jobs, and return all that have ended: at least one, unless the time is up."""
     body = body_parsing.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)

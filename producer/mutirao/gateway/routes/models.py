@@ -15,7 +15,7 @@ from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.state.queue_stats_cache import total
 
 
-@endpoint("GET", "/v1/models", RouteDoc(tag="Models", answer=Models, refusals=(503,)))
+@endpoint("GET", "/v1/models", doc=RouteDoc(tag="Models", answer=Models, refusals=(503,)))
 async def models(gateway: Gateway, request: Request) -> Response:
     """List the models: their inputs and outputs, the workers that serve them, and how many requests wait."""
     registry = await gateway.registry()
@@ -28,7 +28,7 @@ async def models(gateway: Gateway, request: Request) -> Response:
 
 
 @endpoint(
-    "GET", "/v1/models/{model:str}", RouteDoc(tag="Models", answer=presenters.ModelView, refusals=(400, 404, 503))
+    "GET", "/v1/models/{model:str}", doc=RouteDoc(tag="Models", answer=presenters.ModelView, refusals=(400, 404, 503))
 )
 async def model(gateway: Gateway, request: Request, model: str) -> Response:
     """Return one model: its inputs and outputs, the workers that serve it, and how many requests wait."""

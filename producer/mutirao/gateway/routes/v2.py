@@ -18,6 +18,7 @@ from mutirao.gateway.requests.body_parsing import ParsedBody
 from mutirao.gateway.requests.request import ClientGone, Request
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.response import Response
+from mutirao.gateway.state.coalescer import Queued
 from mutirao.gateway.state.gateway import Gateway
 from mutirao.gateway.streams.long_poll import LongPoll
 from mutirao.registry import ModelInfo
@@ -31,6 +32,7 @@ INDEX_BYTES = 4096
 _TAG = "Open Inference Protocol"
 _MODEL = "/v2/models/{model:str}"
 _VERSION = _MODEL + "/versions/{version:str}"
+_REPOSITORY = "/v2/repository/models/{model:str}"
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -123,7 +125,8 @@ async def infer(gateway: Gateway, request: Request, model: str, version: str = "
         else submit_options.NO_PREFERENCE
     )
     if not info.workers and not preference.respond_async and request.param("queue") is None:
-        gateway.require_worker(info)
+        text = f"no live worker serves {info.name!r} now: try again, or have it queued with ?queue=1 or Prefer: respond-async"
+        raise errors.NoWorker(text, model=info.name, retry_after_s=5)
     queued, _, parsed, _ = await submit.one(gateway, request, info, options_of)
     limit = gateway.settings.gateway_wait_s
     wait_s = limit if preference.wait_s is None else min(limit, preference.wait_s)
@@ -153,44 +156,47 @@ async def infer(gateway: Gateway, request: Request, model: str, version: str = "
     return answer.with_warnings(parsed.notes)
 
 
-_INFER = RouteDoc(
-    tag=_TAG,
-    params={
-        **submit_options.PARAMS,
-        **body_parsing.PARAMS,
-        **response_format.NAN,
-        "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
-        "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
-        body_parsing.HEADER_LENGTH.decode().title(): Param(
-            "V2's binary form: how many bytes of JSON stand before the raw tensors.",
-            {"type": "integer", "minimum": 0},
-            header=True,
-        ),
-    },
-    body=InferBody,
-    medias=body_parsing.MEDIAS,
-    answer=PredictResult,
-    forms=response_format.FORMS[1:],
-    others={202: JobView},
-    refusals=(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
-)
-infer_route = endpoint("POST", _MODEL + "/infer", _INFER)(infer)
-infer_version_route = endpoint("POST", _VERSION + "/infer", _INFER)(infer)
+infer_route = endpoint(
+    "POST",
+    _MODEL + "/infer",
+    _VERSION + "/infer",
+    doc=RouteDoc(
+        tag=_TAG,
+        params={
+            **submit_options.PARAMS,
+            **body_parsing.PARAMS,
+            **response_format.NAN,
+            "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
+            "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
+            body_parsing.HEADER_LENGTH.decode().title(): Param(
+                "V2's binary form: how many bytes of JSON stand before the raw tensors.",
+                {"type": "integer", "minimum": 0},
+                header=True,
+            ),
+        },
+        body=InferBody,
+        medias=body_parsing.MEDIAS,
+        answer=PredictResult,
+        forms=response_format.FORMS[1:],
+        others={202: JobView},
+        refusals=(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+    ),
+)(infer)
 
 
-@endpoint("GET", "/v2", RouteDoc(tag=_TAG, answer=ServerMetadata))
+@endpoint("GET", "/v2", doc=RouteDoc(tag=_TAG, answer=ServerMetadata))
 async def server(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001 - a handler's signature
     """Return the server's name, its version and the extensions of the protocol that it supports."""
     return response.json(ServerMetadata("mutirao", installed("mutirao"), EXTENSIONS))
 
 
-@endpoint("GET", "/v2/health/live", RouteDoc(tag=_TAG, answer=LiveReply))
+@endpoint("GET", "/v2/health/live", doc=RouteDoc(tag=_TAG, answer=LiveReply))
 async def live(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
     """Return whether the process runs."""
     return response.json(LiveReply(live=True))
 
 
-@endpoint("GET", "/v2/health/ready", RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(503,), answered=(503,)))
+@endpoint("GET", "/v2/health/ready", doc=RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(503,), answered=(503,)))
 async def ready(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
     """Return whether there is a model, and all models in the live workers' repositories are ready."""
     known = (await gateway.registry()).expected()
@@ -200,6 +206,12 @@ async def ready(gateway: Gateway, request: Request) -> Response:  # noqa: ARG001
     return response.json(ReadyReply(ready=True))
 
 
+@endpoint(
+    "GET",
+    _MODEL + "/ready",
+    _VERSION + "/ready",
+    doc=RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(400, 404, 503), answered=(503,)),
+)
 async def model_ready(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
     """Return whether a live worker has warmed the model up and takes its requests."""
     request.caller.require("read", model)
@@ -213,11 +225,7 @@ async def model_ready(gateway: Gateway, request: Request, model: str, version: s
     return response.json(ReadyReply(ready=True, name=model))
 
 
-_READY = RouteDoc(tag=_TAG, answer=ReadyReply, refusals=(400, 404, 503), answered=(503,))
-model_ready_route = endpoint("GET", _MODEL + "/ready", _READY)(model_ready)
-model_version_ready_route = endpoint("GET", _VERSION + "/ready", _READY)(model_ready)
-
-
+@endpoint("GET", _MODEL, _VERSION, doc=RouteDoc(tag=_TAG, answer=ModelMetadata, refusals=(400, 404, 503)))
 async def metadata(gateway: Gateway, request: Request, model: str, version: str = "") -> Response:
     """Return a model's inputs and outputs, with an example."""
     request.caller.require("read", model)
@@ -232,12 +240,7 @@ async def metadata(gateway: Gateway, request: Request, model: str, version: str 
     )
 
 
-_METADATA = RouteDoc(tag=_TAG, answer=ModelMetadata, refusals=(400, 404, 503))
-metadata_route = endpoint("GET", _MODEL, _METADATA)(metadata)
-metadata_version_route = endpoint("GET", _VERSION, _METADATA)(metadata)
-
-
-@endpoint("POST", "/v2/repository/index", RouteDoc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
+@endpoint("POST", "/v2/repository/index", doc=RouteDoc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
 async def index(gateway: Gateway, request: Request) -> Response:
     """List the models that workers have announced, with their states."""
     query = body_parsing.decode(
@@ -249,6 +252,12 @@ async def index(gateway: Gateway, request: Request) -> Response:
     return response.json(sorted(rows, key=lambda row: row.name))
 
 
+@endpoint(
+    "POST",
+    _REPOSITORY + "/load",
+    _REPOSITORY + "/unload",
+    doc=RouteDoc(tag=_TAG, refusals=(400, 403, 404, 501), status=501),
+)
 async def change(gateway: Gateway, request: Request, model: str) -> Response:
     """Refuse to load or unload: workers load what their repository holds (see mutirao models add)."""
     request.caller.require("operate", model)
@@ -257,29 +266,10 @@ async def change(gateway: Gateway, request: Request, model: str) -> Response:
     raise errors.NotSupported(text, model=model)
 
 
-_CHANGE = RouteDoc(tag=_TAG, refusals=(400, 403, 404, 501), status=501)
-load_route = endpoint("POST", "/v2/repository/models/{model:str}/load", _CHANGE)(change)
-unload_route = endpoint("POST", "/v2/repository/models/{model:str}/unload", _CHANGE)(change)
-
-routes: list[Any] = [
-    infer_route,
-    infer_version_route,
-    server,
-    live,
-    ready,
-    model_ready_route,
-    model_version_ready_route,
-    metadata_route,
-    metadata_version_route,
-    index,
-    load_route,
-    unload_route,
-]
+routes: list[Any] = [infer_route, server, live, ready, model_ready, metadata, index, change]
 
 
-async def _later(
-    gateway: Gateway, request: Request, queued: submit.Queued, preference: submit_options.Preference
-) -> Response:
+async def _later(gateway: Gateway, request: Request, queued: Queued, preference: submit_options.Preference) -> Response:
     """Answer 202 with the job's address."""
     record = await gateway.record(queued.job.id, request.caller.tenant)
     return submit.accepted(presenters.job(record), 202).with_header(b"preference-applied", preference.applied)

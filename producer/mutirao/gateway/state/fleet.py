@@ -91,28 +91,19 @@ class FleetSnapshot(msgspec.Struct, frozen=True):
     depths: Mapping[str, Sequence[QueueDepth]]
 
     def shown_to(self, caller: Caller) -> Fleet:
-        """Return what a caller may see: an operator sees everything; others see the models that they may read, and what they queued."""
-        return fleet(self.registry, self.depths, self.at, caller)
-
-
-def fleet(registry: Registry, depths: Mapping[str, Sequence[QueueDepth]], at: float, caller: Caller) -> Fleet:
-    """Return the part of a snapshot that a caller may see.
-
-    Args:
-        registry: the models and the live workers.
-        depths: what waits, by model: without a tenant, and each tenant's.
-        at: when, in seconds since the epoch by Redis's clock.
-        caller: with the scope operate it sees everything; else the models that it may read, its own requests that wait,
-            and no workers. How soon a queue drains counts the requests of every tenant.
-    """
-    operator = caller.may("operate")
-    models = tuple(
-        _model(info, registry, depths.get(name), None if operator else caller.tenant)
-        for name, info in sorted(registry.models.items())
-        if (operator or caller.may("read", name))
-        and (info.expected or any(depth.requests for depth in depths.get(name, ())))
-    )
-    return Fleet(at=at, models=models, workers=tuple(map(_worker, registry.workers)) if operator else None)
+        """Return what a caller may see: with the scope operate everything; else the models that it may read, its own requests that
+        wait, and no workers. How soon a queue drains counts the requests of every tenant.
+        """
+        operator = caller.may("operate")
+        models = tuple(
+            _model(info, self.registry, self.depths.get(name), None if operator else caller.tenant)
+            for name, info in sorted(self.registry.models.items())
+            if (operator or caller.may("read", name))
+            and (info.expected or any(depth.requests for depth in self.depths.get(name, ())))
+        )
+        return Fleet(
+            at=self.at, models=models, workers=tuple(map(_worker, self.registry.workers)) if operator else None
+        )
 
 
 def _model(info: ModelInfo, registry: Registry, depths: Sequence[QueueDepth] | None, tenant: str | None) -> ModelRow:

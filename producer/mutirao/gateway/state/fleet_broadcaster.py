@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from mutirao import single_flight
 from mutirao.gateway.auth.authenticator import Caller
 from mutirao.gateway.state.fleet import FleetSnapshot
 
@@ -64,7 +65,7 @@ class FleetBroadcaster:
             stream.offer(self._latest)
         if self._reading is None:
             self._reading = asyncio.create_task(self._read_every_second())
-            self._reading.add_done_callback(_noticed)
+            self._reading.add_done_callback(single_flight.retrieve_exception)
         try:
             yield
         finally:
@@ -93,9 +94,3 @@ class FleetBroadcaster:
         self._reading = self._latest = None
         for stream in self._streams:
             stream.give_up()
-
-
-def _noticed(reading: asyncio.Task[None]) -> None:
-    """Retrieve a failure, which the next request meets too."""
-    if not reading.cancelled():
-        reading.exception()

@@ -77,7 +77,7 @@ class Gateway:
         self.queue_stats = QueueStatsCache(self.backend, self.redis)
         self.fleet_broadcaster = FleetBroadcaster(self.fleet)
         self.stopping = False
-        self._registry = Refreshed(self._read_registry)
+        self._registry = Refreshed(lambda: self.redis.run(self.backend.catalog()))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -123,16 +123,6 @@ class Gateway:
             keyspace.model_name(name)
             await self.registry(0)
         return self.model(name, version)
-
-    def require_worker(self, info: ModelInfo) -> None:
-        """Raise an error unless a live worker serves a model.
-
-        Raises:
-            NoWorker: no live worker does.
-        """
-        if not info.workers:
-            text = f"no live worker serves {info.name!r} now: try again, or have it queued with ?queue=1 or Prefer: respond-async"
-            raise errors.NoWorker(text, model=info.name, retry_after_s=5)
 
     async def registry(self, age_s: float = READY_AGE_S) -> Registry:
         """Return the registry, read again where the copy is older than this."""
@@ -218,9 +208,6 @@ class Gateway:
             if self.open_waits:
                 with contextlib.suppress(errors.MutiraoError):  # Redis is away: no result arrives either
                     await self.authenticator.refresh()
-
-    async def _read_registry(self) -> Registry:
-        return await self.redis.run(self.backend.catalog())
 
     async def _refresh(self) -> None:
         while True:

@@ -105,10 +105,15 @@ class JobStream:
         gateway.listener.add(wait)
         gateway.record_poller.add(self)
         try:
-            async for record in self._changes():
-                if record is None:
+            while True:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_S):
+                        record = await self._records.get()
+                except TimeoutError:
                     yield _ALIVE
                     continue
+                if record is None:
+                    return
                 for mark, step in steps(record):
                     if mark > last and mark not in sent:
                         sent.add(mark)
@@ -119,19 +124,6 @@ class JobStream:
         finally:
             gateway.record_poller.discard(self)
             gateway.listener.remove(wait)
-
-    async def _changes(self) -> AsyncIterator[JobRecord | None]:
-        """Yield the job's records, and None where nothing has changed for a while."""
-        while True:
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_S):
-                    record = await self._records.get()
-            except TimeoutError:
-                yield None
-                continue
-            if record is None:
-                return
-            yield record
 
     def _on_ended(self, ended: Completions) -> None:
         ((_, found),) = ended

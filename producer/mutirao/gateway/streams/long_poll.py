@@ -57,16 +57,6 @@ class LongPoll:
             raise found
         return found
 
-    async def first(self, gateway: Gateway, jobs: Sequence[JobHandle]) -> None:
-        """Wait until any of these jobs has ended, or there is no such job, or the time is up.
-
-        Raises:
-            ClientGone, GatewayBusy, Unauthorized, Forbidden: as `end`.
-        """
-        found = await self._first(gateway, jobs)
-        if isinstance(found, Exception) and not isinstance(found, errors.JobNotFound):
-            raise found
-
     async def _first(self, gateway: Gateway, jobs: Sequence[JobHandle]) -> JobRecord | Exception | None:
         with gateway.hold_open(self, self._request.caller):
             wait = Waiter(jobs, self._on_ended)
@@ -78,16 +68,13 @@ class LongPoll:
                 self._stop()
                 gateway.listener.remove(wait)
 
-    def give_up(self, why: Exception | None = None) -> None:
-        """End the wait now, as if its time were up, or with this error."""
-        self._finish(why)
-
     def _on_ended(self, ended: Completions) -> None:
-        self._finish(ended[0][1])
+        self.give_up(ended[0][1])
 
-    def _finish(self, how: JobRecord | Exception | None) -> None:
+    def give_up(self, why: JobRecord | Exception | None = None) -> None:
+        """End the wait now, as if its time were up, or with this error or finished record."""
         if not self._ended.done():
-            self._ended.set_result(how)
+            self._ended.set_result(why)
 
     def _set_timer(self) -> None:
         step = min(WATCH_AFTER_S, self._left_s) if self._watching is None else self._left_s
@@ -96,14 +83,14 @@ class LongPoll:
 
     def _on_timer(self) -> None:
         if self._left_s <= 0:
-            self._finish(None)
+            self.give_up()
             return
         self._watching = self._loop.create_task(self._watch_client())
         self._set_timer()
 
     async def _watch_client(self) -> None:
         await self._request.disconnected()
-        self._finish(ClientGone())
+        self.give_up(ClientGone())
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -130,18 +117,19 @@ class BatchLongPoll(LongPoll):
             All that have ended by then.
 
         Raises:
-            ClientGone: the client has gone.
-            GatewayBusy: too many waits are open.
+            ClientGone, GatewayBusy, Unauthorized, Forbidden: as `end`.
         """
-        await self.first(gateway, jobs)
+        found = await self._first(gateway, jobs)
+        if isinstance(found, Exception) and not isinstance(found, errors.JobNotFound):
+            raise found
         return self._completions
 
     def _on_ended(self, ended: Completions) -> None:
         if not self._completions:
-            self._loop.call_later(min(LINGER_S, LINGER_EACH_S * self._count), self._finish, None)
+            self._loop.call_later(min(LINGER_S, LINGER_EACH_S * self._count), self.give_up)
         self._completions += ended
         if len(self._completions) == self._count:
-            self._finish(None)
+            self.give_up()
 
 
 async def wait_for_any(gateway: Gateway, request: Request, ids: Sequence[str], wait_s: float, *, results: bool) -> Jobs:
