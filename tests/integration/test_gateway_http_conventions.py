@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 
 BIN = Path(sys.executable).parent
@@ -83,6 +84,16 @@ def test_a_number_is_written_as_numbers_are(http, value):
     sent = {"Mutirao-Expires": value.encode()}
     assert http.post("/v2/models/iris/infer", json={"rows": ROWS}, headers=sent).status_code == 400
     assert http.get(ended(http), params={"wait": value}).status_code == 400
+
+
+@pytest.mark.parametrize("wait", [0, 0.5, 60, 61, 1e6])
+def test_a_wait_that_the_document_allows_is_taken(http, wait):
+    """?wait= beyond the longest wait counts as that, in the document as in the gateway; so does that of jobs:wait."""
+    described = http.get("/openapi.json").json()["paths"]["/v1/jobs/{id}"]["get"]["parameters"]
+    schema = next(one["schema"] for one in described if one["name"] == "wait")
+    assert jsonschema_rs.validator_for(schema).is_valid(wait)
+    assert http.get(ended(http), params={"wait": wait}).status_code == 200
+    assert http.post("/v1/jobs:wait", json={"ids": ["none"], "wait": wait}).status_code == 200
 
 
 def test_more_parameters_than_anybody_sends_are_refused(http):
