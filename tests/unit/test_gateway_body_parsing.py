@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutirao import errors
-from mutirao.gateway.requests import body_parsing, table_files
+from mutirao.gateway.requests import table_files, v2_json
 from mutirao.registry import ModelInfo
 from mutirao.tables.csv_table import AUTOMATIC
 from mutirao.wire import signature
@@ -42,13 +42,13 @@ def outcome(read):
 @given(st.lists(TENSORS, min_size=1, max_size=2).map(tuple))
 def test_the_short_way_leads_where_the_long_one_does(inputs):
     """Arrays and refusals are the same by either."""
-    short = outcome(lambda: body_parsing.of_request(INFO, RequestInputs(inputs=inputs)))
+    short = outcome(lambda: v2_json.of_request(INFO, RequestInputs(inputs=inputs)))
     assert short == outcome(lambda: signature.decode_request("m", TAKES, PredictRequest(inputs=inputs)))
 
 
 def test_the_commonest_request_takes_it():
     """A flat list of floats in the model's own shape needs no more."""
-    given = body_parsing._plain(TAKES, (Tensor("X", "FP64", (2, 2), [1.5, 2.5, 3.5, 4.5]),))
+    given = v2_json._plain(TAKES, (Tensor("X", "FP64", (2, 2), [1.5, 2.5, 3.5, 4.5]),))
     assert given is not None
     assert np.array_equal(given["X"], [[1.5, 2.5], [3.5, 4.5]])
 
@@ -57,28 +57,28 @@ def test_the_commonest_request_takes_it():
 def test_json_has_no_float_that_is_not_finite(number):
     """The short way rests on this."""
     with pytest.raises(errors.InvalidRequest):
-        body_parsing._json(b'{"inputs":[{"name":"X","datatype":"FP64","shape":[1,2],"data":[1.5,%b]}]}' % number)
+        v2_json.read(b'{"inputs":[{"name":"X","datatype":"FP64","shape":[1,2],"data":[1.5,%b]}]}' % number)
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity"])
 def test_json_without_a_number_is_told_of_null(number):
     """Python writes NaN and Infinity, which JSON has not: the error says what to write."""
     with pytest.raises(errors.InvalidRequest, match="JSON has neither NaN nor Infinity: a missing value is null"):
-        body_parsing._json(b"[[1.5,%b]]" % number)
+        v2_json.read(b"[[1.5,%b]]" % number)
 
 
 def test_a_body_has_one_kind_of_inputs():
     """Of inputs and rows in one body neither is ignored."""
     both = RequestInputs(inputs=(Tensor("X", "FP64", (1, 2), [1.0, 2.0]),), rows=[[3.0, 4.0]])
     with pytest.raises(errors.InvalidRequest, match='"inputs" and "rows": leave one out'):
-        body_parsing.of_request(INFO, both)
+        v2_json.of_request(INFO, both)
 
 
 def test_a_body_of_objects_becomes_columns():
     """Rows that are objects must have the same columns."""
-    assert body_parsing._columns([{"a": 1, "b": 2}, {"b": 4, "a": 3}]) == {"a": [1, 3], "b": [2, 4]}
+    assert v2_json._columns([{"a": 1, "b": 2}, {"b": 4, "a": 3}]) == {"a": [1, 3], "b": [2, 4]}
     with pytest.raises(errors.InvalidRequest, match="row 1"):
-        body_parsing._columns([{"a": 1}, {"b": 1}])
+        v2_json._columns([{"a": 1}, {"b": 1}])
 
 
 def test_the_wire_takes_no_field_twice():

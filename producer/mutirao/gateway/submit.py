@@ -12,8 +12,8 @@ from mutirao import errors, keyspace, webhook_policy
 from mutirao.client import request_data
 from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway.requests import large_bodies, submit_options
-from mutirao.gateway.requests.body_parsing import ParsedBody
 from mutirao.gateway.requests.request import Request
+from mutirao.gateway.requests.v2_json import ParsedBody
 from mutirao.gateway.responses import response
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.state import coalescer

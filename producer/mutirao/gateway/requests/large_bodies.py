@@ -13,9 +13,9 @@ from mutirao import errors
 from mutirao.client import encoding, request_data
 from mutirao.client.encoding import Packed
 from mutirao.client.request_data import RowBatch
-from mutirao.gateway.requests import body_parsing
-from mutirao.gateway.requests.body_parsing import ParsedBody
+from mutirao.gateway.requests import body_parsing, v2_binary, v2_json
 from mutirao.gateway.requests.request import Head, unpacked
+from mutirao.gateway.requests.v2_json import ParsedBody
 from mutirao.gateway.state.process_pool import ProcessPool
 from mutirao.registry import ModelInfo
 from mutirao.wire.http_schemas import InferBody, RequestInputs
@@ -93,7 +93,7 @@ def _is_small(head: Head, body: bytes) -> bool:
 
 def _is_raw(head: Head, info: ModelInfo) -> bool:
     """Return whether nearly all of a body is raw numbers."""
-    length = head.headers.get(body_parsing.HEADER_LENGTH, b"")
+    length = head.headers.get(v2_binary.HEADER_LENGTH, b"")
     small = length.isdigit() and len(length) < 8 and int(length) <= SMALL_BYTES
     has_text = any(spec.datatype == "BYTES" for spec in info.signature.inputs)
     return small and b"content-encoding" not in head.headers and not has_text
@@ -101,7 +101,7 @@ def _is_raw(head: Head, info: ModelInfo) -> bool:
 
 def _one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
     parsed = body_parsing.read(head, unpacked(head, body, limit), info)
-    arrays = body_parsing.arrays(info, parsed)
+    arrays = v2_json.arrays(info, parsed)
     return One(parsed, encoding.encoded(arrays))
 
 
@@ -116,7 +116,7 @@ def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
         request_data.count(requests)
         bound = [_numbered(at, info, request) for at, request in enumerate(requests)]
         return Many(parsed, Packed.pack(bound) if len(bound) > FEW else bound, len(bound))
-    arrays = {name: np.ascontiguousarray(array) for name, array in body_parsing.arrays(wide, parsed).items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in v2_json.arrays(wide, parsed).items()}
     rows = len(next(iter(arrays.values())))
     if any(array.dtype == object for array in arrays.values()):
         each = map(encoding.encoded, RowBatch(arrays, rows).requests())
@@ -126,7 +126,7 @@ def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
 
 def _numbered(at: int, info: ModelInfo, request: RequestInputs) -> Inputs:
     try:
-        return encoding.encoded(body_parsing.of_request(info, request))
+        return encoding.encoded(v2_json.of_request(info, request))
     except errors.MutiraoError as exc:
         raise type(exc)(f"request {at}: {exc}", **exc.data) from None
 

@@ -12,7 +12,7 @@ from mutirao.client.redis_backend import READ_MAX
 from mutirao.gateway import submit
 from mutirao.gateway.endpoint import endpoint
 from mutirao.gateway.openapi.route_doc import Param, RouteDoc
-from mutirao.gateway.requests import body_parsing, submit_options
+from mutirao.gateway.requests import body_parsing, submit_options, v2_json
 from mutirao.gateway.requests.request import Request
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.presenters import Await, Jobs, SubmitManyReply
@@ -166,7 +166,7 @@ async def stream(gateway: Gateway, request: Request, id: str) -> Response:
 @endpoint("POST", "/v1/jobs:wait", doc=RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
 async def wait(gateway: Gateway, request: Request) -> Response:
     """Wait for any of many jobs, and return all that have ended: at least one, unless the time is up."""
-    body = body_parsing.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
+    body = v2_json.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
     if len(body.ids) > READ_MAX:
         raise errors.InvalidRequest(
             f"{len(body.ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids"

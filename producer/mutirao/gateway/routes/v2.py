@@ -13,9 +13,9 @@ from mutirao.client.encoding import SubmitOptions
 from mutirao.gateway import submit
 from mutirao.gateway.endpoint import endpoint
 from mutirao.gateway.openapi.route_doc import Param, RouteDoc
-from mutirao.gateway.requests import body_parsing, submit_options
-from mutirao.gateway.requests.body_parsing import ParsedBody
+from mutirao.gateway.requests import body_parsing, submit_options, v2_binary, v2_json
 from mutirao.gateway.requests.request import ClientGone, Request
+from mutirao.gateway.requests.v2_json import ParsedBody
 from mutirao.gateway.responses import presenters, response, response_format, result_response
 from mutirao.gateway.responses.response import Response
 from mutirao.gateway.state.coalescer import Queued
@@ -168,7 +168,7 @@ infer_route = endpoint(
             **response_format.NAN,
             "queue": Param("1 has the request queued though no live worker serves the model.", {"enum": ["1"]}),
             "Prefer": Param("RFC 7240: respond-async, wait=N, or both.", header=True),
-            body_parsing.HEADER_LENGTH.decode().title(): Param(
+            v2_binary.HEADER_LENGTH.decode().title(): Param(
                 "V2's binary form: how many bytes of JSON stand before the raw tensors.",
                 {"type": "integer", "minimum": 0},
                 header=True,
@@ -243,9 +243,7 @@ async def metadata(gateway: Gateway, request: Request, model: str, version: str 
 @endpoint("POST", "/v2/repository/index", doc=RouteDoc(tag=_TAG, body=Index, answer=list[Indexed], refusals=(400, 413)))
 async def index(gateway: Gateway, request: Request) -> Response:
     """List the models that workers have announced, with their states."""
-    query = body_parsing.decode(
-        await request.body(INDEX_BYTES, "it is an object with one field, ready") or b"{}", Index
-    )
+    query = v2_json.decode(await request.body(INDEX_BYTES, "it is an object with one field, ready") or b"{}", Index)
     known = await gateway.registry()
     infos = [info for info in known.models.values() if request.caller.may("read", info.name)]
     rows = [_indexed(info) for info in infos if _is_ready(info) or not query.ready]
