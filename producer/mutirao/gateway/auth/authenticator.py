@@ -115,7 +115,7 @@ class Authenticator:
             return
         key = _require_valid(self._known.get(caller.key_id))
         if not set(caller.scopes) <= set(key.scopes):
-            raise errors.Forbidden(f"API key {key.id!r} allows less than when this call began: send it again")
+            raise errors.Forbidden(f"API key {key.id!r} allows less than when this request began: send it again")
 
     async def admit_public(self, headers: Mapping[str, str]) -> None:
         """Admit a request for an address that needs no key. An open gateway answers this machine alone, at every address; before the

@@ -48,7 +48,7 @@ def read(head: Head, body: bytes, info: ModelInfo) -> ParsedBody:
         return ParsedBody(EMPTY, file.data, notes=file.notes)
     table = table_files.read(body, media, info.signature, _dialect(head, header))
     if table is None:
-        text = f"Content-Type {media!r} is not read here: send application/json, application/octet-stream with Inference-Header-Content-Length, text/csv, application/x-npy or multipart/form-data"
+        text = f"Content-Type {media!r} is not supported: send application/json, application/octet-stream with Inference-Header-Content-Length, text/csv, application/x-npy or multipart/form-data"
         raise errors.UnsupportedMedia(text, reason="content type")
     return ParsedBody(EMPTY, table.data, notes=table.notes)
 

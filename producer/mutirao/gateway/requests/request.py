@@ -188,7 +188,7 @@ def unpacked(head: Head, body: bytes, limit: int, remedy: str = "") -> bytes:
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise errors.UnsupportedMedia(
-            f"Content-Encoding {encoding[:40]!r} is not read here: send gzip, deflate or nothing",
+            f"Content-Encoding {encoding[:40]!r} is not supported: send gzip, deflate or no encoding",
             reason="content encoding",
         )
     engine = zlib.decompressobj(zlib.MAX_WBITS | 32)
@@ -199,7 +199,7 @@ def unpacked(head: Head, body: bytes, limit: int, remedy: str = "") -> bytes:
     if len(plain) > limit:
         raise _too_large(limit, remedy)
     if not engine.eof or engine.unused_data:
-        raise errors.InvalidRequest(f"the body is not one whole {encoding} stream", reason="damaged body")
+        raise errors.InvalidRequest(f"the body is not one complete {encoding} stream", reason="damaged body")
     return plain
 
 

@@ -26,10 +26,12 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _UNSUPPORTED = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 _FOR_GATEWAY = ("binary_data_output", "priority", "timeout")
 PARAMS = {
-    "priority": Param("What is served first.", {"enum": ["high", "normal", "low"]}),
+    "priority": Param(
+        "The priority: high is served before normal, and normal before low.", {"enum": ["high", "normal", "low"]}
+    ),
     "expires_s": Param("Drop the job if it has not started in so many seconds.", _SECONDS),
-    "outputs": Param("An output that is wanted; repeatable."),
-    "Mutirao-Expires": Param("As expires_s.", _SECONDS, header=True),
+    "outputs": Param("An output to return; repeatable."),
+    "Mutirao-Expires": Param("The same as expires_s; the header counts before the query.", _SECONDS, header=True),
     "Idempotency-Key": Param(
         "The same key with the same request is the same job, for as long as results are kept.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
@@ -140,7 +142,7 @@ def _outputs(request: Request, body: InferBody) -> tuple[str, ...] | None:
         for output in body.outputs:
             asked = next((name for name in _UNSUPPORTED if name in (output.parameters or {})), None)
             if asked is not None:
-                text = f"output {output.name!r} asks for {asked}, an extension that is not spoken here: see /v2; ask for predict_proba, and choose the classes yourself"
+                text = f"output {output.name!r} asks for {asked}, an extension of V2 that is not supported: GET /v2 lists those that are; request predict_proba, and choose the classes yourself"
                 raise errors.InvalidRequest(text, reason=f"{asked} not supported")
         return tuple(output.name for output in body.outputs)
     named = request.params("outputs") if request.query_string else []

@@ -63,7 +63,7 @@ def _bare(body: bytes, takes: Signature) -> dict[str, Array]:
         raise errors.InvalidRequest(text, reason="raw body")
     spec = takes.inputs[0]
     if -1 in spec.shape[1:]:
-        raise errors.InvalidRequest(f"a raw body does not tell the shape of {spec}: send the JSON", reason="raw body")
+        raise errors.InvalidRequest(f"a raw body does not give the shape of {spec}: send the JSON", reason="raw body")
     item = 0 if spec.datatype == "BYTES" else tensors.DTYPES[spec.datatype].itemsize * math.prod(spec.shape[1:])
     rows = 1 if item == 0 else len(body) // item
     tensor = Tensor(name=spec.name, datatype=spec.datatype, shape=(rows, *spec.shape[1:]), data=memoryview(body))

@@ -31,7 +31,7 @@ def answer(error: BaseException) -> Response:
     if isinstance(error, ClientGone):
         return Response(499)
     log("a request failed", error)
-    return _problem(500, "the gateway failed on this request; its log says how", "InternalError", {})
+    return _problem(500, "the gateway failed on this request: see its log", "InternalError", {})
 
 
 def log(what: str, error: BaseException) -> None:
@@ -91,9 +91,7 @@ def _http(error: HTTPException) -> Response:
     takes = headers.get("allow", "other methods")
     text = {404: "there is nothing at this address: see /docs", 405: f"this address takes {takes}: see /docs"}
     kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "BadRequest")
-    made = _problem(
-        error.status_code, text.get(error.status_code, "the request is not one that is read here"), kind, {}
-    )
+    made = _problem(error.status_code, text.get(error.status_code, "the request is not valid"), kind, {})
     for name, value in headers.items():
         made.with_header(name.encode(), value)
     return made

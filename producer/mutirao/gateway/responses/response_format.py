@@ -60,7 +60,9 @@ def accepted(accept: bytes | None, default: str = response.JSON) -> str:
         if found and q > best:
             best, liked = q, found
     if not liked:
-        raise errors.NotAcceptable(f"answers are {', '.join(FORMS)}: the Accept header takes none of them")
+        raise errors.NotAcceptable(
+            f"the Accept header accepts none of the media types of a response: {', '.join(FORMS)}"
+        )
     return liked
 
 

@@ -34,7 +34,7 @@ _WAIT = Param(
     {"type": "number", "minimum": 0},
 )
 _ID = Param("An id of your own: the same id with the same request is the same job.")
-_SUBMIT = {**submit_options.PARAMS, "id": _ID, "webhook": Param("The URL that is told when the job has ended.")}
+_SUBMIT = {**submit_options.PARAMS, "id": _ID, "webhook": Param("The URL to which the job is sent when it has ended.")}
 
 
 @endpoint(
@@ -124,7 +124,7 @@ async def result(gateway: Gateway, request: Request, id: str) -> Response:
     )
     record = await _wait_for_end(gateway, request, await _own(gateway, request, id))
     if not record.done:
-        text = f"job {id!r} is {record.state}: it has no result yet; ask again, or wait with ?wait=20"
+        text = f"job {id!r} is {record.state}: it has no result yet; try again, or wait with ?wait=20"
         raise errors.JobNotFinished(text, id=id, state=record.state)
     return await result_response.encode(await gateway.redis.run(gateway.backend.outputs(record)), record, form)
 
@@ -166,10 +166,10 @@ async def stream(gateway: Gateway, request: Request, id: str) -> Response:
 @endpoint("POST", "/v1/jobs:wait", doc=RouteDoc(tag=_TAG, body=Await, answer=Jobs, refusals=(400, 413, 503)))
 async def wait(gateway: Gateway, request: Request) -> Response:
     """Wait for any of many jobs, and return all that have ended: at least one, unless the time is up."""
-    body = v2_json.decode(await request.body(_WAIT_BYTES, "ask in parts"), Await)
+    body = v2_json.decode(await request.body(_WAIT_BYTES, "send the ids in several requests"), Await)
     if len(body.ids) > READ_MAX:
         raise errors.InvalidRequest(
-            f"{len(body.ids)} ids, the limit is {READ_MAX}: ask in parts", reason="too many ids"
+            f"{len(body.ids)} ids, the limit is {READ_MAX}: send them in several requests", reason="too many ids"
         )
     ids = list(dict.fromkeys(_qualified(request, id) for id in body.ids))
     return response.json(
@@ -181,7 +181,7 @@ routes: list[Any] = [create, create_many, show, result, cancel, stream, wait]
 
 
 def _just_queued(gateway: Gateway, options: SubmitOptions, id: str, rows: int) -> JobRecord:
-    """Tell of a job that was queued this moment, without reading it back."""
+    """Return the record of a job that was queued this moment, without reading it."""
     now = gateway.backend.now()
     wait_s = gateway.settings.expires_s if options.expires_s is None else options.expires_s
     job = JobInfo(
@@ -203,7 +203,7 @@ async def _own(gateway: Gateway, request: Request, id: str, verb: Verb = "read")
 
 
 def _qualified(request: Request, id: str) -> str:
-    """Find the id under which Redis keeps a job of the caller's."""
+    """Return the id under which Redis keeps a job of the caller's."""
     return keyspace.qualified(keyspace.job_id(id), request.caller.tenant)
 
 

@@ -65,7 +65,7 @@ def _fleet(known: Registry) -> Iterator[Metric]:
 
 
 def _queues(known: Registry, lines: Mapping[str, tuple[QueueDepth, ...]]) -> Iterator[Metric]:
-    """Tell of each tenant's line; the queue's own stands under the tenant ""."""
+    """Return the depths of each tenant's queue; that of requests without a tenant has the tenant ""."""
     labels = ("model", "tenant")
     requests = GaugeMetricFamily("mutirao_queue_requests", "Requests that wait.", labels=labels)
     rows = GaugeMetricFamily("mutirao_queue_rows", "Rows that wait.", labels=labels)

@@ -41,7 +41,7 @@ class ServerMetadata(msgspec.Struct, frozen=True):
     Attributes:
         name: always mutirao.
         version: the package's.
-        extensions: of the protocol, those that are spoken here.
+        extensions: the extensions of the protocol that it supports.
     """
 
     name: str
@@ -56,10 +56,10 @@ class LiveReply(msgspec.Struct, frozen=True):
 
 
 class ReadyReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether all models can answer now.
+    """Whether the server, or one model, is ready.
 
     Attributes:
-        ready: whether it can.
+        ready: whether it is.
         name: of the model; absent for the server as a whole.
         reason: why not.
     """
@@ -70,10 +70,10 @@ class ReadyReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model, and what it takes and gives; -1 stands for any size, the first is the rows.
+    """A model's inputs and outputs; in a shape, the first size is the number of rows, and -1 stands for any size.
 
     Attributes:
-        example: a row that it takes: each input's values in order, null for one that is missing.
+        example: one row of input: each input's values in order, null for a missing one.
     """
 
     name: str
@@ -85,7 +85,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Index(msgspec.Struct, frozen=True):
-    """What of the repository is asked for.
+    """Which models of the repository to list.
 
     Attributes:
         ready: only the models that are ready.
@@ -268,13 +268,13 @@ routes: list[Any] = [infer_route, server, live, ready, model_ready, metadata, in
 
 
 async def _later(gateway: Gateway, request: Request, queued: Queued, preference: submit_options.Preference) -> Response:
-    """Answer 202 with the job's address."""
+    """Return a 202 response with the job's address."""
     record = await gateway.record(queued.job.id, request.caller.tenant)
     return submit.accepted(presenters.job(record), 202).with_header(b"preference-applied", preference.applied)
 
 
 async def _withdraw(gateway: Gateway, request: Request, id: str) -> None:
-    """Cancel what nobody waits for any more and nobody can ask for; where Redis is away, it is answered to nobody."""
+    """Cancel a job for which nobody waits and nobody can ask; where Redis is away, it runs, and its result expires."""
     with contextlib.suppress(errors.MutiraoError):
         (record,) = await gateway.redis.run(gateway.backend.cancel_or_expire([id], "revoked"))
         if record is not None and record.done:

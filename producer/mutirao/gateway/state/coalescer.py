@@ -148,7 +148,11 @@ class SubmitCoalescer:
         return SubmissionContext(self._backend.client, epoch, asyncio.get_running_loop().time() + expires_s)
 
     def _fail(self, items: Sequence[Item], error: BaseException) -> None:
-        failure = error if isinstance(error, Exception) else errors.GatewayBusy("this gateway is stopping: ask again")
+        failure = (
+            error
+            if isinstance(error, Exception)
+            else errors.GatewayBusy("this gateway is stopping: send the request again")
+        )
         for item in items:
             if not item.queued.done():
                 item.queued.set_exception(failure)

@@ -108,7 +108,7 @@ class Gateway:
             BrokerUnavailable: the registry could not be read yet.
         """
         if self._registry.value is None:
-            raise errors.BrokerUnavailable("the catalogue could not be read from Redis yet")
+            raise errors.BrokerUnavailable("the models could not be read from Redis yet: try again")
         info = self._registry.value.find(name)
         if version and version != info.version:
             text = f"model {name!r} is not served in version {version!r}: its active version is {info.version}"
@@ -160,7 +160,7 @@ class Gateway:
         depths = await self.queue_stats.of(tuple(registry.models))
         wait_s = queue_stats.wait_s(depths.get(model, ()), tenant, priority, registry.speed(model))
         if wait_s is not None and wait_s > expires_s:
-            text = f"model {model!r} would come to this request in about {wait_s:.3g} s, and it expires in {expires_s:g} s: try again later"
+            text = f"this request would wait about {wait_s:.3g} s for model {model!r}, and it expires in {expires_s:g} s: try again later"
             raise errors.TooLate(text, model=model, wait_s=round(wait_s, 3), retry_after_s=wait_s - expires_s)
 
     @contextlib.contextmanager
@@ -174,7 +174,7 @@ class Gateway:
         self.authenticator.recheck(caller)
         limit = self.settings.gateway_waits
         if len(self.open_waits) >= limit:
-            text = f"this gateway holds {limit} waits open and takes no more: ask again, or poll without waiting"
+            text = f"this gateway has {limit} open waits, which is its limit: try again, or poll without ?wait="
             raise errors.GatewayBusy(text, retry_after_s=1)
         self.open_waits[one] = caller
         try:

@@ -47,7 +47,9 @@ class ProcessPool:
         except BrokenProcessPool as exc:
             if self._pool is pool:
                 self._pool = None
-            raise errors.GatewayBusy("this gateway's reader of large bodies ended: ask again", retry_after_s=1) from exc
+            raise errors.GatewayBusy(
+                "the process that parsed this body ended: send the request again", retry_after_s=1
+            ) from exc
 
     def close(self) -> None:
         """Terminate the processes and what they run."""
