@@ -67,8 +67,8 @@ def test_an_event_source_stops_asking(http):
 
 @pytest.mark.parametrize(
     "body",
-    [f"[[{HUGE},1,1,1]]", f"[[{HUGE},1.5,null,1]]", f'{{"inputs":[{{"name":"X","datatype":"FP64","shape":[1,4],"data":[{HUGE},1,1,1]}}]}}',
-     f'{{"inputs":[{{"name":"X","datatype":"FP64","shape":[1,{HUGE}],"data":[1,1,1,1]}}]}}', f'{{"rows":[[1,1,1,1]],"expires_s":{HUGE}}}',
+    [f"[[{HUGE},1,1,1]]", f"[[{HUGE},1.5,1,1]]", f"[[{HUGE},1.5,null,1]]", f'{{"inputs":[{{"name":"X","datatype":"FP64","shape":[1,4],"data":[{HUGE},1,1,1]}}]}}',
+     f'{{"inputs":[{{"name":"X","datatype":"FP64","shape":[1,{HUGE}],"data":[1,1,1,1]}}]}}', f'{{"inputs":[{{"name":"X","datatype":"FP64","shape":[{HUGE},0],"data":[]}}]}}', f'{{"rows":[[1,1,1,1]],"expires_s":{HUGE}}}',
      f'{{"rows":[[1,1,1,1]],"parameters":{{"timeout":{HUGE}}}}}'],
 )  # fmt: skip
 def test_a_number_of_many_digits_is_refused(http, body):
