@@ -4,9 +4,11 @@ import msgspec
 
 from mutirao import settings
 from mutirao.doctor import snapshot
+from support import brokers
 from support.redis_servers import RedisServer
 
 
+@brokers.redis_only
 def test_a_snapshot_of_a_real_server(tmp_path):
     """Reading finds version, options, queues of every priority, other applications' queues, and the models' limits."""
     (tmp_path / "slow").mkdir()

@@ -1,6 +1,7 @@
 """Missing values: one meaning on every front, the model's own."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mutirao import Client, errors
-from support import sample_models
+from support import brokers, sample_models
 
 GAPS = sample_models.get("gaps")
 FRAME = GAPS.data[:12]
@@ -90,7 +91,8 @@ def test_the_command_line_reads_gaps(fleet, tmp_path):
     """An empty cell of a file is missing on the command line."""
     FRAME.to_csv(tmp_path / "rows.csv", index=False)
     command = [sys.executable, "-m", "mutirao", "predict", "gaps", str(tmp_path / "rows.csv"), "--json"]
-    ran = subprocess.run([*command, "--broker-url", fleet.url], capture_output=True, text=True, timeout=60, check=True)
+    env = {**os.environ, **brokers.environment(fleet.url)}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(ran.stdout)["outputs"]["predict"] == EXPECTED
 
 

@@ -12,7 +12,7 @@ from mutirao import ModelNotFound, keyspace, settings
 from mutirao.doctor import fleet_checks as checks
 from mutirao.doctor.snapshot import Snapshot
 from mutirao.registry import ModelInfo
-from support import sample_models, waiting
+from support import brokers, sample_models, waiting
 from support.gateway_process import GatewayProcess
 from support.redis_servers import RedisServer
 from support.worker_process import BIN, Fleet, WorkerProcess
@@ -42,7 +42,7 @@ def two(tmp_path_factory):
 
 def run(fleet, *args):
     """A command in the repository's machine."""
-    env = {**os.environ, "MUTIRAO_BROKER_URL": fleet.broker_url, "MUTIRAO_MODELS": str(fleet.repository.root)}
+    env = {**os.environ, **brokers.environment(fleet.url), "MUTIRAO_MODELS": str(fleet.repository.root)}
     return subprocess.run(
         [str(BIN / "mutirao"), *args], capture_output=True, text=True, env=env, timeout=60, check=False
     )

@@ -204,6 +204,7 @@ def test_health(special, redis_server):
     assert "announced itself in the last 15 s" in ill.stdout
 
 
+@brokers.redis_only
 def test_health_of_a_worker_that_hears_nothing(special):
     """A worker that announces itself, but whose lease has lapsed, takes nothing: the health check fails and says so, and doctor names it."""
     process = psutil.Process(special.worker.pid)

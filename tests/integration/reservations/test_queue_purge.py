@@ -21,6 +21,7 @@ def status(redis, *names):
     return [record(redis, name)["status"] for name in names]
 
 
+@brokers.redis_only
 def test_a_known_id_that_has_vanished_is_queued_again(worker, submit, redis, server):
     """After a list was deleted, the ids that it held are queued at their next submit, once; what waits, is held or has ended is not."""
     submit("done", "held", "lost", "later", "never")
@@ -45,6 +46,7 @@ def test_a_known_id_that_has_vanished_is_queued_again(worker, submit, redis, ser
     assert status(redis, "done", "held", "lost", "later", "never") == ["SUCCESS", *["QUEUED"] * 4]
 
 
+@brokers.redis_only
 def test_doctor_finds_what_has_vanished(worker, submit, redis, server):
     """Jobs whose queue was emptied by hand are named by doctor, and no others: those that wait, are held, have ended, or were sent again."""
     given = settings.load({}, broker_url=server.url)
@@ -60,6 +62,7 @@ def test_doctor_finds_what_has_vanished(worker, submit, redis, server):
     assert snapshot.read(given, {}).orphans == Orphans(("lost",), 5, True)
 
 
+@brokers.redis_only
 def test_what_was_given_back_or_adopted_is_still_there(worker, submit, redis):
     """However requests came back to the head of their list, and in whatever list they wait, sending their ids again queues nothing."""
     names = [f"n{place}" for place in range(30)]
