@@ -1,55 +1,55 @@
-// Asking the gateway, with a key where it wants one. The key lives in this tab's sessionStorage, and goes nowhere else.
+// Requests to the gateway, with a key where it needs one. The key is kept in this tab's sessionStorage, and is sent nowhere else.
 
 import { $ } from "./dom.js";
 
-const KEPT = "mutirao.key";
-let asking = null;
+const STORAGE_KEY = "mutirao.key";
+let prompting = null;
 
-/** What the gateway refused: its own sentence, its status, and in how many seconds to try again. */
-export class Refused extends Error {
+/** An error of the gateway: its sentence, its status, and the seconds after which to try again. */
+export class GatewayError extends Error {
   constructor(text, status, afterS) {
     super(text);
     Object.assign(this, { status, afterS });
   }
 }
 
-/** Fetch an address of this gateway; a 401 asks the person for a key and tries again. */
-export async function ask(path, { headers = {}, ...options } = {}) {
+/** Fetch an address of this gateway; after a 401, ask the user for a key and try again. */
+export async function request(path, { headers = {}, ...options } = {}) {
   for (;;) {
-    const key = sessionStorage.getItem(KEPT);
-    const own = key ? { Authorization: `Bearer ${key}` } : {};
-    const response = await fetch(path, { ...options, headers: { ...headers, ...own }, cache: "no-store", credentials: "omit" });
+    const key = sessionStorage.getItem(STORAGE_KEY);
+    const authorization = key ? { Authorization: `Bearer ${key}` } : {};
+    const response = await fetch(path, { ...options, headers: { ...headers, ...authorization }, cache: "no-store", credentials: "omit" });
     if (response.ok) return response;
-    const refused = await read(response);
-    if (response.status !== 401 || !(await another(key, refused.message))) throw refused;
+    const error = await errorOf(response);
+    if (response.status !== 401 || !(await replaceKey(key, error.message))) throw error;
   }
 }
 
-export const hasKey = () => sessionStorage.getItem(KEPT) !== null;
+export const hasKey = () => sessionStorage.getItem(STORAGE_KEY) !== null;
 
 export function forget() {
-  sessionStorage.removeItem(KEPT);
+  sessionStorage.removeItem(STORAGE_KEY);
 }
 
-async function read(response) {
+async function errorOf(response) {
   const after = Number(response.headers.get("Retry-After")) || null;
   try {
     const { error } = await response.json();
-    return new Refused(error || response.statusText, response.status, after);
+    return new GatewayError(error || response.statusText, response.status, after);
   } catch {
-    return new Refused(`the gateway answered ${response.status} ${response.statusText}`.trim(), response.status, after);
+    return new GatewayError(`the gateway answered ${response.status} ${response.statusText}`.trim(), response.status, after);
   }
 }
 
-/** Have another key than the one that was refused: what the person gives, once for all that ask at the same time. */
-async function another(refused, why) {
-  const now = sessionStorage.getItem(KEPT);
-  if (now !== refused && now !== null) return true;
-  asking ??= fromPerson(refused ? why : "").finally(() => (asking = null));
-  return asking;
+/** Replace the key that was refused: ask the user, once for all requests that wait for it. Return whether there is another. */
+async function replaceKey(refused, why) {
+  const current = sessionStorage.getItem(STORAGE_KEY);
+  if (current !== refused && current !== null) return true;
+  prompting ??= promptForKey(refused ? why : "").finally(() => (prompting = null));
+  return prompting;
 }
 
-function fromPerson(why) {
+function promptForKey(why) {
   const dialog = $("key");
   $("key-error").textContent = why;
   $("key-value").value = "";
@@ -61,9 +61,9 @@ function fromPerson(why) {
       () => {
         const value = $("key-value").value.trim();
         $("key-value").value = "";
-        const given = dialog.returnValue === "use" && value !== "";
-        if (given) sessionStorage.setItem(KEPT, value);
-        answer(given);
+        const entered = dialog.returnValue === "use" && value !== "";
+        if (entered) sessionStorage.setItem(STORAGE_KEY, value);
+        answer(entered);
       },
       { once: true },
     );

@@ -1,7 +1,7 @@
-// The page: follows the fleet, and lets a person try a model.
+// The page: shows the fleet live, and sends requests to a model.
 
-import { ask, forget, hasKey } from "./access.js";
-import { $, el, say } from "./dom.js";
+import { request, forget, hasKey } from "./access.js";
+import { $, el, setText } from "./dom.js";
 import { show, stale } from "./fleet.js";
 import * as form from "./form.js";
 import * as job from "./job.js";
@@ -13,8 +13,8 @@ const STALE_MS = 5_000;
 const HIDDEN_MS = 60_000;
 
 let stream = null;
-let heardAt = 0;
-let link = "connecting";
+let updatedAt = 0;
+let linkState = "connecting";
 let retryAt = 0;
 let locked = false;
 
@@ -22,16 +22,16 @@ let locked = false;
 
 function start() {
   stream ??= follow("v1/fleet/events", {
-    event({ name, data }) {
+    onEvent({ name, data }) {
       if (name !== "fleet") return;
-      heardAt = Date.now();
+      updatedAt = Date.now();
       const fleet = JSON.parse(data);
       show(fleet, choose);
-      offer(fleet.models);
+      offerModels(fleet.models);
       tick();
     },
-    state(state, { error, retryMs } = {}) {
-      link = state;
+    onState(state, { error, retryMs } = {}) {
+      linkState = state;
       retryAt = Date.now() + (retryMs ?? 0);
       $("link").title = error?.message ?? "";
       locked = error?.status === 401;
@@ -46,27 +46,27 @@ function stop() {
   stream = null;
 }
 
-/** Say how current the page is. */
+/** Show how current the page is. */
 function tick() {
-  const age = Date.now() - heardAt;
-  const old = heardAt > 0 && age > STALE_MS;
-  stale(old || link === "lost" || link === "refused");
-  const since = heardAt ? `, figures of ${time(Math.max(1, Math.round(age / 1000)))} ago` : "";
+  const age = Date.now() - updatedAt;
+  const old = updatedAt > 0 && age > STALE_MS;
+  stale(old || linkState === "lost" || linkState === "refused");
+  const since = updatedAt ? `, figures of ${time(Math.max(1, Math.round(age / 1000)))} ago` : "";
   const wait = Math.ceil((retryAt - Date.now()) / 1000);
-  const says = {
-    connecting: heardAt ? `reconnecting${since}` : "connecting",
-    live: old ? `no news for ${time(Math.round(age / 1000))}` : "live",
+  const texts = {
+    connecting: updatedAt ? `reconnecting${since}` : "connecting",
+    live: old ? `no update for ${time(Math.round(age / 1000))}` : "live",
     lost: `reconnecting${wait > 0 ? ` in ${wait} s` : ""}${since}`,
     refused: locked ? "this needs an API key" : `refused: ${$("link").title}`,
   };
-  $("link").dataset.state = link === "live" && old ? "lost" : link === "connecting" && heardAt ? "lost" : link;
-  say($("link-says"), says[link]);
-  say($("link-again"), locked ? "Enter key" : "Now");
-  $("link-again").hidden = !(link === "lost" || link === "refused");
+  $("link").dataset.state = linkState === "live" && old ? "lost" : linkState === "connecting" && updatedAt ? "lost" : linkState;
+  setText($("link-says"), texts[linkState]);
+  setText($("link-again"), locked ? "Enter key" : "Now");
+  $("link-again").hidden = !(linkState === "lost" || linkState === "refused");
 }
 
-function again() {
-  if (link !== "refused") return stream?.again();
+function reconnect() {
+  if (linkState !== "refused") return stream?.retry();
   stop();
   start();
 }
@@ -75,18 +75,18 @@ function again() {
 
 let described = "";
 let offered = null;
-let picked = false;
+let userChose = false;
 
-function offer(models) {
+function offerModels(models) {
   const names = models.map((model) => model.name);
   const ready = models.filter((model) => model.ready).map((model) => model.name);
-  if (offered !== names.join("\n")) list(names);
-  // Until a person has chosen: a model that answers, if there is one.
-  if (!picked && ready.length && !ready.includes(described)) describe(ready[0]);
+  if (offered !== names.join("\n")) fillModels(names);
+  // Until the user has chosen: a model that is ready, if there is one.
+  if (!userChose && ready.length && !ready.includes(described)) describe(ready[0]);
   else if (names.length && !names.includes(described)) describe(names[0]);
 }
 
-function list(names) {
+function fillModels(names) {
   offered = names.join("\n");
   const select = $("try-model");
   const chosen = select.value;
@@ -99,19 +99,19 @@ function list(names) {
 async function describe(name) {
   $("try-model").value = name;
   described = name;
-  say($("try-error"), "");
+  setText($("try-error"), "");
   try {
-    const model = await (await ask(`v2/models/${encodeURIComponent(name)}`)).json();
+    const model = await (await request(`v2/models/${encodeURIComponent(name)}`)).json();
     if (described !== name) return;
     form.build(model);
     curl();
   } catch (error) {
-    if (described === name) say($("try-error"), error.message);
+    if (described === name) setText($("try-error"), error.message);
   }
 }
 
 async function choose(name) {
-  picked = true;
+  userChose = true;
   await describe(name);
   $("try").scrollIntoView({ block: "nearest", behavior: "instant" });
   form.focus();
@@ -124,10 +124,10 @@ async function submit(event) {
   if (body === null || !model) return;
   $("try-submit").disabled = true;
   try {
-    const response = await ask(target(model), { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    const response = await request(target(model), { method: "POST", headers: { "Content-Type": "application/json" }, body });
     open((await response.json()).id, model);
   } catch (error) {
-    say($("try-error"), error.afterS ? `${error.message} (try again in ${time(error.afterS)})` : error.message);
+    setText($("try-error"), error.afterS ? `${error.message} (try again in ${time(error.afterS)})` : error.message);
   } finally {
     $("try-submit").disabled = false;
   }
@@ -142,12 +142,12 @@ function target(model) {
 
 function open(id, model) {
   job.watch(id, model, (view) => {
-    recent.note(view);
-    recent.list(reopen);
+    recent.remember(view);
+    recent.show(reopen);
   });
-  recent.note({ id, model, status: "queued" });
-  recent.list(reopen);
-  recent.settle(reopen);
+  recent.remember({ id, model, status: "queued" });
+  recent.show(reopen);
+  recent.waitForEnds(reopen);
 }
 
 function reopen({ id, model }) {
@@ -163,21 +163,21 @@ function curl() {
   if (hasKey()) lines.push(`-H "Authorization: Bearer $MUTIRAO_API_KEY"`);
   const { text, refused } = form.sample();
   lines.push(`-d ${quoted(text ?? "")}`);
-  say($("try-curl-code"), refused ? `# ${refused}` : lines.join(" \\\n  "));
+  setText($("try-curl-code"), refused ? `# ${refused}` : lines.join(" \\\n  "));
 }
 
-// A link sends no key: where one is needed, the metrics are asked for here and shown.
+// A link sends no key: where one is needed, the metrics are fetched and shown here.
 
 async function metrics(event) {
   if (!locked && !hasKey()) return;
   event.preventDefault();
-  say($("metrics-text"), "");
-  say($("metrics-error"), "");
+  setText($("metrics-text"), "");
+  setText($("metrics-error"), "");
   try {
-    say($("metrics-text"), await (await ask("metrics")).text());
-    if (locked) again();
+    setText($("metrics-text"), await (await request("metrics")).text());
+    if (locked) reconnect();
   } catch (error) {
-    say($("metrics-error"), error.message);
+    setText($("metrics-error"), error.message);
   }
   $("metrics").showModal();
 }
@@ -186,7 +186,7 @@ async function metrics(event) {
 
 $("try-form").addEventListener("submit", submit);
 $("try-form").addEventListener("input", () => {
-  picked = true;
+  userChose = true;
   curl();
 });
 $("try-as").addEventListener("change", () => {
@@ -194,7 +194,7 @@ $("try-as").addEventListener("change", () => {
   curl();
 });
 $("try-model").addEventListener("change", () => {
-  picked = true;
+  userChose = true;
   describe($("try-model").value);
 });
 $("try-example").addEventListener("click", () => {
@@ -202,7 +202,7 @@ $("try-example").addEventListener("click", () => {
   curl();
 });
 $("job-cancel").addEventListener("click", job.cancel);
-$("link-again").addEventListener("click", again);
+$("link-again").addEventListener("click", reconnect);
 $("metrics-link").addEventListener("click", metrics);
 $("key-forget").addEventListener("click", () => {
   forget();
@@ -216,7 +216,7 @@ document.addEventListener("visibilitychange", () => {
   else start();
 });
 
-recent.list(reopen);
-recent.settle(reopen);
+recent.show(reopen);
+recent.waitForEnds(reopen);
 setInterval(tick, 1000);
 start();

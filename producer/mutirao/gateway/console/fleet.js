@@ -1,6 +1,6 @@
-// What is served, and by whom: the figures at the top and both tables, from one snapshot after another.
+// The figures at the top and the tables of models and workers, drawn from each snapshot.
 
-import { $, announce, el, say } from "./dom.js";
+import { $, announce, el, setText } from "./dom.js";
 import { bytes, count, plural, rate, time } from "./numbers.js";
 import { History, Spark } from "./spark.js";
 
@@ -10,13 +10,13 @@ const modelRows = new Map();
 const workerRows = new Map();
 let before = null;
 
-/** Show a snapshot; `choose(name)` is called when a person wants to try a model. */
+/** Show a snapshot; `choose(name)` is called when the user wants to try a model. */
 export function show(fleet, choose) {
   remember(fleet);
-  glance(fleet);
+  showFigures(fleet);
   models(fleet.models, choose);
   workers(fleet.workers, fleet.at);
-  tell(before, fleet);
+  announceChanges(before, fleet);
   before = fleet;
 }
 
@@ -37,25 +37,25 @@ function remember({ models }) {
   history.keep(names);
 }
 
-function glance({ models, workers }) {
+function showFigures({ models, workers }) {
   const ready = models.filter((model) => model.ready).length;
   document.title = ready === models.length ? "mutirão" : `${models.length - ready} not ready · mutirão`;
   $("ready").replaceChildren(String(ready), el("span", { class: "of" }, ` of ${models.length}`));
-  say($("ready-more"), models.length === 0 ? "none announced" : ready === models.length ? "all of them" : missing(models));
+  setText($("ready-more"), models.length === 0 ? "none announced" : ready === models.length ? "all of them" : missing(models));
 
-  say($("hands"), workers ? count(workers.length) : "–");
-  say($("hands-more"), workers ? hands(workers) : "this key does not show them");
+  setText($("hands"), workers ? count(workers.length) : "–");
+  setText($("hands-more"), workers ? workerSummary(workers) : "this key does not show them");
 
   const waiting = sum(models, "requests");
   const oldest = most(models.map((model) => model.oldest_s));
   const hidden = models.length > 0 && models.every((model) => model.requests == null);
-  say($("depth"), hidden ? "–" : count(waiting));
-  say($("depth-more"), hidden ? "this broker does not tell" : waiting ? depth(models, oldest) : "nothing waits");
+  setText($("depth"), hidden ? "–" : count(waiting));
+  setText($("depth-more"), hidden ? "not visible with this broker" : waiting ? depth(models, oldest) : "nothing waits");
   sparks.depth.draw([history.of("/depth")], `Requests waiting over the last minutes, now ${count(waiting)}`);
 
   const flow = sum(models, "rate_per_s");
-  say($("rate"), rate(flow));
-  say($("rate-more"), "requests a second");
+  setText($("rate"), rate(flow));
+  setText($("rate-more"), "requests a second");
   sparks.rate.draw([history.of("/rate")], `Requests a second over the last minutes, now ${rate(flow)}`);
 }
 
@@ -64,7 +64,7 @@ function missing(models) {
   return `not ready: ${names.slice(0, 3).join(", ")}${names.length > 3 ? ` and ${names.length - 3} more` : ""}`;
 }
 
-function hands(workers) {
+function workerSummary(workers) {
   if (!workers.length) return "none alive";
   const parts = [plural(sum(workers, "processes"), "process").replace("processs", "processes")];
   const cores = new Map(); // those of one host are shared by its workers
@@ -118,13 +118,13 @@ function modelRow(name, choose) {
 }
 
 function fillModel(row, model) {
-  say(row.about, [model.version && `version ${model.version}`, model.runtime].filter(Boolean).join(" · "));
+  setText(row.about, [model.version && `version ${model.version}`, model.runtime].filter(Boolean).join(" · "));
   row.state.dataset.state = model.ready ? "ready" : "down";
-  say(row.state, model.ready ? "ready" : "not ready");
-  say(row.reason, model.ready ? "" : model.reason);
+  setText(row.state, model.ready ? "ready" : "not ready");
+  setText(row.reason, model.ready ? "" : model.reason);
   figure(row.workers, count(model.workers), !model.workers);
   figure(row.requests, model.requests == null ? "–" : count(model.requests), !model.requests);
-  say(row.rows, model.requests === model.rows ? "" : plural(model.rows, "row"));
+  setText(row.rows, model.requests === model.rows ? "" : plural(model.rows, "row"));
   figure(row.oldest, model.requests ? time(model.oldest_s) : "–", !model.requests);
   row.oldest.classList.toggle("behind", model.oldest_s > 10);
   figure(row.rate, rate(model.rate_per_s), !model.rate_per_s);
@@ -160,8 +160,8 @@ function fillWorker(row, worker, at) {
   figure(row.rate, rate(worker.rate_per_s), !worker.rate_per_s);
   figure(row.up, worker.started_at ? time(Math.max(0, at - worker.started_at)) : "–");
   const failing = Object.entries(worker.failing).map(([name, reason]) => `${name}: ${reason}`);
-  if (row.failing.dataset.said !== failing.join("\n")) {
-    row.failing.dataset.said = failing.join("\n");
+  if (row.failing.dataset.shown !== failing.join("\n")) {
+    row.failing.dataset.shown = failing.join("\n");
     row.failing.replaceChildren(...failing.map((text) => el("span", { class: "reason" }, text)));
   }
   const served = Object.entries(worker.models).map(([name, version]) => (version === "1" ? name : `${name} ${version}`));
@@ -171,7 +171,7 @@ function fillWorker(row, worker, at) {
 }
 
 function figure(place, text, zero = false) {
-  say(place, text);
+  setText(place, text);
   place.classList.toggle("zero", zero);
 }
 
@@ -196,16 +196,16 @@ function keyed(body, rows, items, make, fill) {
   });
 }
 
-function tell(old, now) {
+function announceChanges(old, now) {
   if (!old) return;
-  const said = [];
+  const changes = [];
   const was = new Map(old.models.map((model) => [model.name, model.ready]));
   for (const { name, ready } of now.models) {
-    if (was.get(name) !== ready) said.push(`model ${name} is ${ready ? "ready" : "not ready"}`);
+    if (was.get(name) !== ready) changes.push(`model ${name} is ${ready ? "ready" : "not ready"}`);
   }
   const [gone, come] = [difference(old.workers, now.workers), difference(now.workers, old.workers)];
-  said.push(...gone.map((name) => `worker ${name} is gone`), ...come.map((name) => `worker ${name} has come`));
-  if (said.length) announce(said.join("; "));
+  changes.push(...gone.map((name) => `worker ${name} is gone`), ...come.map((name) => `worker ${name} is new`));
+  if (changes.length) announce(changes.join("; "));
 }
 
 const difference = (some, others) => {
@@ -213,4 +213,4 @@ const difference = (some, others) => {
   return (some ?? []).map((worker) => worker.name).filter((name) => !names.has(name));
 };
 const sum = (items, field) => items.reduce((total, item) => total + (item[field] || 0), 0);
-const most = (values) => values.reduce((found, value) => (value != null && (found == null || value > found) ? value : found), null);
+const most = (values) => values.reduce((largest, value) => (value != null && (largest == null || value > largest) ? value : largest), null);

@@ -1,6 +1,6 @@
-// A form made from a model's signature, and the V2 request that it says.
+// A form built from a model's signature, and the V2 request that it describes.
 
-import { $, el, say } from "./dom.js";
+import { $, el, setText } from "./dom.js";
 
 const FIELDS_MAX = 30;
 const WHOLE = /^U?INT/;
@@ -8,10 +8,10 @@ const WHOLE = /^U?INT/;
 let shown = null;
 let forced = false; // rows, since there is no field for this model
 
-/** Make the form for a model, as `/v2/models/NAME` describes it, and fill in an example. */
+/** Build the form for a model, as `/v2/models/NAME` describes it, and fill in an example. */
 export function build(model) {
   shown = { ...model, fields: fieldsOf(model.inputs, model.example ?? {}) };
-  say($("try-takes"), `takes ${list(model.inputs)} · gives ${model.outputs.map((output) => output.name).join(", ")}`);
+  setText($("try-takes"), `takes ${list(model.inputs)} · gives ${model.outputs.map((output) => output.name).join(", ")}`);
   const all = shown.fields !== null;
   $("try-as").hidden = !all;
   if (all === forced) $("try-form").querySelector(`[value="${all ? "fields" : "json"}"]`).checked = true;
@@ -30,14 +30,14 @@ export function example() {
   clear();
 }
 
-/** Show the fields or the rows, as chosen; what one says is put into the other where it can be. */
+/** Show the fields or the rows, as chosen; the text of one is put into the other where that is possible. */
 export function choice() {
   const json = asJson().checked;
   $("try-json").hidden = !json;
   $("try-fields").hidden = json;
 }
 
-/** Go to where a person begins to type. */
+/** Focus the first input. */
 export function focus() {
   const place = asJson().checked ? $("try-rows") : $(shown?.fields?.[0]?.id);
   (place ?? $("try-model")).focus();
@@ -49,7 +49,7 @@ export function body() {
   return asJson().checked ? fromRows() : fromFields();
 }
 
-/** What the form says as one compact line of JSON, for the shell; or why it is refused. */
+/** The form's content as one compact line of JSON, for the shell; or why it is refused. */
 export function sample() {
   return asJson().checked ? sampleRows() : sampleFields();
 }
@@ -66,11 +66,11 @@ function sampleRows() {
 
 function sampleFields() {
   const refused = (shown?.fields ?? []).find((field) => read(field, $(field.id)) === undefined);
-  return refused ? { refused: mustBe(refused) } : { text: request() };
+  return refused ? { refused: mustBe(refused) } : { text: v2Request() };
 }
 
 const notJson = (error) => `these rows are not JSON: ${error.message}`;
-const mustBe = (field) => `${field.label} must be ${wanted(field)}`;
+const mustBe = (field) => `${field.label} must be ${kindOf(field)}`;
 
 function fromRows() {
   const text = $("try-rows").value;
@@ -78,17 +78,17 @@ function fromRows() {
     JSON.parse(text);
     return text;
   } catch (error) {
-    return wrong($("try-rows"), notJson(error));
+    return markInvalid($("try-rows"), notJson(error));
   }
 }
 
 function fromFields() {
   const refused = (shown?.fields ?? []).find((field) => read(field, $(field.id)) === undefined);
-  return refused ? wrong($(refused.id), mustBe(refused)) : request();
+  return refused ? markInvalid($(refused.id), mustBe(refused)) : v2Request();
 }
 
 /** The fields as a V2 request. */
-function request() {
+function v2Request() {
   const values = new Map((shown?.fields ?? []).map((field) => [field.id, read(field, $(field.id))]));
   return JSON.stringify({ inputs: (shown?.inputs ?? []).map((spec) => tensor(spec, values)) });
 }
@@ -109,18 +109,18 @@ function read(field, element) {
   return JSON.rawJSON ? JSON.rawJSON(BigInt(text).toString()) : Number(text);
 }
 
-const wanted = ({ datatype }) => (WHOLE.test(datatype) ? "a whole number" : "a number");
+const kindOf = ({ datatype }) => (WHOLE.test(datatype) ? "a whole number" : "a number");
 
-function wrong(element, text) {
+function markInvalid(element, text) {
   element.setAttribute("aria-invalid", "true");
   element.setAttribute("aria-describedby", "try-error");
-  say($("try-error"), text);
+  setText($("try-error"), text);
   element.focus();
   return null;
 }
 
 function clear() {
-  say($("try-error"), "");
+  setText($("try-error"), "");
   for (const element of $("try-form").querySelectorAll("[aria-invalid]")) {
     element.removeAttribute("aria-invalid");
     element.removeAttribute("aria-describedby");
@@ -171,8 +171,8 @@ function rowsText() {
 
 function list(inputs) {
   const shape = ({ shape }) => (shape.length > 1 ? ` × ${shape.slice(1).map((size) => (size < 0 ? "any" : size)).join(" × ")}` : "");
-  const says = inputs.slice(0, 6).map((spec) => `${spec.name} ${spec.datatype}${shape(spec)}`);
-  return says.join(", ") + (inputs.length > 6 ? ` and ${inputs.length - 6} more` : "");
+  const specs = inputs.slice(0, 6).map((spec) => `${spec.name} ${spec.datatype}${shape(spec)}`);
+  return specs.join(", ") + (inputs.length > 6 ? ` and ${inputs.length - 6} more` : "");
 }
 
 const asJson = () => $("try-form").querySelector('[value="json"]');

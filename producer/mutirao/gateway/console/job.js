@@ -1,7 +1,7 @@
-// One job, live: its steps as they happen, how its time was spent, and what came of it.
+// One job, live: its steps as they happen, its times, and its result.
 
-import { ask } from "./access.js";
-import { $, announce, el, say } from "./dom.js";
+import { request } from "./access.js";
+import { $, announce, el, setText } from "./dom.js";
 import { cell, plural, time } from "./numbers.js";
 import { ENDED } from "./recent.js";
 import { follow } from "./stream.js";
@@ -11,26 +11,26 @@ const QUEUED_MS = 1_500;
 
 let current = null;
 
-/** Show a job from now on, until another is shown; `changed(view)` hears how it stands. */
+/** Show a job until another is shown; `changed(view)` is called with each new state. */
 export function watch(id, model, changed) {
   current?.stream.stop();
-  const mine = { id, model, changed, steps: new Map(), status: "" };
-  current = mine;
-  clear(mine);
-  mine.stream = follow(`v1/jobs/${encodeURIComponent(id)}/events`, {
-    event: (event) => current === mine && take(mine, event),
-    state: (state, more) => (current === mine ? linked(mine, state, more) : "stop"),
+  const shown = { id, model, changed, steps: new Map(), status: "" };
+  current = shown;
+  clear(shown);
+  shown.stream = follow(`v1/jobs/${encodeURIComponent(id)}/events`, {
+    onEvent: (event) => current === shown && onStep(shown, event),
+    onState: (state, more) => (current === shown ? onLink(shown, state, more) : "stop"),
   });
 }
 
 /** Cancel the job that is shown, while it waits. */
 export async function cancel() {
-  const mine = current;
+  const shown = current;
   $("job-cancel").disabled = true;
   try {
-    await ask(`v1/jobs/${encodeURIComponent(mine.id)}`, { method: "DELETE" });
+    await request(`v1/jobs/${encodeURIComponent(shown.id)}`, { method: "DELETE" });
   } catch (error) {
-    if (current === mine) fail(error.message);
+    if (current === shown) showError(error.message);
   } finally {
     $("job-cancel").disabled = false;
   }
@@ -38,29 +38,29 @@ export async function cancel() {
 
 function clear({ id, model }) {
   $("job").hidden = false;
-  say($("job-title"), `Job for ${model}`);
-  say($("job-id"), id);
-  say($("job-error"), "");
+  setText($("job-title"), `Job for ${model}`);
+  setText($("job-id"), id);
+  setText($("job-error"), "");
   $("job-spent").hidden = true;
   $("job-result").hidden = true;
   $("job-steps").replaceChildren();
-  stateIs("queued");
+  showState("queued");
 }
 
-function stateIs(state, { before, wait_s: wait } = {}) {
+function showState(state, { before, wait_s: wait } = {}) {
   $("job-state").dataset.state = state;
-  say($("job-state"), state);
+  setText($("job-state"), state);
   $("job-cancel").hidden = state !== "queued";
   const ahead = [before != null && `${plural(before, "request")} before it`, wait != null && `about ${time(wait)} to wait`];
-  say($("job-ahead"), state === "queued" ? ahead.filter(Boolean).join(" · ") : "");
+  setText($("job-ahead"), state === "queued" ? ahead.filter(Boolean).join(" · ") : "");
 }
 
-function take(mine, { data }) {
+function onStep(shown, { data }) {
   const step = JSON.parse(data);
-  mine.steps.set(`${step.step} ${step.at}`, step);
-  const steps = [...mine.steps.values()].sort((a, b) => a.at - b.at);
+  shown.steps.set(`${step.step} ${step.at}`, step);
+  const steps = [...shown.steps.values()].sort((a, b) => a.at - b.at);
   $("job-steps").replaceChildren(...steps.map((one) => line(one, steps[0].at)));
-  if (step.status !== mine.status) stand(mine, step.status);
+  if (step.status !== shown.status) onStatus(shown, step.status);
 }
 
 function line({ step, at, says }, first) {
@@ -69,60 +69,60 @@ function line({ step, at, says }, first) {
   return el("li", { "data-step": step }, el("b", {}, step), moment, says ? el("span", { class: "says" }, says) : null);
 }
 
-function linked(mine, state, { error } = {}) {
+function onLink(shown, state, { error } = {}) {
   if (state === "refused") {
-    mine.changed({ id: mine.id, model: mine.model, status: "gone" });
-    stateIs("gone");
-    fail(error.message);
+    shown.changed({ id: shown.id, model: shown.model, status: "gone" });
+    showState("gone");
+    showError(error.message);
   }
-  return state === "lost" && !error && ENDED.has(mine.status) ? "stop" : undefined;
+  return state === "lost" && !error && ENDED.has(shown.status) ? "stop" : undefined;
 }
 
-function stand(mine, status) {
-  mine.status = status;
-  stateIs(status);
-  if (ENDED.has(status)) announce(`job for ${mine.model}: ${status}`);
-  look(mine);
+function onStatus(shown, status) {
+  shown.status = status;
+  showState(status);
+  if (ENDED.has(status)) announce(`job for ${shown.model}: ${status}`);
+  loadRecord(shown);
 }
 
-/** Read the job's record: its place in line while it waits, its times and its result once it has ended. */
-async function look(mine) {
-  const status = mine.status;
+/** Read the job's record: its place in the queue while it waits, its times and its result once it has ended. */
+async function loadRecord(shown) {
+  const status = shown.status;
   try {
-    const view = await (await ask(`v1/jobs/${encodeURIComponent(mine.id)}`)).json();
-    if (current !== mine || mine.status !== status) return;
-    stateIs(view.status, view);
-    mine.changed(view);
-    spent(view);
-    if (view.status === "queued") setTimeout(() => current === mine && mine.status === "queued" && look(mine), QUEUED_MS);
-    else if (view.status === "succeeded") await result(mine);
-    else if (view.error && view.status !== "cancelled") fail(view.error.message);
+    const view = await (await request(`v1/jobs/${encodeURIComponent(shown.id)}`)).json();
+    if (current !== shown || shown.status !== status) return;
+    showState(view.status, view);
+    shown.changed(view);
+    showTimes(view);
+    if (view.status === "queued") setTimeout(() => current === shown && shown.status === "queued" && loadRecord(shown), QUEUED_MS);
+    else if (view.status === "succeeded") await result(shown);
+    else if (view.error && view.status !== "cancelled") showError(view.error.message);
   } catch (error) {
-    if (current === mine) fail(error.message);
+    if (current === shown) showError(error.message);
   }
 }
 
 /** How the time was spent: waiting, held by a worker, running. */
-function spent({ queued_at: queued, reserved_at: reserved, started_at: started, finished_at: finished }) {
+function showTimes({ queued_at: queued, reserved_at: reserved, started_at: started, finished_at: finished }) {
   $("job-spent").hidden = !(queued && started && finished);
   if ($("job-spent").hidden) return;
   const taken = reserved ?? started;
   const parts = [["queued", "waited", taken - queued], ["held", "held", started - taken], ["run", "ran", finished - started]];
   const whole = parts.reduce((total, [, , length]) => total + Math.max(0, length), 0) || 1;
-  $("job-bar").replaceChildren(...parts.map(([kind, , length]) => piece(kind, Math.max(0, length) / whole)));
+  $("job-bar").replaceChildren(...parts.map(([kind, , length]) => barSegment(kind, Math.max(0, length) / whole)));
   $("job-times").replaceChildren(...parts.map(([kind, says, length]) => el("span", { class: kind }, `${says} ${time(Math.max(0, length))}`)));
 }
 
-function piece(kind, share) {
-  const made = el("i", { class: kind });
-  made.style.width = `${share * 100}%`;
-  return made;
+function barSegment(kind, share) {
+  const segment = el("i", { class: kind });
+  segment.style.width = `${share * 100}%`;
+  return segment;
 }
 
-async function result(mine) {
-  const response = await ask(`v1/jobs/${encodeURIComponent(mine.id)}/result?nan=null`, { headers: { Accept: "application/json" } });
+async function result(shown) {
+  const response = await request(`v1/jobs/${encodeURIComponent(shown.id)}/result?nan=null`, { headers: { Accept: "application/json" } });
   const { outputs } = await response.json();
-  if (current !== mine) return;
+  if (current !== shown) return;
   $("job-result").replaceChildren(table(outputs), ...more(outputs));
   $("job-result").hidden = false;
 }
@@ -148,6 +148,6 @@ function more(outputs) {
   return rows > ROWS_MAX ? [el("p", { class: "about" }, `and ${plural(rows - ROWS_MAX, "row")} more`)] : [];
 }
 
-function fail(text) {
-  say($("job-error"), text);
+function showError(text) {
+  setText($("job-error"), text);
 }

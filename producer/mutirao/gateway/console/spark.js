@@ -1,11 +1,11 @@
-// Small lines of what was: drawn by hand, as SVG.
+// Small line charts of the last minutes, drawn as SVG.
 
 import { svg } from "./dom.js";
 
-const KEPT = 180;
+const POINTS_MAX = 180;
 const WIDTH = 120;
 const HEIGHT = 30;
-const LEAST = { rate: 1, depth: 10 }; // what a whole height stands for at least, so that one request does not look like a flood
+const LEAST = { rate: 1, depth: 10 }; // the least value that the full height stands for, so that one request is no peak
 
 /** The last few minutes of named series, one point a snapshot. */
 export class History {
@@ -14,7 +14,7 @@ export class History {
   add(name, value) {
     const points = this.#series.get(name) ?? [];
     points.push(value);
-    if (points.length > KEPT) points.shift();
+    if (points.length > POINTS_MAX) points.shift();
     this.#series.set(name, points);
   }
 
@@ -27,7 +27,7 @@ export class History {
   }
 }
 
-/** Draw lines in one picture, each on a scale of its own: [{points, kind: "rate" | "depth"}]. */
+/** Draw lines in one chart, each on a scale of its own: [{points, kind: "rate" | "depth"}]. */
 export class Spark {
   constructor(place, kinds) {
     this.lines = kinds.map((kind) => ({ kind, path: svg("path", { class: kind }), area: kind === "rate" ? svg("path", { class: "area" }) : null }));
@@ -49,12 +49,12 @@ export class Spark {
   }
 }
 
-const start = (points) => WIDTH - (points.length - 1) * (WIDTH / (KEPT - 1));
+const start = (points) => WIDTH - (points.length - 1) * (WIDTH / (POINTS_MAX - 1));
 
 function curve(points, least) {
   if (points.length < 2) return "";
   const most = Math.max(least, ...points);
-  const step = WIDTH / (KEPT - 1);
+  const step = WIDTH / (POINTS_MAX - 1);
   const first = start(points);
   const at = (value, place) => `${(first + place * step).toFixed(1)} ${(HEIGHT - 1 - (value / most) * (HEIGHT - 3)).toFixed(1)}`;
   return `M${points.map(at).join("L")}`;

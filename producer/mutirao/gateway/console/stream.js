@@ -1,43 +1,43 @@
 // Server-sent events over fetch: EventSource can send no Authorization header.
 
-import { ask } from "./access.js";
+import { request } from "./access.js";
 
-const SILENT_MS = 20_000; // the gateway says at least a comment every 15 s
-const LONGEST_MS = 15_000;
+const SILENT_MS = 20_000; // the gateway sends at least a comment every 15 s
+const RETRY_MAX_MS = 15_000;
 
 /**
- * Follow a stream, and come back to it when it breaks.
+ * Follow a stream, and connect again when it breaks.
  *
  * @param {string} path
- * @param {object} told
- * @param {(event: {name: string, id: string, data: string}) => void} told.event
- * @param {(state: string, more?: object) => void} told.state connecting, live, lost {error, retryMs}, refused {error}, ended
- * @returns {{stop: () => void, again: () => void}}
+ * @param {object} listener
+ * @param {(event: {name: string, id: string, data: string}) => void} listener.onEvent
+ * @param {(state: string, more?: object) => void} listener.onState connecting, live, lost {error, retryMs}, refused {error}, ended
+ * @returns {{stop: () => void, retry: () => void}}
  */
-export function follow(path, { event, state }) {
+export function follow(path, { onEvent, onState }) {
   let stopped = false;
-  let cut = () => {};
-  let wake = () => {};
+  let abort = () => {};
+  let retryNow = () => {};
   let waitMs = 500;
   let lastId = "";
 
   async function once() {
     const control = new AbortController();
     let timer = 0;
-    const heard = () => {
+    const onPiece = () => {
       clearTimeout(timer);
-      timer = setTimeout(() => control.abort(new Error("the gateway fell silent")), SILENT_MS);
+      timer = setTimeout(() => control.abort(new Error("the gateway sends nothing")), SILENT_MS);
     };
-    cut = () => control.abort();
+    abort = () => control.abort();
     const headers = { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) };
     try {
-      const response = await ask(path, { headers, signal: control.signal });
-      state("live");
-      heard();
-      for await (const got of read(response.body, heard)) {
+      const response = await request(path, { headers, signal: control.signal });
+      onState("live");
+      onPiece();
+      for await (const received of read(response.body, onPiece)) {
         waitMs = 500;
-        lastId = got.id || lastId;
-        event(got);
+        lastId = received.id || lastId;
+        onEvent(received);
       }
     } finally {
       clearTimeout(timer);
@@ -47,21 +47,21 @@ export function follow(path, { event, state }) {
 
   async function run() {
     while (!stopped) {
-      state("connecting");
+      onState("connecting");
       let error = null;
       try {
         await once();
-      } catch (caught) {
-        error = caught;
+      } catch (reason) {
+        error = reason;
       }
       if (stopped) return;
-      if (error?.status && error.status < 500 && error.status !== 429) return state("refused", { error });
-      if (state("lost", { error, retryMs: waitMs }) === "stop") return;
-      await new Promise((go) => {
-        wake = go;
-        setTimeout(go, waitMs);
+      if (error?.status && error.status < 500 && error.status !== 429) return onState("refused", { error });
+      if (onState("lost", { error, retryMs: waitMs }) === "stop") return;
+      await new Promise((resolve) => {
+        retryNow = resolve;
+        setTimeout(resolve, waitMs);
       });
-      waitMs = Math.min(LONGEST_MS, waitMs * 2);
+      waitMs = Math.min(RETRY_MAX_MS, waitMs * 2);
     }
   }
 
@@ -69,20 +69,20 @@ export function follow(path, { event, state }) {
   return {
     stop() {
       stopped = true;
-      cut();
-      wake();
+      abort();
+      retryNow();
     },
-    again: () => wake(),
+    retry: () => retryNow(),
   };
 }
 
-/** Read events from a body, as the HTML standard says; `heard` is called for every piece, comments too. */
-async function* read(body, heard) {
+/** Read events from a body, as the HTML standard says; `onPiece` is called for every piece, comments too. */
+async function* read(body, onPiece) {
   let rest = "";
   let event = { name: "message", id: "", data: [] };
   const text = body.pipeThrough(new TextDecoderStream());
   for await (const piece of pieces(text)) {
-    heard();
+    onPiece();
     const lines = (rest + piece).split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
     for (const line of lines) {
