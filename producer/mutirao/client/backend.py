@@ -118,9 +118,8 @@ class Backend(ABC):
     def client(self) -> str:
         """The name of this process's reply channel; empty where ends are polled for."""
 
-    @abstractmethod
     def submit(
-        self, options: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
+        self, options: SubmitOptions, many: Any, ids: Sequence[str] | None = None, *, rows: bool = False
     ) -> Operation[Submitted]:
         """Check, encode and queue requests, in one round trip.
 
@@ -133,6 +132,27 @@ class Backend(ABC):
         Raises:
             IdTaken, QueueFull: nothing of the call is queued.
         """
+        if not hasattr(many, "__len__") and not isinstance(many, Iterable):
+            raise errors.InvalidRequest(f"submit_many takes a list of requests, got {type(many).__name__}")
+        many = many if hasattr(many, "__len__") else list(many)
+        _check_options(options)
+        keyspace.step(options.priority)
+        if options.tenant:
+            keyspace.tenant_name(options.tenant)
+        expires_s = self._expires_s(options)
+        count = request_data.count(many)
+        if isinstance(ids, str):
+            raise errors.InvalidRequest(f"ids is {elements.show(ids)}: it must be a list of ids")
+        ids = [keyspace.job_id(id) for id in ids] if ids is not None else keyspace.new_ids(count)
+        if len(ids) != count:
+            raise errors.InvalidRequest(f"{len(ids)} ids were given for {count} requests")
+        requests = yield from self._validate(options, many, rows=rows)
+        repeated = (yield from self._send(options, requests, ids)) if ids else frozenset()
+        return Submitted(ids, repeated, expires_s)
+
+    @abstractmethod
+    def _send(self, options: SubmitOptions, requests: ValidatedRequests, ids: list[str]) -> Operation[frozenset[int]]:
+        """Encode and queue validated requests, and return the places of those not queued, since jobs of their ids exist."""
 
     @abstractmethod
     def record(self, id: str) -> Operation[JobRecord]:
@@ -190,26 +210,6 @@ class Backend(ABC):
         if started_at > self._read_at:
             self._registry, self._read_at = registry, started_at
         return registry
-
-    def _prepare(
-        self, options: SubmitOptions, many: Any, ids: Sequence[str] | None, *, rows: bool
-    ) -> Operation[tuple[list[str], ValidatedRequests, float]]:
-        """Return a call's ids, its validated requests, and its deadline in seconds."""
-        if not hasattr(many, "__len__") and not isinstance(many, Iterable):
-            raise errors.InvalidRequest(f"submit_many takes a list of requests, got {type(many).__name__}")
-        many = many if hasattr(many, "__len__") else list(many)
-        _check_options(options)
-        keyspace.step(options.priority)
-        if options.tenant:
-            keyspace.tenant_name(options.tenant)
-        expires_s = self._expires_s(options)
-        count = request_data.count(many)
-        if isinstance(ids, str):
-            raise errors.InvalidRequest(f"ids is {elements.show(ids)}: it must be a list of ids")
-        ids = [keyspace.job_id(id) for id in ids] if ids is not None else keyspace.new_ids(count)
-        if len(ids) != count:
-            raise errors.InvalidRequest(f"{len(ids)} ids were given for {count} requests")
-        return ids, (yield from self._validate(options, many, rows=rows)), expires_s
 
     def _expires_s(self, options: SubmitOptions) -> float:
         expires_s = self.settings.expires_s if options.expires_s is None else seconds("expires_s", options.expires_s)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
-from typing import Any
 
 from mutirao.client.backend import AsyncDriver, Backend, BackendFactory
 from mutirao.client.waiter import JobWaiters
@@ -26,54 +26,45 @@ class LoopClient:
     """
 
     def __init__(self, factory: BackendFactory, settings: Settings, *, check: bool) -> None:
-        """Connect nothing yet; any event loop may be the first to use it."""
+        """Belong to the running event loop: when its tasks are cancelled at its end, the connections are closed."""
         self.backend: Backend = factory.backend(settings, check=check)
         self.driver: AsyncDriver = factory.async_driver(settings)
         self.waiters: JobWaiters = factory.waiters(self.backend, self.driver)
         self.process = os.getpid()
-        self._keeper: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="mutirao-connections")
 
     @property
     def usable(self) -> bool:
         """Whether nothing has ended it."""
-        return self.process == os.getpid() and (self._keeper is None or not self._keeper.done())
-
-    def begin(self) -> None:
-        """Belong to the running event loop: when its tasks are cancelled at its end, the connections are closed."""
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="mutirao-connections")
+        return self.process == os.getpid() and not self._keeper.done()
 
     async def close(self) -> None:
         """End it, on its own loop."""
         self._over.set()
-        if self._keeper is None:
-            await self._closed()
-        elif not self._keeper.done():
+        if not self._keeper.done():
             await asyncio.wait([self._keeper])
 
     async def _keep(self) -> None:
         try:
             await self._over.wait()
         finally:
-            await self._closed()
-
-    async def _closed(self) -> None:
-        await self.waiters.close()
-        await self.driver.close()
+            await self.waiters.close()
+            await self.driver.close()
 
 
 class LoopClients:
     """The parts of one client, by event loop. Threads with a loop each may use it at the same time."""
 
     def __init__(self, factory: BackendFactory, settings: Settings, *, check: bool) -> None:
-        """Make the part of the first loop.
+        """Connect nothing yet.
 
         Raises:
             SettingsError: a package that the broker needs is not installed.
         """
-        self._make: Any = lambda: LoopClient(factory, settings, check=check)
+        factory.async_driver(settings)  # which fails where a package is missing
+        self._make = functools.partial(LoopClient, factory, settings, check=check)
         self._timeout_s = settings.timeout_s
-        self._first: LoopClient | None = self._make()
         self._parts: dict[asyncio.AbstractEventLoop, LoopClient] = {}
         self._lock = PerProcessLock()
 
@@ -86,9 +77,6 @@ class LoopClients:
         """Close all of them, each on its own loop; what calls later connects anew."""
         with self._lock:
             parts, self._parts = self._parts, {}
-            first, self._first = self._first, None
-        if first is not None:
-            await first.close()
         here = asyncio.get_running_loop()
         for loop, part in parts.items():
             if part.process != os.getpid():
@@ -107,9 +95,5 @@ class LoopClients:
             self._parts = {
                 loop: part for loop, part in self._parts.items() if loop not in left and not loop.is_closed()
             }
-            part, self._first = self._first, None
-            if part is None or not part.usable:
-                part = self._make()
-            part.begin()
-            self._parts[asyncio.get_running_loop()] = part
+            part = self._parts[asyncio.get_running_loop()] = self._make()
             return part

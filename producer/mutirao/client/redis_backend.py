@@ -7,8 +7,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 import redis
@@ -18,6 +17,7 @@ from mutirao.amqp import Published
 from mutirao.client import encoding
 from mutirao.client.backend import Backend, Submitted
 from mutirao.client.encoding import EncodedGroup, Prepared, RequestEncoder, SubmitOptions
+from mutirao.client.request_data import ValidatedRequests
 from mutirao.redisdb.drivers import Command, Database, Operation
 from mutirao.registry import Registry
 from mutirao.settings import Settings
@@ -45,25 +45,6 @@ class RedisBackend(Backend):
     def client(self) -> str:
         """The name by which workers answer this process; a fork has its own."""
         return self._own_encoder().reply
-
-    def submit(
-        self, options: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
-    ) -> Operation[Submitted]:
-        """Check, encode and queue requests, in one round trip.
-
-        Args:
-            options: what is the same for each.
-            many: the data of each request.
-            ids: an id for each; made here where not given.
-            rows: each item is a row, so a flat one stands for one row.
-
-        Raises:
-            IdTaken, QueueFull: nothing of the call is queued.
-        """
-        ids, requests, expires_s = yield from self._prepare(options, many, ids, rows=rows)
-        if not ids:
-            return Submitted(ids, frozenset(), expires_s)
-        return (yield from self.queue(options, ids, self.encoded(options, requests, ids)))
 
     def encoded(self, options: SubmitOptions, requests: Prepared, ids: Sequence[str]) -> list[EncodedGroup]:
         """Encode checked requests for `queue`.
@@ -206,6 +187,9 @@ class RedisBackend(Backend):
         if self._process != os.getpid():
             self._encoder, self._process = _encoder(self.settings), os.getpid()
         return self._encoder
+
+    def _send(self, options: SubmitOptions, requests: ValidatedRequests, ids: list[str]) -> Operation[frozenset[int]]:
+        return (yield from self.queue(options, ids, self.encoded(options, requests, ids))).repeated
 
     def _submit_timeout(self, count: int) -> errors.SlowCall:
         timeout_s = self.settings.timeout_s

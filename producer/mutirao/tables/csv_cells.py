@@ -23,6 +23,7 @@ _MISSING_TEXT = frozenset({"", "NA"})
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?(\d+(\.\d{3})*)?,\d+([eE][+-]?\d+)?", re.ASCII)
+_POINT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.ASCII | re.IGNORECASE)
 
 
@@ -108,10 +109,7 @@ def decimal(
         if spec.datatype in {"BYTES", "BOOL"}:
             continue
         comma = comma or _first(column, lines, _COMMA)
-        point = point or next(
-            ((line, cell) for line, cell in zip(lines, column, strict=True) if "." in cell and _NUMBER.fullmatch(cell.strip())),
-            None,
-        )  # fmt: skip
+        point = point or _first(column, lines, _POINT)
     if comma and point:
         (line, with_comma), (other, with_point) = comma, point
         raise refused(

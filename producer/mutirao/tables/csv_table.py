@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from mutirao import errors
 from mutirao.tables import csv_cells, csv_dialect
@@ -95,9 +94,13 @@ class _CsvReader:
         header = tuple(cell.strip() for cell in first) if self._has_header(first) else ()
         specs, places = self._select_columns(header, len(first))
         columns = self._body(specs, places, len(first), skip=bool(header))
-        data = _side_by_side(columns, self._takes.inputs[0]) if self._matrix else dict(
-            zip((spec.name for spec in specs), columns, strict=True)
-        )  # fmt: skip
+        data: Any
+        if not self._matrix:
+            data = dict(zip((spec.name for spec in specs), columns, strict=True))
+        elif len(columns) == 1 and (columns[0].ndim == 2 or len(self._takes.inputs[0].shape) == 1):
+            data = columns[0]
+        else:
+            data = untyped.side_by_side(columns)
         return Rows(data, header, tuple(self._notes))
 
     @staticmethod
@@ -250,16 +253,6 @@ class _CsvReader:
         if self._max_rows is not None and count > self._max_rows:
             text = f"{self._source} has more than {self._max_rows} rows, the most that one request may hold: split it"
             raise errors.PayloadTooLarge(text, limit=self._max_rows)
-
-
-def _side_by_side(columns: Sequence[Array], spec: InputSpec) -> Array:
-    """Join columns to a matrix. Text among numbers, or an integer that a float cannot hold, makes it one of objects, for later checks."""
-    if len(columns) == 1 and (columns[0].ndim == 2 or len(spec.shape) == 1):
-        return columns[0]
-    large = any(column.dtype.kind in "iu" and (np.abs(column) >= untyped.EXACT).any() for column in columns)
-    if large or any(column.dtype == object for column in columns):
-        columns = [column.astype(object) for column in columns]
-    return np.column_stack(columns)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -200,10 +200,7 @@ def _as_matrix(data: Any) -> Any:
     if not set(kinds.values()) <= set("biuf") or len(set(kinds.values())) < 2 or not hasattr(data, "iloc"):
         return data
     columns = [np.asarray(data.iloc[:, at].to_numpy()) for at in kinds]
-    columns = [column.astype(np.uint8) if column.dtype.kind == "b" else column for column in columns]
-    if any(column.dtype.kind in "iu" and (np.abs(column) >= untyped.EXACT).any() for column in columns):
-        columns = [column.astype(object) for column in columns]
-    return np.column_stack(columns)
+    return untyped.side_by_side([c.astype(np.uint8) if c.dtype.kind == "b" else c for c in columns])
 
 
 def _mixed(name: str, values: Array) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,14 @@ def objects(elements: list[Any]) -> Array:
     array = np.empty(len(elements), dtype=object)
     array[:] = elements
     return array
+
+
+def side_by_side(columns: Sequence[Array]) -> Array:
+    """Join columns to a matrix. Text among numbers, or an integer that a float cannot hold, makes it one of objects, for later checks."""
+    large = any(column.dtype.kind in "iu" and (np.abs(column) >= EXACT).any() for column in columns)
+    if large or any(column.dtype == object for column in columns):
+        columns = [column.astype(object) for column in columns]
+    return np.column_stack(columns)
 
 
 def _elements(array: Array) -> list[Any]:

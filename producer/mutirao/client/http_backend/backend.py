@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from mutirao import errors, keyspace
-from mutirao.client.backend import Backend, Submitted
+from mutirao.client.backend import Backend
 from mutirao.client.encoding import SubmitOptions
 from mutirao.client.http_backend import submit_body
 from mutirao.client.http_backend.http_call import BINARY, HEADER_LENGTH, JSON, HttpCall, Operation, T, unavailable
 from mutirao.client.http_backend.job_view import JobBody, JobEndings
+from mutirao.client.request_data import ValidatedRequests
 from mutirao.client.waiter import Completions
 from mutirao.registry import ModelInfo, Registry, WorkerInfo
 from mutirao.wire import binary_codec, tensors
@@ -35,18 +35,13 @@ class HttpBackend(Backend):
 
     client = ""
 
-    def submit(
-        self, options: SubmitOptions, many: Iterable[Any], ids: Sequence[str] | None = None, *, rows: bool = False
-    ) -> Operation[Submitted]:
-        """Check, encode and send requests; see `Backend.submit`."""
-        ids, requests, expires_s = yield from self._prepare(options, many, ids, rows=rows)
-        if ids:
-            body, json_length = submit_body.encode(options, requests, ids, self.settings.max_request_bytes)
-            query = urlencode({"priority": options.priority, "expires_s": repr(float(expires_s))})
-            path = f"/v1/models/{quote(options.model, safe='')}/jobs:batch?{query}"
-            headers = {"content-type": BINARY, HEADER_LENGTH: str(json_length)}
-            yield HttpCall("POST", path, body, headers, wait_s=len(ids) * QUEUED_EACH_S)
-        return Submitted(ids, frozenset(), expires_s)
+    def _send(self, options: SubmitOptions, requests: ValidatedRequests, ids: list[str]) -> Operation[frozenset[int]]:
+        body, json_length = submit_body.encode(options, requests, ids, self.settings.max_request_bytes)
+        query = urlencode({"priority": options.priority, "expires_s": repr(self._expires_s(options))})
+        path = f"/v1/models/{quote(options.model, safe='')}/jobs:batch?{query}"
+        headers = {"content-type": BINARY, HEADER_LENGTH: str(json_length)}
+        yield HttpCall("POST", path, body, headers, wait_s=len(ids) * QUEUED_EACH_S)
+        return frozenset()
 
     def record(self, id: str) -> Operation[JobRecord]:
         """Read a job's record; see `Backend.record`."""
