@@ -69,7 +69,9 @@ class RedisBackend(Backend):
         except errors.BrokerUnavailable as exc:
             if len(ids) < MANY or not isinstance(exc.__cause__, redis.TimeoutError):
                 raise
-            raise self._submit_timeout(len(ids)) from exc
+            timeout_s = self.settings.timeout_s
+            text = f"{len(ids):,} requests in one call were not queued within {timeout_s:g} s: submit fewer at once, or raise MUTIRAO_TIMEOUT_S where Redis is called; they may be queued by now, and the same ids can be sent again"
+            raise errors.SlowCall(text, count=len(ids), timeout_s=timeout_s) from exc
         if reply[0] == b"taken":
             id = ids[int(reply[1]) - 1]
             raise errors.IdTaken(f"id {id!r} belongs to a job with other content: choose another id", id=id)
@@ -190,11 +192,6 @@ class RedisBackend(Backend):
 
     def _send(self, options: SubmitOptions, requests: ValidatedRequests, ids: list[str]) -> Operation[frozenset[int]]:
         return (yield from self.queue(options, ids, self.encoded(options, requests, ids))).repeated
-
-    def _submit_timeout(self, count: int) -> errors.SlowCall:
-        timeout_s = self.settings.timeout_s
-        text = f"{count:,} requests in one call were not queued within {timeout_s:g} s: submit fewer at once, or raise MUTIRAO_TIMEOUT_S where Redis is called; they may be queued by now, and the same ids can be sent again"
-        return errors.SlowCall(text, count=count, timeout_s=timeout_s)
 
     def _push(self, options: SubmitOptions, groups: Sequence[EncodedGroup], expires_s: float) -> Operation[None]:
         """Push where the queue is on another server than the records; records of what could not be pushed are taken back."""

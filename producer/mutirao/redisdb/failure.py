@@ -91,7 +91,7 @@ def unavailable(exc: redis.RedisError, url: str) -> errors.BrokerUnavailable:
     shown = without_password(url)
     detail = " ".join(scrubbed(str(exc), url).split()) or type(exc).__name__
     detail = detail.rstrip(".")
-    refusal = _known(exc)
+    refusal = _refusal(exc)
     if refusal is not None:
         remedy = refusal.remedy
     elif isinstance(exc, redis.ResponseError):
@@ -102,7 +102,7 @@ def unavailable(exc: redis.RedisError, url: str) -> errors.BrokerUnavailable:
     return errors.BrokerUnavailable(f"Redis at {shown} is unavailable: {detail}; {remedy}", url=shown, **data)
 
 
-def _known(exc: redis.RedisError) -> Refusal | None:
+def _refusal(exc: redis.RedisError) -> Refusal | None:
     if isinstance(exc, redis.exceptions.MaxConnectionsError):
         return _POOL
     if _errno(exc) in (errno.EMFILE, errno.ENFILE):
