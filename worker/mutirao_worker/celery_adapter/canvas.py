@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from celery import Celery, states
+from celery.app.task import Context
 from celery.canvas import maybe_signature
 
 from mutirao import keyspace
@@ -41,7 +42,7 @@ class Canvas:
     def follow(self, outcome: Outcome) -> None:
         """Run what is to follow a request that has ended."""
         request, embed = outcome.request, outcome.embed or {}
-        context = _Context(request, embed)
+        context = _context(request, embed)
         result = msgspec.json.decode(outcome.result)
         try:
             if outcome.status == "SUCCESS":
@@ -62,26 +63,14 @@ class Canvas:
             logger.exception("could not run what follows %s", request.id)
 
 
-class _Context:
-    """What Celery's backend asks of a task's request to run what follows it."""
-
-    def __init__(self, request: Request, embed: dict[str, Any]) -> None:
-        headers = request.headers
-        self.id = self.task_id = request.id
-        self.task = self.name = keyspace.TASK
-        self.root_id = headers.root_id or request.id
-        self.parent_id = headers.parent_id
-        self.group = headers.group
-        self.group_index = headers.group_index
-        self.chord = embed.get("chord")
-        self.chain = embed.get("chain")
-        self.errbacks = embed.get("errbacks")
-        self.callbacks = embed.get("callbacks")
-        self.delivery_info = {"priority": request.priority}
-        self.args: list[Any] = []
-        self.kwargs: dict[str, Any] = {}
-        self.retries = headers.retries or 0
-        self.hostname = self.correlation_id = self.reply_to = None
-        self.stamped_headers = self.stamps = None
-        self.ignore_result = bool(headers.ignore_result)
-        self.is_eager = False
+def _context(request: Request, embed: dict[str, Any]) -> Context:
+    """Return what Celery's backend needs of a task's request to run what follows it."""
+    headers = request.headers
+    context: Context = Context(
+        {name: embed.get(name) for name in ("callbacks", "chain", "chord", "errbacks")},
+        args=[], kwargs={}, delivery_info={"priority": request.priority}, group=headers.group,
+        group_index=headers.group_index, id=request.id, ignore_result=bool(headers.ignore_result), name=keyspace.TASK,
+        parent_id=headers.parent_id, retries=headers.retries or 0, root_id=headers.root_id or request.id,
+        task=keyspace.TASK, task_id=request.id,
+    )  # fmt: skip
+    return context

@@ -61,10 +61,7 @@ class Consumer(ReconnectingConsumer):
             self.engine.dispatcher.refuse(request, NotRegistered(headers.task[:64]), "unknown task")
             return
         if headers.compression:
-            text = "compressed bodies are not accepted: send it plain"
-            self.engine.dispatcher.refuse(
-                request, errors.InvalidRequest(text, reason="compressed body"), "not decodable"
-            )
+            self.engine.dispatcher.refuse(request, rejection.compressed(), "not decodable")
             return
         if signals.task_received.receivers:
             signals.task_received.send(sender=self, request=request)
@@ -108,14 +105,8 @@ class Consumer(ReconnectingConsumer):
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Answer a message that kombu could not unpack."""
-        if message.headers.get("compression"):
-            rejection.refuse(
-                self,
-                message,
-                errors.InvalidRequest("compressed bodies are not accepted: send it plain", reason="compressed body"),
-            )
-        else:
-            rejection.refuse(self, message, rejection.unreadable(message, exc))
+        is_compressed = message.headers.get("compression")
+        rejection.refuse(self, message, rejection.compressed() if is_compressed else rejection.unreadable(message, exc))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
         """Answer a message that Celery could not make a request of."""

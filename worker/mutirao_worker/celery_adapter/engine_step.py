@@ -51,7 +51,6 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._channel: Channel | None = None
         self._dispatch_scheduled = False
         self._ends_at = math.inf  # the time by which a stop may have ended
-        self._thread: threading.Thread | None = None
         self.dispatcher: Dispatcher
         self.events: TaskEventSender
         self.source: LeasedSource | BrokerSource
@@ -84,7 +83,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._timers.append(consumer.timer.call_repeatedly(self._settings.lease_s / 3, self.maintain))
             self.source.mark_uncertain()
             self.maintain()
-            channel.listener = self.source
+            self._channel.listener = self.source
         else:
             self._timers.append(consumer.timer.call_repeatedly(1.0, self.maintain))
         self.dispatcher.commit.retry()
@@ -194,7 +193,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             follow_ups=Canvas(self._app),
             watch_replies=watch_replies,
         )
-        self.dispatcher.connection_errors = records.connection_errors = consumer.connection_errors
+        records.connection_errors = consumer.connection_errors
         if self.leases is not None:
             polling = Polling(self.leases.scripts, self.leases.identity, call_later, watch_replies)
             self.source = LeasedSource(
@@ -211,10 +210,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.dispatcher.source = self.source
         consumer.on_task_request = consumer.process
         if worker_pool.inline and self.leases is not None:
-            self._thread = threading.Thread(
-                target=self._renew_while_inline, args=(self.leases,), name="mutirao-lease", daemon=True
-            )
-            self._thread.start()
+            args = (self.leases,)
+            threading.Thread(target=self._renew_while_inline, args=args, name="mutirao-lease", daemon=True).start()
 
     def _prefetch(self, count: int) -> None:
         qos = self._consumer.qos

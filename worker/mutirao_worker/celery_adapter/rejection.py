@@ -33,6 +33,11 @@ def _end_refused(consumer: Any, message: Any, error: Exception, id: Any) -> None
     message.ack_log_error(logger, consumer.connection_errors)
 
 
+def compressed() -> errors.InvalidRequest:
+    """Make the error of a body that is compressed."""
+    return errors.InvalidRequest("compressed bodies are not accepted: send it plain", reason="compressed body")
+
+
 def unreadable(message: Any, exc: Exception) -> errors.InvalidRequest:
     """Make the error of a body that cannot be read; kombu wraps that of our own decoder."""
     reason = next((str(arg) for arg in exc.args if isinstance(arg, errors.MutiraoError)), type(exc).__name__)

@@ -19,8 +19,8 @@ class CeleryRequestRegistry:
         revoked: Container[str] = state.revoked
         return revoked
 
-    def add(self, request: Request) -> None:
-        state.requests[request.id] = request
+    def add(self, requests: Iterable[Request]) -> None:
+        state.requests.update((request.id, request) for request in requests)
 
     def mark_scheduled(self, request: Request) -> None:
         state.task_scheduled(request)

@@ -42,7 +42,6 @@ class Dispatcher:
         delayed: requests that wait for their time, or for the rate limit.
         batcher: the requests that wait, by model.
         commit: ends requests.
-        connection_errors: the broker's.
         events: takes task events.
         prerun_check: the last check of requests before they run.
         records: the jobs' records.
@@ -76,7 +75,6 @@ class Dispatcher:
         self.hostname = hostname
         self.batcher = Batcher(host.batch_limits)
         self.closing = False
-        self.connection_errors: tuple[type[Exception], ...] = ()
         self.events = events
         self.source: RequestSource | None = None
         self.call_later = call_later
@@ -130,8 +128,7 @@ class Dispatcher:
 
     def received(self, requests: Sequence[Request]) -> None:
         """Enter requests that have come in into Celery's registers, and send their events."""
-        for request in requests:
-            self._registry.add(request)
+        self._registry.add(requests)
         self.events.received(requests)
 
     def offer(self, request: Request) -> None:

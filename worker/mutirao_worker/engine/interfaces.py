@@ -62,8 +62,8 @@ class RequestRegistry(Protocol):
     def revoked(self) -> Container[str]:
         """The ids of the requests that the worker has been told to drop."""
 
-    def add(self, request: Request) -> None:
-        """Enter a request that has come in."""
+    def add(self, requests: Iterable[Request]) -> None:
+        """Enter requests that have come in."""
 
     def mark_waiting(self, request: Request) -> None:
         """Enter a request among those that wait for a slot."""

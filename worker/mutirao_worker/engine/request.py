@@ -64,7 +64,7 @@ class Request:
         "reserved_at", "rows", "size", "tag",
     )  # fmt: skip
 
-    name = keyspace.TASK
+    name = type = keyspace.TASK
     stamps = None
 
     def __init__(
@@ -185,11 +185,6 @@ class Request:
             self.rows = max(1, messages.rows(predict_request.inputs[0]))
 
     # What Celery asks of a request in its registers.
-
-    @property
-    def type(self) -> str:
-        """The task's name."""
-        return keyspace.TASK
 
     @property
     def task(self) -> Any:

@@ -372,4 +372,4 @@ class BrokerSource:
         for request in requests:
             if not request.acknowledged:
                 request.acknowledged = True
-                request.message.reject_log_error(logger, self._dispatcher.connection_errors, requeue=True)
+                request.message.reject_log_error(logger, self._dispatcher.records.connection_errors, requeue=True)

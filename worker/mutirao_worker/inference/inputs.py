@@ -164,7 +164,8 @@ class InputReader:
         readable = False
         try:
             args, options, embed = _decode_triple(packed)
-            model, request = _request(args, options)
+            model, request = messages.arguments(args, options)
+            model, request = keyspace.model_name(model), messages.read_request(request)
             self._find(model)
             if binary_codec.is_offloaded(request):
                 request = binary_codec.request_with(request, _offloaded_payload(packed))
@@ -232,17 +233,10 @@ def _repeated(tensor: Tensor, count: int, payload: bytes) -> Tensor:
 
 def _decode_triple(packed: PackedRequest) -> tuple[Any, Any, Any]:
     body = _decode_body(packed)
-    if not (isinstance(body, list | tuple) and len(body) == 3):
-        raise errors.InvalidRequest(TRIPLE, reason="not Celery's triple")
-    args, options, embed = body
-    if not (isinstance(args, list | tuple) and isinstance(options, dict) and isinstance(embed, dict | None)):
-        raise errors.InvalidRequest(TRIPLE, reason="not Celery's triple")
-    return args, options, embed
-
-
-def _request(args: Any, options: dict[str, Any]) -> tuple[str, PredictRequest]:
-    model, request = messages.arguments(args, options)
-    return keyspace.model_name(model), messages.read_request(request)
+    match body:
+        case [list() | tuple() as args, dict() as options, dict() | None as embed]:
+            return args, options, embed
+    raise errors.InvalidRequest(TRIPLE, reason="not Celery's triple")
 
 
 def _decode_body(packed: PackedRequest) -> Any:

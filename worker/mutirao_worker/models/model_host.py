@@ -38,7 +38,6 @@ class ModelHost:
         self._disabled: dict[str, str] = {}  # by the name of a model that no process warms up or runs any more: why
         self._loaded: dict[str, LoadedModel] = {}
         self._infos: dict[str, ModelInfo] = {}
-        self._limits: dict[str, tuple[float | None, float | None]] = {}
         self._warm_ups = WarmupState(())
 
     def load(self, repository: Repository, names: Iterable[str]) -> None:
@@ -51,7 +50,6 @@ class ModelHost:
                 self._infos[name] = repository.unavailable(name, exc)
             else:
                 self._loaded[name], self._infos[name] = loaded, loaded.info
-                self._limits[name] = (loaded.manifest.time_limit_s, loaded.manifest.soft_time_limit_s)
         self._warm_ups = WarmupState(self._loaded)
         # What is loaded now lives as long as the process: the collector need not touch, and so copy, its pages in the children.
         gc.collect()
@@ -84,9 +82,12 @@ class ModelHost:
         """Whether every loaded model is warm, or has failed its warm-up."""
         return all(self._warm_up_failure(name) is not None for name in self._loaded)
 
-    def time_limits(self, name: str | None) -> tuple[float | None, float | None]:
+    def time_limits(self, name: str) -> tuple[float | None, float | None]:
         """Return a model's hard and soft time limits in seconds, None for none."""
-        return self._limits.get(name or "", (None, None))
+        if name not in self._loaded:
+            return None, None
+        manifest = self._loaded[name].manifest
+        return manifest.time_limit_s, manifest.soft_time_limit_s
 
     def batch_limits(self, name: str) -> BatchLimits:
         """Return a model's limits for batches."""

@@ -135,14 +135,11 @@ def _exchange(
 
 def _describe_failure(exc: Exception) -> str:
     """Describe a failure by its kind: the receiver's own words are not for our log."""
-    if isinstance(exc, ConnectionRefusedError):
-        return "the connection was refused"
-    if isinstance(exc, ssl.SSLError):
-        return "TLS failed"
-    if isinstance(exc, ConnectionError):
-        return "the connection broke"
-    return (
-        "it did not answer as HTTP has it"
-        if isinstance(exc, http.client.HTTPException | ValueError)
-        else "it cannot be reached"
-    )
+    kinds: dict[type[Exception], str] = {
+        ConnectionRefusedError: "the connection was refused",
+        ssl.SSLError: "TLS failed",
+        ConnectionError: "the connection broke",
+        http.client.HTTPException: "it did not answer as HTTP has it",
+        ValueError: "it did not answer as HTTP has it",
+    }
+    return next((text for kind, text in kinds.items() if isinstance(exc, kind)), "it cannot be reached")

@@ -35,6 +35,8 @@ from mutirao_worker.models.runtimes import (
     sklearn_parts,
 )
 
+check_outputs = sklearn_checks.check_outputs
+
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
 
 
@@ -116,11 +118,6 @@ def predict(
                 f"returned {', '.join(map(repr, results))}, but no {output.name!r}, which it announced"
             )
     return {output.name: results[output.name] for output in outputs}
-
-
-def check_outputs(model: Any, outputs: Mapping[str, Array]) -> None:
-    """Check the outputs of a trial; see `Runtime.check_outputs`."""
-    sklearn_checks.check_outputs(model, outputs)
 
 
 def set_threads(model: Any, threads: int) -> None:
