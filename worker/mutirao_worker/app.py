@@ -152,9 +152,8 @@ def _prepare(**_: Any) -> None:
         app.host.cap_threads()
         pipe = None if worker is None else worker.outq._writer.fileno()  # noqa: SLF001
         with contextlib.nullcontext() if pipe is None else file_descriptors.withheld(pipe):
-            app.host.warm_up(
-                getattr(current_process(), "index", 0)
-            )  # who warms up has nothing to say to the parent yet, and a model is not to
+            # A process that warms up has nothing to say to its parent yet, and a model is not to.
+            app.host.warm_up(getattr(current_process(), "index", 0))
         cpu_wait.waited_s()  # it keeps a file open
         app.host.leak_detector = LeakDetector()
 

@@ -265,12 +265,10 @@ class WorkerPool:
 
     def _finished(self, batch: Batch, ran: BatchResult) -> None:
         self._forget(batch)
-        if (
-            self._processes is not None
-            and batch.pid
-            and (why := self._recycler.reason_to_replace(batch.pid, batch.model, ran.leak))
-        ):
-            self._replace(batch.pid, why)
+        if self._processes is not None and batch.pid:
+            why = self._recycler.reason_to_replace(batch.pid, batch.model, ran.leak)
+            if why:
+                self._replace(batch.pid, why)
         self._dispatcher().batch_finished(batch, ran)
 
     def _replace(self, pid: int, why: str) -> None:

@@ -65,9 +65,8 @@ class Consumer(stock_consumer.Consumer):  # type: ignore[misc]  # Celery has no 
         """Log why a connection has ended, close all that belong to it, and leave the broker alone for a moment."""
         self._on_failure(exc)
         connection, self.connection = self.connection, None
-        if (
-            self.event_dispatcher
-        ):  # or a last heartbeat would be sent over its connection, which is likely to be no better
+        # Or a last heartbeat would be sent over its connection, which is likely to be no better.
+        if self.event_dispatcher:
             self.event_dispatcher.disable()
             _abandon(self.event_dispatcher.connection)
         if connection is not None:

@@ -100,11 +100,8 @@ class Channel(_Channel):  # type: ignore[misc]
 
     def is_overdue(self) -> bool:
         """Whether a reply is awaited for longer than Redis may keep it back and an answer may take, together."""
-        if (
-            self.listener is None
-            or not self._in_poll
-            or time.monotonic() - self._sent_at < LISTEN_S + self.socket_timeout
-        ):
+        waited_s = time.monotonic() - self._sent_at
+        if self.listener is None or not self._in_poll or waited_s < LISTEN_S + self.socket_timeout:
             return False
         return not stock._socket_readable(self._in_poll._sock)  # noqa: SLF001 - it came while this process stood still
 

@@ -171,9 +171,8 @@ class Batcher:
     def batch_rows(self, queue: ModelQueue, free: int) -> int:
         """Choose how many rows the next batch of a model holds, by the number of free slots."""
         rows = self._max_rows(queue)
-        if (
-            not queue.service_time.has_data
-        ):  # one slot's worth of a model that nobody has timed: the others may be quicker elsewhere
+        # Of a model that nobody has timed no more than one slot's worth: the others may be quicker elsewhere.
+        if not queue.service_time.has_data:
             return min(rows, math.ceil(queue.rows / max(1, free)))
         rows = min(rows, max(1, queue.service_time.rows_within(AHEAD_S)))
         per_row, _ = queue.service_time.coefficients

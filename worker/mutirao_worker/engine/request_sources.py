@@ -106,16 +106,14 @@ class LeasedSource:
         return None if call is None else self._leases.scripts.packed(call)
 
     def on_reply(self, queue: str | None, reply: Any) -> None:
-        """Handle the reply to that call."""
+        """Handle the reply to that call; what it reserved for a worker that is closing is given back before that leaves."""
         call, self._next_call = self._next_call, None
         self._call_done(call)
         if isinstance(reply, redis.exceptions.NoScriptError):
             self.on_wakeup(queue)
         elif isinstance(reply, redis.RedisError):
             self._on_reserve_failed(reply)
-        elif (
-            reply is not None and call is not None and not self._dispatcher.closing
-        ):  # then it is given back at the end
+        elif reply is not None and call is not None and not self._dispatcher.closing:
             self._token_queue = queue
             self.on_reserved(call, reply, has_token=queue is not None)
             self._dispatcher.dispatch()
