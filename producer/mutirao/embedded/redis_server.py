@@ -53,7 +53,7 @@ def command(binary: Binary, server: RedisEndpoint, options: Mapping[str, str] | 
 
     The password stands in the file, never on the command line, where every user of the machine could read it.
 
-    The server's release is noted beside its data, for `written_by`.
+    The server's release is noted in the folder of its data, for `written_by`.
     """
     server.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (server.folder / NOTE).write_bytes(msgspec.json.encode(Release(binary.product, binary.version)))
@@ -66,18 +66,18 @@ def written_by(folder: Path) -> Release | None:
     """Return the release that wrote the data in a server's folder; None where there is no data, or every server can read it."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode((folder / NOTE).read_bytes(), type=Release)
-    # Written before there were notes: Redis 6 would start empty beside it.
+    # Written before there were notes: Redis 6 would ignore it, and start empty.
     return Release("Redis", (7, 0, 0)) if (folder / "appendonlydir").exists() else None
 
 
 def configuration(server: RedisEndpoint, options: Mapping[str, str]) -> str:
     """Write redis.conf: one option per line, each value quoted."""
-    given = (
+    values = (
         BASE
         | {"port": str(server.port), "dir": str(server.folder)}
         | ({"requirepass": server.password} if server.password else {})
     )
-    return "".join(f"{option} {_quoted(value)}\n" for option, value in (given | dict(options)).items())
+    return "".join(f"{option} {_quoted(value)}\n" for option, value in (values | dict(options)).items())
 
 
 def _quoted(value: str) -> str:
@@ -89,7 +89,7 @@ def free_port(preferred: int = 0, host: str = HOST) -> int:
     """Return the preferred port if nothing listens on it, else any that is free.
 
     Raises:
-        EmbeddedError: none is free, or the address is none of this machine.
+        EmbeddedError: none is free, or the address is not one of this machine.
     """
     for port in (preferred, 0):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -101,19 +101,19 @@ def free_port(preferred: int = 0, host: str = HOST) -> int:
                 reason = exc.strerror
                 continue
             return int(probe.getsockname()[1])
-    raise errors.EmbeddedError(f"no port can be had on {host}: {reason}")
+    raise errors.EmbeddedError(f"no port of {host} can be used: {reason}")
 
 
-def chosen_port(asked: int | None, usual: int, option: str, host: str = HOST) -> int:
-    """Return the port that was asked for; where none was, the usual one, or any that is free.
+def chosen_port(named: int | None, usual: int, option: str, host: str = HOST) -> int:
+    """Return the port that was named; where none was, the usual one, or any that is free.
 
     Raises:
-        EmbeddedError: the port that was asked for is in use.
+        EmbeddedError: the port that was named is in use.
     """
-    port = free_port(usual if asked is None else asked, host)
-    if asked not in {None, 0, port}:
+    port = free_port(usual if named is None else named, host)
+    if named not in {None, 0, port}:
         raise errors.EmbeddedError(
-            f"port {asked} of {host} is in use: name another with {option}, or none, for any that is free"
+            f"port {named} of {host} is in use: name another with {option}, or none, for any that is free"
         )
     return port
 

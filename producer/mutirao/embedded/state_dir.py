@@ -17,7 +17,7 @@ from mutirao import errors
 # A killed system's watchdog holds the lock until it has ended the workers, which may finish their batch first.
 ENDING_S = 60.0
 
-# What a home holds: a folder with anything else in it is somebody's own, and is not closed to others unasked.
+# What a home holds: the permissions of a folder with anything else in it are not changed unasked.
 OURS = frozenset(
     (".gitignore", "demo", "lock", "log", "models", "redis", "secrets.json", "secrets.new", "up.json", "up.new")
 )
@@ -45,12 +45,12 @@ class StateDir:
         """Create the folder, or restrict an earlier one that others may read.
 
         Raises:
-            EmbeddedError: it cannot be made or written, or not be kept from others.
+            EmbeddedError: it cannot be created or written, or its permissions not be restricted.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._restrict()
-            # It lies in a user's project as a rule, and its passwords must not be committed by chance.
+            # It is usually in a user's project, and its passwords must not be committed by chance.
             (self.path / ".gitignore").write_text("*\n", encoding="utf-8")
         except OSError as exc:
             raise errors.EmbeddedError(
@@ -103,24 +103,24 @@ class StateDir:
             raise errors.EmbeddedError(f"{self.path / name} cannot be opened ({exc.strerror}): {ELSEWHERE}") from exc
 
     def secrets(self) -> Secrets:
-        """Read the secrets, or make them."""
+        """Read the secrets, or create them."""
         path = self.path / "secrets.json"
         try:
             return msgspec.json.decode(path.read_bytes(), type=Secrets)
         except FileNotFoundError:
-            made = Secrets(secrets.token_urlsafe(24), secrets.token_urlsafe(12))
+            created = Secrets(secrets.token_urlsafe(24), secrets.token_urlsafe(12))
         except msgspec.DecodeError as exc:
             raise errors.EmbeddedError(
-                f"{path} cannot be read ({exc}): remove it, new passwords are then made"
+                f"{path} cannot be read ({exc}): remove it: new passwords are then created"
             ) from exc
         except OSError as exc:
             raise errors.EmbeddedError(f"{path} cannot be read ({exc.strerror}): {ELSEWHERE}") from exc
-        write_private(path, made)
-        return made
+        write_private(path, created)
+        return created
 
-    def keep(self, kept: Secrets) -> None:
+    def keep(self, secrets: Secrets) -> None:
         """Keep the secrets for the next run."""
-        write_private(self.path / "secrets.json", kept)
+        write_private(self.path / "secrets.json", secrets)
 
     def log(self, name: str) -> Path:
         """Return the log file of one process."""
@@ -164,5 +164,5 @@ def _runs(pid: str) -> bool:
     except (ValueError, ProcessLookupError):
         return False
     except PermissionError:
-        return True
+        pass
     return True

@@ -30,7 +30,7 @@ GATEWAY_PORT, FLOWER_PORT = 8000, 5555
 GRACE_S = {WORKERS: 20.0, FLOWER: 3.0, REDIS: 10.0}
 
 _MUTIRAO = (sys.executable, "-m", "mutirao")
-# These would win over what the children are told: Celery and Flower read them by themselves. The secret is not for models to see.
+# These would override the children's options: Celery and Flower read them by themselves. Models must not see the secret.
 FOREIGN = ("CELERY_", "FLOWER_", "MUTIRAO_RESULT_URL", "MUTIRAO_WEBHOOK_SECRET")
 
 
@@ -117,22 +117,25 @@ class Embedded:
 
     @property
     def moved_from(self) -> dict[str, int]:
-        """The usual ports that were taken, by the addresses at which what usually has them listens."""
-        usual = {self.gateway_url: GATEWAY_PORT, self.flower_url: FLOWER_PORT}
-        asked = {
-            self.gateway_url: self._named_ports["--gateway-port"],
-            self.flower_url: self._named_ports["--flower-port"],
+        """The usual ports that other programs have, by the addresses at which the gateway and Flower listen instead."""
+        usual = (
+            (self.gateway_url, "--gateway-port", GATEWAY_PORT),
+            (self.flower_url, "--flower-port", FLOWER_PORT),
+        )
+        return {
+            url: port
+            for url, option, port in usual
+            if url and self._named_ports[option] is None and not url.endswith(f":{port}")
         }
-        return {url: port for url, port in usual.items() if url and asked[url] is None and not url.endswith(f":{port}")}
 
     @property
     def flower_user(self) -> str:
-        """The user whom Flower asks for."""
+        """The user name with which Flower is opened."""
         return "mutirao"
 
     @property
     def flower_password(self) -> str:
-        """The password that Flower asks for; the same at each run in this folder."""
+        """The password with which Flower is opened; the same at each run in this folder."""
         return self._secrets.flower_password
 
     @property
@@ -235,7 +238,7 @@ class Embedded:
         return redis_server.chosen_port(self._named_ports[option], usual, option)
 
     def _start_redis(self) -> None:
-        # Both the last parent and its watchdog were killed: their Redis is still there, on the same data.
+        # Where the last parent and its watchdog were both killed, their Redis still runs on the same data.
         redis_server.stop_leftover(
             redis_server.RedisEndpoint(self.home.redis, self._secrets.redis_port, self._secrets.redis_password)
         )
@@ -255,15 +258,15 @@ class Embedded:
         )
 
     def _expire_leases(self) -> None:
-        """Expire the leases of the last run: none of its workers lives, so that what a crash cut off is taken at once."""
+        """Expire the leases of the last run: none of its workers lives, so the requests they held are taken at once."""
         # A Redis that refuses this, perhaps because it is full, still serves requests: leases expire by themselves.
         with contextlib.suppress(errors.BrokerUnavailable), self._connected() as client:
             client.zunionstore(keyspace.LEASES, {keyspace.LEASES: 0})
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[redis.Redis]:
-        given = settings.Settings(broker_url=self.broker_url, result_url=self.broker_url)
-        with connect(self.broker_url, given, **options(given)) as client:
+        configured = settings.Settings(broker_url=self.broker_url, result_url=self.broker_url)
+        with connect(self.broker_url, configured, **options(configured)) as client:
             try:
                 yield client
             except redis.RedisError as exc:
@@ -360,11 +363,11 @@ class Embedded:
             announced: Any = client.hgetall(keyspace.WORKERS)
         except redis.RedisError:
             return self._names
-        seen: dict[str, float] = {}
+        seen_at: dict[str, float] = {}
         for info in map(msgspec.json.decode, announced.values()):
             name = info["name"].partition("@")[0]
-            seen[name] = max(info["seen_at"], seen.get(name, 0.0))
-        return [name for name in self._names if seen.get(name, 0.0) < self._supervisor.started_at(name)]
+            seen_at[name] = max(info["seen_at"], seen_at.get(name, 0.0))
+        return [name for name in self._names if seen_at.get(name, 0.0) < self._supervisor.started_at(name)]
 
     def _fleet(self, client: redis.Redis) -> Registry:
         models: Any = client.hgetall(keyspace.MODELS)

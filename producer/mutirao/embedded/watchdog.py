@@ -1,12 +1,12 @@
 """End the embedded system's processes, in order, when the process that started them ends, however it ends.
 
-A script of its own, run by the bare interpreter (`python -I -S watchdog.py`): it holds nothing that could fail or be slow, and
-stays when its parent is killed. Its standard input is a pipe from the parent, and each line on it is one fact:
+A script of its own, run by the bare interpreter (`python -I -S watchdog.py`): it imports nothing that could fail or be slow, and
+outlives a killed parent. Its standard input is a pipe from the parent, with one message a line:
 
     + STAGE GRACE_S PID    a process was started; it leads its own process group
     - PID                  it ended, and its parent has reaped it
 
-End of file means: the parent is gone or wants the end. Stage after stage, each group's leader gets SIGTERM (Celery's warm
+End of file means: the parent is gone, or stops the system. Stage after stage, each group's leader gets SIGTERM (Celery's warm
 shutdown would not survive it in the whole group) and has GRACE_S seconds to end; then what is left of the group is killed.
 """
 
@@ -58,22 +58,22 @@ def kill(pid: int) -> None:
 
 def _end_stage(members: list[Member]) -> None:
     for member in members:
-        _ask(member.pid)
+        _terminate(member.pid)
     deadlines = {member.pid: time.monotonic() + member.grace_s for member in members}
     while left := [pid for pid in deadlines if alive(pid)]:
         for pid in left:
             over_s = time.monotonic() - deadlines[pid]
-            # A leader that has ended waits for nobody: what it left behind would never end by itself.
+            # What a leader has left behind at its end would never end by itself.
             if over_s > 0 or not _leads(pid):
                 kill(pid)
             if over_s > KILLED_S:
-                _say(f"group {pid} does not end, even killed")
+                _log(f"group {pid} does not end, even killed")
                 del deadlines[pid]
         time.sleep(0.05)
 
 
 def _states(group: int) -> dict[int, str]:
-    """Return the state of each process of a group; only Linux has /proc, elsewhere nothing is known."""
+    """Return the state of each process of a group; nothing where there is no /proc, which only Linux has."""
     states: dict[int, str] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ def _states(group: int) -> dict[int, str]:
 
 
 def _only_zombies(states: dict[int, str]) -> bool:
-    """Whether none of them runs any more: the first process of a container often reaps nobody."""
+    """Whether none of them runs any more: the first process of a container often reaps no orphans."""
     return bool(states) and set(states.values()) == {"Z"}
 
 
@@ -96,7 +96,7 @@ def _leads(pid: int) -> bool:
     return _states(pid).get(pid) != "Z"
 
 
-def _ask(pid: int) -> None:
+def _terminate(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGTERM)
 
@@ -105,7 +105,7 @@ def _watched(parent: int) -> list[Member]:
     """Read the parent's messages until it is gone; a child that it forked may hold the pipe open, so its id is checked too."""
     members: dict[int, Member] = {}
     for line in _lines(parent):
-        _learn(members, line.decode().split())
+        _update(members, line.decode().split())
     return list(members.values())
 
 
@@ -127,7 +127,7 @@ def _lines(parent: int) -> Iterator[bytes]:
         yield from lines
 
 
-def _learn(members: dict[int, Member], words: list[str]) -> None:
+def _update(members: dict[int, Member], words: list[str]) -> None:
     match words:
         case ["+", stage, grace_s, pid]:
             members[int(pid)] = Member(int(stage), float(grace_s), int(pid))
@@ -139,11 +139,11 @@ def _watch(parent: int, state: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     members = _watched(parent)
-    _say(f"process {parent} is gone or asks for the end: ending {len(members)} groups")
+    _log(f"process {parent} is gone or stops the system: ending {len(members)} groups")
     end(members)
     if state:
         Path(state).unlink(missing_ok=True)
-    _say("all ended")
+    _log("all ended")
 
 
 def _enrol(parent: int, pipe: int, stage: str, grace_s: str, command: list[str]) -> None:
@@ -158,7 +158,7 @@ def _enrol(parent: int, pipe: int, stage: str, grace_s: str, command: list[str])
     os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
     sys.stderr.flush()
 
