@@ -128,3 +128,20 @@ def test_others_go_on_while_what_is_large_is_on_a_slow_link(tmp_path, large):
         assert [other["predict"].tolist() for other in others] == [[6.0]] * 5
         assert len(job.result(60)["predict"]) == len(rows)
         link.heal()
+
+
+def test_a_worker_that_is_stopped_sends_its_large_result_first(small):
+    """A warm shutdown while a large result is on a slow link waits for it: it is kept, and the worker ends without an error."""
+    with (
+        RedisServer() as server,
+        TcpProxy(server.port) as link,
+        WorkerProcess(link.url, small.repository.root) as worker,
+        Client(server.url) as client,
+    ):
+        link.delay()
+        job = client.submit("pads", [[2 * WIDE, 0.0, 0.0]])
+        waiting.until(lambda: "pads: batch of 1" in worker.log)
+        worker.stop()
+        assert job.status == "succeeded", worker.log
+        assert "Traceback" not in worker.log
+        link.heal()

@@ -110,6 +110,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.worker_pool.drain_results()
         results = self.dispatcher.records.results
         results.read_replies(wait=True)
+        # The heartbeat has nothing to announce any more: the pool has ended.
+        results.meanwhile[:] = [self.leases.keep_alive] if self.leases is not None else []
         results.background.wait(results.meanwhile)
         _attempt(lambda: self.dispatcher.commit.retry(wait=True))
         _attempt(self.events.flush)
