@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -122,19 +122,16 @@ async def _check_allowed(gateway: Gateway, request: Request, options: SubmitOpti
         await gateway.check_deadline(options.model, options.tenant, options.priority, options.expires_s)
 
 
-async def _parse(
-    read: Callable[..., Awaitable[T]], gateway: Gateway, request: Request, body: bytes, info: ModelInfo
-) -> T:
+async def _parse(work: Callable[..., T], gateway: Gateway, request: Request, body: bytes, info: ModelInfo) -> T:
     """Parse requests by the model's signature, or by that of another copy that a live worker serves under its name."""
-    limit = gateway.settings.max_request_bytes
+    pool, limit = gateway.process_pool, gateway.settings.max_request_bytes
     try:
-        return await read(gateway.process_pool, request, body, info, limit)
+        return await large_bodies.parse(work, pool, request, body, info, limit)
     except errors.InvalidRequest:
         for other in info.variants:
+            variant = msgspec.structs.replace(info, signature=other)
             with contextlib.suppress(errors.InvalidRequest):
-                return await read(
-                    gateway.process_pool, request, body, msgspec.structs.replace(info, signature=other), limit
-                )
+                return await large_bodies.parse(work, pool, request, body, variant, limit)
         raise
 
 

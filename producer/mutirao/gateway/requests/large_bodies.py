@@ -54,27 +54,12 @@ class Many(NamedTuple):
     requests: int
 
 
-async def one(pool: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
-    """Parse and validate a request.
+async def parse(work: Callable[..., T], pool: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> T:
+    """Run `one` or `many` where it holds no other request up.
 
     Raises:
-        InvalidRequest: the model does not take it; the class says why.
+        InvalidRequest: the model does not take a request, or there are too many; the class says why.
     """
-    return await _dispatch(pool, _one, head, body, info, limit)
-
-
-async def many(pool: ProcessPool, head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
-    """Parse and validate a batch.
-
-    Raises:
-        InvalidRequest: the model does not take a request, or there are too many.
-    """
-    return await _dispatch(pool, _many, head, body, info, limit)
-
-
-async def _dispatch(
-    pool: ProcessPool, work: Callable[..., T], head: Head, body: bytes, info: ModelInfo, limit: int
-) -> T:
     if _is_small(head, body):
         return work(head, body, info, limit)
     head = Head(head.lines, head.query_string)
@@ -99,14 +84,15 @@ def _is_raw(head: Head, info: ModelInfo) -> bool:
     return small and b"content-encoding" not in head.headers and not has_text
 
 
-def _one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
+def one(head: Head, body: bytes, info: ModelInfo, limit: int) -> One:
+    """Parse and validate a request."""
     parsed = body_parsing.read(head, unpacked(head, body, limit), info)
     arrays = v2_json.arrays(info, parsed)
     return One(parsed, encoding.encoded(arrays))
 
 
-def _many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
-    """Parse a batch: each of its requests by itself, or the rows of one table."""
+def many(head: Head, body: bytes, info: ModelInfo, limit: int) -> Many:
+    """Parse and validate a batch: each of its requests by itself, or the rows of one table."""
     # All rows are checked at once, so the limit of one request is not theirs.
     takes = msgspec.structs.replace(info.signature, max_rows=request_data.REQUESTS_MAX)
     wide = msgspec.structs.replace(info, signature=takes)
