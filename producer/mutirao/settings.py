@@ -18,8 +18,10 @@ from mutirao import errors, urls
 PREFIX = "MUTIRAO_"
 _POSITIVE = (
     "expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "max_result_bytes", "queue_limit", "gateway_wait_s",
-    "gateway_waits", "warm_up_s",
+    "gateway_waits", "warm_up_s", "lease_s", "max_deliveries",
 )  # fmt: skip
+# More seconds than this some clock, timer or socket does not take.
+_SECONDS_MAX = 1e9
 # Redis's proto-max-bulk-len, 512 MB by default, less the rest of a record.
 RESULT_BYTES_MAX = 512 * 1024 * 1024 - 1024 * 1024
 _SECRET = ("api_key", "webhook_secret")
@@ -173,12 +175,7 @@ def _converted(name: str, value: Any, kind: type) -> Any:
 def _checked(settings: Settings) -> Settings:
     for name in ("broker_url", "result_url"):
         _check_url(name, getattr(settings, name))
-    for name in _POSITIVE:
-        if not getattr(settings, name) > 0:
-            raise _refused(name, getattr(settings, name), "it must be more than 0")
-    for name in ("max_batches_per_process", "max_memory_per_process"):
-        if getattr(settings, name) < 0:
-            raise _refused(name, getattr(settings, name), "it must be 0, for never, or more")
+    _check_numbers(settings)
     if settings.inline_bytes > settings.max_request_bytes:
         raise _refused(
             "inline_bytes",
@@ -196,6 +193,21 @@ def _checked(settings: Settings) -> Settings:
             "gateway_port", settings.gateway_port, "it must be a port, 1 to 65535, or 0 for any that is free"
         )
     return settings
+
+
+def _check_numbers(settings: Settings) -> None:
+    for name in _POSITIVE:
+        if not getattr(settings, name) > 0:
+            raise _refused(name, getattr(settings, name), "it must be more than 0")
+    if not settings.grace_s >= 0:
+        raise _refused("grace_s", settings.grace_s, "it must be 0 or more")
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, float) and not value < _SECONDS_MAX:
+            raise _refused(name, value, f"it must be less than {_SECONDS_MAX:g} seconds")
+    for name in ("max_batches_per_process", "max_memory_per_process"):
+        if getattr(settings, name) < 0:
+            raise _refused(name, getattr(settings, name), "it must be 0, for never, or more")
 
 
 def _check_url(name: str, url: str) -> None:
