@@ -292,7 +292,7 @@ def deadly(root):
             WorkerLost,
             "gave up after 3 attempts",
             "process died",
-            "^[a-zA-Z ]+: .*gave up after 3 attempts$",
+            r"^signal 9 \(SIGKILL\); job [\w-]+: gave up after 3 attempts$",
         ),
         (
             recorded_models.HANGS,
