@@ -45,11 +45,10 @@ def _not_the_system_that_runs_here(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def _executed(request):
-    """Execute what the tests of these folders start, as an operator does; elsewhere it is forked, which is much faster."""
+    """Execute the workers and gateways of modules that are marked so, as an operator does; elsewhere they are forked, much faster."""
+    executed = request.node.get_closest_marker("executed") or request.config.option.markexpr == "long"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            ForkedProcesses, "executing", request.node.path.parent.name in {"acceptance", "faults", "packaging"}
-        )
+        patch.setattr(ForkedProcesses, "executing", bool(executed))
         yield
 
 

@@ -16,6 +16,8 @@ from support.command_line import CommandLine
 from support.gateway_process import GatewayProcess
 from support.redis_servers import RedisServer
 
+pytestmark = pytest.mark.executed
+
 COMMAND = str(Path(sys.executable).parent / "mutirao")
 TOKEN = r"mutirao_[0-9a-f]{12}_[A-Za-z0-9_-]{43}"
 

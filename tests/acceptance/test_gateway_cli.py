@@ -13,6 +13,8 @@ from support import waiting
 from support.command_line import CommandLine
 from support.gateway_process import GatewayProcess
 
+pytestmark = pytest.mark.executed
+
 MUTIRAO = Path(sys.executable).parent / "mutirao"
 
 

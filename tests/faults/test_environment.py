@@ -11,6 +11,8 @@ from support import brokers, sample_models
 from support.redis_servers import RedisServer
 from support.worker_process import COMMANDS, WorkerProcess
 
+pytestmark = pytest.mark.executed
+
 ROW = [5.1, 3.5, 1.4, 0.2]
 HOUSE = [300.0, "São João del-Rei", 7]
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)

@@ -17,7 +17,7 @@ from support.gateway_process import GatewayProcess
 from support.redis_servers import RedisServer
 from support.worker_process import WorkerProcess
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.executed]
 ROOT = Path(__file__).parents[2]
 # The last commit before the modules moved: names in Python changed after it, what travels did not.
 OLD = "9b94ab8"

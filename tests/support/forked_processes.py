@@ -1,7 +1,7 @@
 """Processes of `mutirao` that are forked instead of executed: importing Celery or the gateway costs seconds, a fork does not.
 
 What a test sees is a child of its own: with its process id, session, environment, descriptors and exit code. Tests of what
-happens when a program is executed use Processes itself: those of faults/, acceptance/ and packaging/.
+happens when a program is executed are marked `executed`.
 
 processes = ForkedProcesses(folder / "watchdog.log")
 process = processes.start([str(BIN / "mutirao"), "worker"], stage=0, grace_s=5, log=folder / "worker.log", env=env)
@@ -95,7 +95,7 @@ class ForkedProcesses(ProcessGroup):
     """Processes, those of `mutirao` forked where nobody could tell.
 
     Attributes:
-        executing: execute them all the same, as the tests of faults do.
+        executing: execute them all the same, as for modules that are marked `executed`.
     """
 
     executing: ClassVar[bool] = False
