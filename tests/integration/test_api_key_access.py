@@ -153,7 +153,7 @@ def test_whoever_was_let_in_is_let_in_no_more_once_the_key_is_not_good(server, r
     said, door = asyncio.run(scenario())
     assert said.keys() == {revoked, gone, less}
     assert (said[revoked][0], said[gone][0]) == ("Unauthorized", "Unauthorized")
-    assert said[less] == ("Forbidden", f"API key {less.id!r} allows less than when this call began: send it again")
+    assert said[less] == ("Forbidden", f"API key {less.id!r} allows less than when this request began: send it again")
     with pytest.raises(errors.Unauthorized, match="asks for an API key"):
         door.recheck(ANYBODY)
 

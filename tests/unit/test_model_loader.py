@@ -186,11 +186,11 @@ def test_trees_of_another_version_are_refused(repository, name):
 
 def test_a_worker_refuses_them_too(repository, tmp_path):
     """A version that was added before is unavailable, with the same words, and verify says so."""
-    import mutirao_worker.models.runtimes.sklearn_checks as checks
+    from mutirao_worker.models.runtimes import sklearn as runtime
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("refuse_old_trees", "check_outputs"):
-            patch.setattr(checks, name, lambda *_: None)
+        patch.setattr(runtime.sklearn_checks, "refuse_old_trees", lambda *_: None)
+        patch.setattr(runtime, "check_outputs", lambda *_: None)
         repository.add("m", OLD / "forest.joblib")
     with pytest.raises(errors.ModelUnavailable, match=r"saved with scikit-learn 1\.3\.2, this is"):
         repository.load("m")
