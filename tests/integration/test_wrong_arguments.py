@@ -18,6 +18,7 @@ TAKES = Signature(
 ROW = [[1.0, 2.0]]
 WRONG = {
     "a timedelta": (lambda c: c.submit("m", ROW, expires_s=timedelta(minutes=2)), "expires_s is datetime.timedelta.*: it must be a number of seconds, 120"),
+    "a deadline that has passed": (lambda c: c.submit("m", ROW, expires_s=-1), "expires_s is -1: it must be a number of seconds, more than 0"),
     "a number as text": (lambda c: c.submit("m", ROW, expires_s="5"), "expires_s is text '5': it must be a number of seconds"),
     "one output": (lambda c: c.submit("m", ROW, outputs="predict"), r"outputs is 'predict': it must be a list of names, \['predict'\]"),
     "a number of outputs": (lambda c: c.submit("m", ROW, outputs=5), "outputs is 5: it must be a list of names"),

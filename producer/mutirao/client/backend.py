@@ -70,8 +70,8 @@ class Submitted(NamedTuple):
     expires_s: float
 
 
-def seconds(name: str, value: Any) -> float:
-    """Return a number of seconds, 0 or more, as a float.
+def seconds(name: str, value: Any, *, above_0: bool = False) -> float:
+    """Return a number of seconds, 0 or more, or above 0, as a float.
 
     Raises:
         InvalidRequest: the value is not such a number, or is too large for a clock.
@@ -80,9 +80,10 @@ def seconds(name: str, value: Any) -> float:
         raise errors.InvalidRequest(f"{name} is {value!r}: it must be a number of seconds, {value.total_seconds():g}")
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise errors.InvalidRequest(f"{name} is {elements.show(value)}: it must be a number of seconds")
-    if not 0 <= value < _SECONDS_MAX:
+    if not 0 <= value < _SECONDS_MAX or (above_0 and value == 0):
+        least = "more than 0" if above_0 else "0 or more"
         raise errors.InvalidRequest(
-            f"{name} is {value!r}: it must be a number of seconds, 0 or more, below {_SECONDS_MAX:g}"
+            f"{name} is {value!r}: it must be a number of seconds, {least}, below {_SECONDS_MAX:g}"
         )
     return float(value)
 
@@ -212,10 +213,9 @@ class Backend(ABC):
         return registry
 
     def _expires_s(self, options: SubmitOptions) -> float:
-        expires_s = self.settings.expires_s if options.expires_s is None else seconds("expires_s", options.expires_s)
-        if not 0 < expires_s < _SECONDS_MAX:
-            raise errors.InvalidRequest(f"expires_s is {expires_s!r}: it must be a number of seconds, more than 0")
-        return expires_s
+        if options.expires_s is None:
+            return self.settings.expires_s
+        return seconds("expires_s", options.expires_s, above_0=True)
 
     def _validate(self, options: SubmitOptions, many: Any, *, rows: bool) -> Operation[ValidatedRequests]:
         keyspace.model_name(options.model)

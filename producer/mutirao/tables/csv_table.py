@@ -183,7 +183,11 @@ class _CsvReader:
             said = f"lacks {_listed(lacking)}" + (
                 f", and names {_listed(unknown)}, unknown to the model" if unknown else ""
             )
-        remedy = csv_dialect.COMMENT if cells[0].startswith("#") else "if it is a row of values, say header absent"
+        remedy = (
+            csv_dialect.COMMENT
+            if cells[0].startswith("#")
+            else "if it is a row of values, say header absent (--header absent, or ?header=absent)"
+        )
         return refused(f"{self._source}: the first line {said}; {remedy}")
 
     def _specs(self, width: int) -> list[InputSpec]:
