@@ -134,6 +134,11 @@ def test_waiting_for_many_tells_of_those_that_ended(http, fleet):
     assert ended(http, ids[0])["status"] == "succeeded"
 
 
+def test_waiting_for_no_job_is_over_at_once(http):
+    """jobs:wait without ids answers at once: no end can come."""
+    assert http.post("/v1/jobs:wait", json={"ids": [], "wait": 60}, timeout=20).json() == {"jobs": [], "missing": []}
+
+
 def test_waiting_for_many_tells_of_all_that_ended_before(http, fleet):
     """jobs:wait leaves out no job whose end was polled, and tells of all in the order in which they were asked for."""
     ids = ["told-0", "told-1", "told-2"]

@@ -151,7 +151,7 @@ async def wait_for_any(gateway: Gateway, request: Request, ids: Sequence[str], w
     found = await _read_ended(gateway, others, tenant)
     if found:  # the notice of another end may still be on its way
         found |= await _read_ended(gateway, list(recent), tenant)
-    elif wait_s:
+    elif ids and wait_s:
         jobs = [*recent.values(), *map(JobHandle, others)]
         found = _records_of(await BatchLongPoll(request, wait_s, len(jobs)).ends(gateway, jobs))
     found = {id: found[id] for id in ids if id in found}
