@@ -6,22 +6,22 @@ import msgspec
 import pytest
 
 from mutirao import errors
-from mutirao_worker.models import manifest
+from mutirao_worker.models import manifest_file
 from support import sample_models
 
-PATH = PurePath("models/iris") / manifest.FILE
+PATH = PurePath("models/iris") / manifest_file.FILE
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The text of a model.toml that `mutirao models add` has written."""
     repository = sample_models.repository(tmp_path_factory.mktemp("manifest") / "models", "iris")
-    return (repository.root / "iris" / manifest.FILE).read_text()
+    return (repository.root / "iris" / manifest_file.FILE).read_text()
 
 
 def test_a_manifest_survives_being_written(written):
     """What is written is read back the same: names of columns with quotes, newlines, emoji, DEL and dots."""
-    found = manifest.parse(written.encode(), PATH)
+    found = manifest_file.parse(written.encode(), PATH)
     odd = ['a "b"', "c\nd\te\\", "🏡 área", "\x7f\x01", "a.b", "", "="]
     version = msgspec.structs.replace(
         found.version,
@@ -31,7 +31,7 @@ def test_a_manifest_survives_being_written(written):
     changed = msgspec.structs.replace(
         found, soft_time_limit_s=1.5, strict_version=True, versions={"1": version, "1.0": version}, active="1.0"
     )
-    assert manifest.parse(manifest.dump(changed), PATH) == changed
+    assert manifest_file.parse(manifest_file.dump(changed), PATH) == changed
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,9 @@ def test_a_manifest_survives_being_written(written):
         ('datatype = "INT64"', 'datatype = "INT65"', "versions.1.outputs.predict.datatype is 'INT65': it must be one of BOOL"),
         ("shape = [-1, 4]", "shape = [4]", "versions.1.inputs.X.shape is [4]: it must begin with -1, the rows"),
         ("default = true", "default = false", "versions.1.outputs is ['predict', 'predict_proba', "),
-        ('model = "model.joblib"', 'model = "other.joblib"', "versions.1.model is 'other.joblib': it must be one of files: model.joblib"),
-        ('model = "model.joblib"', 'model = ""', "versions.1.model is '': it must be one of files"),
+        ('file = "model.joblib"', 'file = "other.joblib"', "versions.1.steps[0].file is 'other.joblib': it must be one of files: model.joblib"),
+        ('runtime = "sklearn", ', "", "object missing required field `runtime`"),
+        ("format = 2", "format = 3", "format is 3: this mutirão reads the formats 1 to 2: update it here, or add the model again with this one"),
         ('"model.joblib" = "sha256:', '"../model.joblib" = "sha256:', "versions.1.files is '../model.joblib': it must be the name of a file"),
         ('"model.joblib" = "sha256:', '"model.joblib" = "md5:', "it must be sha256: and 64 hexadecimal digits"),
         ('"1"', '"../1"', "versions is '../1': a version is 1 to 64 of"),
@@ -69,7 +70,7 @@ def test_a_manifest_that_cannot_be_is_refused(written, old, new, says):
     """A model.toml that was edited wrongly is refused with its path, the key, its value and the rule."""
     assert old in written
     with pytest.raises(errors.ManifestError) as caught:
-        manifest.parse(written.replace(old, new).encode(), PATH)
+        manifest_file.parse(written.replace(old, new).encode(), PATH)
     assert (str(caught.value).startswith(f"{PATH}: "), caught.value.path) == (True, str(PATH))
     assert says in str(caught.value)
 
@@ -77,11 +78,11 @@ def test_a_manifest_that_cannot_be_is_refused(written, old, new, says):
 def test_a_manifest_that_is_not_text_is_refused():
     """Bytes that are not UTF-8 are a ManifestError too."""
     with pytest.raises(errors.ManifestError, match="it is not TOML: 'utf-8' codec"):
-        manifest.parse(b"\xff\xfe", PATH)
+        manifest_file.parse(b"\xff\xfe", PATH)
 
 
 def test_a_deeply_nested_manifest_is_refused_in_a_line():
     """Brackets without end are a manifest that is wrong, and no traceback."""
     for text in (b"a = " + b"[" * 5_000, b"a = " + b"{a=" * 5_000):
         with pytest.raises(errors.ManifestError, match=r"m/model\.toml: it is nested too deeply"):
-            manifest.parse(text, PurePath("m/model.toml"))
+            manifest_file.parse(text, PurePath("m/model.toml"))

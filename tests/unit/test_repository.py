@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mutirao import errors
-from mutirao_worker.models import manifest
+from mutirao_worker.models import manifest_file
 from mutirao_worker.models.repository import Repository
 from support import sample_models
 
@@ -37,7 +37,7 @@ def repository(tmp_path):
 
 
 def edit(repository, old, new, name="iris"):
-    path = repository.root / name / manifest.FILE
+    path = repository.root / name / manifest_file.FILE
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
@@ -131,7 +131,7 @@ def test_a_folder_that_leaves_the_repository_is_not_served(repository, tmp_path)
     shutil.copytree(repository.root / "iris", tmp_path / "outside")
     (repository.root / "outside").symlink_to(tmp_path / "outside")
     (repository.root / "half").mkdir()
-    (repository.root / "half" / manifest.FILE).symlink_to(tmp_path / "outside" / manifest.FILE)
+    (repository.root / "half" / manifest_file.FILE).symlink_to(tmp_path / "outside" / manifest_file.FILE)
     assert repository.names() == ("iris",)
     with pytest.raises(errors.RepositoryError, match="is a link out of the repository: copy the model into it"):
         repository.load("outside")
@@ -183,7 +183,7 @@ def damage_runtime(repository):
 
 def damage_strict(repository):
     edit(repository, "strict_version = false", "strict_version = true")
-    path = repository.root / "iris" / manifest.FILE
+    path = repository.root / "iris" / manifest_file.FILE
     text = path.read_text()
     path.write_text(text.replace(repository.manifest("iris").version.saved_with, "scikit-learn 1.0.2"))
 

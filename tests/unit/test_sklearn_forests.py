@@ -1,5 +1,6 @@
 import functools
 import pickle
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -18,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from mutirao_worker.models.runtimes import sklearn as runtime
-from mutirao_worker.models.runtimes import sklearn_forests
+from mutirao_worker.models.runtimes.predictor import ModelFiles
+from mutirao_worker.models.runtimes.sklearn import forests as sklearn_forests
+from mutirao_worker.models.runtimes.sklearn.predictor import SklearnPredictor
 from support import sample_models
 
 IRIS = sample_models.get("iris")
@@ -55,7 +57,7 @@ class Own(RandomForestClassifier):
 
 
 def loaded(model):
-    return runtime.load(pickle.dumps(model))[0]
+    return SklearnPredictor.load(ModelFiles(Path(), {"model.pkl": pickle.dumps(model)}, "model.pkl")).estimator
 
 
 @functools.cache

@@ -303,7 +303,7 @@ def test_threads_are_capped_in_every_part(repository):
     add(repository, model.fit(HOUSES, DEAR))
     loaded = repository.load("m")
     loaded.set_threads(2)
-    fitted = loaded._model
+    fitted = loaded._loaded.estimator
     forests = [each.named_steps["randomforestclassifier"] for each in fitted.estimators_]
     assert [forest.n_jobs for forest in forests] == [2, 1]
     assert (fitted.n_jobs, fitted.estimators[0][1].named_steps["randomforestclassifier"].n_jobs) == (None, 2)

@@ -149,7 +149,6 @@ def _prepare(**_: Any) -> None:
     worker = getattr(current_process(), "_target", None)
     file_descriptors.silence(app.host.parent_descriptors - app.host.model_descriptors - file_descriptors.own(worker))
     if app.host.infos():
-        app.host.cap_threads()
         pipe = None if worker is None else worker.outq._writer.fileno()  # noqa: SLF001
         with contextlib.nullcontext() if pipe is None else file_descriptors.withheld(pipe):
             # A process that warms up has nothing to say to its parent yet, and a model is not to.

@@ -41,7 +41,7 @@ def replace_file(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     with _write_errors(path):
         try:
-            _write(draft, content)
+            write(draft, content)
             draft.rename(path)
         except OSError:
             draft.unlink(missing_ok=True)
@@ -49,20 +49,31 @@ def replace_file(path: Path, content: bytes) -> None:
         _fsync_folder(path.parent)
 
 
-def create_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Create a folder with its files, in one step."""
+@contextlib.contextmanager
+def new_folder(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Create a folder with its files, in one step at the end; yield the draft of it, to which files may be added.
+
+    Args:
+        folder: the folder.
+        files: what it holds, by names relative to it.
+    """
     draft = folder.with_name(f".adding-{uuid.uuid4().hex}")
-    with _write_errors(folder):
-        try:
+    try:
+        with _write_errors(folder):
             draft.mkdir(parents=True)
             for name, content in files.items():
-                _write(draft / name, content)
-            _fsync_folder(draft)
+                write(draft / name, content)
+        yield draft
+        with _write_errors(folder):
+            for below in (draft, *filter(Path.is_dir, draft.rglob("*"))):
+                _fsync_folder(below)
             draft.rename(folder)
-        except OSError:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        _fsync_folder(folder.parent)
+            _fsync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it holds other versions
+            folder.parent.rmdir()
+        raise
 
 
 def remove_folder(folder: Path) -> None:
@@ -89,7 +100,9 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a new file, and its folders as far as they are not there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
         file.write(content)
         file.flush()

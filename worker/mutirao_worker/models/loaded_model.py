@@ -1,9 +1,8 @@
-"""A model in memory."""
+"""A model as a worker serves it: verified, and loaded in its parent or in each of its processes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -13,40 +12,53 @@ from mutirao.wire.messages import PredictRequest
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.manifest import Manifest
-from mutirao_worker.models.runtimes import Runtime
+from mutirao_worker.models.runtimes.predictor import Predictor
 
 
 class LoadedModel:
-    """A verified, loaded version of a model.
+    """A verified version of a model.
 
     Attributes:
         info: what the worker announces of it.
         manifest: its limits and its signature.
     """
 
-    def __init__(self, info: ModelInfo, manifest: Manifest, runtime: Runtime, model: Any, example: bytes) -> None:
+    def __init__(self, info: ModelInfo, manifest: Manifest, make: Callable[[], Predictor], example: bytes) -> None:
         self.info = info
         self.manifest = manifest
-        self._runtime = runtime
-        self._model = model
+        self._make = make
+        self._predictor: Predictor | None = None
         self._example = example
+
+    def load(self) -> None:
+        """Load it into this process, if it is not yet: the parent of a worker does so for its processes where the runtime allows that."""
+        if self._predictor is None:
+            self._predictor = self._make()
 
     def predict(self, inputs: Mapping[str, Array], outputs: tuple[OutputSpec, ...]) -> dict[str, Array]:
         """Compute outputs for inputs that `signature.bind` has checked; what the model raises is passed on."""
-        return self._runtime.predict(self._model, inputs, outputs, frame=self.info.signature.frame)
+        return self._loaded.predict(inputs, outputs, frame=self.info.signature.frame)
 
     def warm_up(self) -> None:
         """Predict the example once, so that the first request does not pay for lazy imports and cold pages, and check the outputs.
 
         Raises:
+            RepositoryError: it does not load in this process.
             InvalidOutput: the outputs cannot be right.
         """
+        predictor = self._loaded
         if not self._example:
             return
         request = msgspec.json.decode(self._example, type=PredictRequest)
         inputs = signature.decode_request(self.info.name, self.info.signature, request)
-        self._runtime.check_outputs(self._model, self.predict(inputs, self.info.signature.select_outputs(None)))
+        predictor.check_outputs(self.predict(inputs, self.info.signature.select_outputs(None)))
 
     def set_threads(self, threads: int) -> None:
         """Cap the threads that the model itself starts; its native libraries are capped elsewhere."""
-        self._runtime.set_threads(self._model, threads)
+        self._loaded.set_threads(threads)
+
+    @property
+    def _loaded(self) -> Predictor:
+        self.load()
+        assert self._predictor is not None
+        return self._predictor

@@ -1,4 +1,4 @@
-"""The models of one worker: loaded once by the parent, before it forks, so that its children share the pages."""
+"""The models of one worker: where their runtimes allow it loaded once by the parent, before it forks, so that its children share the pages."""
 
 from __future__ import annotations
 
@@ -105,24 +105,20 @@ class ModelHost:
         """Return the digest of this worker's copy of a model; "" where it has none."""
         return self._infos[name].digest if name in self._infos else ""
 
-    def cap_threads(self) -> None:
-        """Cap the native thread pools of this process, and the models' own threads."""
-        native_threads.cap(self.threads)
-        for loaded in self._loaded.values():
-            loaded.set_threads(self.threads)
-
     def warm_up(self, process_index: int) -> None:
-        """Run every model once on its own example; log a failure, and record it for the parent of this process.
+        """Run every model once on its own example, with its share of threads; log a failure, and record it for the parent of this process.
 
         Args:
             process_index: this process's number in its pool.
         """
+        native_threads.cap(self.threads)
         for name, loaded in self._loaded.items():
             if name in self._disabled:
                 continue
             self._warm_ups.start(name, process_index)
             try:
                 with isolation.preserved_process_state():
+                    loaded.set_threads(self.threads)
                     loaded.warm_up()
             except Exception as exc:
                 logger.exception("model %s failed its warm-up", name)

@@ -6,8 +6,9 @@ The bytes that are loaded are those whose digest was checked.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,27 @@ from mutirao import errors, keyspace
 from mutirao.registry import ModelInfo
 from mutirao.wire import tensors
 from mutirao.wire.messages import PredictRequest
-from mutirao_worker.models import atomic_files, model_loader, runtimes
-from mutirao_worker.models import manifest as manifest_file
+from mutirao_worker.models import (
+    atomic_files,
+    manifest_file,
+    manifest_rules,
+    model_source,
+    runtimes,
+    step_loading,
+    steps,
+    trial,
+    version_files,
+)
 from mutirao_worker.models.loaded_model import LoadedModel
 from mutirao_worker.models.manifest import Manifest, Version
+from mutirao_worker.models.model_source import ModelSource
+from mutirao_worker.models.trial import Trial
 
 __all__ = ["Finding", "LoadedModel", "Repository"]
 
 # Every client reads the registry: a longer row stays out of it.
 _EXAMPLE_ROW_BYTES = 2048
+EXAMPLE_FILE = "example.json"
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -83,19 +96,21 @@ class Repository:
             ModelUnavailable: a file is missing, the runtime is not there, or the model cannot be loaded.
         """
         manifest = self.manifest(name)
+        version = manifest.version
         info = _model_info(manifest, _version_note(manifest))
-        files = self._read_version(manifest, manifest.active)
-        runtime = runtimes.find(manifest.runtime)
-        try:
-            model, _ = model_loader.load(
-                self._path(manifest, manifest.version.model), files[manifest.version.model], manifest.runtime
-            )
-        except errors.RepositoryError as exc:
-            raise _unavailable_error(name, str(exc)) from exc
-        example = files.get(manifest.version.example, b"")
-        return LoadedModel(
-            msgspec.structs.replace(info, example=_example_row(example)), manifest, runtime, model, example
+        contents = version_files.read_all(self.root, manifest, manifest.active)
+        example = contents.get(version.example, b"")
+        info = msgspec.structs.replace(info, example=_example_row(example))
+        folder = self.root / manifest.name / manifest.active
+        loaded = LoadedModel(
+            info, manifest, functools.partial(steps.load, folder, contents, version.steps, version.labels), example
         )
+        try:
+            if steps.is_loaded_before_fork(version.steps):
+                loaded.load()
+        except errors.RepositoryError as exc:
+            raise version_files.unavailable_error(name, str(exc)) from exc
+        return loaded
 
     def info(self, name: str) -> ModelInfo:
         """Describe a model without loading it; what keeps it from being served becomes its state.
@@ -107,7 +122,7 @@ class Repository:
         try:
             manifest = self.manifest(name)
             note = _version_note(manifest)
-            self._read_version(manifest, manifest.active)
+            version_files.read_all(self.root, manifest, manifest.active)
         except errors.MutiraoError as exc:
             return self.unavailable(name, exc)
         return _model_info(manifest, note)
@@ -137,36 +152,43 @@ class Repository:
     def add(
         self,
         name: str,
-        file: str | Path,
-        *,
+        *files: str | Path,
         version: str | None = None,
         example: Any = None,
-        runtime: str = "sklearn",
+        runtime: str | None = None,
+        picks: Sequence[str] = (),
+        labels: str | Path | None = None,
+        trust: Sequence[str] = (),
         **settings: Any,
     ) -> ModelInfo:
-        """Add a version of a model, and make it the active one. That loads the file: add only what you trust.
+        """Add a version of a model, and make it the active one. That loads its files: add only what you trust.
 
         Args:
             name: the model's name.
-            file: the saved model; it is copied.
+            files: the saved model; or one file for each of its steps, of which all but the last transform. They are copied.
             version: its name; one more than the highest number by default.
             example: rows as the model takes them: a DataFrame, an array, or the path of a .csv, .json or .npy file.
-            runtime: the kind of model.
+            runtime: the kind of model; found by the file's content by default.
+            picks: the keys or places of the steps within what the only file holds: a dict, a list or a tuple.
+            labels: the file of the names for what it predicts: a fitted encoder, or a list or dict of names (pickle, .json, .txt).
+            trust: the types that a skops file may hold.
             settings: max_rows, time_limit_s, max_batch_rows, ..., as in `Manifest`; those not given (or None) stay as they are.
 
         Raises:
             InvalidRequest: the name or the version is not allowed.
             ModelExists: there is such a version.
             ManifestError: a setting has a value that is not allowed.
-            RepositoryError: the file cannot be read, or is no model; what it takes cannot be known without an example.
+            RepositoryError: a file cannot be read, or is no model; what it takes cannot be known without an example.
         """
         keyspace.model_name(name)
         if version is not None:
             self._check_free(name, keyspace.version_name(version))
-        new, files = model_loader.describe(Path(file), runtime, example)
+        source = model_source.read(
+            list(map(Path, files)), runtime=runtime, picks=picks, labels=Path(labels) if labels else None, trust=trust
+        )
         changed = {key: value for key, value in settings.items() if value is not None}
         with atomic_files.exclusive_lock(self.root):
-            return self._add(name, version, new, files, {"runtime": runtime, **changed})
+            return self._add(name, version, source, example, changed)
 
     def activate(self, name: str, version: str) -> ModelInfo:
         """Make a version the one that is served.
@@ -199,17 +221,21 @@ class Repository:
             atomic_files.remove_folder(folder / str(version))
 
     def _add(
-        self, name: str, version: str | None, new: Version, files: Mapping[str, bytes], settings: dict[str, Any]
+        self, name: str, version: str | None, source: ModelSource, example: Any, settings: dict[str, Any]
     ) -> ModelInfo:
         self._check_free(name, version)
         old = self.manifest(name) if name in self.names() else None
         versions = dict(old.versions) if old else {}
         version = version or _next_version({*versions, *self._version_folders(name)})
-        base = msgspec.structs.asdict(old) if old else {"name": name}
+        base = {**(msgspec.structs.asdict(old) if old else {"name": name}), **settings, "active": version}
         path = self.root / name / manifest_file.FILE
-        changed = Manifest(**{**base, **settings, "active": version, "versions": {**versions, version: new}})
-        manifest_file.parse(manifest_file.dump(changed), path)
-        atomic_files.create_folder(self.root / name / version, files)
+        with atomic_files.new_folder(self.root / name / version, source.contents) as draft:
+            tried = trial.run(draft, source.contents, source.steps, source.labels, source.origins, example)
+            example_file = source.free_name(EXAMPLE_FILE)
+            atomic_files.write(draft / example_file, tried.description.example)
+            new = _new_version(tried, {**source.contents, example_file: tried.description.example}, example_file)
+            changed = Manifest(**{**base, "versions": {**versions, version: new}})
+            manifest_file.parse(manifest_file.dump(changed), path)
         self._write(changed)
         return self.info(name)
 
@@ -246,10 +272,7 @@ class Repository:
 
     def _is_model_folder(self, folder: Path) -> bool:
         file = folder / manifest_file.FILE
-        return manifest_file.is_model_name(folder.name) and file.is_file() and self._is_inside(file)
-
-    def _is_inside(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.root.resolve())
+        return manifest_rules.is_model_name(folder.name) and file.is_file() and version_files.is_inside(self.root, file)
 
     def _version_folders(self, name: str) -> tuple[str, ...]:
         folder = self.root / name
@@ -258,31 +281,6 @@ class Repository:
             if folder.is_dir()
             else ()
         )
-
-    def _path(self, manifest: Manifest, file: str) -> Path:
-        return self.root / manifest.name / manifest.active / file
-
-    def _read_version(self, manifest: Manifest, version: str) -> dict[str, bytes]:
-        return {file: self._read_version_file(manifest, version, file) for file in manifest.versions[version].files}
-
-    def _read_version_file(self, manifest: Manifest, version: str, file: str) -> bytes:
-        path = self.root / manifest.name / version / file
-        if not self._is_inside(path):
-            raise _unavailable_error(manifest.name, f"{path} is a link out of the repository: copy the file into it")
-        if not path.is_file():
-            raise _unavailable_error(manifest.name, f"{path} is missing: put it back, or add the model again")
-        try:
-            raw = path.read_bytes()
-        except OSError as exc:
-            raise _unavailable_error(manifest.name, f"{path} cannot be read: {exc.strerror}") from exc
-        wanted, got = manifest.versions[version].files[file], atomic_files.digest(raw)
-        if got != wanted:
-            mismatch = f"its digest is {got[:15]}..., {manifest_file.FILE} names {wanted[:15]}..."
-            raise errors.DigestMismatch(
-                f"{path} is not the file that was added: {mismatch}; put it back, or add it as a new version",
-                path=str(path),
-            )
-        return raw
 
     def _find_unlisted(self, manifest: Manifest) -> Iterator[Finding]:
         for folder in self._version_folders(manifest.name):
@@ -297,7 +295,7 @@ class Repository:
         for version, listed in manifest.versions.items():
             for file in listed.files:
                 try:
-                    self._read_version_file(manifest, version, file)
+                    version_files.read(self.root, manifest, version, file)
                 except errors.MutiraoError as exc:
                     yield Finding(version, str(exc))
 
@@ -314,7 +312,7 @@ class Repository:
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - the model's own code runs here
             yield Finding(
                 manifest.active,
-                f"{self._path(manifest, manifest.version.model)} loads, but does not answer its example as it should: {model_loader.describe_error(exc)}",
+                f"{self.root / manifest.name / manifest.active} loads, but does not answer its example as it should: {step_loading.describe_error(exc)}",
             )
 
 
@@ -323,7 +321,7 @@ def _model_info(manifest: Manifest, note: str = "") -> ModelInfo:
         name=manifest.name,
         version=manifest.active,
         versions=tuple(manifest.versions),
-        runtime=manifest.runtime,
+        runtime=manifest.version.runtime,
         signature=manifest.signature,
         reason=note,
         digest=_version_digest(manifest),
@@ -347,21 +345,33 @@ def _version_digest(manifest: Manifest) -> str:
 
 
 def _version_note(manifest: Manifest) -> str:
-    """Return a note where the library has another version than the one that saved the model.
+    """Return a note where a library has another version than the one that saved a step.
 
     Raises:
         ModelUnavailable: the manifest is strict about it.
     """
-    installed, saved_with = runtimes.installed(manifest.runtime), manifest.version.saved_with
-    if not saved_with or saved_with == installed:
-        return ""
-    text = f"saved with {saved_with}, loaded with {installed}"
-    if manifest.strict_version:
-        raise _unavailable_error(
-            manifest.name,
-            f"{text}, which its strict_version = true refuses: install {saved_with}, or save the model again",
-        )
-    return text
+    for step in manifest.version.steps:
+        installed = runtimes.installed(step.runtime)
+        if step.saved_with and step.saved_with != installed:
+            text = f"saved with {step.saved_with}, loaded with {installed}"
+            if manifest.strict_version:
+                rule = f"which its strict_version = true refuses: install {step.saved_with}, or save the model again"
+                raise version_files.unavailable_error(manifest.name, f"{text}, {rule}")
+            return text
+    return ""
+
+
+def _new_version(tried: Trial, contents: Mapping[str, bytes], example_file: str) -> Version:
+    description = tried.description
+    return Version(
+        steps=tried.steps,
+        labels=tried.labels,
+        example=example_file,
+        frame=description.frame,
+        inputs=description.inputs,
+        outputs=description.outputs,
+        files={name: atomic_files.digest(content) for name, content in contents.items()},
+    )
 
 
 def _check_version(manifest: Manifest, version: str) -> None:
@@ -376,7 +386,3 @@ def _check_version(manifest: Manifest, version: str) -> None:
 
 def _next_version(taken: set[str]) -> str:
     return str(max((int(version) for version in taken if version.isascii() and version.isdecimal()), default=0) + 1)
-
-
-def _unavailable_error(name: str, reason: str) -> errors.ModelUnavailable:
-    return errors.ModelUnavailable(reason, model=name, reason=reason)

@@ -9,6 +9,8 @@ from typing import Any
 from sklearn.preprocessing import LabelBinarizer, LabelEncoder, MultiLabelBinarizer
 from sklearn.utils import get_tags
 
+from mutirao import errors
+
 _SHOWN = 6
 _SAVE_ONE = "save what predicts alone, or its steps as one: make_pipeline(scaler, model)"
 _TAKES_DICTS = "takes dicts; no tensor holds them: fit a pipeline on a DataFrame instead, with a OneHotEncoder for text, and save that"
@@ -29,6 +31,20 @@ def describe_non_estimator(model: Any) -> str:
     module = kind.__module__.partition(".")[0]
     of = "" if module == "builtins" else f" of {module}"
     return f"a {kind.__name__}{of}, not a scikit-learn estimator: {save}"
+
+
+def check_is_estimator(estimator: Any, name: str) -> None:
+    """Refuse a step that is no estimator, or encodes labels.
+
+    Raises:
+        RepositoryError: says what it is, and what to do.
+    """
+    if isinstance(estimator, LabelEncoder | LabelBinarizer | MultiLabelBinarizer):
+        raise errors.RepositoryError(
+            f"{name} holds a {_name(estimator)}, which encodes labels and is no step: give it with --labels {name}"
+        )
+    if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
+        raise errors.RepositoryError(f"{name} holds {describe_non_estimator(estimator)}")
 
 
 def describe_unknown_inputs(model: Any) -> str:

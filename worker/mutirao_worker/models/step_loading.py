@@ -1,4 +1,4 @@
-"""A saved model's file: loaded by its runtime, and described by a trial; why one does not load, with what to do."""
+"""One step of a version: loaded by its runtime; why its file does not load, with what to do."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import bz2
 import lzma
 import re
 import zlib
-from pathlib import Path
-from typing import Any
 
 from mutirao import errors
-from mutirao_worker.models import atomic_files, runtimes
+from mutirao_worker.models import runtimes
 from mutirao_worker.models.file_format import foreign_format
-from mutirao_worker.models.manifest import Version
+from mutirao_worker.models.runtimes.predictor import ModelFiles, Predictor
 
-MODEL_FILE = "model.joblib"
-EXAMPLE_FILE = "example.json"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda", b"]\x00\x00")
 _MISSING_ATTRIBUTE = re.compile(r"Can't get attribute '([^']+)' on <module '([\w.]+)'")
 _MODULE_NAME = re.compile(r"\w+(\.\w+)*")
@@ -23,55 +19,23 @@ _VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+(?:\.\w+)*)", re.DOTAL
 _DECOMPRESSED_MAX = 64 * 1024 * 1024
 
 
-def load(file: Path, raw: bytes, runtime: str) -> tuple[Any, str]:
-    """Load a model's file; return the model, and the library that saved it, as `Runtime.load` does.
+def load(runtime: str, files: ModelFiles) -> Predictor:
+    """Load a step.
 
     Raises:
-        RepositoryError: it has another format, or does not load; says what it is, and what to do.
+        RepositoryError: its file has another format, or does not load; says what it is, and what to do.
         ModelUnavailable: as `runtimes.find`.
     """
-    if foreign := foreign_format(raw):
-        raise errors.RepositoryError(f"{file} {foreign}")
-    module = runtimes.find(runtime)
+    kind = runtimes.find(runtime)
+    if runtime == "sklearn" and (foreign := foreign_format(files.raw)):
+        raise errors.RepositoryError(f"{files.path} {foreign}")
     try:
-        return module.load(raw)
+        return kind.load(files)
     except errors.RepositoryError as exc:
-        raise errors.RepositoryError(f"{file} cannot be served: {exc}") from exc
+        raise errors.RepositoryError(f"{files.path} cannot be served: {exc}") from exc
     except (Exception, SystemExit) as exc:
-        reason = _load_failure(raw, exc, runtimes.installed(runtime))
-        raise errors.RepositoryError(f"{file} does not load: {reason}") from exc
-
-
-def describe(file: Path, runtime: str, example: Any) -> tuple[Version, dict[str, bytes]]:
-    """Load a file and try it, which runs what is in it: return what it takes and gives, and the files to keep of it.
-
-    Raises:
-        RepositoryError: the file cannot be read, or is no model; what it takes cannot be known without an example.
-        ModelUnavailable: as `load`.
-    """
-    raw = atomic_files.read_file(file)
-    model, saved_with = load(file, raw, runtime)
-    try:
-        description = runtimes.find(runtime).describe(model, example)
-    except (Exception, SystemExit) as exc:
-        reason = (
-            str(exc) if isinstance(exc, errors.MutiraoError) else f"{file} cannot be looked at: {describe_error(exc)}"
-        )
-        installed = runtimes.installed(runtime)
-        if saved_with and saved_with != installed:
-            reason = f"{reason}; it was saved with {saved_with}, this is {installed}: install that version for its worker, or save it again"
-        raise errors.RepositoryError(reason) from exc
-    files = {MODEL_FILE: raw, EXAMPLE_FILE: description.example}
-    version = Version(
-        model=MODEL_FILE,
-        example=EXAMPLE_FILE,
-        saved_with=saved_with or runtimes.installed(runtime),
-        frame=description.frame,
-        inputs=description.inputs,
-        outputs=description.outputs,
-        files={name: atomic_files.digest(content) for name, content in files.items()},
-    )
-    return version, files
+        reason = _load_failure(files.contents.get(files.file, b""), exc, runtimes.installed(runtime))
+        raise errors.RepositoryError(f"{files.path} does not load: {reason}") from exc
 
 
 def describe_error(exc: BaseException) -> str:

@@ -24,6 +24,7 @@ from sklearn.preprocessing import LabelEncoder, StandardScaler
 
 from mutirao import errors
 from mutirao_worker.models.repository import Repository
+from mutirao_worker.models.runtimes.sklearn import checks
 from saved_by_1_3 import make
 from support import sample_models
 
@@ -186,11 +187,9 @@ def test_trees_of_another_version_are_refused(repository, name):
 
 def test_a_worker_refuses_them_too(repository, tmp_path):
     """A version that was added before is unavailable, with the same words, and verify says so."""
-    from mutirao_worker.models.runtimes import sklearn as runtime
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime.sklearn_checks, "refuse_old_trees", lambda *_: None)
-        patch.setattr(runtime, "check_outputs", lambda *_: None)
+        patch.setattr(checks, "refuse_old_trees", lambda *_: None)
+        patch.setattr(checks, "check_outputs", lambda *_: None)
         repository.add("m", OLD / "forest.joblib")
     with pytest.raises(errors.ModelUnavailable, match=r"saved with scikit-learn 1\.3\.2, this is"):
         repository.load("m")
@@ -250,6 +249,6 @@ def test_a_trial_looks_at_the_answers(repository, tmp_path, given, says):
     repository.add("m", tmp_path / "m.joblib")
     loaded = repository.load("m")
     loaded.warm_up()
-    loaded._model.set_params(**given)
+    loaded._loaded.estimator.set_params(**given)
     with pytest.raises(errors.InvalidOutput, match=says):
         loaded.warm_up()

@@ -12,8 +12,9 @@ from mutirao import errors
 from mutirao.wire import tensors
 from mutirao.wire.signature import MATRIX, InputSpec, Signature
 from mutirao.wire.tensors import Array
-from mutirao_worker.models.runtimes import example_rows, sklearn_contents
+from mutirao_worker.models.runtimes import example_rows
 from mutirao_worker.models.runtimes.example_rows import Example
+from mutirao_worker.models.runtimes.sklearn import contents
 
 Inputs = tuple[tuple[InputSpec, ...], dict[str, Array]]
 
@@ -55,7 +56,7 @@ def candidates(model: Any, example: Any) -> Iterator[Inputs]:
         return
     known = features(model)
     if count is None and known.get(0, Feature()).datatype != "BYTES":
-        raise errors.RepositoryError(sklearn_contents.describe_unknown_inputs(model))
+        raise errors.RepositoryError(contents.describe_unknown_inputs(model))
     for number in (1.0, 0.0):
         columns = [_sample_column(known.get(at, Feature()), number) for at in range(count or 1)]
         if names is None:

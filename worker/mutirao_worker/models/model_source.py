@@ -1,0 +1,88 @@
+"""What is added as a version: the files that a person names, under the names that they are stored with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from mutirao import errors
+from mutirao_worker.models import atomic_files
+from mutirao_worker.models.manifest import LabelFile, Step
+
+
+class ModelSource(msgspec.Struct, frozen=True):
+    """The content of a version that is to be added.
+
+    Attributes:
+        contents: the bytes of its files, by the names under which they are stored.
+        steps: what it is made of.
+        labels: names for what it predicts; None for none.
+        origins: where its files came from, for errors, by the same names.
+    """
+
+    contents: dict[str, bytes]
+    steps: tuple[Step, ...]
+    labels: LabelFile | None
+    origins: dict[str, str]
+
+    def free_name(self, name: str) -> str:
+        """Return a name that no file of it has: this one, or one like it."""
+        while name in self.contents:
+            name = f"_{name}"
+        return name
+
+
+def read(
+    paths: Sequence[Path],
+    *,
+    runtime: str | None = None,
+    picks: Sequence[str] = (),
+    labels: Path | None = None,
+    trust: Sequence[str] = (),
+) -> ModelSource:
+    """Read the files of a version.
+
+    Args:
+        paths: a file for each step, in their order.
+        runtime: the kind of model; by its content where it is None.
+        picks: the keys or places of the steps within what the only file holds.
+        labels: a file with the names for what the last step predicts.
+        trust: the types that a skops file may hold.
+
+    Raises:
+        RepositoryError: a file cannot be read, or steps are picked from several files.
+    """
+    if picks and len(paths) != 1:
+        raise errors.RepositoryError(
+            f"--steps picks from one file, got {len(paths)}: give the files in the order of the steps instead"
+        )
+    contents: dict[str, bytes] = {}
+    origins: dict[str, str] = {}
+    for path in paths:
+        name = _stored_name(path, contents, alone=len(paths) == 1)
+        contents[name], origins[name] = atomic_files.read_file(path), str(path)
+    names = list(contents) * max(1, len(picks))
+    steps = tuple(
+        Step(runtime=runtime or "sklearn", file=name, pick=pick, trust=tuple(trust))
+        for name, pick in zip(names, picks or [""] * len(names), strict=True)
+    )
+    label_file = None
+    if labels is not None:
+        name = _stored_name(labels, contents, alone=False)
+        contents[name], origins[name] = atomic_files.read_file(labels), str(labels)
+        label_file = LabelFile(file=name)
+    return ModelSource(contents, steps, label_file, origins)
+
+
+def _stored_name(path: Path, taken: dict[str, bytes], *, alone: bool) -> str:
+    """Return a plain name that is still free: `model` with the file's ending where there is one file."""
+    suffix = re.sub(r"[^A-Za-z0-9.]", "", path.suffix)
+    stem = "model" if alone else re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "model"
+    name, count = f"{stem}{suffix}", 1
+    while name in taken:
+        count += 1
+        name = f"{stem}-{count}{suffix}"
+    return name

@@ -1,0 +1,277 @@
+"""scikit-learn estimators and pipelines, saved with joblib or pickle.
+
+Loading a pickle runs what it holds. It is done only from bytes whose digest the manifest names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import joblib
+import msgspec
+import numpy as np
+import pandas as pd
+import sklearn
+from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from mutirao import errors
+from mutirao.wire import tensors
+from mutirao.wire.signature import InputSpec, OutputSpec
+from mutirao.wire.tensors import Array
+from mutirao_worker.models.runtimes import example_rows
+from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor
+from mutirao_worker.models.runtimes.sklearn import checks, contents, forests, missing, parts, pipelines
+from mutirao_worker.models.runtimes.sklearn import inputs as inputs_of
+
+METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
+
+
+class SklearnPredictor(Predictor):
+    """A fitted estimator or pipeline.
+
+    Attributes:
+        estimator: the estimator.
+    """
+
+    library = "scikit-learn"
+
+    def __init__(self, estimator: Any, saved_with: str = "") -> None:
+        self.estimator = estimator
+        self.saved_with = saved_with
+
+    @classmethod
+    def load(cls, files: ModelFiles) -> SklearnPredictor:
+        """Unpickle an estimator; see `Predictor.load`."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if files.file not in files.unpickled:
+                files.unpickled[files.file] = joblib.load(io.BytesIO(files.raw))
+            estimator = _picked(files.unpickled[files.file], files)
+        mismatches = [each.message for each in caught if isinstance(each.message, InconsistentVersionWarning)]
+        saved_with = str(mismatches[0].original_sklearn_version) if mismatches else ""
+        estimators = list(parts.estimators(estimator))
+        checks.refuse_old_trees(estimators, saved_with)
+        forests.speed_up_forests(estimators)
+        return cls(estimator, f"scikit-learn {saved_with}" if saved_with else "")
+
+    @classmethod
+    def joined(cls, predictors: Sequence[SklearnPredictor], names: Sequence[str]) -> SklearnPredictor:
+        """Return fitted estimators as one: each transforms, the last predicts.
+
+        Args:
+            predictors: the estimators, at least one.
+            names: their files, for the error.
+
+        Raises:
+            RepositoryError: one of them cannot be where it is.
+        """
+        if len(predictors) == 1:
+            return predictors[0]
+        return cls(pipelines.joined([each.estimator for each in predictors], names))
+
+    def transform(self, inputs: Mapping[str, Array], *, frame: bool) -> Array:
+        """Return what the estimator makes of inputs, for a step that follows, as a dense matrix."""
+        return _dense("transform", self.estimator.transform(_data(self.estimator, inputs, frame=frame)))
+
+    def describe(self, example: Any) -> Description:
+        """Return the inputs by what the estimator was fitted on, and the outputs by a trial run.
+
+        Raises:
+            RepositoryError: it is not a fitted estimator, or its inputs cannot be known without an example.
+        """
+        estimator = self.estimator
+        _check_fitted(estimator)
+        failures: list[str] = []
+        frame = hasattr(estimator, "feature_names_in_")
+        for inputs, arrays in inputs_of.candidates(estimator, example):
+            try:
+                outputs = tuple(_trial(estimator, arrays, frame=frame))
+            except Exception as exc:  # noqa: BLE001 - the estimator's own code runs here
+                failures.append(f"{type(exc).__name__}: {exc}")
+            else:
+                defaults = tuple(output for output in outputs if output.default)
+                predict_defaults = functools.partial(self.predict, outputs=defaults, frame=frame)
+                specs, rows = _as_numbers(inputs, arrays, predict_defaults)
+                self.check_outputs(predict_defaults(rows))
+                specs = missing.with_nullability(specs, rows, predict_defaults)
+                return Description(
+                    inputs=specs, outputs=outputs, frame=frame, example=example_rows.encode_request(rows)
+                )
+        rows_tried = (
+            "the example"
+            if example is not None
+            else "the rows made up for it; give it real ones with --example rows.csv"
+        )
+        raise errors.RepositoryError(f"the {type(estimator).__name__} does not predict {rows_tried}: {failures[0]}")
+
+    def predict(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: tuple[OutputSpec, ...],
+        *,
+        frame: bool,
+        parameters: Mapping[str, Any] = NO_PARAMETERS,  # noqa: ARG002
+    ) -> dict[str, Array]:
+        """Call each method that an output needs, once; return the outputs by name."""
+        data = _data(self.estimator, inputs, frame=frame)
+        methods = list(dict.fromkeys(output.name.partition(".")[0] for output in outputs))
+        results: dict[str, Array] = {}
+        settings = sklearn.get_config()
+        try:
+            for method in methods:
+                # A method may write into its data; the next one must not see that.
+                results.update(_call(self.estimator, method, data if method == methods[-1] else data.copy()))
+        finally:  # a model's own scikit-learn settings must not reach other models
+            if sklearn.get_config() != settings:
+                sklearn.set_config(**settings)
+        for output in outputs:
+            if output.name not in results:
+                raise errors.InvalidOutput(
+                    f"returned {', '.join(map(repr, results))}, but no {output.name!r}, which it announced"
+                )
+        return {output.name: results[output.name] for output in outputs}
+
+    def check_outputs(self, outputs: Mapping[str, Array]) -> None:
+        """Check a classifier's labels and probabilities; see `checks.check_outputs`."""
+        checks.check_outputs(self.estimator, outputs)
+
+    def set_threads(self, threads: int) -> None:
+        """Cap every larger n_jobs, in the estimator and in all estimators within it."""
+        for estimator in parts.estimators(self.estimator):
+            with contextlib.suppress(Exception):  # a property of its own may raise
+                _cap_n_jobs(estimator, threads)
+
+
+def _picked(content: Any, files: ModelFiles) -> Any:
+    """Return the estimator within what a file holds that the step picks."""
+    if not files.pick:
+        return content
+    try:
+        return content[files.pick] if isinstance(content, Mapping) else content[int(files.pick)]
+    except (LookupError, TypeError, ValueError):
+        raise errors.RepositoryError(
+            f"it holds no {files.pick!r}: {contents.describe_non_estimator(content)}"
+        ) from None
+
+
+def _as_numbers(
+    inputs: tuple[InputSpec, ...], arrays: dict[str, Array], predict: Callable[[Mapping[str, Array]], dict[str, Array]]
+) -> tuple[tuple[InputSpec, ...], dict[str, Array]]:
+    """Describe a matrix as floating-point where its integer type was guessed, and the model predicts the same for both."""
+    spec, array = inputs[0], next(iter(arrays.values()))
+    if not spec.guessed or array.ndim != 2 or array.dtype.kind not in "iu":
+        return inputs, arrays
+    numbers = {spec.name: array.astype(np.float64)}
+    try:
+        of_integers, of_floats = predict(arrays), predict(numbers)
+    except Exception:  # noqa: BLE001 - the estimator's own code runs here
+        return inputs, arrays
+    if not all(np.array_equal(of_integers[name], of_floats[name]) for name in of_integers):
+        return inputs, arrays
+    return (msgspec.structs.replace(spec, datatype="FP64", guessed=False),), numbers
+
+
+def _cap_n_jobs(estimator: Any, threads: int) -> None:
+    n_jobs = getattr(estimator, "n_jobs", None)
+    # None means one to scikit-learn, OpenMP's number to XGBoost, and every core to LightGBM.
+    all_cores = n_jobs is None and hasattr(estimator, "n_jobs") and _library(estimator) == "lightgbm"
+    if all_cores or (isinstance(n_jobs, int) and not 0 < n_jobs <= threads):
+        estimator.n_jobs = threads
+        if _library(estimator) == "xgboost":  # its booster keeps the number too
+            estimator.get_booster().set_param({"nthread": threads})
+
+
+def _library(estimator: Any) -> str:
+    return str(type(estimator).__module__).partition(".")[0]
+
+
+def _data(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Any:
+    """Return the inputs as the estimator takes them; a missing text is what it was fitted on, None or NaN."""
+    inputs = missing.replace_missing_text(inputs, lambda: inputs_of.columns_fitted_on_none(model))
+    return _frame(inputs) if frame else next(iter(inputs.values()))
+
+
+def _frame(inputs: Mapping[str, Array]) -> pd.DataFrame:
+    # dtype=object keeps text as str objects: pandas 3 would make its own string dtype of them.
+    return pd.DataFrame(
+        {name: pd.Series(array, dtype=object) if array.dtype == object else array for name, array in inputs.items()}
+    )
+
+
+def _call(model: Any, method: str, data: Any) -> Iterator[tuple[str, Array]]:
+    result = getattr(model, method)(data)
+    if isinstance(result, list) and result and all(getattr(each, "ndim", 0) for each in result):
+        yield from ((f"{method}.{at}", _dense(f"{method}.{at}", each)) for at, each in enumerate(result))
+    else:
+        yield method, _dense(method, result)
+
+
+def _dense(name: str, result: Any) -> Array:
+    """Return what a method returned as an array.
+
+    Raises:
+        InvalidOutput: it is not an array, or has masked values.
+    """
+    if np.ma.is_masked(result):
+        first = np.argwhere(np.ma.getmaskarray(result))[0].tolist()
+        raise errors.InvalidOutput(f"returned {name!r} with a masked value at {first}: fill it (filled) in the model")
+    try:
+        array = np.asarray(result.toarray() if hasattr(result, "toarray") else result)
+    except ValueError as exc:
+        raise errors.InvalidOutput(f"returned rows of unequal length for {name!r}: {exc}") from exc
+    if array.ndim == 0 and array.dtype == object:
+        raise errors.InvalidOutput(f"returned a {type(result).__name__} for {name!r}, which is no array")
+    return array
+
+
+def _check_fitted(model: Any) -> None:
+    if isinstance(model, type) or not hasattr(model, "get_params"):
+        raise errors.RepositoryError(f"the file holds {contents.describe_non_estimator(model)}")
+    if not hasattr(model, "fit"):
+        raise errors.RepositoryError(
+            f"the {type(model).__name__} has no method fit, so it is no scikit-learn estimator: give its class one "
+            "(def fit(self, X, y=None): return self), and save it again"
+        )
+    try:
+        check_is_fitted(model)
+    except NotFittedError as exc:
+        raise errors.RepositoryError(f"the {type(model).__name__} is not fitted: call fit before you save it") from exc
+    except Exception:  # noqa: BLE001 - its own check is broken: the trial decides
+        return
+
+
+def _trial(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Iterator[OutputSpec]:
+    methods = [method for method in METHODS if hasattr(model, method)]
+    if not methods:
+        raise errors.RepositoryError(f"it has none of {', '.join(METHODS)}")
+    defaults = {"predict", "predict_proba"} & set(methods) or {"transform"} & set(methods) or {methods[0]}
+    for method in methods:
+        try:
+            yield from _outputs(model, method, inputs, frame=frame, default=method in defaults)
+        except Exception:
+            if method in defaults:
+                raise
+
+
+def _outputs(
+    model: Any, method: str, inputs: Mapping[str, Array], *, frame: bool, default: bool
+) -> Iterable[OutputSpec]:
+    rows = len(next(iter(inputs.values())))
+    data = _data(model, inputs, frame=frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = list(_call(model, method, data))
+    for name, array in results:
+        if array.ndim == 0 or len(array) != rows:
+            raise errors.InvalidOutput(f"{method} gave shape {list(array.shape)} for {rows} rows")
+        tensors.encode(name, array, binary=True)
+    return [
+        OutputSpec(name=name, datatype=tensors.datatype_of(array), shape=(-1, *array.shape[1:]), default=default)
+        for name, array in results
+    ]
