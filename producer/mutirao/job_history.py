@@ -69,6 +69,7 @@ class JobHistory(msgspec.Struct, frozen=True, kw_only=True):
         held: the worker that holds it; None where none does.
         letter: its dead letter.
         served: whether a live worker serves its model.
+        failures: why those that should serve it cannot, where none serves it.
         hidden: whether queues and reservations cannot be read: the broker is RabbitMQ, or the Redis user lacks the right.
     """
 
@@ -77,6 +78,7 @@ class JobHistory(msgspec.Struct, frozen=True, kw_only=True):
     held: Held | None = None
     letter: DeadLetter | None = None
     served: bool = True
+    failures: tuple[str, ...] = ()
     hidden: bool = False
 
 
@@ -130,10 +132,12 @@ def _locate(backend: RedisBackend, record: JobRecord) -> Operation[JobHistory]:
     if record.done or backend.settings.uses_amqp:
         return JobHistory(record=record, hidden=not record.done)
     model = record.job.model
-    served = bool((yield from backend.catalog()).serving(model)) if model else True
+    registry = yield from backend.catalog()
+    served = not model or bool(registry.serving(model))
     held = yield from _holder(record.task_id, backend)
     waiting = (yield from _queued_at(record)) if held is None and record.status == "QUEUED" and model else None
-    return JobHistory(record=record, waiting=waiting, held=held, served=served)
+    failures = () if served else registry.failures(model)
+    return JobHistory(record=record, waiting=waiting, held=held, served=served, failures=failures)
 
 
 def _queued_at(record: JobRecord) -> Operation[QueuedAt | None]:

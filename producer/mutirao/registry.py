@@ -156,6 +156,10 @@ class Registry(msgspec.Struct, frozen=True):
         """Return the live workers that serve a model."""
         return tuple(worker for worker in self.workers if name in worker.models)
 
+    def failures(self, name: str) -> tuple[str, ...]:
+        """Return why live workers cannot serve a model, each reason once."""
+        return tuple(dict.fromkeys(worker.failing[name] for worker in self.workers if name in worker.failing))
+
     def rate(self, name: str) -> float:
         """Return the requests a second of a model that live workers answer; 0 where none has announced a rate."""
         return sum(worker.rates.get(name, 0.0) for worker in self.workers)

@@ -44,6 +44,10 @@ def seen(*workers, broken="", known=("iris",), given=None, reason="", unleased=(
 
 
 IRIS = worker("a@x", iris="1")
+FAILING = [
+    WorkerInfo(name=name, processes=1, models={}, failing={"bad": why})
+    for name, why in (("a", "saved with 1.2"), ("b", "no file"), ("c", "no file"))
+]
 AMQP = {"broker_url": "amqp://127.0.0.1", "result_url": "redis://127.0.0.1"}
 
 
@@ -108,6 +112,7 @@ def test_a_server_is_judged(check, given, level, says):
         (fleet_checks.models, seen(IRIS), "ok", "1 served: iris"),
         (fleet_checks.models, seen(IRIS, known=()), "warning", "none"),
         (fleet_checks.models, seen(IRIS, known=("iris", "bad"), broken="bad", reason="digest"), "problem", "bad (digest)"),
+        (fleet_checks.models, seen(*FAILING, known=("bad",), broken="bad", reason="digest"), "problem", "bad (saved with 1.2; no file)"),
         (fleet_checks.models, seen(IRIS, known=("iris", "old")), "warning", "no live worker serves old"),
         (fleet_checks.models, seen(IRIS, reason="saved with 1.7"), "warning", "iris (saved with 1.7)"),
         (fleet_checks.versions, seen(IRIS, worker("b@x", iris="1")), "ok", "one version"),

@@ -80,7 +80,9 @@ def _now(history: JobHistory) -> Iterator[str]:
     else:
         yield "now neither in its queue nor held by a worker: ask again in a moment"
         yield f"if that stays so, its queue was emptied: submit it again under its id, or mutirao cancel {history.record.task_id}"
-    if not history.served:
+    if history.failures:
+        yield f"no live worker can serve {history.record.job.model!r}: {'; '.join(history.failures)}"
+    elif not history.served:
         yield f"no live worker serves {history.record.job.model!r}: start one with mutirao worker"
     if history.record.job.expires_at and history.record.status == "QUEUED":
         yield f"it expires at {render_jobs.moment(history.record.job.expires_at)}"

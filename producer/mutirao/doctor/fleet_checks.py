@@ -47,8 +47,12 @@ def models(registry: Registry) -> Finding:
     expected = registry.expected()
     if not expected:
         return warning("none has been announced", f"add one with mutirao models add NAME FILE, and {START}")
-    if broken := [f"{name} ({info.reason})" for name, info in expected.items() if info.state != "ready"]:
-        return problem(f"unavailable: {listed(broken)}", "mutirao models verify says more; then restart the workers")
+    if broken := [name for name, info in expected.items() if info.state != "ready"]:
+        reasons = [f"{name} ({'; '.join(registry.failures(name)) or expected[name].reason})" for name in broken]
+        return problem(
+            f"unavailable, as no live worker can load them: {listed(reasons)}",
+            "mutirao models verify on a worker's machine says more; then restart that worker. Their requests end with the reason",
+        )
     if unserved := [name for name in expected if not registry.serving(name)]:
         return warning(f"no live worker serves {listed(unserved)}", f"{START}; requests for them wait until then")
     if noted := [f"{name} ({info.reason})" for name, info in expected.items() if info.reason]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -18,12 +19,14 @@ from mutirao.settings import Settings
 from mutirao_worker.celery_adapter import pool
 from mutirao_worker.celery_adapter.canvas import Canvas
 from mutirao_worker.celery_adapter.pool import WorkerPool
+from mutirao_worker.celery_adapter.queue_selection import QueueSelection
 from mutirao_worker.celery_adapter.request_registry import CeleryRequestRegistry
 from mutirao_worker.celery_adapter.task_events import TaskEventSender
 from mutirao_worker.celery_adapter.transport import Channel
 from mutirao_worker.engine.dispatcher import Dispatcher
 from mutirao_worker.engine.job_records import JobRecords
 from mutirao_worker.engine.leases import Leases
+from mutirao_worker.engine.live_workers import LiveWorkers
 from mutirao_worker.engine.queue_polling import Polling
 from mutirao_worker.engine.request_sources import BrokerSource, LeasedSource
 
@@ -33,6 +36,8 @@ logger = logging.getLogger(__name__)
 ENDING_S = 1.0
 # How long the worker may then take itself.
 LEAVING_S = 5.0
+# How often this worker's models are looked at for one that it cannot serve.
+SELECT_QUEUES_S = 0.25
 
 
 class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -57,6 +62,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.registry = CeleryRequestRegistry()
         self.worker_pool: WorkerPool
         self.leases: Leases | None = None
+        self._live_workers: LiveWorkers
+        self._queue_selection: QueueSelection
         # Also while there is no connection, when Celery does not stop what it has not started.
         signals.worker_shutting_down.connect(lambda **_: self.bound_stop(self._settings.grace_s), weak=False)
 
@@ -67,7 +74,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._build(consumer, engine=isinstance(channel, Channel))
         self.events.attach(consumer.event_dispatcher)
         self.dispatcher.closing = False
-        self._timers = []
+        self._queue_selection = QueueSelection(consumer, self._live_workers)
+        self._timers = [consumer.timer.call_repeatedly(SELECT_QUEUES_S, self._select_queues)]
         if hasattr(consumer.pool, "maintain_pool"):
             # Or Celery ends the worker where a process has died in a model's warm-up.
             consumer.pool.did_start_ok = lambda: True
@@ -86,6 +94,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._channel.listener = self.source
         else:
             self._timers.append(consumer.timer.call_repeatedly(1.0, self.maintain))
+        self._select_queues()
         self.dispatcher.commit.retry()
         self.dispatcher.dispatch()
 
@@ -181,6 +190,10 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         self.leases = Leases(self._settings, consumer.hostname) if engine else None
         records = JobRecords(self._settings, self.leases)
+        self._live_workers = LiveWorkers(
+            self.leases.scripts.client if self.leases else records.results.client,
+            self.leases.now if self.leases else time.time,
+        )
         watch_replies = self._watch_replies if records.fenced and not worker_pool.inline else None
         self.events = TaskEventSender(consumer.event_dispatcher, call_later)
         self.dispatcher = Dispatcher(
@@ -205,6 +218,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 consumer.admit,
                 self._queues,
                 polling,
+                self._live_workers,
                 WorkerLostError,
             )
         else:
@@ -227,6 +241,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Whether this worker still does its work: one that is connected, but neither listens nor runs anything, must lose its lease."""
         if self._channel is None or self.dispatcher.closing:
             return bool(self.dispatcher.running)
+        if not self._channel.active_queues:  # it has nothing to listen to
+            return True
         return bool(self.dispatcher.running) or time.monotonic() - self._channel.last_active_at < self._settings.lease_s
 
     def _renew_while_inline(self, leases: Leases) -> None:
@@ -254,6 +270,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._app.host.check_warm_ups()
         self.worker_pool.look_after()
         self._consumer.pool.maintain_pool()
+
+    def _select_queues(self) -> None:
+        """Leave the queues of models that others can serve and this worker cannot, with the requests that wait here."""
+        if self.dispatcher.closing or not self._queue_selection.refresh():
+            return
+        for model in self._queue_selection.left:
+            _attempt(functools.partial(self.dispatcher.return_waiting, model))
+        self.maintain()  # other workers are to know at once who shares a queue with them
 
     def _dispatch(self) -> None:
         self._dispatch_scheduled = False

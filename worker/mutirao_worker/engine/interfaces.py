@@ -49,7 +49,7 @@ class RequestSource(Protocol):
         """Put requests back where others can take them."""
 
     def hand_over(self, requests: Sequence[Request]) -> Sequence[Request]:
-        """Give back requests that this worker's copy of their model refuses, where another's may take them. Returns those."""
+        """Give back requests that this worker, or its copy of their model, cannot answer, where another's may. Returns those."""
 
     def return_unacknowledged(self) -> int:
         """Put back what is reserved here in a reply that was lost. Returns how many."""

@@ -12,6 +12,7 @@ import redis
 
 from mutirao import keyspace
 from mutirao_worker.engine.leases import Demand, Leases
+from mutirao_worker.engine.live_workers import LiveWorkers
 from mutirao_worker.engine.model_copies import LEAVE_S, ModelCopies
 from mutirao_worker.engine.queue_polling import Polling
 from mutirao_worker.engine.request import Request, of_envelope, unreadable
@@ -41,6 +42,7 @@ class LeasedSource:
         admit: Callable[[Request], None],
         consumed: Callable[[], list[str]],
         polling: Polling,
+        live_workers: LiveWorkers,
         worker_lost: Callable[[str], Exception],
     ) -> None:
         """Take the parts.
@@ -52,12 +54,13 @@ class LeasedSource:
             admit: called with each request that has come in.
             consumed: which queues are consumed now.
             polling: polls for producers that leave no wakeup token.
+            live_workers: who else serves a model.
             worker_lost: makes the error of a request whose workers were lost.
         """
         self.queues = consumed
         self._token_queue: str | None = None
         self._admit = admit
-        self._copies = ModelCopies(dispatcher.app.host, leases)
+        self._copies = ModelCopies(dispatcher.app.host, live_workers)
         self._pending_call: ScriptCall | None = None  # the reserving call that is on its way
         self._dispatcher = dispatcher
         self._next_call: ScriptCall | None = None  # the call that Redis runs after a wakeup token
@@ -202,7 +205,7 @@ class LeasedSource:
         self._leases.requeue([request.tag for request in requests])
 
     def hand_over(self, requests: Sequence[Request]) -> Sequence[Request]:
-        """Give back requests that this worker's copy of their model refuses, where another's may take them, and leave them to it."""
+        """Give back requests that this worker, or its copy of their model, cannot answer where another's may, and leave them to it."""
         handed_over = [request for request in requests if self._copies.another_may_take(request)]
         for (model, digest), these in self._copies.grouped(handed_over).items():
             for request in these:

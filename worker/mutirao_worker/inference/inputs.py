@@ -94,7 +94,7 @@ class StackedRequests(NamedTuple):
 
 
 class RejectedRequest(NamedTuple):
-    """A request that does not reach the model; a copy of the model with another signature may accept it where that is said."""
+    """A request that does not reach the model; another worker's copy of the model may accept it where that is said."""
 
     member: int
     error: Exception
@@ -175,7 +175,10 @@ class InputReader:
         except interruption.TIME_LIMIT:
             raise
         except Exception as exc:  # noqa: BLE001 - what a client sent fails its own request alone
-            return RejectedRequest(index, exc, _callbacks(embed), readable and isinstance(exc, errors.InvalidRequest))
+            other_copy_may_accept = isinstance(exc, errors.ModelUnavailable) or (
+                readable and isinstance(exc, errors.InvalidRequest)
+            )
+            return RejectedRequest(index, exc, _callbacks(embed), other_copy_may_accept)
         return StackedRequests(
             specification, [index], signature.rows(inputs), len(packed.body) + len(packed.offloaded or b""), inputs
         )

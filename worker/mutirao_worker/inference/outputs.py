@@ -40,7 +40,7 @@ class RequestResult(NamedTuple):
         traceback: of the model's own code.
         embed: Celery's callbacks, errbacks, chain and chord, where there are any.
         rows: of the request; 0 where they could not be counted.
-        other_copy_may_accept: this copy of the model refused it by its signature; a copy that differs may accept it.
+        other_copy_may_accept: this copy of the model refused it by its signature, or is unavailable; another worker's may accept it.
     """
 
     status: str

@@ -65,13 +65,26 @@ class ModelHost:
         if name in self._loaded and name not in self._disabled:
             return self._loaded[name]
         if name in self._infos:
-            reason = self._disabled.get(name) or self._infos[name].reason
+            reason = self.failure(name)
             raise errors.ModelUnavailable(f"model {name!r} is unavailable: {reason}", model=name, reason=reason)
         raise registry.model_not_found(name, tuple(sorted(self._infos)))
 
     def infos(self) -> tuple[ModelInfo, ...]:
         """Describe every model, loaded or not; one that failed its warm-up is unavailable."""
         return tuple(self._model_info(name) for name in sorted(self._infos))
+
+    def failure(self, name: str) -> str:
+        """Return why this worker cannot serve a model; "" where it can, or where its warm-up has yet to end."""
+        if name in self._disabled:
+            return self._disabled[name]
+        if name in self._loaded:
+            failure = self._warm_ups.failure(name)
+            return f"its warm-up failed: {failure}" if failure else ""
+        return self._infos[name].reason if name in self._infos else ""
+
+    def failures(self) -> dict[str, str]:
+        """Return the models that this worker cannot serve, and why."""
+        return {name: reason for name in self._infos if (reason := self.failure(name))}
 
     def warm_versions(self) -> dict[str, str]:
         """Return the versions of the models that are loaded and warmed up, by name."""
@@ -152,13 +165,8 @@ class ModelHost:
         return self._disabled.get(name) or self._warm_ups.failure(name)
 
     def _model_info(self, name: str) -> ModelInfo:
-        info = self._infos[name]
-        if name in self._disabled:
-            return msgspec.structs.replace(info, state="unavailable", reason=self._disabled[name])
-        failure = self._warm_ups.failure(name) if name in self._loaded else None
-        if not failure:
-            return info
-        return msgspec.structs.replace(info, state="unavailable", reason=f"its warm-up failed: {failure}")
+        info, reason = self._infos[name], self.failure(name)
+        return msgspec.structs.replace(info, state="unavailable", reason=reason) if reason else info
 
 
 def _is_alive(pid: int) -> bool:
