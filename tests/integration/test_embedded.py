@@ -17,8 +17,10 @@ import redis
 from mutirao import errors, settings
 from mutirao.embedded import ChildExit, Embedded, redis_server, watchdog
 from mutirao.embedded.process_group import SCRIPT, ProcessGroup
-from support import waiting
+from support import brokers, waiting
 from support.redis_servers import RedisServer
+
+pytestmark = pytest.mark.skipif(brokers.AMQP, reason="the embedded system has a Redis of its own for a broker")
 
 # Announces itself as a worker does, starts a child of its own, and at SIGTERM needs a moment, and Redis, to end.
 STANDIN = """
@@ -70,7 +72,7 @@ def mark(monkeypatch, tmp_path):
     monkeypatch.setenv("MUTIRAO_TEST_MARK", mark)
     yield mark
     try:
-        waiting.until(lambda: not marked(mark), timeout_s=15)
+        waiting.until(lambda: not marked(mark), timeout_s=15, what=lambda: [each.cmdline() for each in marked(mark)])
     finally:
         for process in marked(mark):
             process.kill()

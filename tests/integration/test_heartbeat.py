@@ -163,6 +163,7 @@ def test_the_last_known_speed(announced, look):
     assert look().models["slow"].speed == 123.0
 
 
+@pytest.mark.skipif(brokers.AMQP, reason="RabbitMQ keeps the queue of a name's remote control to one connection")
 def test_workers_of_one_name_speak_each_for_itself(redis_server, announced):
     """Two workers under one name, and no simple one, are both there, each with what it serves; when one stops, the other still is."""
     name, root = f'né"w\n[x]@{socket.gethostname()}', announced.repository.root

@@ -78,7 +78,8 @@ def test_a_model_leaves_when_it_is_removed_and_stays_when_its_workers_stop(two):
         waiting.until(lambda: [row["name"] for row in http.get("/v1/fleet").json()["models"]] == ["iris"])
         assert (ready(), doctor(client).level, "houses" in doctor(client).found) == (200, "ok", True)
         job = client.submit("houses", sample_models.get("houses").data[:1])
-        waiting.until(lambda: [row["name"] for row in http.get("/v1/fleet").json()["models"]] == ["houses", "iris"])
+        if not brokers.AMQP:  # nobody counts what another server's queues hold
+            waiting.until(lambda: [row["name"] for row in http.get("/v1/fleet").json()["models"]] == ["houses", "iris"])
         assert http.get("/v2/models/houses/ready").status_code == 503
         assert job.cancel()
         assert run(fleet, "models", "forget", "houses").returncode == 0

@@ -240,20 +240,24 @@ def test_terminated_before_its_process_begins(busy, stock):
         assert client.predict("tells", [[0.0, 2, 0]], timeout=20)["predict"].tolist() == [2.0]
 
 
-def test_a_batch_is_given_back_at_a_cold_shutdown(busy):
+def test_a_batch_is_given_back_at_a_cold_shutdown(busy, stock):
     """SIGQUIT gives back each request of a batch that runs, once and in their order, and another worker answers them."""
     args = ["--only", "tells"]
     with busy.client() as client:
         with WorkerProcess(busy.url, busy.repository.root, args=args) as worker:
             client.predict("tells", [[0.0, 0, 0]], timeout=20)
             (process,) = worker.children
+            if brokers.AMQP:  # it asks for more than two once it has timed the model
+                look = stock.control.inspect(destination=[worker.name], timeout=5, limit=1)
+                waiting.until(lambda: look.stats()[worker.name]["prefetch_count"] >= 4)
             jobs = client.submit_many("tells", [[1.0, place, 0] for place in range(4)])
             waiting.until(lambda: all(job.status == "running" for job in jobs))
             assert {job.record().job.batch for job in jobs} == {4}
             worker.process.send_signal(signal.SIGQUIT)
             worker.wait_ended(10)
         assert not process.is_running()
-        assert [job.status for job in jobs] == ["queued"] * 4
+        if not brokers.AMQP:  # on another server than the queue, the record says "running" until another worker has it
+            assert [job.status for job in jobs] == ["queued"] * 4
         assert brokers.queued(busy.server, "tells") == 4
         with WorkerProcess(busy.url, busy.repository.root, args=args):
             assert [job.result(20)["predict"].tolist() for job in jobs] == [[1.0 + place] for place in range(4)]
