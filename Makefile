@@ -17,7 +17,7 @@ N ?= 1000000
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-fast test-compose test-faults test-rabbitmq lint format release bench bench-budget bench-backlog bench-http lock clean
+.PHONY: help install demo test test-fast test-compose test-faults test-oldest test-rabbitmq lint format release bench bench-budget bench-backlog bench-http lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-rabbitmq: install ## run the integration tests with RabbitMQ for a broker (
 	@[[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] || command -v rabbitmq-server > /dev/null || \
 	  { echo "RabbitMQ is not installed: apt-get install rabbitmq-server (it need not run: the tests start their own)"; exit 1; }
 	MUTIRAO_TEST_BROKER=amqp $(BIN)/pytest -n 0 -p no:randomly tests/integration tests/contract $(ARGS)
+
+test-oldest: install ## run what scikit-learn takes part in with the oldest libraries that a worker may have (Python 3.11)
+	.ci/oldest
 
 lint: install ## one definition of clean: ruff, format, mypy --strict, which room imports which, no registry host or machine path
 	$(BIN)/ruff check

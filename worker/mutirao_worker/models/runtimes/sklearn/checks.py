@@ -15,6 +15,8 @@ from mutirao.wire.tensors import Array
 
 # Probabilities of single precision are off by less.
 _TOLERANCE = 1e-3
+# Whether this scikit-learn's own trees hold counts.
+_KEEPS_COUNTS = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 4)
 
 
 def refuse_old_trees(estimators: Iterable[Any], saved_with: str) -> None:
@@ -27,6 +29,8 @@ def refuse_old_trees(estimators: Iterable[Any], saved_with: str) -> None:
     Raises:
         RepositoryError: there is such a tree.
     """
+    if _KEEPS_COUNTS:
+        return
     for estimator in estimators:
         if isinstance(estimator, DecisionTreeClassifier) and _holds_counts(estimator):
             saved = f"scikit-learn {saved_with}" if saved_with else "a scikit-learn before 1.4"

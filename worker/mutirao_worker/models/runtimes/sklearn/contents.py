@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+from sklearn.feature_extraction import DictVectorizer, FeatureHasher
 from sklearn.preprocessing import LabelBinarizer, LabelEncoder, MultiLabelBinarizer
-from sklearn.utils import get_tags
 
 from mutirao import errors
 
@@ -60,7 +60,10 @@ def describe_unknown_inputs(model: Any) -> str:
 def takes_dicts(part: Any) -> bool:
     """Whether an estimator's rows are dicts."""
     try:
-        return bool(get_tags(part).input_tags.dict)
+        if hasattr(part, "__sklearn_tags__"):
+            return bool(part.__sklearn_tags__().input_tags.dict)
+        # scikit-learn before 1.6 has no public tags.
+        return isinstance(part, DictVectorizer | FeatureHasher) and getattr(part, "input_type", "dict") == "dict"
     except Exception:  # noqa: BLE001 - its own code runs here, or it is no estimator
         return False
 

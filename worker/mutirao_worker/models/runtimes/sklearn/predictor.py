@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import sklearn
-from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from mutirao import errors
@@ -30,6 +31,8 @@ from mutirao_worker.models.runtimes.sklearn import checks, contents, forests, mi
 from mutirao_worker.models.runtimes.sklearn import inputs as inputs_of
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
+# What scikit-learn warns of at a file of another version; the warning has a class of its own since 1.3 only.
+_MISMATCH = re.compile(r"Trying to unpickle estimator \S+ from version (\S+) when using version ")
 
 
 class SklearnPredictor(Predictor):
@@ -53,8 +56,8 @@ class SklearnPredictor(Predictor):
             if files.file not in files.unpickled:
                 files.unpickled[files.file] = joblib.load(io.BytesIO(files.raw))
             estimator = _picked(files.unpickled[files.file], files)
-        mismatches = [each.message for each in caught if isinstance(each.message, InconsistentVersionWarning)]
-        saved_with = str(mismatches[0].original_sklearn_version) if mismatches else ""
+        mismatches = (_MISMATCH.match(str(each.message)) for each in caught)
+        saved_with = next((mismatch[1] for mismatch in mismatches if mismatch), "")
         estimators = list(parts.estimators(estimator))
         checks.refuse_old_trees(estimators, saved_with)
         forests.speed_up_forests(estimators)
