@@ -43,6 +43,16 @@ def _not_the_system_that_runs_here(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _trials_here():
+    """Try versions of models in the test's own process, which takes a hundredth of the time; see integration/test_trial_process.py."""
+    from mutirao_worker.models import trial_process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial_process, "run", trial_process.run_here)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _executed(request):
     """Execute the workers and gateways of modules that are marked so, as an operator does; elsewhere they are forked, much faster."""

@@ -18,7 +18,7 @@ from mutirao import errors, urls
 PREFIX = "MUTIRAO_"
 _POSITIVE = (
     "expires_s", "result_ttl_s", "timeout_s", "inline_bytes", "max_request_bytes", "max_result_bytes", "queue_limit", "gateway_wait_s",
-    "gateway_waits", "warm_up_s", "lease_s", "max_deliveries",
+    "gateway_waits", "warm_up_s", "load_s", "lease_s", "max_deliveries",
 )  # fmt: skip
 # More seconds than this some clock, timer or socket does not take.
 _SECONDS_MAX = 1e9
@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_batches_per_process: a pool process is replaced after this many batches; 0 for never.
         max_memory_per_process: a pool process is replaced when its resident memory exceeds this many bytes, the models' shared pages
             included; 0 for never.
+        load_s: how long a model may take to load; one that takes longer is unavailable there, or refused by `models add`.
+        load_memory: how many bytes of memory it may take for that; 0 for four fifths of what is free.
         warm_up_s: a model whose warm-up takes longer in a pool process is unavailable there; the others are served.
         grace_s: how long a worker that is stopping lets running predictions go on before it requeues them.
         gateway_host: where the HTTP gateway listens; beyond loopback only once there are keys.
@@ -79,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_deliveries: int = 10
     max_batches_per_process: int = 0
     max_memory_per_process: int = 0
+    load_s: float = 60.0
+    load_memory: int = 0
     warm_up_s: float = 60.0
     grace_s: float = 30.0
     gateway_host: str = "127.0.0.1"

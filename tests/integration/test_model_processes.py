@@ -19,7 +19,9 @@ def repository(tmp_path):
 
 KILLED_ADDS = """
 import os, sys
+from mutirao_worker.models import trial_process
 from mutirao_worker.models.repository import Repository
+trial_process.run = trial_process.run_here  # what is killed is what adds
 root, file = sys.argv[1:]
 repository, seen = Repository(root), 0
 repository.load("iris").warm_up()

@@ -318,3 +318,27 @@ def test_a_repository_that_is_not_there_is_empty(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(errors.RepositoryError, match="file cannot be read: Not a directory"):
         Repository(tmp_path / "file").names()
+
+
+def test_a_change_of_a_setting_or_an_input_is_checked(repository):
+    """`change` takes settings and an input's datatype or nullable, and refuses what cannot be with the key, its value and what may be."""
+    repository.change(
+        "iris", {"max_rows": "7", "time_limit_s": "2.5", "strict_version": "true", "inputs.X.datatype": "fp32"}
+    )
+    manifest = repository.manifest("iris")
+    assert (manifest.max_rows, manifest.time_limit_s, manifest.strict_version) == (7, 2.5, True)
+    assert manifest.version.inputs[0].datatype == "FP32"
+    for key, value, says in (
+        ("max_row", "7", "'max_row' is not a setting: there are max_rows, time_limit_s"),
+        ("max_rows", "many", "max_rows is 'many': expected"),
+        ("max_rows", "0", "max_rows is 0: it must be at least 1"),
+        ("inputs.Y.datatype", "FP32", "NAME one of X"),
+        ("inputs.X.nullable", "maybe", "inputs.X.nullable is 'maybe': it must be true or false"),
+        ("inputs.X.datatype", "FP31", "datatype is 'FP31': it must be one of"),
+        ("inputs.X.datatype", "BYTES", "its example, which it was tried with, does not fit so"),
+        ("versions", "2", "'versions' is not a setting"),
+    ):
+        with pytest.raises(errors.ManifestError) as caught:
+            repository.change("iris", {key: value})
+        assert says in str(caught.value)
+    assert repository.manifest("iris") == manifest

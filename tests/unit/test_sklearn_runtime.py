@@ -270,7 +270,7 @@ def test_what_cannot_be_known_is_asked_for(repository, tmp_path, monkeypatch):
     [
         (
             lambda: {"a": 1},
-            "the file holds a dict of 'a' (int), not a scikit-learn estimator: save what predicts alone",
+            "the file holds a dict of 'a' (int), not a scikit-learn estimator: save the fitted estimator",
         ),
         (LogisticRegression, "the LogisticRegression is not fitted: call fit before you save it"),
         (BaseEstimator, "the BaseEstimator has no method fit, so it is no scikit-learn estimator"),

@@ -103,11 +103,11 @@ def test_another_format_is_named(repository, tmp_path, name):
 
 
 HOLDS = {
-    "dict": ({"model": IRIS.model, "scaler": StandardScaler(), "columns": ["a"]}, "a dict of 'model' (LogisticRegression), 'scaler' (StandardScaler), 'columns' (list), not a scikit-learn estimator: save its steps as one: make_pipeline(StandardScaler, LogisticRegression), with"),
-    "tuple": ((TfidfVectorizer(), IRIS.model), "a tuple of TfidfVectorizer, LogisticRegression, not"),
-    "dicts": ((DICTS, IRIS.model), "a tuple of DictVectorizer, LogisticRegression, not a scikit-learn estimator: its DictVectorizer takes dicts; no tensor holds them: fit"),
-    "labels beside": ((LABELS, IRIS.model), "a tuple of LabelEncoder, LogisticRegression, not a scikit-learn estimator: save the LogisticRegression alone, fitted on the labels"),
-    "score beside": ((IRIS.model, 0.93), "a tuple of LogisticRegression, float, not a scikit-learn estimator: save the LogisticRegression alone"),
+    "dict": ({"model": IRIS.model, "scaler": StandardScaler(), "columns": ["a"]}, "a dict of 'model' (LogisticRegression), 'scaler' (StandardScaler), 'columns' (list), not a scikit-learn estimator: add its steps with --steps scaler,model"),
+    "tuple": ((TfidfVectorizer(), IRIS.model), "a tuple of 0 (TfidfVectorizer), 1 (LogisticRegression), not a scikit-learn estimator: add its steps with --steps 0,1"),
+    "dicts": ((DICTS, IRIS.model), "a tuple of 0 (DictVectorizer), 1 (LogisticRegression), not a scikit-learn estimator: add its steps with --steps 0,1"),
+    "labels beside": ((LABELS, IRIS.model), "a tuple of 0 (LabelEncoder), 1 (LogisticRegression), not a scikit-learn estimator: add its steps with --steps 1 --labels 0"),
+    "score beside": ((IRIS.model, 0.93), "a tuple of 0 (LogisticRegression), 1 (float), not a scikit-learn estimator: add its steps with --steps 0"),
     "labels": (LABELS, "a LabelEncoder, which encodes labels and predicts nothing: save the classifier"),
     "dicts alone": (DICTS, "a DictVectorizer, which takes dicts; no tensor holds them: fit"),
     "dicts first": (make_pipeline(DICTS, StandardScaler(with_mean=False)).fit([{"a": 1}]), "a Pipeline whose DictVectorizer takes dicts; no tensor holds them: fit"),

@@ -88,7 +88,8 @@ def _start(sender: Any, **_: Any) -> None:
 def _load(worker: Any) -> None:
     """Load, in the parent, the models whose queues this worker consumes."""
     app = worker.app
-    repository = Repository(app.conf.mutirao.models)
+    configured = app.conf.mutirao
+    repository = Repository(configured.models, load_s=configured.load_s, load_memory=configured.load_memory)
     models = repository.names()
     if not models:
         raise errors.RepositoryError(

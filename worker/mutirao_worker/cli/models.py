@@ -19,7 +19,8 @@ from mutirao.registry import ModelInfo
 from mutirao.settings import Settings
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature, TensorSpec
 from mutirao_worker.models.manifest import Manifest
-from mutirao_worker.models.repository import Finding, Repository
+from mutirao_worker.models.repository import Repository
+from mutirao_worker.models.verification import Finding
 
 _SHOWN = 4
 # Workers of the same repository notice within this time that a model was removed.
@@ -36,7 +37,8 @@ _LIMITS = (
 
 
 def _repository(ctx: click.Context, param: click.Parameter, folder: str | None) -> Repository:  # noqa: ARG001 - click's
-    return Repository(folder or settings.load().models)
+    loaded = settings.load(models=folder)
+    return Repository(loaded.models, load_s=loaded.load_s, load_memory=loaded.load_memory)
 
 
 _repository_options = joined(
@@ -61,11 +63,32 @@ def models() -> None:
 
 
 @models.command(
-    short_help="Add a fitted estimator as a new version of a model.",
+    short_help="Add a saved model as a new version.",
     epilog="Example: mutirao models add houses houses.joblib --example houses.csv",
 )
 @click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Names for the numbers that it predicts: a saved LabelEncoder, or a list or dict of names (pickle, .json, .txt).",
+)
+@click.option(
+    "--steps",
+    "picks",
+    metavar="A,B",
+    help="Where FILE holds a dict, a list or a tuple: the keys or places of the steps in it, the one that predicts last.",
+)
+@click.option(
+    "--trust",
+    multiple=True,
+    metavar="TYPE",
+    help="A type that a skops file may hold; repeatable. Look at what it does before you trust it.",
+)
+@click.option(
+    "--runtime", metavar="R", help="The kind of model: sklearn, ...; by the file's content where it is not given."
+)
 @click.option(
     "--version", metavar="V", help="Its name; one more than the highest by default. It becomes the active one."
 )
@@ -83,21 +106,24 @@ def models() -> None:
 @_repository_options
 def add(
     name: str,
-    file: Path,
+    files: tuple[Path, ...],
     repository: Repository,
     *,
     as_json: bool,
+    picks: str | None,
     time_limit: float | None,
     max_wait: float | None,
     latency_target: float | None,
     **options: Any,
 ) -> None:
-    """Add a fitted estimator, saved with joblib or pickle, as a new version of model NAME.
+    """Add a saved model as a new version of model NAME.
 
-    FILE is loaded for that, which runs the code in it: add only files that you trust.
+    Several FILEs are the steps of one model: each transforms, the last predicts. They are loaded and tried for that, in a process
+    of their own, which runs the code in them: add only files that you trust.
     """
     options |= {"time_limit_s": time_limit, "max_wait_ms": max_wait, "latency_target_ms": latency_target}
-    info = repository.add(name, file, **options)
+    options["picks"] = [pick.strip() for pick in picks.split(",")] if picks else ()
+    info = repository.add(name, *files, **options)
     if as_json:
         console.emit_json(_document(info))
         return
@@ -173,6 +199,35 @@ def activate(name: str, version: str, repository: Repository, *, as_json: bool) 
         return
     console.console.print(f"version {info.version} of [bold]{info.name}[/] is now the active one")
     console.console.print("Running workers load it at their next start.", style="dim")
+
+
+@models.command(
+    "set",
+    short_help="Change settings, or what is known of an input.",
+    epilog="Example: mutirao models set houses max_rows=100 inputs.rooms.datatype=FP64",
+)
+@click.argument("name")
+@click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
+@_repository_options
+def set_(name: str, changes: tuple[str, ...], repository: Repository, *, as_json: bool) -> None:
+    """Change settings of model NAME, or what is known of an input of its active version.
+
+    KEY is a setting as in model.toml (max_rows, time_limit_s, max_batch_rows, ...), or inputs.INPUT.datatype or
+    inputs.INPUT.nullable. The model must still predict its example.
+    """
+    info = repository.change(name, dict(map(_key_and_value, changes)))
+    if as_json:
+        console.emit_json(_document(info))
+        return
+    console.console.print(f"changed [bold]{info.name}[/]: {escape(', '.join(changes))}")
+    console.console.print("Running workers load it at their next start.", style="dim")
+
+
+def _key_and_value(change: str) -> tuple[str, str]:
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{change!r}: it must be KEY=VALUE, such as max_rows=100", param_hint="KEY=VALUE")
+    return key.strip(), value.strip()
 
 
 @models.command(epilog="Example: mutirao models remove iris --version 1 --yes")

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-import joblib
 import msgspec
 import numpy as np
 
@@ -16,7 +15,7 @@ from mutirao import errors
 from mutirao.wire import tensors
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
-from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, Predictor
+from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, Predictor, picked
 
 PREDICT = "predict"
 LABEL = "label"
@@ -36,7 +35,7 @@ class Labels:
     def __init__(self, content: Any) -> None:
         self._encoder: Any = None
         self._names: dict[Any, Any] = {}
-        if hasattr(content, "inverse_transform"):
+        if hasattr(content, "inverse_transform") and hasattr(content, "classes_"):
             self._encoder = content
         elif isinstance(content, Mapping) and content:
             self._names = _by_number(content)
@@ -49,20 +48,19 @@ class Labels:
             )
 
     @classmethod
-    def read(cls, file: str, raw: bytes) -> Labels:
+    def read(cls, raw: bytes, file: str, pick: str = "") -> Labels:
         """Read labels: a pickle, JSON (.json), or a text file with one name a line (.txt).
+
+        Args:
+            raw: the file's bytes.
+            file: its name.
+            pick: their key or place within what it holds; "" for all of it.
 
         Raises:
             RepositoryError: the file does not hold labels.
         """
         try:
-            match PurePath(file).suffix:
-                case ".json":
-                    return cls(msgspec.json.decode(raw))
-                case ".txt":
-                    return cls(raw.decode().splitlines())
-                case _:
-                    return cls(joblib.load(io.BytesIO(raw)))
+            return cls(picked(_content(raw, PurePath(file).suffix), pick))
         except errors.RepositoryError as exc:
             raise errors.RepositoryError(f"{file} cannot be used for labels: {exc}") from exc
         except Exception as exc:
@@ -176,6 +174,16 @@ class Labelled(Predictor):
     def _named(self, numbers: Array) -> Array:
         scores = numbers.ndim == 2 and numbers.dtype.kind == "f" and self._output != PREDICT
         return self._labels.of(np.argmax(numbers, axis=1) if scores else numbers)
+
+
+def _content(raw: bytes, suffix: str) -> Any:
+    if suffix == ".json":
+        return msgspec.json.decode(raw)
+    if suffix == ".txt":
+        return raw.decode().splitlines()
+    import joblib  # noqa: PLC0415 - it takes a tenth of a second
+
+    return joblib.load(io.BytesIO(raw))
 
 
 def _by_number(content: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -47,11 +47,19 @@ class LoadedModel:
             InvalidOutput: the outputs cannot be right.
         """
         predictor = self._loaded
+        if inputs := self.example_inputs():
+            predictor.check_outputs(self.predict(inputs, self.info.signature.select_outputs(None)))
+
+    def example_inputs(self) -> dict[str, Array]:
+        """Return the rows of the example; none where there is no example.
+
+        Raises:
+            SignatureMismatch, InvalidTensor: they do not fit the inputs.
+        """
         if not self._example:
-            return
+            return {}
         request = msgspec.json.decode(self._example, type=PredictRequest)
-        inputs = signature.decode_request(self.info.name, self.info.signature, request)
-        predictor.check_outputs(self.predict(inputs, self.info.signature.select_outputs(None)))
+        return signature.decode_request(self.info.name, self.info.signature, request)
 
     def set_threads(self, threads: int) -> None:
         """Cap the threads that the model itself starts; its native libraries are capped elsewhere."""

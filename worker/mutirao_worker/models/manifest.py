@@ -44,15 +44,17 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     saved_with: str = ""
 
 
-class LabelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LabelFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Names for predicted numbers.
 
     Attributes:
         file: what holds them: a fitted encoder, or a list or dict of names.
+        pick: their key or place within what the file holds; "" for all of it.
         output: the output whose numbers they name.
     """
 
     file: str
+    pick: str = ""
     output: str = ""
 
 

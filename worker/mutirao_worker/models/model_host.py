@@ -41,10 +41,10 @@ class ModelHost:
         self._warm_ups = WarmupState(())
 
     def load(self, repository: Repository, names: Iterable[str]) -> None:
-        """Load models; one that fails does not stop the others."""
+        """Load models, each tried in a throwaway process before; one that fails does not stop the others."""
         for name in names:
             try:
-                loaded = repository.load(name)
+                loaded = repository.load(name, trial=True)
             except errors.MutiraoError as exc:
                 logger.error("model %s is unavailable: %s", name, exc)  # noqa: TRY400 - the sentence says it
                 self._infos[name] = repository.unavailable(name, exc)

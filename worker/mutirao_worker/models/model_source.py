@@ -49,7 +49,7 @@ def read(
         paths: a file for each step, in their order.
         runtime: the kind of model; by its content where it is None.
         picks: the keys or places of the steps within what the only file holds.
-        labels: a file with the names for what the last step predicts.
+        labels: a file with the names for what the last step predicts; or their key or place within what the only file holds.
         trust: the types that a skops file may hold.
 
     Raises:
@@ -70,7 +70,9 @@ def read(
         for name, pick in zip(names, picks or [""] * len(names), strict=True)
     )
     label_file = None
-    if labels is not None:
+    if labels is not None and len(paths) == 1 and picks and not labels.exists():
+        label_file = LabelFile(file=names[0], pick=str(labels))
+    elif labels is not None:
         name = _stored_name(labels, contents, alone=False)
         contents[name], origins[name] = atomic_files.read_file(labels), str(labels)
         label_file = LabelFile(file=name)

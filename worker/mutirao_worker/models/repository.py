@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +21,26 @@ from mutirao.wire import tensors
 from mutirao.wire.messages import PredictRequest
 from mutirao_worker.models import (
     atomic_files,
+    manifest_changes,
     manifest_file,
     manifest_rules,
     model_source,
     runtimes,
-    step_loading,
     steps,
-    trial,
+    trial_process,
+    verification,
     version_files,
 )
 from mutirao_worker.models.loaded_model import LoadedModel
 from mutirao_worker.models.manifest import Manifest, Version
 from mutirao_worker.models.model_source import ModelSource
 from mutirao_worker.models.trial import Trial
-
-__all__ = ["Finding", "LoadedModel", "Repository"]
+from mutirao_worker.models.trial_process import TrialRequest
+from mutirao_worker.models.verification import Finding
 
 # Every client reads the registry: a longer row stays out of it.
 _EXAMPLE_ROW_BYTES = 2048
 EXAMPLE_FILE = "example.json"
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """A result of `verify`; a note does not keep the model from being served."""
-
-    version: str
-    text: str
-    note: bool = False
 
 
 class Repository:
@@ -55,10 +48,13 @@ class Repository:
 
     Args:
         root: the folder; the first `add` makes it.
+        load_s: how long `add` lets files load and predict, in seconds.
+        load_memory: how many bytes of memory they may take for that; 0 for four fifths of what is free.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, load_s: float = 60.0, load_memory: int = 0) -> None:
         self.root = Path(root)
+        self._limits = load_s, load_memory
 
     def names(self) -> tuple[str, ...]:
         """List the models, sorted, by their folders alone; none where there is no such folder.
@@ -87,26 +83,25 @@ class Repository:
         except OSError as exc:
             raise errors.ManifestError(f"{path} cannot be read: {exc.strerror}", path=str(path)) from exc
 
-    def load(self, name: str) -> LoadedModel:
-        """Verify and load the active version.
+    def load(self, name: str, *, trial: bool = False) -> LoadedModel:
+        """Verify the active version, and load it where its runtimes allow that before a fork.
+
+        Args:
+            name: the model.
+            trial: load it in a throwaway process first, so that its files can hurt nobody: this process must have no thread then.
 
         Raises:
             ModelNotFound, ManifestError: as `manifest`.
             DigestMismatch: a file is not the one that the manifest names.
-            ModelUnavailable: a file is missing, the runtime is not there, or the model cannot be loaded.
+            ModelUnavailable: a file is missing, the runtime is not there, or the model cannot be loaded within the limits.
         """
         manifest = self.manifest(name)
-        version = manifest.version
-        info = _model_info(manifest, _version_note(manifest))
-        contents = version_files.read_all(self.root, manifest, manifest.active)
-        example = contents.get(version.example, b"")
-        info = msgspec.structs.replace(info, example=_example_row(example))
-        folder = self.root / manifest.name / manifest.active
-        loaded = LoadedModel(
-            info, manifest, functools.partial(steps.load, folder, contents, version.steps, version.labels), example
-        )
+        loaded = self._open(manifest)
         try:
-            if steps.is_loaded_before_fork(version.steps):
+            before_fork = steps.is_loaded_before_fork(manifest.version.steps)
+            if trial:
+                trial_process.load(loaded.load, self._limits)
+            if before_fork:
                 loaded.load()
         except errors.RepositoryError as exc:
             raise version_files.unavailable_error(name, str(exc)) from exc
@@ -145,9 +140,7 @@ class Repository:
             manifest = self.manifest(name)
         except errors.ManifestError as exc:
             return [Finding("", str(exc))]
-        findings = [*self._find_unlisted(manifest), *self._verify_files(manifest)]
-        broken = any(finding.version == manifest.active and not finding.note for finding in findings)
-        return findings if broken else [*findings, *self._verify_active(manifest)]
+        return verification.find(self.root, manifest, self._version_folders(name), lambda: self.load(name))
 
     def add(
         self,
@@ -204,6 +197,27 @@ class Repository:
             self._write(changed)
             return self.info(name)
 
+    def change(self, name: str, changes: Mapping[str, str]) -> ModelInfo:
+        """Change settings of a model, or what is known of the inputs of its active version.
+
+        Args:
+            name: the model's name.
+            changes: see `manifest_changes.apply`.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            ManifestError: a key or value is not allowed, or the example does not fit any more.
+        """
+        with atomic_files.exclusive_lock(self.root):
+            manifest = self.manifest(name)
+            changed = manifest_changes.apply(manifest, changes)
+            path = self.root / name / manifest_file.FILE
+            manifest_file.parse(manifest_file.dump(changed), path)
+            if changed.version != manifest.version:
+                _check_example(self._open(changed))
+            self._write(changed)
+            return self.info(name)
+
     def remove(self, name: str, version: str | None = None) -> None:
         """Remove a model, or one version of it; the last version takes the model with it.
 
@@ -230,7 +244,11 @@ class Repository:
         base = {**(msgspec.structs.asdict(old) if old else {"name": name}), **settings, "active": version}
         path = self.root / name / manifest_file.FILE
         with atomic_files.new_folder(self.root / name / version, source.contents) as draft:
-            tried = trial.run(draft, source.contents, source.steps, source.labels, source.origins, example)
+            tried = trial_process.run(
+                TrialRequest(
+                    draft, list(source.contents), source.steps, source.labels, source.origins, example, *self._limits
+                )
+            )
             example_file = source.free_name(EXAMPLE_FILE)
             atomic_files.write(draft / example_file, tried.description.example)
             new = _new_version(tried, {**source.contents, example_file: tried.description.example}, example_file)
@@ -238,6 +256,17 @@ class Repository:
             manifest_file.parse(manifest_file.dump(changed), path)
         self._write(changed)
         return self.info(name)
+
+    def _open(self, manifest: Manifest) -> LoadedModel:
+        """Verify the active version; it is not loaded yet."""
+        version = manifest.version
+        info = _model_info(manifest, _version_note(manifest))
+        contents = version_files.read_all(self.root, manifest, manifest.active)
+        example = contents.get(version.example, b"")
+        info = msgspec.structs.replace(info, example=_example_row(example))
+        folder = self.root / manifest.name / manifest.active
+        make = functools.partial(steps.load, folder, contents, version.steps, version.labels)
+        return LoadedModel(info, manifest, make, example)
 
     def _check_free(self, name: str, version: str | None) -> None:
         if version in self._version_folders(name):
@@ -282,38 +311,12 @@ class Repository:
             else ()
         )
 
-    def _find_unlisted(self, manifest: Manifest) -> Iterator[Finding]:
-        for folder in self._version_folders(manifest.name):
-            if folder not in manifest.versions:
-                yield Finding(
-                    folder,
-                    f"{self.root / manifest.name / folder} is not in {manifest_file.FILE}: it is never served",
-                    note=True,
-                )
 
-    def _verify_files(self, manifest: Manifest) -> Iterator[Finding]:
-        for version, listed in manifest.versions.items():
-            for file in listed.files:
-                try:
-                    version_files.read(self.root, manifest, version, file)
-                except errors.MutiraoError as exc:
-                    yield Finding(version, str(exc))
-
-    def _verify_active(self, manifest: Manifest) -> Iterator[Finding]:
-        try:
-            loaded = self.load(manifest.name)
-        except errors.MutiraoError as exc:
-            yield Finding(manifest.active, str(exc))
-            return
-        if loaded.info.reason:
-            yield Finding(manifest.active, loaded.info.reason, note=True)
-        try:
-            loaded.warm_up()
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - the model's own code runs here
-            yield Finding(
-                manifest.active,
-                f"{self.root / manifest.name / manifest.active} loads, but does not answer its example as it should: {step_loading.describe_error(exc)}",
-            )
+def _check_example(loaded: LoadedModel) -> None:
+    try:
+        loaded.example_inputs()
+    except errors.InvalidRequest as exc:
+        raise errors.ManifestError(f"its example, which it was tried with, does not fit so: {exc}") from exc
 
 
 def _model_info(manifest: Manifest, note: str = "") -> ModelInfo:

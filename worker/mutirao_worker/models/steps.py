@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mutirao import errors
 from mutirao.wire.signature import MATRIX, OutputSpec
@@ -14,7 +14,9 @@ from mutirao_worker.models import runtimes, step_loading
 from mutirao_worker.models.labels import Labelled, Labels
 from mutirao_worker.models.manifest import LabelFile, Step
 from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor
-from mutirao_worker.models.runtimes.sklearn.predictor import SklearnPredictor
+
+if TYPE_CHECKING:
+    from mutirao_worker.models.runtimes.sklearn.predictor import SklearnPredictor
 
 
 def load(
@@ -51,7 +53,7 @@ def load(
     predictor = _joined(predictors, [each.path for each in files])
     if labels is None:
         return predictor
-    return Labelled(predictor, Labels.read(labels.file, contents[labels.file]), labels.output)
+    return Labelled(predictor, Labels.read(contents[labels.file], labels.file, labels.pick), labels.output)
 
 
 def is_loaded_before_fork(steps: Sequence[Step]) -> bool:
@@ -64,7 +66,15 @@ def is_loaded_before_fork(steps: Sequence[Step]) -> bool:
 
 
 def _joined(predictors: Sequence[Predictor], paths: Sequence[str]) -> Predictor:
-    """Join loaded steps: estimators become one pipeline, which a model of another runtime may follow."""
+    """Join loaded steps: estimators become one pipeline, which a model of another runtime may follow.
+
+    Raises:
+        RepositoryError: a step that is not the last does not transform.
+    """
+    if len(predictors) == 1:
+        return predictors[0]
+    from mutirao_worker.models.runtimes.sklearn.predictor import SklearnPredictor  # noqa: PLC0415 - it takes a second
+
     *before, last = predictors
     estimators = [each for each in before if isinstance(each, SklearnPredictor)]
     if len(estimators) < len(before):
@@ -72,7 +82,7 @@ def _joined(predictors: Sequence[Predictor], paths: Sequence[str]) -> Predictor:
         raise errors.RepositoryError(f"{wrong} does not transform: only the last step predicts, put it last")
     if isinstance(last, SklearnPredictor):
         return SklearnPredictor.joined([*estimators, last], paths)
-    return Chain(SklearnPredictor.joined(estimators, paths[:-1]), last) if estimators else last
+    return Chain(SklearnPredictor.joined(estimators, paths[:-1]), last)
 
 
 class Chain(Predictor):

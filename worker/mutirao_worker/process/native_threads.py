@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Iterator, Mapping
 
 import threadpoolctl
@@ -27,6 +28,16 @@ def per_process(processes: int, environ: Mapping[str, str]) -> int:
     """Share the cores: processes x threads = cores, at least one thread each; OMP_NUM_THREADS wins where it is set."""
     configured = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(configured) if configured.isdecimal() and int(configured) > 0 else max(1, cores() // max(1, processes))
+
+
+def may_fork() -> bool:
+    """Whether this process has no thread that a fork would lack: none of Python's but this one, and no OpenMP.
+
+    OpenBLAS ends and begins its own around a fork.
+    """
+    return threading.active_count() == 1 and not any(
+        library["user_api"] == "openmp" for library in threadpoolctl.threadpool_info()
+    )
 
 
 @contextlib.contextmanager

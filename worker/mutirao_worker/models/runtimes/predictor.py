@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from mutirao import errors
 from mutirao.wire import signature
 from mutirao.wire.messages import PredictRequest
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
@@ -70,6 +71,32 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         """Decode the example, into arrays as `Predictor.predict` takes them."""
         expected = Signature(inputs=self.inputs, outputs=self.outputs, frame=self.frame)
         return signature.decode_request("", expected, msgspec.json.decode(self.example, type=PredictRequest))
+
+
+def picked(content: Any, pick: str) -> Any:
+    """Return what a dict, a list or a tuple holds under a key or at a place.
+
+    Args:
+        content: what a file holds.
+        pick: the key or the place; "" for all of it.
+
+    Raises:
+        RepositoryError: it holds nothing there.
+    """
+    if not pick:
+        return content
+    try:
+        return content[pick] if isinstance(content, Mapping) else content[int(pick)]
+    except (LookupError, TypeError, ValueError):
+        keys = (
+            content
+            if isinstance(content, Mapping)
+            else range(len(content))
+            if isinstance(content, list | tuple)
+            else ()
+        )
+        has = f"it has {', '.join(map(repr, keys))}" if keys else f"it holds a {type(content).__name__}"
+        raise errors.RepositoryError(f"there is no {pick!r} in it: {has}") from None
 
 
 class Predictor:

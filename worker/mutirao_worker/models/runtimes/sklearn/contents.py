@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +11,6 @@ from sklearn.preprocessing import LabelBinarizer, LabelEncoder, MultiLabelBinari
 from mutirao import errors
 
 _SHOWN = 6
-_SAVE_ONE = "save what predicts alone, or its steps as one: make_pipeline(scaler, model)"
 _TAKES_DICTS = "takes dicts; no tensor holds them: fit a pipeline on a DataFrame instead, with a OneHotEncoder for text, and save that"
 
 
@@ -22,12 +20,13 @@ def describe_non_estimator(model: Any) -> str:
     if isinstance(model, type):
         return f"the class {model.__name__} itself, not a scikit-learn estimator: {save}"
     kind = type(model)
-    values = list(model.values()) if isinstance(model, dict) else model if isinstance(model, list | tuple) else []
-    if values:
-        keys = (f"{key!r} ({_name(value)})" for key, value in model.items()) if isinstance(model, dict) else map(_name, values)  # fmt: skip
-        more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-        shown = ", ".join(itertools.islice(keys, _SHOWN))
-        return f"a {kind.__name__} of {shown}{more}, not a scikit-learn estimator: {_advice(values)}"
+    named = list(
+        model.items() if isinstance(model, dict) else enumerate(model) if isinstance(model, list | tuple) else ()
+    )
+    if named:
+        shown = ", ".join(f"{key!r} ({_name(value)})" for key, value in named[:_SHOWN])
+        more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+        return f"a {kind.__name__} of {shown}{more}, not a scikit-learn estimator: {_advice(named)}"
     module = kind.__module__.partition(".")[0]
     of = "" if module == "builtins" else f" of {module}"
     return f"a {kind.__name__}{of}, not a scikit-learn estimator: {save}"
@@ -74,22 +73,21 @@ def _first_estimators(model: Any) -> Iterable[Any]:
     return (model, steps[0][1]) if steps else (model,)
 
 
-def _advice(values: Iterable[Any]) -> str:
-    """Say which of several objects to save."""
-    parts = [each for each in values if hasattr(each, "get_params") and not isinstance(each, type)]
-    if first := next(filter(takes_dicts, parts), None):
-        return f"its {_name(first)} {_TAKES_DICTS}"
-    steps = [each for each in parts if not isinstance(each, LabelEncoder | LabelBinarizer | MultiLabelBinarizer)]
-    predictors = [each for each in steps if hasattr(each, "predict")]
+def _advice(named: Iterable[tuple[Any, Any]]) -> str:
+    """Say how to add what is among several objects: the steps in their order, and the labels."""
+    parts = {key: each for key, each in named if hasattr(each, "get_params") and not isinstance(each, type)}
+    encoders = [
+        key for key, each in parts.items() if isinstance(each, LabelEncoder | LabelBinarizer | MultiLabelBinarizer)
+    ]
+    steps = {key: each for key, each in parts.items() if key not in encoders}
+    predictors = [key for key, each in steps.items() if hasattr(each, "predict")]
+    if not steps:
+        return "save the fitted estimator or pipeline"
     if len(predictors) != 1:
-        return _SAVE_ONE
-    others = [_name(each) for each in steps if each is not predictors[0]]
-    if others:
-        return (
-            f"save its steps as one: make_pipeline({', '.join(others)}, {_name(predictors[0])}), with the fitted ones"
-        )
-    labels = ", fitted on the labels themselves, which it encodes by itself" if len(steps) < len(parts) else ""
-    return f"save the {_name(predictors[0])} alone{labels}"
+        return "add its steps with --steps A,B: each transforms, the last predicts"
+    order = [*(key for key in steps if key not in predictors), *predictors]
+    labels = f" --labels {encoders[0]}" if encoders else ""
+    return f"add its steps with --steps {','.join(map(str, order))}{labels}"
 
 
 def _name(value: Any) -> str:

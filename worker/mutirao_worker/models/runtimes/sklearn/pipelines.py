@@ -24,9 +24,10 @@ def joined(estimators: Sequence[Any], names: Sequence[str]) -> Pipeline:
     Raises:
         RepositoryError: one that is not the last has no method transform, or encodes labels.
     """
+    for estimator, name in zip(estimators, names, strict=True):
+        contents.check_is_estimator(estimator, name)
     steps: list[tuple[str, Any]] = []
     for at, (estimator, name) in enumerate(zip(estimators, names, strict=True)):
-        contents.check_is_estimator(estimator, name)
         if at < len(estimators) - 1 and not hasattr(estimator, "transform"):
             raise errors.RepositoryError(
                 f"{name} holds a {type(estimator).__name__}, which does not transform: only the last step predicts, put it last"

@@ -26,7 +26,7 @@ from mutirao.wire import tensors
 from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import example_rows
-from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor
+from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor, picked
 from mutirao_worker.models.runtimes.sklearn import checks, contents, forests, missing, parts, pipelines
 from mutirao_worker.models.runtimes.sklearn import inputs as inputs_of
 
@@ -55,7 +55,7 @@ class SklearnPredictor(Predictor):
             warnings.simplefilter("always")
             if files.file not in files.unpickled:
                 files.unpickled[files.file] = joblib.load(io.BytesIO(files.raw))
-            estimator = _picked(files.unpickled[files.file], files)
+            estimator = picked(files.unpickled[files.file], files.pick)
         mismatches = (_MISMATCH.match(str(each.message)) for each in caught)
         saved_with = next((mismatch[1] for mismatch in mismatches if mismatch), "")
         estimators = list(parts.estimators(estimator))
@@ -149,18 +149,6 @@ class SklearnPredictor(Predictor):
         for estimator in parts.estimators(self.estimator):
             with contextlib.suppress(Exception):  # a property of its own may raise
                 _cap_n_jobs(estimator, threads)
-
-
-def _picked(content: Any, files: ModelFiles) -> Any:
-    """Return the estimator within what a file holds that the step picks."""
-    if not files.pick:
-        return content
-    try:
-        return content[files.pick] if isinstance(content, Mapping) else content[int(files.pick)]
-    except (LookupError, TypeError, ValueError):
-        raise errors.RepositoryError(
-            f"it holds no {files.pick!r}: {contents.describe_non_estimator(content)}"
-        ) from None
 
 
 def _as_numbers(
