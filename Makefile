@@ -17,7 +17,7 @@ N ?= 1000000
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-fast test-compose test-faults test-oldest test-rabbitmq lint format release bench bench-budget bench-backlog bench-http lock clean
+.PHONY: help install demo test test-fast test-compose test-faults test-oldest test-rabbitmq test-zoo lint format release bench bench-budget bench-backlog bench-http lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +31,16 @@ test: install ## run the tests, in random order (ARGS="-k tensors -n 0" for some
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: install ## run the tests that start no process, in under a minute
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not long and not processes" tests/unit tests/contract tests/packaging $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not long and not processes and not zoo" tests/unit tests/contract tests/packaging $(ARGS)
 
 test-compose: install ## run the containers for real, scale them under load, take them down (needs Docker)
 	$(BIN)/pytest -n 0 -p no:randomly tests/compose $(ARGS)
 
 test-faults: install ## kill workers hundreds of times under load and account for every request (half an hour; MUTIRAO_FAULT_SEED=...)
 	$(BIN)/pytest -n 0 -p no:randomly -m long tests/faults $(ARGS)
+
+test-zoo: install ## add every estimator of scikit-learn and 100 shapes of them, and compare each answer with the estimator's own
+	$(BIN)/pytest -n 0 -p no:randomly -m zoo tests/zoo $(ARGS)
 
 test-rabbitmq: install ## run the integration tests with RabbitMQ for a broker (needs Debian's rabbitmq-server, or another)
 	@[[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] || command -v rabbitmq-server > /dev/null || \

@@ -1,0 +1,45 @@
+"""Estimators of each kind, added and answered among strangers' rows, say what they say themselves; all of them in tests/zoo."""
+
+import pytest
+
+from support import estimator_shapes, estimator_walk, estimator_zoo
+from support.estimator_walk import EQUAL, OTHER
+
+ESTIMATORS = ["GaussianNB", "HistGradientBoostingClassifier", "KMeans", "PCA", "RandomForestRegressor", "TfidfVectorizer"]  # fmt: skip
+
+
+SHAPES = [
+    "a calibrated classifier",
+    "a classifier for each output",
+    "a function first, on a DataFrame",
+    "a grid search of a pipeline on a DataFrame",
+    "a pipeline with a cache",
+    "a stack of pipelines on a DataFrame",
+    "a target in logarithms",
+    "columns that come out as a DataFrame",
+    "columns of which some are dropped",
+    "histogram boosting with categories from the dtype",
+    "holes as features",
+    "several labels of a text",
+    "targets as a code",
+    "text and a number of a DataFrame",
+    "words next to numbers of a text of one's own",
+]
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_answers_among_strangers_as_alone(tmp_path, name):
+    """Every output of the batch has the bits that the estimator gives for its rows."""
+    check(estimator_walk.walk(estimator_zoo.fitted(name), tmp_path))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_answers_among_strangers_as_alone(tmp_path, name):
+    """Every output of the batch has the bits that the estimator gives for its rows."""
+    check(estimator_walk.walk(estimator_shapes.fitted(name), tmp_path))
+
+
+def check(walk):
+    assert not walk.refusal
+    assert set(walk.together.values()) == {EQUAL}
+    assert OTHER not in walk.alone.values()
