@@ -9,8 +9,6 @@ from support import fault_trial
 from support.fault_trial import SEED
 from support.trial_systems import CelerySystem, MutiraoSystem
 
-pytestmark = pytest.mark.executed
-
 REPRODUCE = f"MUTIRAO_FAULT_SEED={SEED}"
 
 

@@ -12,12 +12,27 @@ pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 
 
+def _bare(folder):
+    """A checkout that asks for no packages, so that nothing is fetched."""
+    shutil.copytree(ROOT / ".ci", folder / ".ci")
+    (folder / "requirements.txt").touch()
+    return folder
+
+
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout that asks for no packages, so that nothing is fetched."""
-    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
-    (tmp_path / "requirements.txt").touch()
-    return tmp_path
+    return _bare(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A checkout with a .venv, whose making takes seconds; it came along from another checkout, and was made anew."""
+    checkout = _bare(tmp_path_factory.mktemp("installed"))
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".home").write_text("/elsewhere\n")
+    made = make_venv(checkout, PYTHON=sys.executable)
+    assert made.returncode == 0, made.stderr
+    return checkout
 
 
 def make_venv(checkout, **env):
@@ -51,34 +66,38 @@ def test_a_machine_without_python_is_told_what_to_do(checkout):
     assert "make install PYTHON=" in made.stderr
 
 
-def test_a_venv_of_another_checkout_is_made_anew(checkout):
+def test_a_venv_of_another_checkout_is_made_anew(installed, tmp_path):
     """A .venv that was copied along with a checkout is replaced: its scripts would run the other checkout's code."""
-    (checkout / ".venv").mkdir()
-    (checkout / ".venv" / ".home").write_text("/elsewhere\n")
-    made = make_venv(checkout, PYTHON=sys.executable)
-    assert made.returncode == 0, made.stderr
-    assert (checkout / ".venv" / ".home").read_text() == f"{checkout}\n"
-    again = make_venv(checkout, PATH=programs(checkout / "bin", "bash", "dirname", "cat", "rm"))
+    assert (installed / ".venv" / ".home").read_text() == f"{installed}\n"
+    again = make_venv(installed, PATH=programs(tmp_path / "bin", "bash", "dirname", "cat", "rm"))
     assert again.returncode == 0, "a second time there is nothing to make"
 
 
-def test_the_interpreter_that_is_named_is_the_one_that_is_used(checkout):
+def test_the_interpreter_that_is_named_is_the_one_that_is_used(installed, checkout):
     """A .venv of another interpreter than PYTHON=... names is made anew; one of the same is kept, and a wrong name is refused."""
-    assert make_venv(checkout, PYTHON=sys.executable).returncode == 0
+    shutil.copytree(installed / ".venv", checkout / ".venv", symlinks=True)
+    (checkout / ".venv" / ".home").write_text(f"{checkout}\n")
     (checkout / ".venv" / "kept").touch()
     assert make_venv(checkout, PYTHON=sys.executable).returncode == 0
     assert (checkout / ".venv" / "kept").exists()
     assert make_venv(checkout, PYTHON="/bin/false").stderr.startswith("error: PYTHON=/bin/false is no Python")
     assert (checkout / ".venv" / "kept").exists()
-    # Another interpreter, as far as can be seen: a wrapper of this one that tells another version.
+    # Another interpreter, as far as can be seen: a wrapper of this one that tells another version, and has a .venv ready.
     other = checkout / "python"
     other.write_text(
-        f'#!/bin/sh\ncase "$2" in *sys.version,*) echo 3.12 elsewhere;; *) exec {sys.executable} "$@";; esac\n'
+        f"""#!/bin/sh
+        case "$*" in
+            *sys.version,*) echo 3.12 elsewhere;;
+            "-m venv .venv") cp -a {installed}/.venv/. .venv;;
+            *) exec {sys.executable} "$@";;
+        esac
+        """
     )
     other.chmod(0o755)
     made = make_venv(checkout, PYTHON=str(other))
     assert made.returncode == 0, made.stderr
     assert not (checkout / ".venv" / "kept").exists()
+    assert (checkout / ".venv" / ".home").read_text() == f"{checkout}\n"
 
 
 def test_make_looks_at_the_interpreter_that_is_named(checkout):
