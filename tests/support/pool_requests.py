@@ -81,6 +81,6 @@ class RecordingModel:
     def __init__(self, loaded: Any, sizes: list[int]) -> None:
         self.info, self.manifest, self._loaded, self._sizes = loaded.info, loaded.manifest, loaded, sizes
 
-    def predict(self, inputs: dict[str, np.ndarray], outputs: Any) -> Any:
+    def predict(self, inputs: dict[str, np.ndarray], outputs: Any, parameters: Any) -> Any:
         self._sizes.append(len(next(iter(inputs.values()))))
-        return self._loaded.predict(inputs, outputs)
+        return self._loaded.predict(inputs, outputs, parameters)

@@ -166,7 +166,7 @@ def test_split_refuses_what_has_no_rows(rows, says):
 def test_what_is_no_data_is_told_how_to_write_it(text, says):
     """Each refusal names what came, and how rows are written where that helps."""
     with pytest.raises(InvalidRequest, match=says):
-        input_data.read(text)
+        _ = input_data.read(text).rows
 
 
 def test_a_file_named_without_its_sign_is_recognized(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from mutirao import errors
 from mutirao.tables import csv_dialect
 from mutirao.tables.csv_dialect import Dialect
 from mutirao.tables.csv_table import CsvTable
-from mutirao.wire import signature
+from mutirao.wire import caller_data, signature
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
 OUTPUTS = (OutputSpec("predict", "INT64", (-1,), default=True),)
@@ -43,7 +43,7 @@ def read(text, takes, max_rows=None, **said):
 
 def bound(text, takes, **said):
     """What would be queued."""
-    given = signature.arrays(read(text, takes, **said).data, frame=takes.frame)
+    given = caller_data.arrays(read(text, takes, **said).data, frame=takes.frame)
     return {name: array.tolist() for name, array in signature.validate("m", takes, given).items()}
 
 

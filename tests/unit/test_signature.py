@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mutirao import errors
 from mutirao.client import request_data
-from mutirao.wire import signature, tensors
+from mutirao.wire import caller_data, signature, tensors
 from mutirao.wire.messages import PredictRequest, RequestedOutput, Tensor
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature
 
@@ -26,7 +26,7 @@ HOUSES = pd.DataFrame({"area": [40.5, 90.0], "city": ["Ouro Preto", "São João"
 
 
 def bound(takes, data):
-    return signature.validate("m", takes, signature.arrays(data, frame=takes.frame))
+    return signature.validate("m", takes, caller_data.arrays(data, frame=takes.frame))
 
 
 def through_json(takes, *inputs):
@@ -192,7 +192,7 @@ def test_what_was_guessed_says_so(datatype, data, kind):
     with pytest.raises(
         errors.SignatureMismatch, match=f"That it takes {kind} was guessed .* in the line of 'a' .* m/model.toml"
     ):
-        signature.validate("m", takes, signature.arrays({"a": data}, frame=True))
+        signature.validate("m", takes, caller_data.arrays({"a": data}, frame=True))
 
 
 TEXTS = ["good day", "", "x"]

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from mutirao import errors
-from mutirao.wire import signature
+from mutirao.wire import caller_data, signature
 from mutirao_worker.models.repository import Repository
 from support import sample_models
 
@@ -151,7 +151,7 @@ def test_whole_numbers_stay_whole(repository, tmp_path, monkeypatch, kind):
         ("INT64", kind in {"csv", "json", "matrix"})
     ]
     for given in (data, [[1.0], [2], [3.0]]):
-        bound = signature.validate("m", info.signature, signature.arrays(given, frame=info.signature.frame))
+        bound = signature.validate("m", info.signature, caller_data.arrays(given, frame=info.signature.frame))
         answer = repository.load("m").predict(bound, info.signature.select_outputs(None))["predict"]
         assert answer.tolist() == ([1, 2, 3] if given is not data else model.predict(data).tolist())
 
@@ -165,13 +165,13 @@ def test_a_guess_is_named_where_it_refuses(repository, tmp_path):
         errors.SignatureMismatch,
         match=r"it must be INT64, got 2\.5 in row 0.*guessed.*write datatype = \"FP64\" in the line of 'rooms' under inputs in m/model\.toml",
     ):
-        signature.validate("m", info.signature, signature.arrays(row, frame=True))
+        signature.validate("m", info.signature, caller_data.arrays(row, frame=True))
     path = repository.root / "m" / "model.toml"
     line = '{ name = "rooms", datatype = "INT64", shape = [-1], nullable = false, guessed = true }'
     assert line in path.read_text()
     path.write_text(path.read_text().replace(line, line.replace("INT64", "FP64")))
     takes = repository.info("m").signature
-    assert signature.validate("m", takes, signature.arrays(row, frame=True))["rooms"].tolist() == [2.5]
+    assert signature.validate("m", takes, caller_data.arrays(row, frame=True))["rooms"].tolist() == [2.5]
 
 
 def test_the_names_of_a_matrix_are_kept(repository, tmp_path):

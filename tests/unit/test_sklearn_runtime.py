@@ -30,7 +30,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.svm import SVC
 
 from mutirao import errors
-from mutirao.wire import signature, tensors
+from mutirao.wire import caller_data, signature, tensors
 from mutirao_worker.models.repository import Repository
 from support import sample_models
 
@@ -163,7 +163,7 @@ def test_an_estimator_answers_as_it_does_itself(repository, kind):
     model, data = FITTED[kind]()
     info = add(repository, model)
     assert repository.verify("m") == []
-    bound = signature.validate("m", info.signature, signature.arrays(data, frame=info.signature.frame))
+    bound = signature.validate("m", info.signature, caller_data.arrays(data, frame=info.signature.frame))
     outputs = repository.load("m").predict(bound, info.signature.outputs)
     assert list(outputs) == [spec.name for spec in info.signature.outputs]
     for spec in info.signature.outputs:

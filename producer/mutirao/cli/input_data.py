@@ -15,7 +15,7 @@ import numpy as np
 from mutirao.errors import InvalidRequest
 from mutirao.tables.csv_dialect import Dialect
 from mutirao.tables.csv_table import AUTOMATIC, CsvTable
-from mutirao.wire import messages, tensors
+from mutirao.wire import json_elements, messages, tensors
 from mutirao.wire.messages import PredictRequest
 from mutirao.wire.signature import Signature
 
@@ -40,23 +40,37 @@ class InputData(msgspec.Struct, frozen=True):
     """The content of DATA.
 
     Attributes:
-        rows: an array, a nested list, a mapping of named columns, or a table of text.
+        content: an array, a nested list, records, a mapping of named columns, or a table of text.
         outputs: the names of the outputs that the request asks for; None for the model's default ones.
         parameters: of the request.
         id: of the request.
     """
 
-    rows: Any
+    content: Any
     outputs: tuple[str, ...] | None = None
     parameters: dict[str, Any] | None = None
     id: str | None = None
 
     def arrays(self, signature: Signature) -> tuple[Any, tuple[str, ...]]:
         """Return the rows as the client takes them, for a model of this signature, and notes on how a table was read."""
-        if not isinstance(self.rows, CsvTable):
-            return self.rows, ()
-        table = self.rows.rows(signature)
-        return table.data, table.notes
+        if isinstance(self.content, CsvTable):
+            table = self.content.rows(signature)
+            return table.data, table.notes
+        return (_objects(self.content, signature) if signature.json_inputs else self.rows), ()
+
+    @property
+    def rows(self) -> Any:
+        """The rows, records as columns.
+
+        Raises:
+            InvalidRequest: records have different fields.
+        """
+        match self.content:
+            case [{}, *_] as records if all(isinstance(record, dict) for record in records):
+                return _columns(records)
+            case dict(record) if not any(isinstance(values, list | np.ndarray) for values in record.values()):
+                return _columns([record])
+        return self.content
 
 
 def read(text: str, dialect: Dialect = AUTOMATIC) -> InputData:
@@ -100,6 +114,25 @@ def split(rows: Any) -> list[Any]:
     return [rows[at : at + 1] for at in range(len(rows))]
 
 
+def parameters(given: Sequence[str], signature: Signature) -> dict[str, Any]:
+    """Return the parameters that --parameter names: JSON values, and text where they are none or the model takes text.
+
+    Raises:
+        InvalidRequest: one is not written NAME=VALUE.
+    """
+    values: dict[str, Any] = {}
+    texts = {spec.name for spec in signature.parameters if spec.datatype == "BYTES"}
+    for each in given:
+        name, sign, text = each.partition("=")
+        if not (name and sign):
+            raise InvalidRequest(f"--parameter {each!r}: it is written NAME=VALUE, as threshold=0.7")
+        try:
+            values[name] = text if name in texts else msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            values[name] = text
+    return values
+
+
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -117,11 +150,8 @@ def _json(raw: bytes, name: str) -> InputData:
             return _from_v2(messages.read_request(document))
         case {"rows": list(rows)} if _is_request(document, rows):
             return _from_rows(document, rows)
-        case dict():
-            has_columns = any(isinstance(values, list) for values in document.values())
-            return InputData(document if has_columns else _columns([document]))
-        case list():
-            return InputData(_rows(document))
+        case dict() | list():
+            return InputData(document)
     raise InvalidRequest(f"DATA {_short(name)} is JSON, but not rows: {FORMS}")
 
 
@@ -138,7 +168,7 @@ def _from_rows(document: dict[str, Any], rows: list[Any]) -> InputData:
         request = msgspec.convert({**document, "inputs": []}, PredictRequest)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"DATA is not a request: {exc}") from exc
-    return _with_fields(request, _rows(rows))
+    return _with_fields(request, rows)
 
 
 def _from_v2(request: PredictRequest) -> InputData:
@@ -153,9 +183,18 @@ def _with_fields(request: PredictRequest, rows: Any) -> InputData:
     return InputData(rows, outputs, request.parameters, request.id)
 
 
-def _rows(rows: list[Any]) -> Any:
-    """Return rows that are records as columns, others unchanged."""
-    return _columns(rows) if rows and all(isinstance(row, dict) for row in rows) else rows
+def _objects(content: Any, signature: Signature) -> Any:
+    """Return a list of objects for each input, for a model that takes JSON documents; those of a V2 request are texts."""
+    names = [spec.name for spec in signature.inputs]
+    if isinstance(content, dict) and content.keys() == set(names):
+        return {
+            name: json_elements.decode(values)
+            if isinstance(values, np.ndarray) and name in signature.json_inputs
+            else values
+            for name, values in content.items()
+        }
+    rows = [content] if isinstance(content, dict) else content
+    return {names[0]: rows} if len(names) == 1 else rows
 
 
 def _columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -115,6 +115,7 @@ def _submitted(
     rows: bool = False,
     expires: float | None,
     outputs: tuple[str, ...],
+    parameters: tuple[str, ...],
     id: str | None,
     priority: str,
     **csv: str | None,
@@ -122,12 +123,13 @@ def _submitted(
     """Read DATA and submit it; note where no live worker will serve it soon."""
     data = input_data.read(text, Dialect.checked(**csv))
     registry = client.catalog()
-    inputs, notes = data.arrays(registry.find(model).signature)
+    takes = registry.find(model).signature
+    inputs, notes = data.arrays(takes)
     for note in notes:
         console.note(f"note: {note}")
     options: dict[str, Any] = {
         "outputs": outputs or data.outputs,
-        "parameters": data.parameters,
+        "parameters": {**(data.parameters or {}), **input_data.parameters(parameters, takes)} or None,
         "expires_s": expires,
         "priority": priority,
     }

@@ -81,6 +81,13 @@ request = joined(
             help="An output to return, repeatable; the model's default outputs if none is named.",
         ),
         click.option(
+            "--parameter",
+            "parameters",
+            metavar="NAME=VALUE",
+            multiple=True,
+            help="A parameter that the model takes, repeatable: threshold=0.7.",
+        ),
+        click.option(
             "--id", metavar="ID", help="An id of your own: the same id with the same content is the same job."
         ),
         click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from mutirao import errors
@@ -50,6 +51,8 @@ def show(outputs: dict[str, Array]) -> None:
 
 def _cell(values: Any, *, cut: bool) -> str:
     """Format one row of an output: its value, or its values side by side."""
+    if isinstance(values, dict | list):  # an object of JSON
+        return msgspec.json.encode(values).decode()
     flat = np.ravel(values)
     text = " ".join(_value(value, cut=cut) for value in (flat[:VALUES] if cut else flat))
     return f"{text} ... ({len(flat)} values)" if cut and len(flat) > VALUES else text

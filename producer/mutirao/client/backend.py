@@ -173,7 +173,7 @@ class Backend(ABC):
 
     @abstractmethod
     def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
-        """Read a finished job's outputs.
+        """Read a finished job's outputs; JSON documents as plain Python objects.
 
         Raises:
             JobError: the job ended without a result; the class says how.
@@ -264,4 +264,5 @@ def _validate_by_registry(registry: Registry, options: SubmitOptions, many: Any,
 
 def _validate_by(signature: Signature, options: SubmitOptions, many: Any, *, rows: bool) -> ValidatedRequests:
     signature.select_outputs(options.outputs)
+    signature.read_parameters(options.parameters)
     return request_data.validate(options.model, signature, many, rows=rows)

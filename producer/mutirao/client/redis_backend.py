@@ -21,7 +21,7 @@ from mutirao.client.request_data import ValidatedRequests
 from mutirao.redisdb.drivers import Command, Database, Operation
 from mutirao.registry import Registry
 from mutirao.settings import Settings
-from mutirao.wire import binary_codec, tensors
+from mutirao.wire import binary_codec, json_elements, tensors
 from mutirao.wire.messages import JobRecord
 from mutirao.wire.tensors import Array
 
@@ -126,8 +126,8 @@ class RedisBackend(Backend):
             raise self.not_found_error(id)
         return record.state == "cancelled"
 
-    def outputs(self, record: JobRecord) -> Operation[dict[str, Array]]:
-        """Read a finished job's outputs.
+    def outputs(self, record: JobRecord, *, as_text: bool = False) -> Operation[dict[str, Array]]:
+        """Read a finished job's outputs; JSON documents as plain Python objects, or as text where that is wanted.
 
         Raises:
             JobError: the job ended without a result; the class says how.
@@ -142,7 +142,8 @@ class RedisBackend(Backend):
             raw = yield Command(self._results, "GET", (keyspace.payload_key(record.task_id, "out"),))
             if raw is None:
                 raise _expired(record.task_id, self.settings)
-        return {tensor.name: tensors.decode(tensor) for tensor in binary_codec.unpack_result(response, raw).outputs}
+        decode = tensors.decode if as_text else json_elements.decode_output
+        return {tensor.name: decode(tensor) for tensor in binary_codec.unpack_result(response, raw).outputs}
 
     def catalog(self) -> Operation[Registry]:
         """Read which models are served and which workers live."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from mutirao import errors
-from mutirao.wire import signature, untyped
+from mutirao.wire import caller_data, signature, untyped
 from mutirao.wire.signature import Signature
 from mutirao.wire.tensors import Array
 
@@ -57,10 +58,13 @@ def validate(model: str, model_signature: Signature | None, many: Any, *, rows: 
     if table is not None:
         with contextlib.suppress(errors.MutiraoError):  # one at a time the row that does not fit is found, and named
             return RowBatch(_validate_one(model, model_signature, table, max_rows=len(table)), len(table))
+    is_row = _flat
+    if model_signature is not None and model_signature.json_inputs:
+        is_row = functools.partial(_is_object_row, {spec.name for spec in model_signature.inputs})
     requests = []
     for at, data in enumerate(_each(many) if rows else many):
         try:
-            requests.append(_validate_one(model, model_signature, [data] if rows and _flat(data) else data))
+            requests.append(_validate_one(model, model_signature, [data] if rows and is_row(data) else data))
         except errors.MutiraoError as exc:
             raise type(exc)(f"request {at}: {exc}", **exc.data) if rows else exc from None
     return requests
@@ -73,14 +77,14 @@ def _validate_one(
 
     Without a signature it gets arrays of one dtype each: rows that mix text and numbers have none.
     """
-    arrays = signature.arrays(data, frame=model_signature is None or model_signature.frame)
     if model_signature is None:
         return {
             name: untyped.resolve_objects(name, untyped.array_from_objects(name, array))
             if array.dtype == object
             else array
-            for name, array in arrays.items()
+            for name, array in caller_data.arrays(data, frame=True).items()
         }
+    arrays = signature.read(data, model_signature)
     if max_rows is not None:
         model_signature = msgspec.structs.replace(model_signature, max_rows=max_rows)
     return signature.validate(model, model_signature, arrays)
@@ -130,6 +134,13 @@ def _each(many: Any) -> Iterator[Any]:
 
 def _is_frame(many: object) -> bool:
     return hasattr(many, "columns") and hasattr(many, "iloc")
+
+
+def _is_object_row(names: set[str], data: Any) -> bool:
+    """Return whether an item is a row of a model that takes JSON documents: an object, or a list without objects or lists."""
+    if isinstance(data, Mapping):
+        return data.keys() != names or not all(isinstance(value, list | tuple | np.ndarray) for value in data.values())
+    return not isinstance(data, list | tuple) or not any(isinstance(value, list | tuple | Mapping) for value in data)
 
 
 def _flat(data: Any) -> bool:

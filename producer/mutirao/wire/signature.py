@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 
 from mutirao import errors
-from mutirao.wire import elements, missing, tensors, untyped
+from mutirao.wire import caller_data, elements, json_elements, missing, tensors, untyped
 from mutirao.wire.messages import PredictRequest, Tensor
 from mutirao.wire.tensors import Array
 
 MATRIX = "X"
+# V2's own, and those of its extensions: no model's.
+RESERVED_PARAMETERS = frozenset({
+    "binary_data", "binary_data_output", "binary_data_size", "classification", "content_type", "headers", "priority", "sequence_end",
+    "sequence_id", "sequence_start", "timeout",
+})  # fmt: skip
+# By datatype: what Python has for it, and in words.
+PARAMETER_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "BOOL": ((bool,), "true or false"),
+    "INT64": ((int,), "a whole number"),
+    "FP64": ((int, float), "a number"),
+    "BYTES": ((str,), "text"),
+}
 
 
 class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,17 +47,33 @@ class InputSpec(TensorSpec, frozen=True, omit_defaults=True):
         nullable: whether values may be missing; None where that is not known: NaN is then passed on, missing text is refused.
         guessed: the datatype was guessed from the values of an example, or of none.
         columns: the names of a matrix's columns, where an example had them.
+        format: what its texts hold: json, a JSON document each; "" for text as it is.
     """
 
     nullable: bool | None = None
     guessed: bool = False
     columns: tuple[str, ...] = ()
+    format: str = ""
 
 
 class OutputSpec(TensorSpec, frozen=True, omit_defaults=True):
-    """An output; `default` outputs are returned where a request names none."""
+    """An output.
+
+    Attributes:
+        default: it is returned where a request names none.
+        format: as an input's.
+    """
 
     default: bool = False
+    format: str = ""
+
+
+class ParameterSpec(msgspec.Struct, frozen=True):
+    """A parameter that a request may give: its name, its datatype (BOOL, INT64, FP64 or BYTES), and its value where none is given."""
+
+    name: str
+    datatype: str
+    default: bool | int | float | str
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +84,19 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         outputs: named after the estimator's methods.
         frame: the inputs are the columns of a DataFrame, in this order.
         max_rows: the most rows that one request may hold.
+        parameters: what a request may give beside its inputs.
     """
 
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     frame: bool = False
     max_rows: int = 10_000
+    parameters: tuple[ParameterSpec, ...] = ()
+
+    @property
+    def json_inputs(self) -> set[str]:
+        """The names of the inputs whose elements are JSON documents."""
+        return {spec.name for spec in self.inputs if spec.format == json_elements.FORMAT}
 
     def select_outputs(self, names: Iterable[str] | None) -> tuple[OutputSpec, ...]:
         """Return the outputs of these names, or the default ones where no name is given.
@@ -83,31 +117,45 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
             raise errors.InvalidRequest(text, reason="outputs of one name")
         return tuple(outputs[name] for name in names)
 
+    def read_parameters(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the value of each parameter that the model takes: a request's own, or the default.
 
-def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
-    """Return a caller's data as arrays by name.
+        A model that takes none ignores those of a request.
 
-    Args:
-        data: an array or nested list (one unnamed matrix, a row a line), a DataFrame, or a mapping of named arrays; an array with
-            fields counts as such a mapping.
-        frame: the model takes columns; where it does not, a DataFrame counts as its matrix.
+        Raises:
+            InvalidRequest: a parameter has another type than the model takes, or the model takes others.
+        """
+        if not self.parameters:
+            return {}
+        given = given or {}
+        names = [spec.name for spec in self.parameters]
+        if unknown := [name for name in given if name not in names and name not in RESERVED_PARAMETERS]:
+            text = f"parameter {unknown[0]!r} is not one of {', '.join(names)}"
+            raise errors.InvalidRequest(text, reason="unknown parameter")
+        return {
+            spec.name: _parameter(spec, given[spec.name]) if spec.name in given else spec.default
+            for spec in self.parameters
+        }
+
+
+def read(data: Any, signature: Signature) -> dict[str, Array]:
+    """Return a caller's data as arrays by name, for `validate`: as `caller_data.arrays`, and plain Python objects as JSON documents.
+
+    A model whose only input is of format json takes a list with an object for each row.
+
+    Raises:
+        InvalidTensor: an element has no datatype, or is not JSON.
+        SignatureMismatch: the data are not as many inputs as the model takes.
     """
-    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        if frame:
-            _check_columns([str(name) for name in data.columns])
-        return (
-            {str(name): _array(str(name), data[name]) for name in data.columns}
-            if frame
-            else {"": _array("", _as_matrix(data))}
-        )
-    if isinstance(data, np.ndarray) and data.dtype.names:
-        data = {name: data[name] for name in data.dtype.names}
-    if isinstance(data, Mapping):
-        return {str(name): _array(str(name), values) for name, values in data.items()}
-    if frame and isinstance(data, np.ndarray) and data.dtype == object and data.ndim == 2:
-        return {"": data}
-    table = _table(data) if frame else None
-    return {"": _array("", data) if table is None else table}
+    documents = signature.json_inputs
+    if not documents:
+        return caller_data.arrays(data, frame=signature.frame)
+    return {
+        name: json_elements.encode(name, caller_data.listed(values))
+        if name in documents
+        else caller_data.as_array(name, values)
+        for name, values in caller_data.by_input(data, [spec.name for spec in signature.inputs]).items()
+    }
 
 
 def validate(model: str, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -143,7 +191,10 @@ def decode_request(model: str, signature: Signature, request: PredictRequest) ->
         InvalidTensor: a tensor's datatype, shape and data do not agree.
         SignatureMismatch, PayloadTooLarge: as `validate`.
     """
-    inputs = {tensor.name: _decoded(tensor, frame=signature.frame) for tensor in request.inputs}
+    if signature.json_inputs:
+        inputs = _decoded_documents(signature, request)
+    else:
+        inputs = {tensor.name: _decoded(tensor, frame=signature.frame) for tensor in request.inputs}
     if len(inputs) != len(request.inputs):
         raise errors.InvalidRequest(f"model {model!r}: two inputs have the same name", reason="inputs of one name")
     return validate(model, signature, inputs)
@@ -154,73 +205,42 @@ def rows(arrays_by_name: Mapping[str, Array]) -> int:
     return len(next(iter(arrays_by_name.values())))
 
 
-def _check_columns(names: list[str]) -> None:
-    if len(set(names)) != len(names):
-        twice = next(name for at, name in enumerate(names) if name in names[:at])
-        text = f"the DataFrame has {names.count(twice)} columns {twice!r}: each must have a name of its own"
-        raise errors.InvalidRequest(text, reason="columns of one name")
+def _parameter(spec: ParameterSpec, value: Any) -> Any:
+    """Return a parameter's value in the type that the model takes."""
+    kinds, rule = PARAMETER_TYPES[spec.datatype]
+    if isinstance(value, bool) != (spec.datatype == "BOOL") or not isinstance(value, kinds):
+        shown = elements.show(value)
+        text = f"parameter {spec.name!r} is {shown}: it must be {rule} ({spec.datatype})"
+        raise errors.InvalidRequest(text, reason="parameter of another type")
+    return float(cast("float", value)) if spec.datatype == "FP64" else value
+
+
+def _decoded_documents(signature: Signature, request: PredictRequest) -> dict[str, Array]:
+    """Decode a request for a model that takes JSON documents: texts are documents, and values without a datatype are objects."""
+    documents, inputs = signature.json_inputs, {}
+    for tensor in request.inputs:
+        if tensor.datatype or not isinstance(tensor.data, list):
+            inputs[tensor.name] = tensors.decode(tensor)
+        elif not tensor.name:
+            inputs.update(read(tensor.data, signature))
+        elif tensor.name in documents:
+            inputs[tensor.name] = json_elements.encode(tensor.name, tensor.data)
+        else:
+            inputs[tensor.name] = _decoded(tensor, frame=False)
+    return inputs
 
 
 def _decoded(tensor: Tensor, *, frame: bool) -> Array:
     if tensor.datatype or not isinstance(tensor.data, list):
         return tensors.decode(tensor)
-    array = _table(tensor.data) if frame else None
-    array = _array(tensor.name, tensor.data) if array is None else array
+    array = caller_data.mixed_rows(tensor.data) if frame else None
+    array = caller_data.as_array(tensor.name, tensor.data) if array is None else array
     if array.dtype == object and array.ndim == 2:
         numbers = [[each if isinstance(each, float) else 0.0 for each in row] for row in tensor.data]
         tensors.check_finite(tensor.name, np.array(numbers))
     else:
         tensors.check_finite(tensor.name, array, tensor.data)
     return array
-
-
-def _array(name: str, values: Any) -> Array:
-    if hasattr(values, "to_numpy"):
-        values = np.asarray(values.to_numpy())
-    if not isinstance(values, np.ndarray):
-        try:
-            return untyped.array_from_values(name, values)
-        except errors.InvalidTensor:
-            table = _table(values)
-            if table is None:
-                raise
-            return table
-    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
-        masked: Array = np.ma.getmaskarray(values)
-        values = np.asarray(np.ma.getdata(values), dtype=object)
-        values[masked] = None
-    if values.dtype.kind not in "OSUT":
-        return np.asarray(values)
-    return _mixed(name, values.astype(object))
-
-
-def _as_matrix(data: Any) -> Any:
-    """Return a DataFrame's columns of numbers as one matrix: bools become 0 and 1, and large integers stay exact among floats."""
-    kinds = {name: getattr(dtype, "kind", "O") for name, dtype in enumerate(data.dtypes)}
-    if not set(kinds.values()) <= set("biuf") or len(set(kinds.values())) < 2 or not hasattr(data, "iloc"):
-        return data
-    columns = [np.asarray(data.iloc[:, at].to_numpy()) for at in kinds]
-    return untyped.side_by_side([c.astype(np.uint8) if c.dtype.kind == "b" else c for c in columns])
-
-
-def _mixed(name: str, values: Array) -> Array:
-    """Give an array of objects its own dtype; a matrix whose columns are of several kinds stays as it is until they are known."""
-    try:
-        return untyped.array_from_objects(name, values)
-    except errors.InvalidTensor:
-        if values.ndim != 2:
-            raise
-        return values
-
-
-def _table(values: Any) -> Array | None:
-    """Return rows that mix types as objects: each column gets its own dtype once the columns are known."""
-    if not (isinstance(values, list) and values and all(isinstance(row, list | tuple) for row in values)):
-        return None
-    if len({len(row) for row in values}) != 1 or len(set(map(type, itertools.chain.from_iterable(values)))) < 2:
-        return None
-    table = np.asarray(values, dtype=object)
-    return table if table.ndim == 2 else None
 
 
 def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Array]:
@@ -261,7 +281,7 @@ def _cast_to_spec(model: str, spec: InputSpec, array: Array) -> Array:
     except errors.InvalidTensor as exc:
         hint = _guessed(model, spec) if spec.guessed and array.dtype.kind in "iuf" else ""
         raise _mismatch(model, str(spec), str(exc), hint) from exc
-    return fitted
+    return json_elements.check(spec.name, fitted) if spec.format == json_elements.FORMAT else fitted
 
 
 # Hints for data of fewer dimensions than its input, by both numbers of dimensions.

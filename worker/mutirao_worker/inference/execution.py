@@ -20,7 +20,13 @@ from mutirao.wire import tensors
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.inference import interruption
-from mutirao_worker.inference.inputs import InputReader, PackedRequest, RejectedRequest, StackedRequests
+from mutirao_worker.inference.inputs import (
+    InputReader,
+    OutputSpecification,
+    PackedRequest,
+    RejectedRequest,
+    StackedRequests,
+)
 from mutirao_worker.inference.outputs import (
     INTERRUPTED,
     RequestResult,
@@ -157,7 +163,7 @@ class _BatchRunner:
     def _predict(self, call: list[StackedRequests], rows: int, *, alone: bool) -> Mapping[str, Array]:
         inputs, started = _concatenate(call), time.perf_counter()
         try:
-            return _call_model(call[0].specification.loaded, inputs, call[0].specification.outputs, alone=alone)
+            return _call_model(call[0].specification, inputs, alone=alone)
         finally:
             self.rows += rows
             self.predict_s += time.perf_counter() - started
@@ -197,13 +203,11 @@ def _concatenate(call: list[StackedRequests]) -> dict[str, Array]:
     return {name: np.concatenate([stacked.inputs[name] for stacked in call]) for name in call[0].inputs}
 
 
-def _call_model(
-    loaded: LoadedModel, inputs: dict[str, Array], specs: tuple[OutputSpec, ...], *, alone: bool
-) -> Mapping[str, Array]:
-    process = os.getpid()
+def _call_model(specification: OutputSpecification, inputs: dict[str, Array], *, alone: bool) -> Mapping[str, Array]:
+    process, loaded = os.getpid(), specification.loaded
     try:
         with isolation.preserved_process_state():
-            return loaded.predict(inputs, specs)
+            return loaded.predict(inputs, specification.outputs, specification.parameters)
     except interruption.TIME_LIMIT:
         raise
     except BaseException as exc:  # sys.exit() in a model must not end the worker

@@ -52,13 +52,23 @@ class PackedRequest(NamedTuple):
 
 
 class OutputSpecification(NamedTuple):
-    """What a request asks for; `binary` says of each output whether it goes back as raw bytes, see `wants_binary`."""
+    """What a request asks for.
+
+    Attributes:
+        loaded: of which model.
+        outputs: which outputs.
+        binary: of each output whether it goes back as raw bytes, see `wants_binary`.
+        id: V2's name of the request.
+        embed: Celery's callbacks.
+        parameters: the value of each parameter that the model takes.
+    """
 
     loaded: LoadedModel
     outputs: tuple[OutputSpec, ...]
     binary: tuple[bool | None, ...]
     id: str | None
     embed: dict[str, Any] | None
+    parameters: dict[str, Any]
 
 
 class StackedRequests(NamedTuple):
@@ -82,7 +92,8 @@ class StackedRequests(NamedTuple):
     def batch_key(self) -> tuple[Any, ...]:
         """Equal for stacks that one predict call can answer."""
         shapes = [(name, array.dtype, array.shape[1:]) for name, array in self.inputs.items()]
-        return (id(self.specification.loaded), self.specification.outputs, *shapes)
+        specification = self.specification
+        return (id(specification.loaded), specification.outputs, *specification.parameters.values(), *shapes)
 
     def subset(self, start: int, stop: int) -> StackedRequests:
         """Return the members from `start` to before `stop`; their arrays are views."""
@@ -189,7 +200,8 @@ class InputReader:
             None if requests is None else [output.name for output in requests]
         )
         binary = tuple(wants_binary(request, spec.name) for spec in outputs)
-        return OutputSpecification(loaded, outputs, binary, request.id, _callbacks(embed))
+        parameters = loaded.info.signature.read_parameters(request.parameters)
+        return OutputSpecification(loaded, outputs, binary, request.id, _callbacks(embed), parameters)
 
 
 def _rows(request: PredictRequest, size: int, max_rows: int) -> int:

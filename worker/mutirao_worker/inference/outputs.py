@@ -15,7 +15,7 @@ import numpy as np
 
 from mutirao import errors
 from mutirao.settings import Settings
-from mutirao.wire import binary_codec, tensors
+from mutirao.wire import binary_codec, json_elements, tensors
 from mutirao.wire.messages import PredictResult, Tensor
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import DTYPES, Array
@@ -145,8 +145,8 @@ def tensor(loaded: LoadedModel, spec: OutputSpec, array: Array, *, binary: bool 
     try:
         if binary is None:
             with contextlib.suppress(errors.InvalidTensor):
-                return tensors.encode(spec.name, array, binary=False)
-        return tensors.encode(spec.name, array, binary=binary is not False)
+                return _marked(spec, tensors.encode(spec.name, array, binary=False))
+        return _marked(spec, tensors.encode(spec.name, array, binary=binary is not False))
     except interruption.TIME_LIMIT:
         raise
     except errors.InvalidTensor as exc:
@@ -154,6 +154,13 @@ def tensor(loaded: LoadedModel, spec: OutputSpec, array: Array, *, binary: bool 
     except Exception as exc:  # noqa: BLE001 - its elements may be of the model's own classes
         reason = type(exc).__name__
     raise invalid_output(loaded, f"returned what cannot be sent: {reason}")
+
+
+def _marked(spec: OutputSpec, encoded: Tensor) -> Tensor:
+    """Say that an output's texts are JSON documents, where they are."""
+    if spec.format != json_elements.FORMAT:
+        return encoded
+    return msgspec.structs.replace(encoded, parameters=json_elements.PARAMETERS)
 
 
 def _min_result_size(stacked: StackedRequests, outputs: Mapping[str, Array]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -35,9 +36,22 @@ class LoadedModel:
         if self._predictor is None:
             self._predictor = self._make()
 
-    def predict(self, inputs: Mapping[str, Array], outputs: tuple[OutputSpec, ...]) -> dict[str, Array]:
-        """Compute outputs for inputs that `signature.bind` has checked; what the model raises is passed on."""
-        return self._loaded.predict(inputs, outputs, frame=self.info.signature.frame)
+    def predict(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: tuple[OutputSpec, ...],
+        parameters: Mapping[str, Any] | None = None,
+    ) -> dict[str, Array]:
+        """Compute outputs for inputs that `signature.validate` has checked; what the model raises is passed on.
+
+        Args:
+            inputs: arrays of as many rows, by name.
+            outputs: those that are asked for.
+            parameters: the value of each parameter that the model takes; None for the defaults.
+        """
+        takes = self.info.signature
+        given = takes.read_parameters(None) if parameters is None else parameters
+        return self._loaded.predict(inputs, outputs, frame=takes.frame, parameters=given)
 
     def warm_up(self) -> None:
         """Predict the example once, so that the first request does not pay for lazy imports and cold pages, and check the outputs.

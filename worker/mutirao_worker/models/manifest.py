@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mutirao.wire.signature import InputSpec, OutputSpec, Signature
+from mutirao.wire.signature import InputSpec, OutputSpec, ParameterSpec, Signature
 
 # Of model.toml. 1 had one file and one runtime for all versions.
 FORMAT = 2
@@ -68,6 +68,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         frame: the inputs are the columns of a DataFrame.
         inputs: what it takes.
         outputs: what it gives.
+        parameters: what a request may give beside its inputs.
         files: the digest of each file, as sha256:<64 hex digits>; a file that is not listed is never read.
     """
 
@@ -77,6 +78,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     frame: bool = False
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
+    parameters: tuple[ParameterSpec, ...] = ()
     files: dict[str, str]
 
     @property
@@ -142,4 +144,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def signature(self) -> Signature:
         """What the active version takes and gives."""
         version = self.version
-        return Signature(inputs=version.inputs, outputs=version.outputs, frame=version.frame, max_rows=self.max_rows)
+        return Signature(
+            inputs=version.inputs,
+            outputs=version.outputs,
+            frame=version.frame,
+            max_rows=self.max_rows,
+            parameters=version.parameters,
+        )

@@ -100,11 +100,11 @@ def _setting_line(key: str, value: Any) -> str:
 
 def _version_lines(version: Version) -> Iterator[str]:
     for key, value in msgspec.to_builtins(version).items():
-        if key in {"steps", "inputs", "outputs"}:
+        if key in {"steps", "inputs", "outputs"} or (key == "parameters" and value):
             yield f"{key} = ["
             yield from (f"  {_toml_value(spec)}," for spec in value)
             yield "]"
-        elif key != "files" and value not in ("", False, None):
+        elif key not in {"files", "parameters"} and value not in ("", False, None):
             yield f"{key} = {_toml_value(value)}"
 
 

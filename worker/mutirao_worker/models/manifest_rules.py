@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mutirao import errors, keyspace
 from mutirao.wire import tensors
-from mutirao.wire.signature import TensorSpec
+from mutirao.wire.signature import PARAMETER_TYPES, RESERVED_PARAMETERS, TensorSpec
 from mutirao_worker.models import atomic_files
 from mutirao_worker.models.manifest import Manifest, Version
 
 _DIGEST = re.compile(atomic_files.ALGORITHM + "[0-9a-f]{64}", re.ASCII)
 _NAME_MAX = 255
+# What the texts of a tensor may hold, as its spec says.
+FORMATS = ("json",)
 
 
 def violations(manifest: Manifest, folder: str) -> Iterator[tuple[str, object, str]]:
@@ -70,6 +72,7 @@ def _version_violations(version: Version) -> Iterator[tuple[str, object, str]]:
             yield key, file, f"it must be one of files: {', '.join(version.files) or '(none)'}"
     yield from _spec_violations("inputs", version.inputs)
     yield from _spec_violations("outputs", version.outputs)
+    yield from _parameter_violations(version)
     if not any(output.default for output in version.outputs):
         yield "outputs", [output.name for output in version.outputs], "at least one must have default = true"
 
@@ -87,6 +90,22 @@ def _spec_violations(key: str, specs: Iterable[TensorSpec]) -> Iterator[tuple[st
                 list(spec.shape),
                 "it must begin with -1, the rows; other sizes are -1 (any) or more",
             )
+        format = getattr(spec, "format", "")
+        if format and (format not in FORMATS or spec.datatype != "BYTES"):
+            yield f"{key}.{spec.name}.format", format, f"it must be one of {', '.join(FORMATS)}, of a BYTES tensor"
+
+
+def _parameter_violations(version: Version) -> Iterator[tuple[str, object, str]]:
+    names = [spec.name for spec in version.parameters]
+    for spec in version.parameters:
+        key = f"parameters.{spec.name}"
+        if spec.name in RESERVED_PARAMETERS or names.count(spec.name) > 1:
+            yield key, spec.name, "it must be a name of its own, and none of the protocol's"
+        kinds, rule = PARAMETER_TYPES.get(spec.datatype, ((), ""))
+        if not kinds:
+            yield f"{key}.datatype", spec.datatype, f"it must be one of {', '.join(PARAMETER_TYPES)}"
+        elif isinstance(spec.default, bool) != (bool in kinds) or not isinstance(spec.default, kinds):
+            yield f"{key}.default", spec.default, f"it must be {rule}"
 
 
 def is_file_name(name: str) -> bool:

@@ -343,7 +343,8 @@ def _example_row(example: bytes) -> dict[str, list[Any]]:
 def _version_digest(manifest: Manifest) -> str:
     """Return a digest of a version's files, inputs and outputs: the same for every true copy."""
     version = manifest.version
-    content = (sorted(version.files.items()), version.frame, version.inputs, version.outputs)
+    content: tuple[Any, ...] = (sorted(version.files.items()), version.frame, version.inputs, version.outputs)
+    content += (version.parameters,) if version.parameters else ()
     return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
 
 
@@ -373,6 +374,7 @@ def _new_version(tried: Trial, contents: Mapping[str, bytes], example_file: str)
         frame=description.frame,
         inputs=description.inputs,
         outputs=description.outputs,
+        parameters=description.parameters,
         files={name: atomic_files.digest(content) for name, content in contents.items()},
     )
 

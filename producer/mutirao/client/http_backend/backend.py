@@ -17,7 +17,7 @@ from mutirao.client.http_backend.job_view import JobBody, JobEndings
 from mutirao.client.request_data import ValidatedRequests
 from mutirao.client.waiter import Completions
 from mutirao.registry import ModelInfo, Registry, WorkerInfo
-from mutirao.wire import binary_codec, tensors
+from mutirao.wire import binary_codec, json_elements
 from mutirao.wire.messages import JobRecord, PredictResult
 from mutirao.wire.tensors import Array
 
@@ -126,4 +126,6 @@ def _job(id: str) -> str:
 
 
 def _decoded(result: PredictResult, raw: bytes | None) -> dict[str, Array]:
-    return {tensor.name: tensors.decode(tensor) for tensor in binary_codec.unpack_result(result, raw).outputs}
+    return {
+        tensor.name: json_elements.decode_output(tensor) for tensor in binary_codec.unpack_result(result, raw).outputs
+    }

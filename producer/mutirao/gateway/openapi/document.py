@@ -13,6 +13,7 @@ import msgspec
 
 from mutirao.gateway.openapi.route_doc import Param, RouteDoc
 from mutirao.registry import ModelInfo
+from mutirao.wire import json_elements
 from mutirao.wire.http_schemas import Problem
 from mutirao.wire.signature import Signature, TensorSpec
 
@@ -94,7 +95,9 @@ def row(takes: Signature) -> list[Any]:
     """Make one row for the short form `{"rows": [...]}`."""
     if takes.frame:
         return [{spec.name: _value(spec.datatype) for spec in takes.inputs}]
-    (spec, *_) = takes.inputs
+    (spec, *others) = takes.inputs
+    if spec.name in takes.json_inputs and not others:
+        return [{}]
     return [_nested(spec.shape[1:], spec.datatype)]
 
 
@@ -223,7 +226,9 @@ def _named(method: str, path: str) -> str:
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     shape = [1 if size < 0 else size for size in spec.shape]
-    return {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": _nested(tuple(shape), spec.datatype)}
+    is_json = getattr(spec, "format", "") == json_elements.FORMAT
+    data = ["{}"] if is_json else _nested(tuple(shape), spec.datatype)
+    return {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": data}
 
 
 def _nested(shape: tuple[int, ...], datatype: str) -> Any:

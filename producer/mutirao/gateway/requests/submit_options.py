@@ -85,13 +85,13 @@ def from_request(request: Request, info: ModelInfo, body: InferBody, *, text: bo
     Raises:
         InvalidRequest: an output, a priority or a deadline is not valid.
     """
-    outputs = _outputs(request, body)
-    if outputs is not None:
-        _check_outputs(info, outputs)
+    outputs, parameters = _outputs(request, body), _for_runtime(body.parameters)
+    if outputs is not None or parameters is not None:
+        _check(info, outputs, parameters)
     return SubmitOptions(
         model=info.name,
         outputs=outputs,
-        parameters=_for_runtime(body.parameters),
+        parameters=parameters,
         expires_s=expires_s(request, body),
         priority=_priority(request, body),
         tenant=request.caller.tenant,
@@ -149,13 +149,15 @@ def _outputs(request: Request, body: InferBody) -> tuple[str, ...] | None:
     return tuple(named) or None
 
 
-def _check_outputs(info: ModelInfo, outputs: tuple[str, ...]) -> None:
-    """Raise an error unless a live worker has these outputs."""
+def _check(info: ModelInfo, outputs: tuple[str, ...] | None, parameters: dict[str, Any] | None) -> None:
+    """Raise an error unless a live worker has these outputs, and takes these parameters."""
     for other in info.variants:
         with contextlib.suppress(errors.InvalidRequest):
             other.select_outputs(outputs)
+            other.read_parameters(parameters)
             return
     info.signature.select_outputs(outputs)
+    info.signature.read_parameters(parameters)
 
 
 def _priority(request: Request, body: InferBody) -> str:

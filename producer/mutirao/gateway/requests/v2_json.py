@@ -96,8 +96,8 @@ def _plain(takes: Signature, inputs: tuple[Tensor, ...]) -> dict[str, Array] | N
 
 def checked(info: ModelInfo, data: Any) -> dict[str, Array]:
     """Validate rows, or arrays by name."""
-    columns = signature.arrays(_columns(data), frame=info.signature.frame)
-    return signature.validate(info.name, info.signature, columns)
+    takes = info.signature
+    return signature.validate(info.name, takes, signature.read(data if takes.json_inputs else _columns(data), takes))
 
 
 def decode(body: bytes, kind: type[T]) -> T:

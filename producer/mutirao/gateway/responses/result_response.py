@@ -63,10 +63,14 @@ async def encode(
         return Response(200, _npy(outputs), response.NPY)
     head = record.response()
     raw = form.raw or form.media == response.BINARY
+    kept = {tensor.name: _without_size(tensor.parameters) for tensor in head.outputs}
     made = [
-        tensors.encode(name, array, binary=True)
-        if form.by_output.get(name, raw)
-        else _with_mark(name, array, form, record.task_id)
+        msgspec.structs.replace(
+            tensors.encode(name, array, binary=True)
+            if form.by_output.get(name, raw)
+            else _with_mark(name, array, form, record.task_id),
+            parameters=kept.get(name),
+        )
         for name, array in outputs.items()
     ]
     result = PredictResult(head.model_name, head.model_version, tuple(made), id)
@@ -76,7 +80,9 @@ async def encode(
 async def _v2(result: PredictResult, outputs: Mapping[str, Array], form: ResponseFormat, id: str) -> Response:
     raws = [bytes(tensor.data) for tensor in result.outputs if isinstance(tensor.data, bytes)]
     heads = tuple(
-        msgspec.structs.replace(tensor, data=None, parameters={binary_codec.SIZE: len(tensor.data)})
+        msgspec.structs.replace(
+            tensor, data=None, parameters={**(tensor.parameters or {}), binary_codec.SIZE: len(tensor.data)}
+        )
         if isinstance(tensor.data, bytes)
         else tensor
         for tensor in result.outputs
@@ -91,6 +97,11 @@ async def _v2(result: PredictResult, outputs: Mapping[str, Array], form: Respons
         return Parts([*parts, b"\n"], response.JSON)
     length = (b"inference-header-content-length", b"%d" % sum(map(len, parts)))
     return Parts([*parts, *raws], response.BINARY, [length])
+
+
+def _without_size(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an output's parameters but for the number of its raw bytes."""
+    return {name: value for name, value in (parameters or {}).items() if name != binary_codec.SIZE} or None
 
 
 def _with_mark(name: str, array: Array, form: ResponseFormat, id: str) -> Tensor:

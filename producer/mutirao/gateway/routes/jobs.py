@@ -126,7 +126,9 @@ async def result(gateway: Gateway, request: Request, id: str) -> Response:
     if not record.done:
         text = f"job {id!r} is {record.state}: it has no result yet; try again, or wait with ?wait=20"
         raise errors.JobNotFinished(text, id=id, state=record.state)
-    return await result_response.encode(await gateway.redis.run(gateway.backend.outputs(record)), record, form)
+    return await result_response.encode(
+        await gateway.redis.run(gateway.backend.outputs(record, as_text=True)), record, form
+    )
 
 
 @endpoint("DELETE", _JOB, doc=RouteDoc(tag=_TAG, answer=JobView, refusals=(400, 404, 409, 410, 503)))

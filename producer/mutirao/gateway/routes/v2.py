@@ -149,7 +149,7 @@ async def infer(gateway: Gateway, request: Request, model: str, version: str = "
     if form.text and not queued.known and result_response.is_text(record):
         answer = result_response.passthrough(record, parsed.body.id)
     else:
-        outputs = await gateway.redis.run(gateway.backend.outputs(record))
+        outputs = await gateway.redis.run(gateway.backend.outputs(record, as_text=True))
         answer = await result_response.encode(outputs, record, form, parsed.body.id)
     if preference.wait_s is not None:
         answer.with_header(b"preference-applied", preference.applied)

@@ -12,7 +12,7 @@ import msgspec
 from mutirao import errors
 from mutirao.wire import signature
 from mutirao.wire.messages import PredictRequest
-from mutirao.wire.signature import InputSpec, OutputSpec, Signature
+from mutirao.wire.signature import InputSpec, OutputSpec, ParameterSpec, Signature
 from mutirao.wire.tensors import Array
 
 NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
@@ -59,6 +59,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         frame: the inputs are the columns of one DataFrame.
         example: a V2 request in JSON, of a few rows that it has predicted.
         labelled: the output whose numbers its labels name; "" for none.
+        parameters: what a request may give beside its inputs.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -66,6 +67,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     frame: bool = False
     example: bytes = b""
     labelled: str = ""
+    parameters: tuple[ParameterSpec, ...] = ()
 
     def rows(self) -> dict[str, Array]:
         """Decode the example, into arrays as `Predictor.predict` takes them."""
