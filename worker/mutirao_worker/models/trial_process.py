@@ -1,4 +1,4 @@
-"""Where a version is tried before it is added: a throwaway process, so that files that crash, hang or take all memory hurt nobody.
+"""Where a version is tried before it is added: a throwaway process, so that files that crash, hang or take all memory hurt nothing else.
 
 A process with threads cannot be forked safely: it starts one that has none, which it keeps, and which forks for each trial.
 """
