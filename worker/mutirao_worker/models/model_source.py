@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from mutirao import errors
-from mutirao_worker.models import atomic_files
+from mutirao_worker.models import atomic_files, mlflow_folder
 from mutirao_worker.models.manifest import LabelFile, Step
 
 
@@ -21,12 +22,14 @@ class ModelSource(msgspec.Struct, frozen=True):
         steps: what it is made of.
         labels: names for what it predicts; None for none.
         origins: where its files came from, for errors, by the same names.
+        example: rows that came with it, as `example_rows.read_example` takes them; None for none.
     """
 
     contents: dict[str, bytes]
     steps: tuple[Step, ...]
     labels: LabelFile | None
     origins: dict[str, str]
+    example: Any = None
 
     def free_name(self, name: str) -> str:
         """Return a name that no file of it has: this one, or one like it."""
@@ -59,6 +62,8 @@ def read(
         raise errors.RepositoryError(
             f"--steps picks from one file, got {len(paths)}: give the files in the order of the steps instead"
         )
+    if len(paths) == 1 and (folder := _mlflow_folder(paths[0])):
+        return _of_mlflow(folder, trust)
     contents: dict[str, bytes] = {}
     origins: dict[str, str] = {}
     for path in paths:
@@ -77,6 +82,21 @@ def read(
         contents[name], origins[name] = atomic_files.read_file(labels), str(labels)
         label_file = LabelFile(file=name)
     return ModelSource(contents, steps, label_file, origins)
+
+
+def _mlflow_folder(path: Path) -> Path | None:
+    """Return the folder that MLflow saved a model in, fetched where a URL names it; None for another path."""
+    if str(path).startswith(mlflow_folder.URLS):
+        return mlflow_folder.download(str(path))
+    return path if mlflow_folder.is_one(path) else None
+
+
+def _of_mlflow(folder: Path, trust: Sequence[str]) -> ModelSource:
+    found = mlflow_folder.read(folder)
+    contents = {name: atomic_files.read_file(folder / name) for name in found.names}
+    origins = {name: str(folder / name) for name in found.names}
+    step = Step(runtime=found.runtime, file=found.file, trust=tuple(trust))
+    return ModelSource(contents, (step,), None, origins, found.example)
 
 
 def _stored_name(path: Path, taken: dict[str, bytes], *, alone: bool) -> str:

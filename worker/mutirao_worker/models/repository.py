@@ -181,7 +181,7 @@ class Repository:
         )
         changed = {key: value for key, value in settings.items() if value is not None}
         with atomic_files.exclusive_lock(self.root):
-            return self._add(name, version, source, example, changed)
+            return self._add(name, version, source, source.example if example is None else example, changed)
 
     def activate(self, name: str, version: str) -> ModelInfo:
         """Make a version the one that is served.
