@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import sklearn
 
 from mutirao.cli.console import Exit
 from mutirao_worker.models.repository import Repository
@@ -199,6 +200,26 @@ def test_another_scikit_learn_is_a_note_or_a_refusal(filled):
     done = filled.run("verify", "iris")
     assert done.returncode == Exit.FAILED
     assert "which its strict_version = true refuses: install scikit-learn 0." in done.stdout
+
+
+def test_the_environment_of_an_old_model_is_printed(filled):
+    """Standard output is the commands alone; what no environment has is refused, with what to do."""
+    installed = f"scikit-learn {sklearn.__version__}"
+    filled.edit("models/iris/model.toml", installed, "scikit-learn 1.2.2")
+    done = filled.run("env", "iris")
+    assert done.stdout.splitlines() == [
+        "python3.11 -m venv .venv-iris",
+        ".venv-iris/bin/pip install '.[worker]' scikit-learn==1.2.2 'numpy<2' 'pandas<3' 'scipy<1.12'",
+        f".venv-iris/bin/mutirao worker --models {filled.folder / 'models'} --only iris",
+    ]
+    assert "iris version 1 was saved with scikit-learn 1.2.2: wheels for Python 3.11" in " ".join(done.stderr.split())
+    document = filled.json("env", "iris")
+    assert (document["commands"], document["pythons"]) == (done.stdout.splitlines(), ["3.11"])
+    assert document["requirements"] == ["scikit-learn==1.2.2", "numpy<2", "pandas<3", "scipy<1.12"]
+    filled.edit("models/iris/model.toml", "scikit-learn 1.2.2", "scikit-learn 1.0.2")
+    assert (
+        "it was saved with scikit-learn 1.0.2, and a worker needs scikit-learn 1.2" in filled.refused("env", "iris")[1]
+    )
 
 
 def test_scripts_get_json(filled):

@@ -61,6 +61,7 @@ def test_old_and_new_workers_share_a_repository(redis_server, tmp_path, old_envi
         Client(redis_server.url) as client,
     ):
         log = new.wait_logged("mutirao.forest is left to the workers that can serve it: here ")
+        assert "mutirao models env forest prints how to serve it" in log
         assert f"saved with scikit-learn {version}, this is {sklearn.__version__}" in log
         jobs = [client.submit("forest", [row], outputs=["predict_proba"]) for row in rows]
         iris = client.submit_many("iris", rows)

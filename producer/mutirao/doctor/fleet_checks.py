@@ -56,7 +56,10 @@ def models(registry: Registry) -> Finding:
     if unserved := [name for name in expected if not registry.serving(name)]:
         return warning(f"no live worker serves {listed(unserved)}", f"{START}; requests for them wait until then")
     if noted := [f"{name} ({info.reason})" for name, info in expected.items() if info.reason]:
-        return warning(f"served, but: {listed(noted)}", "save the model again with the library that serves it")
+        return warning(
+            f"served, but: {listed(noted)}",
+            "save the model again with the library that serves it, or start a worker that has the other: mutirao models env NAME",
+        )
     left = sorted(registry.models.keys() - expected.keys())
     rest = f"; in no live worker's repository: {listed(left)} (mutirao models forget {left[0]})" if left else ""
     return ok(f"{len(expected)} served: {listed(expected)}{rest}")

@@ -12,12 +12,14 @@ from rich.markup import escape
 
 from mutirao import errors, keyspace, settings
 from mutirao.cli import console
-from mutirao.cli.options import as_json, broker, joined
+from mutirao.cli.options import broker, joined
 from mutirao.cli.redis_store import connected
 from mutirao.client.redis_backend import RedisBackend
 from mutirao.registry import ModelInfo
 from mutirao.settings import Settings
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature, TensorSpec
+from mutirao_worker.cli.model_env import env
+from mutirao_worker.cli.repository_options import repository_options
 from mutirao_worker.models.manifest import Manifest
 from mutirao_worker.models.repository import Repository
 from mutirao_worker.models.verification import Finding
@@ -36,30 +38,15 @@ _LIMITS = (
 )  # fmt: skip
 
 
-def _repository(ctx: click.Context, param: click.Parameter, folder: str | None) -> Repository:  # noqa: ARG001 - click's
-    loaded = settings.load(models=folder)
-    return Repository(loaded.models, load_s=loaded.load_s, load_memory=loaded.load_memory)
-
-
-_repository_options = joined(
-    (
-        click.option(
-            "--models",
-            "--repository",
-            "repository",
-            metavar="DIR",
-            callback=_repository,
-            help="The model repository; MUTIRAO_MODELS, or ./models by default.",
-        ),
-        as_json,
-    )
-)
 _limit_options = joined(click.option(name, type=kind, metavar=unit, help=text) for name, kind, unit, text in _LIMITS)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: mutirao models list")
 def models() -> None:
     """Add, list, check and remove the models that workers serve."""
+
+
+models.add_command(env)
 
 
 @models.command(
@@ -103,7 +90,7 @@ def models() -> None:
     default=None,
     help="Refuse to load with another version of scikit-learn than the one that saved it.",
 )
-@_repository_options
+@repository_options
 def add(
     name: str,
     files: tuple[Path, ...],
@@ -136,7 +123,7 @@ def add(
 
 
 @models.command("list", short_help="List the models and their states.", epilog="Example: mutirao models list --json")
-@_repository_options
+@repository_options
 def list_(repository: Repository, *, as_json: bool) -> None:
     """List the models: active version, what they take, and whether they can be served."""
     infos = [repository.info(name) for name in repository.names()]
@@ -153,7 +140,7 @@ def list_(repository: Repository, *, as_json: bool) -> None:
 
 @models.command(epilog="Example: mutirao models show iris")
 @click.argument("name")
-@_repository_options
+@repository_options
 def show(name: str, repository: Repository, *, as_json: bool) -> None:
     """Show one model: its versions, limits, inputs and outputs."""
     info = repository.info(name)
@@ -171,7 +158,7 @@ def show(name: str, repository: Repository, *, as_json: bool) -> None:
     epilog="Example: mutirao models verify && mutirao worker",
 )
 @click.argument("name", required=False)
-@_repository_options
+@repository_options
 @click.pass_context
 def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_json: bool) -> int:
     """Check the files of all models (or of NAME) against their digests, load each and run its example.
@@ -190,7 +177,7 @@ def verify(ctx: click.Context, name: str | None, repository: Repository, *, as_j
 @models.command(short_help="Choose the version that is served.", epilog="Example: mutirao models activate iris 1")
 @click.argument("name")
 @click.argument("version")
-@_repository_options
+@repository_options
 def activate(name: str, version: str, repository: Repository, *, as_json: bool) -> None:
     """Make VERSION the one that is served, for example to go back to an earlier one."""
     info = repository.activate(name, version)
@@ -208,7 +195,7 @@ def activate(name: str, version: str, repository: Repository, *, as_json: bool) 
 )
 @click.argument("name")
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
-@_repository_options
+@repository_options
 def set_(name: str, changes: tuple[str, ...], repository: Repository, *, as_json: bool) -> None:
     """Change settings of model NAME, or what is known of an input of its active version.
 
@@ -234,7 +221,7 @@ def _key_and_value(change: str) -> tuple[str, str]:
 @click.argument("name")
 @click.option("--version", metavar="V", help="Only this version; the whole model by default.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@_repository_options
+@repository_options
 def remove(name: str, version: str | None, repository: Repository, *, yes: bool, as_json: bool) -> None:
     """Remove a model, or one version of it, with its files."""
     what = f"version {version} of model {name}" if version else f"model {name} with all its versions"

@@ -104,7 +104,8 @@ class Repository:
             if before_fork:
                 loaded.load()
         except errors.RepositoryError as exc:
-            raise version_files.unavailable_error(name, str(exc)) from exc
+            hint = f"; mutirao models env {name} prints how to serve it" if _other_versions(manifest.version) else ""
+            raise version_files.unavailable_error(name, f"{exc}{hint}") from exc
         return loaded
 
     def info(self, name: str) -> ModelInfo:
@@ -354,15 +355,22 @@ def _version_note(manifest: Manifest) -> str:
     Raises:
         ModelUnavailable: the manifest is strict about it.
     """
-    for step in manifest.version.steps:
-        installed = runtimes.installed(step.runtime)
-        if step.saved_with and step.saved_with != installed:
-            text = f"saved with {step.saved_with}, loaded with {installed}"
-            if manifest.strict_version:
-                rule = f"which its strict_version = true refuses: install {step.saved_with}, or save the model again"
-                raise version_files.unavailable_error(manifest.name, f"{text}, {rule}")
-            return text
+    for saved_with, installed in _other_versions(manifest.version):
+        text = f"saved with {saved_with}, loaded with {installed}"
+        if manifest.strict_version:
+            remedy = (
+                f"install {saved_with} for its worker (mutirao models env {manifest.name}), or save the model again"
+            )
+            text = f"{text}, which its strict_version = true refuses: {remedy}"
+            raise version_files.unavailable_error(manifest.name, text)
+        return text
     return ""
+
+
+def _other_versions(version: Version) -> list[tuple[str, str]]:
+    """Return what saved a step and what is installed, where these differ."""
+    libraries = ((step.saved_with, runtimes.installed(step.runtime)) for step in version.steps)
+    return [(saved, installed) for saved, installed in libraries if saved and saved != installed]
 
 
 def _new_version(tried: Trial, contents: Mapping[str, bytes], example_file: str) -> Version:

@@ -62,7 +62,8 @@ def _load_failure(raw: bytes, exc: BaseException, installed: str) -> str:
     saved = match[1].decode() if match else ""  # the version that saved it, as far as the file shows it
     if saved and saved != version:
         remedy = "install that version for its worker, or save it again"
-        return f"saved with {library} {saved}, this is {version}: {remedy} ({describe_error(exc)})"
+        said = describe_error(exc).splitlines()[0].rstrip(":")
+        return f"saved with {library} {saved}, this is {version}: {remedy} ({said})"
     if attribute:
         return f"the module {attribute[2]!r} has no {attribute[1]!r} here: put the one that it was saved with on the workers' PYTHONPATH"
     if isinstance(exc, ModuleNotFoundError) and _MODULE_NAME.fullmatch(exc.name or ""):
