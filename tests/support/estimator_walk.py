@@ -136,7 +136,7 @@ def page(walks: Mapping[str, list[Walk]]) -> str:
     for title, of_title in walks.items():
         served = [each for each in of_title if each.signature is not None]
         parts.append(f"## {title}\n\n{len(served)} of {len(of_title)} are served.\n")
-        parts.append("| estimator | outputs | beside rounding |\n|---|---|---|\n" + "".join(map(_line, served)))
+        parts.append("| estimator | outputs | apart from rounding |\n|---|---|---|\n" + "".join(map(_line, served)))
         if refused := [each for each in of_title if each.signature is None]:
             parts.append("Not served, with what `mutirao models add` says:\n")
             parts.append("".join(f"- **{each.name}**: {each.refusal}\n" for each in refused))
