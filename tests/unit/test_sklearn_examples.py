@@ -163,7 +163,7 @@ def test_a_guess_is_named_where_it_refuses(repository, tmp_path):
     row = {"area": [50.5], "city": ["Mariana"], "rooms": [2.5]}
     with pytest.raises(
         errors.SignatureMismatch,
-        match=r"it must be INT64, got 2\.5 in row 0.*guessed.*write datatype = \"FP64\" in the line of 'rooms' under inputs in m/model\.toml",
+        match=r"it must be INT64, got 2\.5 in row 0.*guessed.*run mutirao models set m inputs\.rooms\.datatype=FP64",
     ):
         signature.validate("m", info.signature, caller_data.arrays(row, frame=True))
     path = repository.root / "m" / "model.toml"

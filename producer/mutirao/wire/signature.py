@@ -295,8 +295,8 @@ _WRITTEN = {
 def _guessed(model: str, spec: InputSpec) -> str:
     kind = "bools" if spec.datatype == "BOOL" else "whole numbers"
     return (
-        f'. That it takes {kind} was guessed from an example: if it takes other numbers, write datatype = "FP64" '
-        f"in the line of {spec.name!r} under inputs in {model}/model.toml, and restart the workers"
+        f". That it takes {kind} was guessed from an example: if it takes other numbers, run mutirao models set {model} "
+        f"inputs.{spec.name}.datatype=FP64, and restart the workers"
     )
 
 
