@@ -77,7 +77,7 @@ def test_a_worker_that_has_left_its_only_queue_stays_alive(redis_server, roots):
         with WorkerProcess(redis_server.url, good, env=env):
             failing.wait_logged("mutirao.iris is left")
             begun = time.monotonic()
-            waiting.until(lambda: time.monotonic() > begun + 2 or len(client.catalog().workers) < 2)
+            waiting.until(lambda: time.monotonic() > begun + 4 or len(client.catalog().workers) < 2)
             alive = client.catalog()
             assert [worker.failing.keys() for worker in alive.workers if worker.name == failing.name] == [{"iris"}]
             assert not alive.unleased
