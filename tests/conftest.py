@@ -9,7 +9,7 @@ with pytest.MonkeyPatch.context() as patch:
     # Tests share the cores: threads of BLAS that wait for one another in this process cost more than what they compute. Its
     # libraries read this when they are loaded; processes that tests start are not told.
     patch.setenv("OPENBLAS_NUM_THREADS", "1")
-    import scipy.linalg  # type: ignore[import-untyped]  # noqa: F401
+    import scipy.linalg  # noqa: F401
 
 from support import brokers
 from support.client_kinds import KINDS

@@ -16,18 +16,21 @@ from mutirao.wire import caller_data, signature
 from mutirao.wire.signature import Signature
 from mutirao_worker.inference import execution
 from mutirao_worker.inference.execution import ResultLimits
-from mutirao_worker.models.model_host import ModelHost
+from mutirao_worker.models.loaded_model import LoadedModel
 from mutirao_worker.models.repository import Repository
 from support.estimator_zoo import Entry
 from support.pool_requests import outputs_of, packed
 
 # The rows of requests that are answered together; between them are as many of strangers.
 SIZES = (1, 3, 1, 2, 1)
-# Those whose answers another call to them gives otherwise, or another number of rows.
-NOT_BY_ROW = {
-    "BernoulliRBM": "by chance",
-    "DummyClassifier": "by chance (strategy stratified)",
-    **dict.fromkeys(("NMF", "SparsePCA", "MiniBatchSparsePCA"), "by the rows of the batch"),
+# Those whose answers to the same rows differ from call to call, or are wrong for a row alone.
+ONE_BY_ONE = "depends on the other rows: each request is predicted alone"
+OTHERWISE = {
+    **dict.fromkeys(
+        ("SparsePCA", "MiniBatchSparsePCA"),
+        "its own answer to one row alone has no rows: such a request is refused when it runs alone",
+    ),
+    "DummyClassifier": "by chance (strategy stratified): all",
 }
 EQUAL, ROUNDED, OTHER = "equal", "rounded", "other"
 
@@ -39,6 +42,7 @@ class Walk(NamedTuple):
         name: of the estimator.
         signature: None where it was not added.
         refusal: why it was not added.
+        one_by_one: its answer to a row depends on the other rows: each request is predicted alone.
         alone: of each output, how it differs from the answer to the request's rows alone: EQUAL, ROUNDED or OTHER.
         together: and from the answer to the rows of all requests of the batch.
     """
@@ -46,6 +50,7 @@ class Walk(NamedTuple):
     name: str
     signature: Signature | None = None
     refusal: str = ""
+    one_by_one: bool = False
     alone: Mapping[str, str] = {}
     together: Mapping[str, str] = {}
 
@@ -62,20 +67,18 @@ def walk(entry: Entry, folder: Path) -> Walk:
         except errors.RepositoryError as exc:
             return Walk(entry.name, refusal=str(exc).replace(str(folder) + "/", ""))
         assert info.signature is not None
-        host = ModelHost()
-        host.load(repository, ["model"])
         try:
-            return _compare(entry, info.signature, host)
+            return _compare(entry, info.signature, repository.load("model"))
         except errors.InvalidRequest as exc:
             return Walk(entry.name, refusal=f"added, but it refuses its own rows: {exc}")
 
 
-def _compare(entry: Entry, expected: Signature, host: ModelHost) -> Walk:
+def _compare(entry: Entry, expected: Signature, loaded: LoadedModel) -> Walk:
     starts = np.cumsum([0, *SIZES])
     own = [_rows(entry.rows, np.arange(start, start + size)) for start, size in zip(starts, SIZES, strict=False)]
     names = [output.name for output in expected.outputs]
     requests = [packed("model", _sent(expected, rows), outputs=names) for rows in own]
-    ran = execution.run(host.find, requests, ResultLimits(65536))
+    ran = execution.run(lambda _: loaded, requests, ResultLimits(65536))
     answers = [outputs_of(answer) for answer in ran.results]
     alone = [dict(in_process(entry.estimator, names, rows)) for rows in own]
     # Requests of one size are stacked first.
@@ -83,11 +86,14 @@ def _compare(entry: Entry, expected: Signature, host: ModelHost) -> Walk:
     positions = np.concatenate([np.arange(starts[at], starts[at + 1]) for at in order])
     whole = dict(in_process(entry.estimator, names, _rows(entry.rows, positions)))
     together = {name: np.concatenate([answers[at][name] for at in order]) for name in names}
+    if loaded.manifest.max_batch_rows == 1:  # each request has a call of its own
+        together = whole = {}
     return Walk(
         entry.name,
         expected,
+        one_by_one=not together,
         alone={name: max((_difference(a[name], b[name]) for a, b in zip(answers, alone, strict=True)), key=_RANK) for name in names},
-        together={name: _difference(together[name], whole[name]) for name in names},
+        together={name: _difference(array, whole[name]) for name, array in together.items()},
     )  # fmt: skip
 
 
@@ -158,4 +164,5 @@ too. Where it differs by more, the last column says why.
 def _line(walk: Walk) -> str:
     assert walk.signature is not None
     outputs = ", ".join(output.name for output in walk.signature.outputs)
-    return f"| {walk.name} | {outputs} | {NOT_BY_ROW.get(walk.name, '')} |\n"
+    note = ONE_BY_ONE if walk.one_by_one else OTHERWISE.get(walk.name, "")
+    return f"| {walk.name} | {outputs} | {note} |\n"

@@ -190,7 +190,8 @@ def test_what_was_guessed_says_so(datatype, data, kind):
     """A number that does not fit a guess is refused with the line of the manifest to change."""
     takes = Signature(inputs=(InputSpec("a", datatype, (-1,), guessed=True),), outputs=OUTPUTS, frame=True)
     with pytest.raises(
-        errors.SignatureMismatch, match=f"That it takes {kind} was guessed .* in the line of 'a' .* m/model.toml"
+        errors.SignatureMismatch,
+        match=f"That it takes {kind} was guessed: if .* mutirao models set m inputs.a.datatype=FP64, and restart",
     ):
         signature.validate("m", takes, caller_data.arrays({"a": data}, frame=True))
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.cluster import KMeans
+from sklearn.cluster import DBSCAN, KMeans
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -26,13 +26,20 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import FeatureUnion, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, PowerTransformer, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PowerTransformer,
+    StandardScaler,
+    TargetEncoder,
+)
 from sklearn.svm import SVC
 
 from mutirao import errors
 from mutirao.wire import caller_data, signature, tensors
 from mutirao_worker.models.repository import Repository
-from support import sample_models
+from support import own_transformers, sample_models
 
 IRIS = sample_models.get("iris")
 
@@ -292,6 +299,33 @@ def test_what_is_no_model_is_refused(repository, model, says):
         add(repository, model())
     assert says in str(caught.value)
     assert repository.names() == ()
+
+
+@pytest.mark.parametrize("second", [OneHotEncoder(handle_unknown="ignore"), TargetEncoder(cv=2)])
+def test_text_made_of_whole_numbers_is_not_guessed(repository, tmp_path, second):
+    """A step that makes text of numbers makes "1" of 1 and "1.0" of 1.0: without an example neither is guessed."""
+    data = pd.DataFrame({"grade": [1, 2, 3] * 4})
+    model = make_pipeline(FunctionTransformer(own_transformers.as_text), second, LinearRegression()).fit(
+        data, data.grade
+    )
+    file = tmp_path / "m.joblib"
+    joblib.dump(model, file)
+    with pytest.raises(
+        errors.RepositoryError, match=r"cannot be known: its first step \(FunctionTransformer\) .* --example"
+    ):
+        repository.add("m", file)
+    data.to_csv(tmp_path / "rows.csv", index=False)
+    for example in (data, tmp_path / "rows.csv"):
+        takes = repository.add("m", file, example=example).signature
+        inputs = signature.validate("m", takes, caller_data.arrays(data, frame=True))
+        answers = repository.load("m").predict(inputs, takes.select_outputs(None))
+        assert np.array_equal(answers["predict"], model.predict(data))
+
+
+def test_an_estimator_without_answers_for_new_rows_says_so(repository):
+    """Clusters of the rows of fit are no model; no example would help."""
+    with pytest.raises(errors.RepositoryError, match=r"the DBSCAN has no method that answers for new rows \(predict, "):
+        add(repository, DBSCAN().fit(IRIS.data))
 
 
 def test_threads_are_capped_in_every_part(repository):

@@ -279,7 +279,7 @@ def _cast_to_spec(model: str, spec: InputSpec, array: Array) -> Array:
         bools = spec.guessed and spec.datatype.startswith("FP")
         fitted = tensors.cast(spec.name, array, spec.datatype, bools=bools)
     except errors.InvalidTensor as exc:
-        hint = _guessed(model, spec) if spec.guessed and array.dtype.kind in "iuf" else ""
+        hint = _guessed(model, spec, array) if spec.guessed else ""
         raise _mismatch(model, str(spec), str(exc), hint) from exc
     return json_elements.check(spec.name, fitted) if spec.format == json_elements.FORMAT else fitted
 
@@ -292,12 +292,22 @@ _WRITTEN = {
 }
 
 
-def _guessed(model: str, spec: InputSpec) -> str:
-    kind = "bools" if spec.datatype == "BOOL" else "whole numbers"
-    return (
-        f". That it takes {kind} was guessed from an example: if it takes other numbers, run mutirao models set {model} "
-        f"inputs.{spec.name}.datatype=FP64, and restart the workers"
+def _guessed(model: str, spec: InputSpec, array: Array) -> str:
+    kind = {"BOOL": "bools", "BYTES": "text"}.get(spec.datatype, "whole numbers")
+    datatype = (
+        "BYTES"
+        if array.dtype.kind == "O"
+        else "FP64"
+        if array.dtype.kind == "f" or spec.datatype != "BYTES"
+        else "INT64"
     )
+    return (
+        f". That it takes {kind} was guessed: if it takes {_KINDS[datatype]}, run mutirao models set {model} "
+        f"inputs.{spec.name}.datatype={datatype}, and restart the workers"
+    )
+
+
+_KINDS = {"BYTES": "text", "FP64": "other numbers", "INT64": "whole numbers"}
 
 
 def _check_missing(model: str, spec: InputSpec, array: Array) -> None:

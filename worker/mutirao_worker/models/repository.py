@@ -212,8 +212,7 @@ class Repository:
         with atomic_files.exclusive_lock(self.root):
             manifest = self.manifest(name)
             changed = manifest_changes.apply(manifest, changes)
-            path = self.root / name / manifest_file.FILE
-            manifest_file.parse(manifest_file.dump(changed), path)
+            manifest_file.parse(manifest_file.dump(changed), self.root / name / manifest_file.FILE)
             if changed.version != manifest.version:
                 _check_example(self._open(changed))
             self._write(changed)
@@ -242,8 +241,6 @@ class Repository:
         old = self.manifest(name) if name in self.names() else None
         versions = dict(old.versions) if old else {}
         version = version or _next_version({*versions, *self._version_folders(name)})
-        base = {**(msgspec.structs.asdict(old) if old else {"name": name}), **settings, "active": version}
-        path = self.root / name / manifest_file.FILE
         with atomic_files.new_folder(self.root / name / version, source.contents) as draft:
             tried = trial_process.run(
                 TrialRequest(
@@ -253,8 +250,10 @@ class Repository:
             example_file = source.free_name(EXAMPLE_FILE)
             atomic_files.write(draft / example_file, tried.description.example)
             new = _new_version(tried, {**source.contents, example_file: tried.description.example}, example_file)
+            alone = {} if tried.description.by_row else {"max_batch_rows": 1}
+            base = {**(msgspec.structs.asdict(old) if old else {"name": name}), **alone, **settings, "active": version}
             changed = Manifest(**{**base, "versions": {**versions, version: new}})
-            manifest_file.parse(manifest_file.dump(changed), path)
+            manifest_file.parse(manifest_file.dump(changed), self.root / name / manifest_file.FILE)
         self._write(changed)
         return self.info(name)
 

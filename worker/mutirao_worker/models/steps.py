@@ -7,6 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mutirao import errors
 from mutirao.wire.signature import MATRIX, OutputSpec
 from mutirao.wire.tensors import Array
@@ -97,7 +99,8 @@ class Chain(Predictor):
         taken = self._first.describe(example)
         matrix = self._first.transform(taken.rows(), frame=taken.frame)
         given = self._last.describe(matrix)
-        return Description(inputs=taken.inputs, outputs=given.outputs, frame=taken.frame, example=taken.example)
+        by_row = taken.by_row and given.by_row
+        return msgspec.structs.replace(taken, outputs=given.outputs, parameters=given.parameters, by_row=by_row)
 
     def predict(
         self,

@@ -131,7 +131,8 @@ def _arrays(source: Any) -> dict[str, Array]:
         return source
     if isinstance(source, pd.DataFrame):
         return {str(name): _column(source[name]) for name in source.columns}
-    return {"": np.asarray(source)}
+    rows = np.asarray(source)
+    return {"": rows.astype(object) if rows.dtype.kind in "SU" else rows}
 
 
 def _column(column: pd.Series[Any]) -> Array:

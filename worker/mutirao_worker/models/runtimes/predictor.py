@@ -60,6 +60,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         example: a V2 request in JSON, of a few rows that it has predicted.
         labelled: the output whose numbers its labels name; "" for none.
         parameters: what a request may give beside its inputs.
+        by_row: its answer to a row does not depend on the other rows; where it does, requests are predicted one by one.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -68,6 +69,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     example: bytes = b""
     labelled: str = ""
     parameters: tuple[ParameterSpec, ...] = ()
+    by_row: bool = True
 
     def rows(self) -> dict[str, Array]:
         """Decode the example, into arrays as `Predictor.predict` takes them."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from sklearn.preprocessing import FunctionTransformer
 
 from mutirao import errors
 from mutirao.wire import tensors
@@ -16,7 +17,14 @@ from mutirao_worker.models.runtimes import example_rows
 from mutirao_worker.models.runtimes.example_rows import Example
 from mutirao_worker.models.runtimes.sklearn import contents
 
-Inputs = tuple[tuple[InputSpec, ...], dict[str, Array]]
+
+class Candidate(NamedTuple):
+    """What an estimator may take: its inputs, rows of them to try it on, and whether these are the columns of a DataFrame."""
+
+    inputs: tuple[InputSpec, ...]
+    arrays: dict[str, Array]
+    frame: bool = False
+
 
 _ROWS = 2
 # Where estimators keep the fitted estimator that sees the features first.
@@ -39,7 +47,7 @@ class Feature(NamedTuple):
     none: bool = False
 
 
-def candidates(model: Any, example: Any) -> Iterator[Inputs]:
+def candidates(model: Any, example: Any) -> Iterator[Candidate]:
     """Return what the estimator may take, the likeliest first, each with rows to try it on.
 
     Args:
@@ -49,12 +57,15 @@ def candidates(model: Any, example: Any) -> Iterator[Inputs]:
     Raises:
         RepositoryError: it cannot be known without an example, or the example does not match the estimator.
     """
-    names = getattr(model, "feature_names_in_", None)
-    count = len(names) if names is not None else getattr(model, "n_features_in_", None)
-    if example is not None:
-        yield _of_example(example_rows.read_example(example, _expected_columns(names, count)), names, count)
-        return
+    names = _fitted_attribute(model, "feature_names_in_")
+    count = len(names) if names is not None else _fitted_attribute(model, "n_features_in_")
     known = features(model)
+    if example is not None:
+        read = example_rows.read_example(example, _expected_columns(names, count))
+        yield from _of_example(read, names, count, takes_text=count is None and 0 in known)
+        return
+    if count is None and hasattr(model, "X_thresholds_"):  # an isotonic regression: one feature
+        count = 1
     if count is None and known.get(0, Feature()).datatype != "BYTES":
         raise errors.RepositoryError(contents.describe_unknown_inputs(model))
     for number in (1.0, 0.0):
@@ -62,8 +73,29 @@ def candidates(model: Any, example: Any) -> Iterator[Inputs]:
         if names is None:
             yield _described(_matrix(columns, flat=count is None))
             continue
-        guessed = {str(name) for at, name in enumerate(names) if not known.get(at, Feature()).datatype}
-        yield _described(dict(zip(map(str, names), columns, strict=True)), guessed)
+        hidden = first_own_step(model) is not None
+        guessed = {str(name) for at, name in enumerate(names) if hidden or not known.get(at, Feature()).datatype}
+        yield _described(dict(zip(map(str, names), columns, strict=True)), guessed, frame=True)
+
+
+def _fitted_attribute(model: Any, name: str) -> Any:
+    """Return what an estimator was fitted on as it or, in a pipeline, the first step that is none that passes rows by shows it."""
+    own = getattr(model, name, None)
+    steps = [step for _, step in getattr(model, "steps", ())]
+    if own is None and steps and (isinstance(steps[0], str) or steps[0] is None):
+        return next((getattr(step, name, None) for step in steps if step is not None and step != "passthrough"), None)
+    return own
+
+
+def first_own_step(model: Any) -> Any:
+    """Return the step that sees the rows first, where it is a function or a class that is not scikit-learn's; else None.
+
+    What the steps behind it were fitted on may be something else than the rows.
+    """
+    while steps := getattr(model, "steps", None):
+        model = next((step for _, step in steps if step is not None and step != "passthrough"), None)
+    own = isinstance(model, FunctionTransformer) or not type(model).__module__.startswith("sklearn.")
+    return model if own and hasattr(model, "transform") else None
 
 
 def columns_fitted_on_none(model: Any) -> set[int]:
@@ -134,18 +166,37 @@ def _expected_columns(names: Any, count: int | None) -> Signature:
     return Signature(inputs=(InputSpec(MATRIX, "", (-1, count or -1), True),), outputs=())
 
 
-def _of_example(example: Example, names: Any, count: int | None) -> Inputs:
+def _of_example(example: Example, names: Any, count: int | None, *, takes_text: bool) -> Iterator[Candidate]:
+    """Return what an example shows: its columns where the estimator was fitted on columns, or keeps nothing of what it was fitted on."""
     if names is not None:
-        arrays = example.columns([str(name) for name in names])
-        return _described(
-            arrays, [name for name, each in arrays.items() if example.guessed and each.dtype.kind in "iub"]
-        )
-    specs, arrays = _described({MATRIX: example.matrix(count)})
+        yield _of_columns_of(example, example.columns([str(name) for name in names]))
+        return
+    as_columns = [_of_columns_of(example, example.arrays)] if example.names and not takes_text else []
+    if count is None:
+        yield from as_columns
+    try:
+        matrix = _of_matrix(example, count)
+    except errors.RepositoryError:
+        if not as_columns:
+            raise
+    else:
+        yield matrix
+    if count is not None:
+        yield from as_columns
+
+
+def _of_columns_of(example: Example, arrays: dict[str, Array]) -> Candidate:
+    guessed = [name for name, each in arrays.items() if example.guessed and each.dtype.kind in "iub"]
+    return _described(arrays, guessed, frame=True)
+
+
+def _of_matrix(example: Example, count: int | None) -> Candidate:
+    specs, arrays, _ = _described({MATRIX: example.matrix(count)})
     spec, matrix = specs[0], arrays[MATRIX]
     guessed = example.guessed and matrix.dtype.kind in "iub"
     width = matrix.shape[1] if matrix.ndim == 2 else 1
     columns = example.names if len(example.names) == width and example.names != (MATRIX,) else ()
-    return (msgspec.structs.replace(spec, guessed=guessed, columns=columns),), arrays
+    return Candidate((msgspec.structs.replace(spec, guessed=guessed, columns=columns),), arrays)
 
 
 def _sample_column(feature: Feature, number: float) -> Array:
@@ -161,9 +212,9 @@ def _matrix(columns: list[Array], *, flat: bool) -> dict[str, Array]:
     return {MATRIX: columns[0] if flat else np.column_stack(columns)}
 
 
-def _described(arrays: dict[str, Array], guessed: Container[str] = ()) -> Inputs:
+def _described(arrays: dict[str, Array], guessed: Container[str] = (), *, frame: bool = False) -> Candidate:
     specs = (
         InputSpec(name, tensors.datatype_of(array), (-1, *array.shape[1:]), guessed=name in guessed)
         for name, array in arrays.items()
     )
-    return tuple(specs), arrays
+    return Candidate(tuple(specs), arrays, frame)

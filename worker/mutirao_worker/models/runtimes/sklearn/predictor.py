@@ -27,10 +27,19 @@ from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import example_rows
 from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor, picked
-from mutirao_worker.models.runtimes.sklearn import checks, contents, forests, missing, parts, pipelines
+from mutirao_worker.models.runtimes.sklearn import checks, contents, forests, missing, parts, pipelines, row_dependence
 from mutirao_worker.models.runtimes.sklearn import inputs as inputs_of
 
-METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform", "apply")
+METHODS = (
+    "predict",
+    "predict_proba",
+    "predict_log_proba",
+    "decision_function",
+    "score_samples",
+    "transform",
+    "apply",
+    "mahalanobis",
+)
 # What scikit-learn warns of at a file of another version; the warning has a class of its own since 1.3 only.
 _MISMATCH = re.compile(r"Trying to unpickle estimator \S+ from version (\S+) when using version ")
 
@@ -90,9 +99,9 @@ class SklearnPredictor(Predictor):
         """
         estimator = self.estimator
         _check_fitted(estimator)
+        _methods(estimator)
         failures: list[str] = []
-        frame = hasattr(estimator, "feature_names_in_")
-        for inputs, arrays in inputs_of.candidates(estimator, example):
+        for inputs, arrays, frame in inputs_of.candidates(estimator, example):
             try:
                 outputs = tuple(_trial(estimator, arrays, frame=frame))
             except Exception as exc:  # noqa: BLE001 - the estimator's own code runs here
@@ -100,11 +109,17 @@ class SklearnPredictor(Predictor):
             else:
                 defaults = tuple(output for output in outputs if output.default)
                 predict_defaults = functools.partial(self.predict, outputs=defaults, frame=frame)
+                if example is None:
+                    _refuse_hidden_types(estimator, arrays, frame=frame)
                 specs, rows = _as_numbers(inputs, arrays, predict_defaults)
                 self.check_outputs(predict_defaults(rows))
-                specs = missing.with_nullability(specs, rows, predict_defaults)
+                predict_all = functools.partial(self.predict, outputs=outputs, frame=frame)
                 return Description(
-                    inputs=specs, outputs=outputs, frame=frame, example=example_rows.encode_request(rows)
+                    inputs=missing.with_nullability(specs, rows, predict_defaults),
+                    outputs=outputs,
+                    frame=frame,
+                    example=example_rows.encode_request(rows),
+                    by_row=not row_dependence.found(predict_all, rows),
                 )
         rows_tried = (
             "the example"
@@ -166,6 +181,33 @@ def _as_numbers(
     if not all(np.array_equal(of_integers[name], of_floats[name]) for name in of_integers):
         return inputs, arrays
     return (msgspec.structs.replace(spec, datatype="FP64", guessed=False),), numbers
+
+
+def _refuse_hidden_types(estimator: Any, arrays: Mapping[str, Array], *, frame: bool) -> None:
+    """Refuse to guess what numbers are where a step of one's own makes text of whole numbers: "1" is not "1.0".
+
+    Raises:
+        RepositoryError: asks for an example.
+    """
+    own = inputs_of.first_own_step(estimator)
+    if own is None:
+        return
+    whole = {name: array.astype(np.int64) if array.dtype.kind == "f" else array for name, array in arrays.items()}
+    of_floats, of_integers = (_values(own, _data(estimator, rows, frame=frame)) for rows in (arrays, whole))
+    if of_floats != of_integers or (
+        frame and any(array[0].isdecimal() for array in arrays.values() if array.dtype == object)
+    ):
+        raise errors.RepositoryError(
+            f"whether the {type(estimator).__name__} was fitted on whole numbers, other numbers or text cannot be known: its first step "
+            f"({type(own).__name__}) may make one of the other; give it some rows with --example rows.csv"
+        )
+
+
+def _values(transformer: Any, data: Any) -> Any:
+    try:
+        return np.asarray(_dense("transform", transformer.transform(data)), dtype=object).tolist()
+    except Exception:  # noqa: BLE001 - the transformer's own code runs here
+        return None
 
 
 def _cap_n_jobs(estimator: Any, threads: int) -> None:
@@ -238,16 +280,29 @@ def _check_fitted(model: Any) -> None:
 
 
 def _trial(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Iterator[OutputSpec]:
-    methods = [method for method in METHODS if hasattr(model, method)]
-    if not methods:
-        raise errors.RepositoryError(f"it has none of {', '.join(METHODS)}")
-    defaults = {"predict", "predict_proba"} & set(methods) or {"transform"} & set(methods) or {methods[0]}
+    methods = _methods(model)
+    defaults = [method for method in methods if method in {"predict", "predict_proba"}]
+    defaults = defaults or ["transform" if "transform" in methods else methods[0]]
     for method in methods:
         try:
             yield from _outputs(model, method, inputs, frame=frame, default=method in defaults)
         except Exception:
-            if method in defaults:
+            if method == defaults[0]:
                 raise
+
+
+def _methods(model: Any) -> list[str]:
+    """Return the methods that answer for rows.
+
+    Raises:
+        RepositoryError: it has none.
+    """
+    if methods := [method for method in METHODS if hasattr(model, method)]:
+        return methods
+    raise errors.RepositoryError(
+        f"the {type(model).__name__} has no method that answers for new rows ({', '.join(METHODS[:4])}, ...): it tells of the rows "
+        "that it was fitted on alone; fit an estimator that predicts what it found, and save that"
+    )
 
 
 def _outputs(
