@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 # Processes of the test run; each starts servers and workers of its own.
-JOBS ?= 4
+JOBS ?= 6
 ARGS ?=
 # Requests in the backlog.
 N ?= 1000000
