@@ -215,7 +215,7 @@ SEAMS = {
 # Options of calls that are read out of `**kwargs`, thus in no signature.
 OPTIONS = {"kombu.transport.redis": ("_publish_batch",)}
 # Documented, though they begin as private names do.
-DOCUMENTED = {"_asdict", "_exit", "_fields", "_make", "_replace"}
+DOCUMENTED = {"_asdict", "_estimator_type", "_exit", "_fields", "_make", "_replace"}
 # The project's own, which one of its modules sets on an object and reads there.
 OWN = {"_traceback"}
 

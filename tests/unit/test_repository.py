@@ -178,7 +178,7 @@ def damage_pipe(repository):
 
 
 def damage_runtime(repository):
-    edit(repository, 'runtime = "sklearn"', 'runtime = "onnx"')
+    edit(repository, 'runtime = "sklearn"', 'runtime = "other"')
 
 
 def damage_strict(repository):
@@ -208,7 +208,7 @@ def damage_manifest(repository):
         (damage_example, errors.ModelUnavailable, "iris/1/example.json is missing"),
         (damage_folder, errors.ModelUnavailable, "iris/1/model.joblib is missing"),
         (damage_pipe, errors.ModelUnavailable, "iris/1/model.joblib is missing"),
-        (damage_runtime, errors.ModelUnavailable, "runtime 'onnx' is not known: this worker has sklearn"),
+        (damage_runtime, errors.ModelUnavailable, "runtime 'other' is not known: this worker has sklearn, "),
         (damage_strict, errors.ModelUnavailable, "saved with scikit-learn 1.0.2, loaded with scikit-learn"),
         (damage_manifest, errors.ManifestError, "iris/model.toml: object contains unknown field `max_row`"),
     ],
@@ -281,8 +281,8 @@ def test_an_add_that_fails_leaves_nothing(tmp_path):
         repository.add("iris", tmp_path / "nothing.joblib")
     with pytest.raises(errors.RepositoryError, match="it is not a file"):
         repository.add("iris", tmp_path)
-    with pytest.raises(errors.ModelUnavailable, match="runtime 'onnx' is not known"):
-        repository.add("iris", junk, runtime="onnx")
+    with pytest.raises(errors.ModelUnavailable, match="runtime 'other' is not known"):
+        repository.add("iris", junk, runtime="other")
     with pytest.raises(errors.ManifestError, match=r"time_limit_s is -1.0: it must be more than 0"):
         repository.add("iris", sample_models.saved("iris"), time_limit_s=-1.0)
     assert repository.names() == ()

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mutirao import errors
-from mutirao_worker.models import atomic_files, mlflow_folder
+from mutirao_worker.models import atomic_files, file_format, mlflow_folder
 from mutirao_worker.models.manifest import LabelFile, Step
 
 
@@ -71,7 +71,7 @@ def read(
         contents[name], origins[name] = atomic_files.read_file(path), str(path)
     names = list(contents) * max(1, len(picks))
     steps = tuple(
-        Step(runtime=runtime or "sklearn", file=name, pick=pick, trust=tuple(trust))
+        Step(runtime=runtime or _runtime_of(contents[name]), file=name, pick=pick, trust=tuple(trust))
         for name, pick in zip(names, picks or [""] * len(names), strict=True)
     )
     label_file = None
@@ -97,6 +97,10 @@ def _of_mlflow(folder: Path, trust: Sequence[str]) -> ModelSource:
     origins = {name: str(folder / name) for name in found.names}
     step = Step(runtime=found.runtime, file=found.file, trust=tuple(trust))
     return ModelSource(contents, (step,), None, origins, found.example)
+
+
+def _runtime_of(raw: bytes) -> str:
+    return file_format.recognise(raw).runtime or "sklearn"  # which says what is wrong with a file that none serves
 
 
 def _stored_name(path: Path, taken: dict[str, bytes], *, alone: bool) -> str:

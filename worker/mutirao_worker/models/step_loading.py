@@ -8,8 +8,7 @@ import re
 import zlib
 
 from mutirao import errors
-from mutirao_worker.models import runtimes
-from mutirao_worker.models.file_format import foreign_format
+from mutirao_worker.models import file_format, runtimes
 from mutirao_worker.models.runtimes.predictor import ModelFiles, Predictor
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda", b"]\x00\x00")
@@ -26,15 +25,16 @@ def load(runtime: str, files: ModelFiles) -> Predictor:
         RepositoryError: its file has another format, or does not load; says what it is, and what to do.
         ModelUnavailable: as `runtimes.find`.
     """
+    if files.file and runtimes.has_known_formats(runtime) and (wrong := file_format.mismatch(files.raw, runtime)):
+        raise errors.RepositoryError(f"{files.path} {wrong}")
     kind = runtimes.find(runtime)
-    if runtime == "sklearn" and (foreign := foreign_format(files.raw)):
-        raise errors.RepositoryError(f"{files.path} {foreign}")
     try:
         return kind.load(files)
     except errors.RepositoryError as exc:
         raise errors.RepositoryError(f"{files.path} cannot be served: {exc}") from exc
     except (Exception, SystemExit) as exc:
-        reason = _load_failure(files.contents.get(files.file, b""), exc, runtimes.installed(runtime))
+        raw, installed = files.contents.get(files.file, b""), runtimes.installed(runtime)
+        reason = _load_failure(raw, exc, installed) if runtime == "sklearn" else _native_failure(exc, installed)
         raise errors.RepositoryError(f"{files.path} does not load: {reason}") from exc
 
 
@@ -69,6 +69,11 @@ def _load_failure(raw: bytes, exc: BaseException, installed: str) -> str:
     if isinstance(exc, ModuleNotFoundError) and _MODULE_NAME.fullmatch(exc.name or ""):
         return f"it needs the module {exc.name!r}: install it where the workers run, or put it on their PYTHONPATH"
     return _damage(raw, exc) or describe_error(exc)
+
+
+def _native_failure(exc: BaseException, installed: str) -> str:
+    text = describe_error(exc).partition("\n")[0]
+    return f"it is damaged, or of a version that {installed} does not read: copy or save it again ({text})"
 
 
 def _damage(raw: bytes, exc: BaseException) -> str:
