@@ -7,25 +7,21 @@ The bytes that are loaded are those whose digest was checked.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from mutirao import errors, keyspace
 from mutirao.registry import ModelInfo
-from mutirao.wire import tensors
-from mutirao.wire.messages import PredictRequest
 from mutirao_worker.models import (
+    announcement,
     atomic_files,
     manifest_changes,
     manifest_file,
     manifest_rules,
     model_source,
-    runtimes,
     steps,
     trial_process,
     verification,
@@ -38,8 +34,6 @@ from mutirao_worker.models.trial import Trial
 from mutirao_worker.models.trial_process import TrialRequest
 from mutirao_worker.models.verification import Finding
 
-# Every client reads the registry: a longer row stays out of it.
-_EXAMPLE_ROW_BYTES = 2048
 EXAMPLE_FILE = "example.json"
 
 
@@ -104,7 +98,11 @@ class Repository:
             if before_fork:
                 loaded.load()
         except errors.RepositoryError as exc:
-            hint = f"; mutirao models env {name} prints how to serve it" if _other_versions(manifest.version) else ""
+            hint = (
+                f"; mutirao models env {name} prints how to serve it"
+                if announcement.other_versions(manifest.version)
+                else ""
+            )
             raise version_files.unavailable_error(name, f"{exc}{hint}") from exc
         return loaded
 
@@ -117,16 +115,16 @@ class Repository:
         self._folder(name)
         try:
             manifest = self.manifest(name)
-            note = _version_note(manifest)
+            note = announcement.version_note(manifest)
             version_files.read_all(self.root, manifest, manifest.active)
         except errors.MutiraoError as exc:
             return self.unavailable(name, exc)
-        return _model_info(manifest, note)
+        return announcement.model_info(manifest, note)
 
     def unavailable(self, name: str, error: Exception) -> ModelInfo:
         """Describe a model that could not be loaded, as far as its manifest can be read."""
         try:
-            info = _model_info(self.manifest(name))
+            info = announcement.model_info(self.manifest(name))
         except errors.MutiraoError:
             info = ModelInfo(name=name, version="")
         return msgspec.structs.replace(info, state="unavailable", reason=str(error))
@@ -260,10 +258,10 @@ class Repository:
     def _open(self, manifest: Manifest) -> LoadedModel:
         """Verify the active version; it is not loaded yet."""
         version = manifest.version
-        info = _model_info(manifest, _version_note(manifest))
+        info = announcement.model_info(manifest, announcement.version_note(manifest))
         contents = version_files.read_all(self.root, manifest, manifest.active)
         example = contents.get(version.example, b"")
-        info = msgspec.structs.replace(info, example=_example_row(example))
+        info = msgspec.structs.replace(info, example=announcement.example_row(example))
         folder = self.root / manifest.name / manifest.active
         make = functools.partial(steps.load, folder, contents, version.steps, version.labels)
         return LoadedModel(info, manifest, make, example)
@@ -317,59 +315,6 @@ def _check_example(loaded: LoadedModel) -> None:
         loaded.example_inputs()
     except errors.InvalidRequest as exc:
         raise errors.ManifestError(f"its example, which it was tried with, does not fit so: {exc}") from exc
-
-
-def _model_info(manifest: Manifest, note: str = "") -> ModelInfo:
-    return ModelInfo(
-        name=manifest.name,
-        version=manifest.active,
-        versions=tuple(manifest.versions),
-        runtime=manifest.version.runtime,
-        signature=manifest.signature,
-        reason=note,
-        digest=_version_digest(manifest),
-    )
-
-
-def _example_row(example: bytes) -> dict[str, list[Any]]:
-    """Return the first row of an example, for forms to begin with."""
-    if not example:
-        return {}
-    request = msgspec.json.decode(example, type=PredictRequest)
-    row = {tensor.name: np.ravel(tensors.decode(tensor)[:1]).tolist() for tensor in request.inputs}
-    return row if len(msgspec.json.encode(row)) <= _EXAMPLE_ROW_BYTES else {}
-
-
-def _version_digest(manifest: Manifest) -> str:
-    """Return a digest of a version's files, inputs and outputs: the same for every true copy."""
-    version = manifest.version
-    content: tuple[Any, ...] = (sorted(version.files.items()), version.frame, version.inputs, version.outputs)
-    content += (version.parameters,) if version.parameters else ()
-    return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
-
-
-def _version_note(manifest: Manifest) -> str:
-    """Return a note where a library has another version than the one that saved a step.
-
-    Raises:
-        ModelUnavailable: the manifest is strict about it.
-    """
-    for saved_with, installed in _other_versions(manifest.version):
-        text = f"saved with {saved_with}, loaded with {installed}"
-        if manifest.strict_version:
-            remedy = (
-                f"install {saved_with} for its worker (mutirao models env {manifest.name}), or save the model again"
-            )
-            text = f"{text}, which its strict_version = true refuses: {remedy}"
-            raise version_files.unavailable_error(manifest.name, text)
-        return text
-    return ""
-
-
-def _other_versions(version: Version) -> list[tuple[str, str]]:
-    """Return what saved a step and what is installed, where these differ."""
-    libraries = ((step.saved_with, runtimes.installed(step.runtime)) for step in version.steps)
-    return [(saved, installed) for saved, installed in libraries if saved and saved != installed]
 
 
 def _new_version(tried: Trial, contents: Mapping[str, bytes], example_file: str) -> Version:
