@@ -103,11 +103,18 @@ _RANK = (EQUAL, ROUNDED, OTHER).index
 def in_process(estimator: Any, names: list[str], rows: Any) -> Iterator[tuple[str, Any]]:
     """What the estimator itself says, by the names of outputs."""
     for method in dict.fromkeys(name.partition(".")[0] for name in names):
+        if method == "kneighbors":
+            steps = getattr(estimator, "steps", None)
+            found = steps[-1][1].kneighbors(estimator[:-1].transform(rows)) if steps else estimator.kneighbors(rows)
+            yield from zip(("kneighbors.distances", "kneighbors.indices"), found, strict=True)
+            continue
         result = getattr(estimator, method)(rows)
         if isinstance(result, list) and all(getattr(each, "ndim", 0) for each in result):
             yield from ((f"{method}.{at}", _dense(each)) for at, each in enumerate(result))
         else:
             yield method, _dense(result)
+    if "predict.std" in names:
+        yield "predict.std", estimator.predict(rows, return_std=True)[1]
 
 
 def _dense(result: Any) -> np.ndarray:

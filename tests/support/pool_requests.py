@@ -35,11 +35,14 @@ def packed(
     outputs: Sequence[str] | None = None,
     inline_bytes: int = 65536,
     encoded: bool = True,
+    parameters: dict[str, Any] | None = None,
 ) -> PackedRequest:
     """A request as our own client writes it."""
     inputs = tuple(tensors.encode(name, array, binary=True) for name, array in arrays_of(data).items())
     wanted = None if outputs is None else tuple(RequestedOutput(name) for name in outputs)
-    request = PredictRequest(inputs=inputs, outputs=wanted, parameters={"binary_data_output": True})
+    request = PredictRequest(
+        inputs=inputs, outputs=wanted, parameters={"binary_data_output": True, **(parameters or {})}
+    )
     body, beside = binary_codec.encode_body(model, request, {}, inline_bytes)
     return PackedRequest(
         next(IDS), base64.b64encode(body).decode() if encoded else body, binary_codec.BINARY, encoded, beside

@@ -21,10 +21,10 @@ from sklearn.ensemble import (
 )
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import BayesianRidge, LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import CategoricalNB
-from sklearn.neighbors import KernelDensity
+from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -38,8 +38,11 @@ from sklearn.svm import SVC
 
 from mutirao import errors
 from mutirao.wire import caller_data, signature, tensors
+from mutirao.wire.signature import ParameterSpec
+from mutirao_worker.inference import execution
 from mutirao_worker.models.repository import Repository
 from support import own_transformers, sample_models
+from support.pool_requests import outputs_of, packed
 
 IRIS = sample_models.get("iris")
 
@@ -326,6 +329,32 @@ def test_an_estimator_without_answers_for_new_rows_says_so(repository):
     """Clusters of the rows of fit are no model; no example would help."""
     with pytest.raises(errors.RepositoryError, match=r"the DBSCAN has no method that answers for new rows \(predict, "):
         add(repository, DBSCAN().fit(IRIS.data))
+
+
+def test_neighbours_are_as_many_as_a_request_asks_for(repository):
+    """Each request of a batch gets its own number of neighbours; a parameter that the manifest does not list changes nothing."""
+    model = NearestNeighbors(n_neighbors=3).fit(IRIS.data)
+    assert add(repository, model).signature.parameters == (ParameterSpec("n_neighbors", "INT64", 3),)
+    loaded = repository.load("m")
+    rows = IRIS.data[:2]
+    asked = [packed("m", rows, parameters={"n_neighbors": count} if count else {}) for count in (2, 0, 5, 2)]
+    answers = execution.run(lambda _: loaded, asked, execution.ResultLimits(65536)).results
+    for answer, count in zip(map(outputs_of, answers), (2, 3, 5, 2), strict=True):
+        distances, indices = model.kneighbors(rows, count)
+        assert np.array_equal(answer["kneighbors.distances"], distances)
+        assert np.array_equal(answer["kneighbors.indices"], indices)
+
+
+def test_the_deviation_of_a_prediction_is_an_output(repository):
+    """predict.std is what predict(return_std=True) gives, also of a pipeline; it is computed where it is asked for, in one call."""
+    model = make_pipeline(StandardScaler(), BayesianRidge()).fit(IRIS.data, IRIS.data[:, 0])
+    takes = add(repository, model).signature
+    assert [(output.name, output.default) for output in takes.outputs] == [("predict", True), ("predict.std", False)]
+    loaded = repository.load("m")
+    answers = loaded.predict({"X": IRIS.data}, takes.select_outputs(["predict.std", "predict"]))
+    mean, deviation = model.predict(IRIS.data, return_std=True)
+    assert np.array_equal(answers["predict"], mean)
+    assert np.array_equal(answers["predict.std"], deviation)
 
 
 def test_threads_are_capped_in_every_part(repository):

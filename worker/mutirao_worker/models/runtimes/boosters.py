@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 
 from mutirao import errors
 from mutirao.wire.tensors import Array
-from mutirao_worker.models.runtimes.sklearn.predictor import METHODS
+from mutirao_worker.models.runtimes.sklearn.methods import METHODS
 
 _SHOWN = 6
 

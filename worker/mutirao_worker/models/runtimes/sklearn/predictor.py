@@ -27,19 +27,18 @@ from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import example_rows
 from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor, picked
-from mutirao_worker.models.runtimes.sklearn import checks, contents, forests, missing, parts, pipelines, row_dependence
+from mutirao_worker.models.runtimes.sklearn import (
+    checks,
+    contents,
+    forests,
+    methods,
+    missing,
+    parts,
+    pipelines,
+    row_dependence,
+)
 from mutirao_worker.models.runtimes.sklearn import inputs as inputs_of
 
-METHODS = (
-    "predict",
-    "predict_proba",
-    "predict_log_proba",
-    "decision_function",
-    "score_samples",
-    "transform",
-    "apply",
-    "mahalanobis",
-)
 # What scikit-learn warns of at a file of another version; the warning has a class of its own since 1.3 only.
 _MISMATCH = re.compile(r"Trying to unpickle estimator \S+ from version (\S+) when using version ")
 
@@ -89,7 +88,7 @@ class SklearnPredictor(Predictor):
 
     def transform(self, inputs: Mapping[str, Array], *, frame: bool) -> Array:
         """Return what the estimator makes of inputs, for a step that follows, as a dense matrix."""
-        return _dense("transform", self.estimator.transform(_data(self.estimator, inputs, frame=frame)))
+        return methods.dense("transform", self.estimator.transform(_data(self.estimator, inputs, frame=frame)))
 
     def describe(self, example: Any) -> Description:
         """Return the inputs by what the estimator was fitted on, and the outputs by a trial run.
@@ -99,7 +98,7 @@ class SklearnPredictor(Predictor):
         """
         estimator = self.estimator
         _check_fitted(estimator)
-        _methods(estimator)
+        methods.of(estimator)
         failures: list[str] = []
         for inputs, arrays, frame in inputs_of.candidates(estimator, example):
             try:
@@ -119,6 +118,7 @@ class SklearnPredictor(Predictor):
                     outputs=outputs,
                     frame=frame,
                     example=example_rows.encode_request(rows),
+                    parameters=methods.parameters(estimator, methods.needed([output.name for output in outputs])),
                     by_row=not row_dependence.found(predict_all, rows),
                 )
         rows_tried = (
@@ -134,17 +134,18 @@ class SklearnPredictor(Predictor):
         outputs: tuple[OutputSpec, ...],
         *,
         frame: bool,
-        parameters: Mapping[str, Any] = NO_PARAMETERS,  # noqa: ARG002
+        parameters: Mapping[str, Any] = NO_PARAMETERS,
     ) -> dict[str, Array]:
         """Call each method that an output needs, once; return the outputs by name."""
         data = _data(self.estimator, inputs, frame=frame)
-        methods = list(dict.fromkeys(output.name.partition(".")[0] for output in outputs))
+        needed = methods.needed([output.name for output in outputs])
         results: dict[str, Array] = {}
         settings = sklearn.get_config()
         try:
-            for method in methods:
+            for method in needed:
                 # A method may write into its data; the next one must not see that.
-                results.update(_call(self.estimator, method, data if method == methods[-1] else data.copy()))
+                own = data if method == needed[-1] else data.copy()
+                results.update(methods.call(self.estimator, method, own, parameters))
         finally:  # a model's own scikit-learn settings must not reach other models
             if sklearn.get_config() != settings:
                 sklearn.set_config(**settings)
@@ -205,7 +206,7 @@ def _refuse_hidden_types(estimator: Any, arrays: Mapping[str, Array], *, frame: 
 
 def _values(transformer: Any, data: Any) -> Any:
     try:
-        return np.asarray(_dense("transform", transformer.transform(data)), dtype=object).tolist()
+        return np.asarray(methods.dense("transform", transformer.transform(data)), dtype=object).tolist()
     except Exception:  # noqa: BLE001 - the transformer's own code runs here
         return None
 
@@ -237,32 +238,6 @@ def _frame(inputs: Mapping[str, Array]) -> pd.DataFrame:
     )
 
 
-def _call(model: Any, method: str, data: Any) -> Iterator[tuple[str, Array]]:
-    result = getattr(model, method)(data)
-    if isinstance(result, list) and result and all(getattr(each, "ndim", 0) for each in result):
-        yield from ((f"{method}.{at}", _dense(f"{method}.{at}", each)) for at, each in enumerate(result))
-    else:
-        yield method, _dense(method, result)
-
-
-def _dense(name: str, result: Any) -> Array:
-    """Return what a method returned as an array.
-
-    Raises:
-        InvalidOutput: it is not an array, or has masked values.
-    """
-    if np.ma.is_masked(result):
-        first = np.argwhere(np.ma.getmaskarray(result))[0].tolist()
-        raise errors.InvalidOutput(f"returned {name!r} with a masked value at {first}: fill it (filled) in the model")
-    try:
-        array = np.asarray(result.toarray() if hasattr(result, "toarray") else result)
-    except ValueError as exc:
-        raise errors.InvalidOutput(f"returned rows of unequal length for {name!r}: {exc}") from exc
-    if array.ndim == 0 and array.dtype == object:
-        raise errors.InvalidOutput(f"returned a {type(result).__name__} for {name!r}, which is no array")
-    return array
-
-
 def _check_fitted(model: Any) -> None:
     if isinstance(model, type) or not hasattr(model, "get_params"):
         raise errors.RepositoryError(f"the file holds {contents.describe_non_estimator(model)}")
@@ -280,29 +255,15 @@ def _check_fitted(model: Any) -> None:
 
 
 def _trial(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Iterator[OutputSpec]:
-    methods = _methods(model)
-    defaults = [method for method in methods if method in {"predict", "predict_proba"}]
-    defaults = defaults or ["transform" if "transform" in methods else methods[0]]
-    for method in methods:
+    names = methods.of(model)
+    defaults = [method for method in names if method in {"predict", "predict_proba"}]
+    defaults = defaults or ["transform" if "transform" in names else names[0]]
+    for method in names:
         try:
             yield from _outputs(model, method, inputs, frame=frame, default=method in defaults)
         except Exception:
             if method == defaults[0]:
                 raise
-
-
-def _methods(model: Any) -> list[str]:
-    """Return the methods that answer for rows.
-
-    Raises:
-        RepositoryError: it has none.
-    """
-    if methods := [method for method in METHODS if hasattr(model, method)]:
-        return methods
-    raise errors.RepositoryError(
-        f"the {type(model).__name__} has no method that answers for new rows ({', '.join(METHODS[:4])}, ...): it tells of the rows "
-        "that it was fitted on alone; fit an estimator that predicts what it found, and save that"
-    )
 
 
 def _outputs(
@@ -312,12 +273,14 @@ def _outputs(
     data = _data(model, inputs, frame=frame)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        results = list(_call(model, method, data))
+        results = [each for each in methods.call(model, method, data, NO_PARAMETERS) if each[0].startswith(method)]
     for name, array in results:
         if array.ndim == 0 or len(array) != rows:
             raise errors.InvalidOutput(f"{method} gave shape {list(array.shape)} for {rows} rows")
         tensors.encode(name, array, binary=True)
     return [
-        OutputSpec(name=name, datatype=tensors.datatype_of(array), shape=(-1, *array.shape[1:]), default=default)
+        OutputSpec(
+            name, tensors.datatype_of(array), (-1, *((-1,) if method == "kneighbors" else array.shape[1:])), default
+        )
         for name, array in results
     ]
