@@ -35,6 +35,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         pick: the key or the place of the model within what the file holds; "" for all of it.
         trust: the types that the operator allows a skops file to hold.
         saved_with: the library and its version that wrote the file.
+        tolerance: see `Description.tolerance`.
     """
 
     runtime: str
@@ -42,6 +43,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     pick: str = ""
     trust: tuple[str, ...] = ()
     saved_with: str = ""
+    tolerance: float = 0.0
 
 
 class LabelFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

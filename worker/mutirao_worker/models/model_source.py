@@ -70,6 +70,8 @@ def read(
         name = _stored_name(path, contents, alone=len(paths) == 1)
         contents[name], origins[name] = atomic_files.read_file(path), str(path)
     names = list(contents) * max(1, len(picks))
+    for path in paths:
+        _add_weights(path, contents)
     steps = tuple(
         Step(runtime=runtime or _runtime_of(contents[name]), file=name, pick=pick, trust=tuple(trust))
         for name, pick in zip(names, picks or [""] * len(names), strict=True)
@@ -97,6 +99,14 @@ def _of_mlflow(folder: Path, trust: Sequence[str]) -> ModelSource:
     origins = {name: str(folder / name) for name in found.names}
     step = Step(runtime=found.runtime, file=found.file, trust=tuple(trust))
     return ModelSource(contents, (step,), None, origins, found.example)
+
+
+def _add_weights(path: Path, contents: dict[str, bytes]) -> None:
+    """Add the file of weights that lies next to an ONNX model, under the name by which the model knows it."""
+    for suffix in (".data", "_data"):
+        beside = path.with_name(path.name + suffix)
+        if path.suffix == ".onnx" and beside.is_file():
+            contents[beside.name] = atomic_files.read_file(beside)
 
 
 def _runtime_of(raw: bytes) -> str:

@@ -99,8 +99,13 @@ class Chain(Predictor):
         taken = self._first.describe(example)
         matrix = self._first.transform(taken.rows(), frame=taken.frame)
         given = self._last.describe(matrix)
-        by_row = taken.by_row and given.by_row
-        return msgspec.structs.replace(taken, outputs=given.outputs, parameters=given.parameters, by_row=by_row)
+        return msgspec.structs.replace(
+            taken,
+            outputs=given.outputs,
+            parameters=given.parameters,
+            by_row=taken.by_row and given.by_row,
+            tolerance=given.tolerance,
+        )
 
     def predict(
         self,

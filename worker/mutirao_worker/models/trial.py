@@ -62,7 +62,9 @@ def run(
     if labels is not None:
         labels = msgspec.structs.replace(labels, output=description.labelled)
     noted = zip(parts, saved_with, strict=True)
-    return Trial(tuple(msgspec.structs.replace(part, saved_with=each) for part, each in noted), labels, description)
+    *before, last = (msgspec.structs.replace(part, saved_with=each) for part, each in noted)
+    last = msgspec.structs.replace(last, tolerance=description.tolerance)
+    return Trial((*before, last), labels, description)
 
 
 def _other_versions(parts: Sequence[Step], saved_with: Sequence[str]) -> str:

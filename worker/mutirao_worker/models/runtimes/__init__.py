@@ -41,6 +41,10 @@ _RUNTIMES = {
     "xgboost": _Runtime(
         f"{_FOLDER}.xgboost", "XGBoostPredictor", "xgboost", ("xgboost-cpu", "xgboost"), "mutirao[xgboost]"
     ),
+    "skops": _Runtime(f"{_FOLDER}.skops", "SkopsPredictor", "scikit-learn", ("skops",), "mutirao[skops]"),
+    "onnx": _Runtime(
+        f"{_FOLDER}.onnx", "OnnxPredictor", "onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "mutirao[onnx]"
+    ),
     "lightgbm": _Runtime(f"{_FOLDER}.lightgbm", "LightGBMPredictor", "lightgbm", install="mutirao[lightgbm]"),
 }
 

@@ -61,6 +61,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         labelled: the output whose numbers its labels name; "" for none.
         parameters: what a request may give beside its inputs.
         by_row: its answer to a row does not depend on the other rows; where it does, requests are predicted one by one.
+        tolerance: by how much a row's answer in a batch differed from the one that it gets alone, of the larger of 1 and the answer; 0.0
+            where no bit did, or where that is the library's own promise.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -70,6 +72,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     labelled: str = ""
     parameters: tuple[ParameterSpec, ...] = ()
     by_row: bool = True
+    tolerance: float = 0.0
 
     def rows(self) -> dict[str, Array]:
         """Decode the example, into arrays as `Predictor.predict` takes them."""

@@ -62,7 +62,7 @@ class SklearnPredictor(Predictor):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if files.file not in files.unpickled:
-                files.unpickled[files.file] = joblib.load(io.BytesIO(files.raw))
+                files.unpickled[files.file] = cls.unpickle(files)
             estimator = picked(files.unpickled[files.file], files.pick)
         mismatches = (_MISMATCH.match(str(each.message)) for each in caught)
         saved_with = next((mismatch[1] for mismatch in mismatches if mismatch), "")
@@ -70,6 +70,11 @@ class SklearnPredictor(Predictor):
         checks.refuse_old_trees(estimators, saved_with)
         forests.speed_up_forests(estimators)
         return cls(estimator, f"scikit-learn {saved_with}" if saved_with else "")
+
+    @classmethod
+    def unpickle(cls, files: ModelFiles) -> Any:
+        """Return what the file holds."""
+        return joblib.load(io.BytesIO(files.raw))
 
     @classmethod
     def joined(cls, predictors: Sequence[SklearnPredictor], names: Sequence[str]) -> SklearnPredictor:
