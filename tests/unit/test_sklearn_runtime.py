@@ -357,6 +357,25 @@ def test_the_deviation_of_a_prediction_is_an_output(repository):
     assert np.array_equal(answers["predict.std"], deviation)
 
 
+@pytest.mark.parametrize("with_example", [False, True])
+@pytest.mark.parametrize(
+    "wrap", [lambda model: model, lambda model: GridSearchCV(model, {"logisticregression__C": [1.0]}, cv=2)]
+)
+def test_columns_that_are_dropped_are_not_asked_for(repository, wrap, with_example):
+    """A request may leave them out, or send anything for them; the answer is the same, and the others are asked for as ever."""
+    keeps = ColumnTransformer([("area", StandardScaler(), ["area"]), ("city", "drop", ["city"])])
+    model = wrap(make_pipeline(keeps, LogisticRegression())).fit(HOUSES, DEAR)
+    takes = add(repository, model, example=HOUSES if with_example else None).signature
+    assert {spec.name: spec.optional for spec in takes.inputs} == {"area": False, "city": True, "rooms": True}
+    loaded = repository.load("m")
+    for data in (HOUSES, HOUSES[["area"]], HOUSES.assign(city=1, rooms="x"), HOUSES[["rooms", "area"]]):
+        inputs = signature.validate("m", takes, caller_data.arrays(data, frame=True))
+        answers = loaded.predict(inputs, takes.select_outputs(None))
+        assert np.array_equal(answers["predict_proba"], model.predict_proba(HOUSES))
+    with pytest.raises(errors.SignatureMismatch, match="got inputs without 'area'"):
+        signature.validate("m", takes, caller_data.arrays(HOUSES[["rooms"]], frame=True))
+
+
 def test_threads_are_capped_in_every_part(repository):
     """n_jobs is capped in the estimator and in its fitted parts; None, 1 and what is below the cap stay."""
     inner = make_pipeline(columns(), RandomForestClassifier(3, n_jobs=-1))

@@ -48,12 +48,14 @@ class InputSpec(TensorSpec, frozen=True, omit_defaults=True):
         guessed: the datatype was guessed from the values of an example, or of none.
         columns: the names of a matrix's columns, where an example had them.
         format: what its texts hold: json, a JSON document each; "" for text as it is.
+        optional: the model drops it: a request may leave it out, and what a request has for it is not looked at.
     """
 
     nullable: bool | None = None
     guessed: bool = False
     columns: tuple[str, ...] = ()
     format: str = ""
+    optional: bool = False
 
 
 class OutputSpec(TensorSpec, frozen=True, omit_defaults=True):
@@ -175,6 +177,8 @@ def validate(model: str, signature: Signature, inputs: Mapping[str, Array]) -> d
     """
     if list(inputs) == [""]:
         inputs = _named(model, signature, inputs[""])
+    if signature.frame and any(spec.optional for spec in signature.inputs):
+        inputs = _with_dropped(signature, inputs)
     _check_names(model, signature, inputs)
     arrays_by_name = {spec.name: _cast_to_spec(model, spec, inputs[spec.name]) for spec in signature.inputs}
     _check_rows(model, signature, arrays_by_name)
@@ -252,6 +256,18 @@ def _named(model: str, signature: Signature, matrix: Array) -> Mapping[str, Arra
     if matrix.dtype != object:
         return {name: matrix[:, at] for at, name in enumerate(names)}
     return {name: untyped.array_from_objects(name, matrix[:, at]) for at, name in enumerate(names)}
+
+
+def _with_dropped(signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Give each input that the model drops a value of its type, whatever the request has for it."""
+    kept = (inputs[spec.name] for spec in signature.inputs if not spec.optional and spec.name in inputs)
+    count = next((len(array) for array in kept if array.ndim), 1)
+    dropped = {spec.name: _nothing(spec, count) for spec in signature.inputs if spec.optional}
+    return {**inputs, **dropped}
+
+
+def _nothing(spec: InputSpec, count: int) -> Array:
+    return untyped.objects([""] * count) if spec.datatype == "BYTES" else np.zeros(count, tensors.DTYPES[spec.datatype])
 
 
 def _check_names(model: str, signature: Signature, inputs: Mapping[str, Array]) -> None:

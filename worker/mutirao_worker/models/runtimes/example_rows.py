@@ -36,6 +36,11 @@ class Example(msgspec.Struct, frozen=True):
         """The columns' names; none where the source has no names."""
         return () if "" in self.arrays else tuple(self.arrays)
 
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return len(next(iter(self.arrays.values())))
+
     def columns(self, names: Iterable[str]) -> dict[str, Array]:
         """Return these columns, without others such as the label.
 

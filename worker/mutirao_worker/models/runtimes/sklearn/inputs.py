@@ -62,20 +62,28 @@ def candidates(model: Any, example: Any) -> Iterator[Candidate]:
     known = features(model)
     if example is not None:
         read = example_rows.read_example(example, _expected_columns(names, count))
-        yield from _of_example(read, names, count, takes_text=count is None and 0 in known)
+        yield from _of_example(model, read, names, count)
         return
     if count is None and hasattr(model, "X_thresholds_"):  # an isotonic regression: one feature
         count = 1
     if count is None and known.get(0, Feature()).datatype != "BYTES":
         raise errors.RepositoryError(contents.describe_unknown_inputs(model))
     for number in (1.0, 0.0):
-        columns = [_sample_column(known.get(at, Feature()), number) for at in range(count or 1)]
+        dropped = dropped_columns(model)
+        columns = [
+            _sample_column(known.get(at, Feature()), 0.0 if at in dropped else number) for at in range(count or 1)
+        ]
         if names is None:
             yield _described(_matrix(columns, flat=count is None))
             continue
         hidden = first_own_step(model) is not None
-        guessed = {str(name) for at, name in enumerate(names) if hidden or not known.get(at, Feature()).datatype}
-        yield _described(dict(zip(map(str, names), columns, strict=True)), guessed, frame=True)
+        guessed = {
+            str(name)
+            for at, name in enumerate(names)
+            if at not in dropped and (hidden or not known.get(at, Feature()).datatype)
+        }
+        optional = {str(names[at]) for at in dropped}
+        yield _described(dict(zip(map(str, names), columns, strict=True)), guessed, optional, frame=True)
 
 
 def _fitted_attribute(model: Any, name: str) -> Any:
@@ -85,6 +93,21 @@ def _fitted_attribute(model: Any, name: str) -> Any:
     if own is None and steps and (isinstance(steps[0], str) or steps[0] is None):
         return next((getattr(step, name, None) for step in steps if step is not None and step != "passthrough"), None)
     return own
+
+
+def dropped_columns(model: Any) -> set[int]:
+    """Return the positions of the columns that the first step of an estimator drops."""
+    while not hasattr(model, "transformers_"):
+        inner = (getattr(model, name, None) for name in ("best_estimator_", "regressor_", "estimator_", "estimator"))
+        steps = [step for _, step in getattr(model, "steps", ()) if step is not None and step != "passthrough"]
+        model = next((each for each in (*steps[:1], *inner) if hasattr(each, "get_params")), None)
+        if model is None:
+            return set()
+    positions = getattr(model, "_transformer_to_input_indices", None)
+    if positions is None or not all(name in positions for name, part, _ in model.transformers_ if part != "drop"):
+        return set()
+    used = {at for name, part, _ in model.transformers_ if part != "drop" for at in positions[name]}
+    return set(range(model.n_features_in_)) - used
 
 
 def first_own_step(model: Any) -> Any:
@@ -166,11 +189,18 @@ def _expected_columns(names: Any, count: int | None) -> Signature:
     return Signature(inputs=(InputSpec(MATRIX, "", (-1, count or -1), True),), outputs=())
 
 
-def _of_example(example: Example, names: Any, count: int | None, *, takes_text: bool) -> Iterator[Candidate]:
+def _of_example(model: Any, example: Example, names: Any, count: int | None) -> Iterator[Candidate]:
     """Return what an example shows: its columns where the estimator was fitted on columns, or keeps nothing of what it was fitted on."""
     if names is not None:
-        yield _of_columns_of(example, example.columns([str(name) for name in names]))
+        dropped = {str(names[at]) for at in dropped_columns(model)}
+        given = example.columns(
+            [str(name) for name in names if str(name) not in dropped or str(name) in example.arrays]
+        )
+        yield _of_columns_of(
+            example, {str(name): given.get(str(name), np.zeros(example.rows)) for name in names}, dropped
+        )
         return
+    takes_text = count is None and 0 in features(model)
     as_columns = [_of_columns_of(example, example.arrays)] if example.names and not takes_text else []
     if count is None:
         yield from as_columns
@@ -185,9 +215,14 @@ def _of_example(example: Example, names: Any, count: int | None, *, takes_text: 
         yield from as_columns
 
 
-def _of_columns_of(example: Example, arrays: dict[str, Array]) -> Candidate:
-    guessed = [name for name, each in arrays.items() if example.guessed and each.dtype.kind in "iub"]
-    return _described(arrays, guessed, frame=True)
+def _of_columns_of(example: Example, arrays: dict[str, Array], dropped: Container[str] = ()) -> Candidate:
+    guessed = [
+        name for name, each in arrays.items() if example.guessed and each.dtype.kind in "iub" and name not in dropped
+    ]
+    blank = {
+        name: np.full_like(each, "" if each.dtype == object else 0) for name, each in arrays.items() if name in dropped
+    }
+    return _described({**arrays, **blank}, guessed, dropped, frame=True)
 
 
 def _of_matrix(example: Example, count: int | None) -> Candidate:
@@ -212,9 +247,17 @@ def _matrix(columns: list[Array], *, flat: bool) -> dict[str, Array]:
     return {MATRIX: columns[0] if flat else np.column_stack(columns)}
 
 
-def _described(arrays: dict[str, Array], guessed: Container[str] = (), *, frame: bool = False) -> Candidate:
+def _described(
+    arrays: dict[str, Array], guessed: Container[str] = (), optional: Container[str] = (), *, frame: bool = False
+) -> Candidate:
     specs = (
-        InputSpec(name, tensors.datatype_of(array), (-1, *array.shape[1:]), guessed=name in guessed)
+        InputSpec(
+            name,
+            tensors.datatype_of(array),
+            (-1, *array.shape[1:]),
+            guessed=name in guessed,
+            optional=name in optional,
+        )
         for name, array in arrays.items()
     )
     return Candidate(tuple(specs), arrays, frame)
