@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mutirao.errors import (
     BrokerUnavailable,
     IdTaken,
+    InvalidInput,
     InvalidRequest,
     JobCancelled,
     JobError,
@@ -42,6 +43,7 @@ __all__ = [
     "BrokerUnavailable",
     "Client",
     "IdTaken",
+    "InvalidInput",
     "InvalidRequest",
     "Job",
     "JobCancelled",

@@ -73,6 +73,10 @@ class InvalidRequest(MutiraoError):
     reason: str = ""
 
 
+class InvalidInput(InvalidRequest):
+    """The model itself refused the input: its predict raised this error, with its own words."""
+
+
 class UnsupportedMedia(InvalidRequest):
     """The body has a media type that is not supported."""
 

@@ -176,7 +176,7 @@ def test_what_keeps_a_model_from_being_served_is_shown(filled):
     reasons = {
         "digest": "models/digest/1/model.joblib is not the file that was added: its digest is sha256:",
         "missing": "models/missing/1/model.joblib is missing: put it back, or add the model again",
-        "runtime": "runtime 'onnx' is not known: this worker has sklearn",
+        "runtime": "runtime 'onnx' is not known: this worker has python, sklearn",
         "toml": "models/toml/model.toml: max_rows is 'many': expected a whole number, got text",
     }
     listed, verified = filled.says("list"), filled.run("verify")

@@ -109,7 +109,7 @@ def test_time_limits_follow_the_model(fleet, stock):
     [
         ("raises", "is not the file that was added: its digest is sha256:"),
         ("missing", "model.joblib is missing: put it back, or add the model again"),
-        ("foreign", "runtime 'onnx' is not known: this worker has sklearn"),
+        ("foreign", "runtime 'onnx' is not known: this worker has python, sklearn"),
     ],
 )
 def test_broken_models_do_not_stop_the_others(special, own, model, says):

@@ -166,10 +166,12 @@ def test_outputs_that_are_documents_come_out_as_objects(capsys):
     """A tensor that is marked is decoded to objects, lists of one length too, and printed as JSON; others stay text."""
     array = json_elements.encode("predict", [[1, 2], [3, 4], {"a": None}])
     tensor = tensors.encode("predict", array, binary=False)
-    marked = Tensor(tensor.name, tensor.datatype, tensor.shape, tensor.data, json_elements.PARAMETERS)
+    marked = Tensor(tensor.name, tensor.datatype, tensor.shape, tensor.data, json_elements.PARAMETERS["json"])
     assert json_elements.decode_output(marked).tolist() == [[1, 2], [3, 4], {"a": None}]
     assert json_elements.decode_output(tensor).tolist() == ["[1,2]", "[3,4]", '{"a":null}']
-    raw = Tensor("predict", "BYTES", (3,), tensors.encode("predict", array, binary=True).data, json_elements.PARAMETERS)
+    raw = Tensor(
+        "predict", "BYTES", (3,), tensors.encode("predict", array, binary=True).data, json_elements.PARAMETERS["json"]
+    )
     (head,), data = binary_codec.detach_raw([raw])
     back = binary_codec.request_with(PredictRequest(inputs=(head,)), data).inputs[0]
     assert json_elements.decode_output(back).tolist() == [[1, 2], [3, 4], {"a": None}]

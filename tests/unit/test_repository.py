@@ -208,7 +208,7 @@ def damage_manifest(repository):
         (damage_example, errors.ModelUnavailable, "iris/1/example.json is missing"),
         (damage_folder, errors.ModelUnavailable, "iris/1/model.joblib is missing"),
         (damage_pipe, errors.ModelUnavailable, "iris/1/model.joblib is missing"),
-        (damage_runtime, errors.ModelUnavailable, "runtime 'other' is not known: this worker has sklearn, "),
+        (damage_runtime, errors.ModelUnavailable, "runtime 'other' is not known: this worker has python, sklearn, "),
         (damage_strict, errors.ModelUnavailable, "saved with scikit-learn 1.0.2, loaded with scikit-learn"),
         (damage_manifest, errors.ManifestError, "iris/model.toml: object contains unknown field `max_row`"),
     ],
@@ -279,7 +279,7 @@ def test_an_add_that_fails_leaves_nothing(tmp_path):
         repository.add("iris", junk)
     with pytest.raises(errors.RepositoryError, match="there is no such file"):
         repository.add("iris", tmp_path / "nothing.joblib")
-    with pytest.raises(errors.RepositoryError, match="it is not a file"):
+    with pytest.raises(errors.RepositoryError, match=r"is a folder that has no model\.py"):
         repository.add("iris", tmp_path)
     with pytest.raises(errors.ModelUnavailable, match="runtime 'other' is not known"):
         repository.add("iris", junk, runtime="other")

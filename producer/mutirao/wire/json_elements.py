@@ -17,8 +17,10 @@ from mutirao.wire.tensors import Array
 from mutirao.wire.untyped import objects, tensor_prefix
 
 FORMAT = "json"
-# Of an output's tensor, so that a client decodes it without the signature.
-PARAMETERS = {"content_type": "json"}
+# Of elements that are bytes, though they may be UTF-8 by chance.
+BINARY = "binary"
+# Of an output's tensor of either format, so that a client decodes it without the signature.
+PARAMETERS = {format: {"content_type": format} for format in (FORMAT, BINARY)}
 
 
 def encode(name: str, values: Iterable[Any]) -> Array:
@@ -62,10 +64,13 @@ def decode(array: Array) -> Array:
 
 
 def decode_output(tensor: Tensor) -> Array:
-    """Decode an output's tensor, documents to objects."""
+    """Decode an output's tensor: documents to objects, and bytes that were marked as such to bytes."""
     array = tensors.decode(tensor)
-    is_json = tensor.datatype == "BYTES" and (tensor.parameters or {}).get("content_type") == PARAMETERS["content_type"]
-    return decode(array) if is_json else array
+    content_type = (tensor.parameters or {}).get("content_type") if tensor.datatype == "BYTES" else None
+    if content_type == BINARY:
+        elements = [each.encode() if isinstance(each, str) else each for each in array.ravel().tolist()]
+        return objects(elements).reshape(array.shape)
+    return decode(array) if content_type == FORMAT else array
 
 
 def _plain(value: Any) -> Any:

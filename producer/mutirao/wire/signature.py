@@ -47,7 +47,7 @@ class InputSpec(TensorSpec, frozen=True, omit_defaults=True):
         nullable: whether values may be missing; None where that is not known: NaN is then passed on, missing text is refused.
         guessed: the datatype was guessed from the values of an example, or of none.
         columns: the names of a matrix's columns, where an example had them.
-        format: what its texts hold: json, a JSON document each; "" for text as it is.
+        format: what its elements hold: json, a JSON document each; binary, bytes; "" for text as it is.
         optional: the model drops it: a request may leave it out, and what a request has for it is not looked at.
     """
 

@@ -37,6 +37,7 @@ from mutirao_worker.inference.outputs import (
     split_responses,
 )
 from mutirao_worker.models.loaded_model import LoadedModel
+from mutirao_worker.models.runtimes.predictor import RowsRefused
 from mutirao_worker.process import cpu_wait, isolation
 from mutirao_worker.process.isolation import Leak
 
@@ -151,13 +152,22 @@ class _BatchRunner:
     def _predict_and_split(self, call: list[StackedRequests]) -> None:
         specification, rows = call[0].specification, sum(stacked.rows * len(stacked.members) for stacked in call)
         alone = len(call) == 1 and len(call[0].members) == 1
-        outputs = self._predict(call, rows, alone=alone)
-        _check_outputs(specification.loaded, specification.outputs, outputs, rows, alone=alone)
+        refused: Mapping[int, errors.InvalidInput] = {}
+        try:
+            outputs = self._predict(call, rows, alone=alone)
+        except RowsRefused as exc:
+            outputs, refused = exc.outputs, exc.refused
+        if len(refused) < rows:
+            _check_outputs(specification.loaded, specification.outputs, outputs, rows, alone=alone)
         start = 0
-        for stacked in call:
+        for stacked in _each_alone(call) if refused else call:
             stop = start + stacked.rows * len(stacked.members)
-            own = {spec.name: outputs[spec.name][start:stop] for spec in specification.outputs}
-            self._store(stacked.members, split_responses(stacked, own, self._limits))
+            error = next((refused[row] for row in range(start, stop) if row in refused), None) if refused else None
+            if error is None:
+                own = {spec.name: outputs[spec.name][start:stop] for spec in specification.outputs}
+                self._store(stacked.members, split_responses(stacked, own, self._limits))
+            else:
+                self._store(stacked.members, [failure_result(error, stacked.specification.embed, stacked.rows)])
             start = stop
 
     def _predict(self, call: list[StackedRequests], rows: int, *, alone: bool) -> Mapping[str, Array]:
@@ -197,6 +207,12 @@ def split_into_calls(
         yield call
 
 
+def _each_alone(call: list[StackedRequests]) -> Iterator[StackedRequests]:
+    """Yield each request of a call by itself."""
+    for stacked in call:
+        yield from (stacked.subset(at, at + 1) for at in range(len(stacked.members)))
+
+
 def _concatenate(call: list[StackedRequests]) -> dict[str, Array]:
     if len(call) == 1:
         return call[0].inputs
@@ -208,8 +224,10 @@ def _call_model(specification: OutputSpecification, inputs: dict[str, Array], *,
     try:
         with isolation.preserved_process_state():
             return loaded.predict(inputs, specification.outputs, specification.parameters)
-    except interruption.TIME_LIMIT:
+    except (interruption.TIME_LIMIT, RowsRefused):
         raise
+    except errors.InvalidInput as exc:
+        error: errors.MutiraoError = errors.InvalidInput(str(exc))
     except BaseException as exc:  # sys.exit() in a model must not end the worker
         if interruption.is_terminating():  # not the model: this process is being ended
             raise

@@ -157,10 +157,9 @@ def tensor(loaded: LoadedModel, spec: OutputSpec, array: Array, *, binary: bool 
 
 
 def _marked(spec: OutputSpec, encoded: Tensor) -> Tensor:
-    """Say that an output's texts are JSON documents, where they are."""
-    if spec.format != json_elements.FORMAT:
-        return encoded
-    return msgspec.structs.replace(encoded, parameters=json_elements.PARAMETERS)
+    """Say what an output's elements are, where they are not text: JSON documents, or bytes."""
+    parameters = json_elements.PARAMETERS.get(spec.format)
+    return encoded if parameters is None else msgspec.structs.replace(encoded, parameters=parameters)
 
 
 def _min_result_size(stacked: StackedRequests, outputs: Mapping[str, Array]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,9 +11,10 @@ import numpy as np
 
 from mutirao.registry import ModelInfo
 from mutirao.wire import tensors
-from mutirao.wire.messages import PredictRequest
 from mutirao_worker.models import runtimes, version_files
 from mutirao_worker.models.manifest import Manifest, Version
+from mutirao_worker.models.runtimes import example_request
+from mutirao_worker.models.runtimes.python import requirements
 
 # Every client reads the registry: a longer row stays out of it.
 _EXAMPLE_ROW_BYTES = 2048
@@ -40,7 +42,7 @@ def example_row(example: bytes) -> dict[str, list[Any]]:
     """Return the first row of an example, for forms to begin with."""
     if not example:
         return {}
-    request = msgspec.json.decode(example, type=PredictRequest)
+    request = example_request.decode(example)
     row = {tensor.name: np.ravel(tensors.decode(tensor)[:1]).tolist() for tensor in request.inputs}
     return row if len(msgspec.json.encode(row)) <= _EXAMPLE_ROW_BYTES else {}
 
@@ -53,8 +55,8 @@ def _version_digest(manifest: Manifest) -> str:
     return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
 
 
-def version_note(manifest: Manifest) -> str:
-    """Return a note where a library has another version than the one that saved a step.
+def version_note(root: Path, manifest: Manifest) -> str:
+    """Return a note where a library has another version than the one that saved a step, or than its own code requires.
 
     Raises:
         ModelUnavailable: the manifest is strict about it.
@@ -68,6 +70,10 @@ def version_note(manifest: Manifest) -> str:
             text = f"{text}, which its strict_version = true refuses: {remedy}"
             raise version_files.unavailable_error(manifest.name, text)
         return text
+    has_code = any(step.runtime == "python" for step in manifest.version.steps)
+    if has_code and requirements.FILE in manifest.version.files:
+        required = version_files.read(root, manifest, manifest.active, requirements.FILE)
+        return "; ".join(requirements.compare(required).other)
     return ""
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from mutirao.registry import ModelInfo
 from mutirao.wire import signature
-from mutirao.wire.messages import PredictRequest
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.manifest import Manifest
+from mutirao_worker.models.runtimes import example_request
 from mutirao_worker.models.runtimes.predictor import Predictor
 
 
@@ -72,7 +70,7 @@ class LoadedModel:
         """
         if not self._example:
             return {}
-        request = msgspec.json.decode(self._example, type=PredictRequest)
+        request = example_request.decode(self._example)
         return signature.decode_request(self.info.name, self.info.signature, request)
 
     def set_threads(self, threads: int) -> None:

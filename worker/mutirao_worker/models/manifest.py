@@ -36,6 +36,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         trust: the types that the operator allows a skops file to hold.
         saved_with: the library and its version that wrote the file.
         tolerance: see `Description.tolerance`.
+        before_fork: a worker's parent may load it; see `Predictor.before_fork`.
+        batch: it predicts many rows at once, and not each by itself.
     """
 
     runtime: str
@@ -44,6 +46,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     trust: tuple[str, ...] = ()
     saved_with: str = ""
     tolerance: float = 0.0
+    before_fork: bool = True
+    batch: bool = True
 
 
 class LabelFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mutirao import errors
-from mutirao_worker.models import atomic_files, file_format, mlflow_folder
+from mutirao_worker.models import atomic_files, code_folder, file_format, mlflow_folder
 from mutirao_worker.models.manifest import LabelFile, Step
 
 
@@ -49,7 +49,7 @@ def read(
     """Read the files of a version.
 
     Args:
-        paths: a file for each step, in their order.
+        paths: a file for each step, in their order; or one folder, of MLflow or with model.py.
         runtime: the kind of model; by its content where it is None.
         picks: the keys or places of the steps within what the only file holds.
         labels: a file with the names for what the last step predicts; or their key or place within what the only file holds.
@@ -64,6 +64,11 @@ def read(
         )
     if len(paths) == 1 and (folder := _mlflow_folder(paths[0])):
         return _of_mlflow(folder, trust)
+    if folder := next((path for path in paths if path.is_dir()), None):
+        if len(paths) > 1 or picks or labels is not None or runtime not in (None, "python"):
+            text = "holds a model of own code, which stands alone: let its model.py call the other files and give the names"
+            raise errors.RepositoryError(f"{folder} {text}")
+        return _of_code(folder)
     contents: dict[str, bytes] = {}
     origins: dict[str, str] = {}
     for path in paths:
@@ -111,6 +116,12 @@ def _add_weights(path: Path, contents: dict[str, bytes]) -> None:
 
 def _runtime_of(raw: bytes) -> str:
     return file_format.recognise(raw).runtime or "sklearn"  # which says what is wrong with a file that none serves
+
+
+def _of_code(folder: Path) -> ModelSource:
+    contents = code_folder.read(folder)
+    origins = {"": str(folder), **{name: str(folder / name) for name in contents}}
+    return ModelSource(contents, (Step(runtime="python"),), None, origins)
 
 
 def _stored_name(path: Path, taken: dict[str, bytes], *, alone: bool) -> str:

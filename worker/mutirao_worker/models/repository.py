@@ -115,7 +115,7 @@ class Repository:
         self._folder(name)
         try:
             manifest = self.manifest(name)
-            note = announcement.version_note(manifest)
+            note = announcement.version_note(self.root, manifest)
             version_files.read_all(self.root, manifest, manifest.active)
         except errors.MutiraoError as exc:
             return self.unavailable(name, exc)
@@ -258,7 +258,7 @@ class Repository:
     def _open(self, manifest: Manifest) -> LoadedModel:
         """Verify the active version; it is not loaded yet."""
         version = manifest.version
-        info = announcement.model_info(manifest, announcement.version_note(manifest))
+        info = announcement.model_info(manifest, announcement.version_note(self.root, manifest))
         contents = version_files.read_all(self.root, manifest, manifest.active)
         example = contents.get(version.example, b"")
         info = msgspec.structs.replace(info, example=announcement.example_row(example))

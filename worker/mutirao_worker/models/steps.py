@@ -64,7 +64,7 @@ def is_loaded_before_fork(steps: Sequence[Step]) -> bool:
     Raises:
         ModelUnavailable: as `runtimes.find`.
     """
-    return all(runtimes.find(step.runtime).before_fork for step in steps)
+    return all(runtimes.find(step.runtime).before_fork and step.before_fork for step in steps)
 
 
 def _joined(predictors: Sequence[Predictor], paths: Sequence[str]) -> Predictor:

@@ -63,7 +63,7 @@ def run(
         labels = msgspec.structs.replace(labels, output=description.labelled)
     noted = zip(parts, saved_with, strict=True)
     *before, last = (msgspec.structs.replace(part, saved_with=each) for part, each in noted)
-    last = msgspec.structs.replace(last, tolerance=description.tolerance)
+    last = msgspec.structs.replace(last, tolerance=description.tolerance, **predictor.learned())
     return Trial((*before, last), labels, description)
 
 

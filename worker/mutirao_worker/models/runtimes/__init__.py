@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from typing import NamedTuple, cast
 
 from mutirao import errors
@@ -31,12 +32,15 @@ class _Runtime(NamedTuple):
 
     def version(self) -> str:
         """Return the library's version, or where it is not installed nothing."""
+        if self.library == "Python":
+            return f"{sys.version_info.major}.{sys.version_info.minor}"
         found = [version for each in self.distributions or (self.library,) if (version := _version(each))]
         return _version(self.library) or found[0] if found else ""
 
 
 _FOLDER = "mutirao_worker.models.runtimes"
 _RUNTIMES = {
+    "python": _Runtime(f"{_FOLDER}.python.predictor", "PythonPredictor", "Python"),
     "sklearn": _Runtime(f"{_FOLDER}.sklearn.predictor", "SklearnPredictor", "scikit-learn"),
     "xgboost": _Runtime(
         f"{_FOLDER}.xgboost", "XGBoostPredictor", "xgboost", ("xgboost-cpu", "xgboost"), "mutirao[xgboost]"

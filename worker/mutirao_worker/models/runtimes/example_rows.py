@@ -96,12 +96,6 @@ def read_example(source: Any, expected: Signature) -> Example:
     return Example({name: array[complete][:MAX_ROWS] for name, array in arrays.items()}, guessed)
 
 
-def encode_request(arrays: dict[str, Array]) -> bytes:
-    """Return rows as a V2 request in JSON."""
-    inputs = tuple(tensors.encode(name, array, binary=False, nullable=True) for name, array in arrays.items())
-    return msgspec.json.format(msgspec.json.encode(messages.PredictRequest(inputs=inputs)), indent=1) + b"\n"
-
-
 def _read_file(path: Path, expected: Signature) -> tuple[Any, bool]:
     """Read a file; return what it holds, and whether the types of its numbers are guessed."""
     if path.suffix == ".csv":

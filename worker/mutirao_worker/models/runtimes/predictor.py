@@ -11,9 +11,24 @@ import msgspec
 
 from mutirao import errors
 from mutirao.wire import signature
-from mutirao.wire.messages import PredictRequest
 from mutirao.wire.signature import InputSpec, OutputSpec, ParameterSpec, Signature
 from mutirao.wire.tensors import Array
+from mutirao_worker.models.runtimes import example_request
+
+
+class RowsRefused(Exception):
+    """A model refused some of its rows, and predicted the others.
+
+    Attributes:
+        refused: the error of each row that it refused.
+        outputs: the outputs of all rows; what stands in refused ones means nothing.
+    """
+
+    def __init__(self, refused: Mapping[int, errors.InvalidInput], outputs: dict[str, Array]) -> None:
+        super().__init__(str(next(iter(refused.values()))))
+        self.refused = refused
+        self.outputs = outputs
+
 
 NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
@@ -77,7 +92,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     def rows(self) -> dict[str, Array]:
         """Decode the example, into arrays as `Predictor.predict` takes them."""
         expected = Signature(inputs=self.inputs, outputs=self.outputs, frame=self.frame)
-        return signature.decode_request("", expected, msgspec.json.decode(self.example, type=PredictRequest))
+        return signature.decode_request("", expected, example_request.decode(self.example))
 
 
 def picked(content: Any, pick: str) -> Any:
@@ -159,8 +174,15 @@ class Predictor:
 
         Returns:
             The outputs by name; the rows of each are those of the inputs, in their order.
+
+        Raises:
+            RowsRefused: the model refused some rows; InvalidInput for all. Any other exception is the model's failure.
         """
         raise NotImplementedError
+
+    def learned(self) -> dict[str, Any]:
+        """Return what the manifest's step is to remember of it, once it was tried: fields of `Step`."""
+        return {}
 
     def check_outputs(self, outputs: Mapping[str, Array]) -> None:
         """Check the default outputs of the example.

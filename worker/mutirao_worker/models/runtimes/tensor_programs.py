@@ -13,7 +13,7 @@ from mutirao import errors
 from mutirao.wire import signature, tensors
 from mutirao.wire.signature import MATRIX, InputSpec, OutputSpec, Signature, TensorSpec
 from mutirao.wire.tensors import Array
-from mutirao_worker.models.runtimes import example_rows
+from mutirao_worker.models.runtimes import example_request, example_rows
 from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, Predictor
 
 _LARGE_ROW = 10_000  # elements, of which the example keeps one row
@@ -78,7 +78,7 @@ class TensorProgram(Predictor):
                 inputs=specs,
                 outputs=gives,
                 frame=self._frame,
-                example=example_rows.encode_request(kept),
+                example=example_request.encode(kept),
                 by_row=tolerance <= _TOLERANCE_MAX,
                 tolerance=tolerance if tolerance <= _TOLERANCE_MAX else 0.0,
             )

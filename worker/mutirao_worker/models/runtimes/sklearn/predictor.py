@@ -25,7 +25,7 @@ from mutirao import errors
 from mutirao.wire import tensors
 from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
-from mutirao_worker.models.runtimes import example_rows
+from mutirao_worker.models.runtimes import example_request
 from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor, picked
 from mutirao_worker.models.runtimes.sklearn import (
     checks,
@@ -122,7 +122,7 @@ class SklearnPredictor(Predictor):
                     inputs=missing.with_nullability(specs, rows, predict_defaults),
                     outputs=outputs,
                     frame=frame,
-                    example=example_rows.encode_request(rows),
+                    example=example_request.encode(rows),
                     parameters=methods.parameters(estimator, methods.needed([output.name for output in outputs])),
                     by_row=not row_dependence.found(predict_all, rows),
                 )

@@ -1,0 +1,1 @@
+"""The Python runtime: a folder with model.py, whose class Model loads its files and predicts."""
