@@ -17,7 +17,7 @@ N ?= 1000000
 UNTYPED := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-untyped-decorators \
   --allow-subclassing-any --implicit-reexport --no-warn-unused-ignores
 
-.PHONY: help install demo test test-fast test-compose test-faults test-oldest test-rabbitmq test-zoo lint format release bench bench-budget bench-backlog bench-http lock clean
+.PHONY: help install demo test test-fast test-compose test-faults test-oldest test-rabbitmq test-runtimes test-zoo lint format release bench bench-budget bench-backlog bench-http lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-compose: install ## run the containers for real, scale them under load, tak
 
 test-faults: install ## kill workers hundreds of times under load and account for every request (half an hour; MUTIRAO_FAULT_SEED=...)
 	$(BIN)/pytest -n 0 -p no:randomly -m long tests/faults $(ARGS)
+
+test-runtimes: install ## test the runtimes of libraries that the lock does not have (torch; installs it under .cache/ where it is missing)
+	.ci/runtimes $(ARGS)
 
 test-zoo: install ## add every estimator of scikit-learn and 100 shapes of them, and compare each answer with the estimator's own
 	$(BIN)/pytest -n 0 -p no:randomly -m zoo tests/zoo $(ARGS)

@@ -314,13 +314,21 @@ def _print_settings(repository: Repository, info: ModelInfo) -> None:
         "version": info.version + (f" (also here: {', '.join(others)})" if others else ""),
         "runtime": f"{info.runtime}, saved with {manifest.version.saved_with}"
         + (", no other accepted" if manifest.strict_version else ""),
+        "accuracy": _accuracy(manifest),
         "limits": f"{manifest.max_rows} rows in a request, stopped after {manifest.time_limit_s:g} s{soft}",
         "batches": _batches(manifest),
         "attempts": f"{manifest.max_attempts}, where the process dies or is stopped",
         "folder": str(repository.root / info.name),
     }
     for label, text in lines.items():
-        console.console.print(f"{label:<8} {text}", markup=False)
+        if text:
+            console.console.print(f"{label:<8} {text}", markup=False)
+
+
+def _accuracy(manifest: Manifest) -> str:
+    """Say how far the answer to a row may depend on the batch that it is in; "" where it was not found to."""
+    worst = max(step.tolerance for step in manifest.version.steps)
+    return f"in a batch a row's answer may differ from the one that it gets alone by {worst:.1g} of it" if worst else ""
 
 
 def _batches(manifest: Manifest) -> str:

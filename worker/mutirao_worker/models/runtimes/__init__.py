@@ -49,6 +49,7 @@ _RUNTIMES = {
     "onnx": _Runtime(
         f"{_FOLDER}.onnx", "OnnxPredictor", "onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "mutirao[onnx]"
     ),
+    "torch": _Runtime(f"{_FOLDER}.torch", "TorchPredictor", "torch"),
     "lightgbm": _Runtime(f"{_FOLDER}.lightgbm", "LightGBMPredictor", "lightgbm", install="mutirao[lightgbm]"),
 }
 
@@ -80,7 +81,7 @@ def installed(name: str) -> str:
         library = _of_entry_point(name).library
         needs, version, install = library, _version(library), library
     else:
-        needs, version = " or ".join(runtime.distributions) or runtime.library, runtime.version()
+        needs, version = (*runtime.distributions, runtime.library)[0], runtime.version()
         library, install = runtime.library, runtime.install or runtime.library
     if not version:
         raise _unavailable(f'runtime {name!r} needs {needs}: pip install "{install}"')

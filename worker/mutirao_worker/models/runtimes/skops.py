@@ -1,4 +1,4 @@
-"""skops files: scikit-learn estimators without pickle. What they may hold beside skops' own types is what the operator trusts.
+"""skops files: scikit-learn estimators without pickle. Of types that skops does not know they hold those that the operator trusts.
 
 Once loaded they are scikit-learn's estimators, with the same answers, pages shared by the processes of a worker, and safety across fork.
 """
