@@ -462,9 +462,9 @@ shape("numbers of half the size", NUMBERS.astype(np.float32), CLASSES, example=T
 shape("whole numbers", np.arange(4 * ROWS).reshape(ROWS, 4) % 7, CLASSES)(
     lambda: make_pipeline(OneHotEncoder(), MultinomialNB())
 )
-shape("records", RECORDS, BINARY, example=True)(lambda: make_pipeline(DictVectorizer(), LogisticRegression()))
-shape("records, sparse to dense and scaled", RECORDS, BINARY, example=True)(
+shape("records", RECORDS, BINARY)(lambda: make_pipeline(DictVectorizer(), LogisticRegression()))
+shape("records, sparse to dense and scaled", RECORDS, BINARY)(
     lambda: make_pipeline(DictVectorizer(sparse=False), StandardScaler(), GaussianNB())
 )
-shape("hashed records", RECORDS, BINARY, example=True)(lambda: make_pipeline(FeatureHasher(16), LogisticRegression()))
+shape("hashed records", RECORDS, BINARY)(lambda: make_pipeline(FeatureHasher(16), LogisticRegression()))
 shape("a line through one feature", NUMBERS[:, :1], AMOUNTS)(LinearRegression)

@@ -12,7 +12,7 @@ import numpy as np
 import sklearn
 
 from mutirao import errors
-from mutirao.wire import caller_data, signature
+from mutirao.wire import signature
 from mutirao.wire.signature import Signature
 from mutirao_worker.inference import execution
 from mutirao_worker.inference.execution import ResultLimits
@@ -129,7 +129,7 @@ def _rows(rows: Any, positions: np.ndarray) -> Any:
 
 def _sent(expected: Signature, rows: Any) -> Any:
     """The rows as our own client sends them."""
-    return signature.validate("model", expected, caller_data.arrays(rows, frame=expected.frame))
+    return signature.validate("model", expected, signature.read(rows, expected))
 
 
 def _difference(got: np.ndarray, own: np.ndarray) -> str:

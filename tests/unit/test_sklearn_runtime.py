@@ -1,5 +1,6 @@
 """Estimators of scikit-learn as a worker serves them: their answers, their signature, what cannot be known, what is refused."""
 
+import json
 import pickle
 
 import joblib
@@ -19,6 +20,7 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import BayesianRidge, LinearRegression, LogisticRegression
@@ -42,7 +44,7 @@ from mutirao.wire.signature import ParameterSpec
 from mutirao_worker.inference import execution
 from mutirao_worker.models.repository import Repository
 from support import own_transformers, sample_models
-from support.pool_requests import outputs_of, packed
+from support.pool_requests import error_of, outputs_of, packed
 
 IRIS = sample_models.get("iris")
 
@@ -374,6 +376,25 @@ def test_columns_that_are_dropped_are_not_asked_for(repository, wrap, with_examp
         assert np.array_equal(answers["predict_proba"], model.predict_proba(HOUSES))
     with pytest.raises(errors.SignatureMismatch, match="got inputs without 'area'"):
         signature.validate("m", takes, caller_data.arrays(HOUSES[["rooms"]], frame=True))
+
+
+@pytest.mark.parametrize("example", [None, "rows.json", "rows.csv", "frame"])
+def test_records_are_rows(repository, tmp_path, example):
+    """A DictVectorizer takes a JSON object for each row, from a client, and as an example; what is no object fails alone."""
+    records = [{"city": "recife", "km": 3.0}, {"city": "natal", "km": 9.0}] * 3
+    model = make_pipeline(DictVectorizer(), LogisticRegression()).fit(records, [0, 1] * 3)
+    (tmp_path / "rows.json").write_text(json.dumps(records))
+    pd.DataFrame(records).to_csv(tmp_path / "rows.csv", index=False)
+    given = pd.DataFrame(records) if example == "frame" else tmp_path / example if example else None
+    takes = add(repository, model, example=given).signature
+    assert [(spec.datatype, spec.format) for spec in takes.inputs] == [("BYTES", "json")]
+    loaded = repository.load("m")
+    rows = [[{"city": "natal"}], [3], [{"km": 4}]]
+    asked = [packed("m", signature.validate("m", takes, signature.read(each, takes))) for each in rows]
+    natal, wrong, near = execution.run(lambda _: loaded, asked, execution.ResultLimits(65536)).results
+    for answer, record in ((natal, {"city": "natal"}), (near, {"km": 4})):
+        assert np.array_equal(outputs_of(answer)["predict_proba"], model.predict_proba([record]))
+    assert "row 0 is int 3, and the model takes a record for each row" in str(error_of(wrong))
 
 
 def test_threads_are_capped_in_every_part(repository):

@@ -19,7 +19,6 @@ from sklearn.base import BaseEstimator
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelEncoder, StandardScaler
 
 from mutirao import errors
@@ -108,8 +107,6 @@ HOLDS = {
     "labels beside": ((LABELS, IRIS.model), "a tuple of 0 (LabelEncoder), 1 (LogisticRegression), not a scikit-learn estimator: add its steps with --steps 1 --labels 0"),
     "score beside": ((IRIS.model, 0.93), "a tuple of 0 (LogisticRegression), 1 (float), not a scikit-learn estimator: add its steps with --steps 0"),
     "labels": (LABELS, "a LabelEncoder, which encodes labels and predicts nothing: save the classifier"),
-    "dicts alone": (DICTS, "a DictVectorizer, which takes dicts; no tensor holds them: fit"),
-    "dicts first": (make_pipeline(DICTS, StandardScaler(with_mean=False)).fit([{"a": 1}]), "a Pipeline whose DictVectorizer takes dicts; no tensor holds them: fit"),
     "array": (np.ones(3), "a ndarray of numpy, not a scikit-learn estimator"),
     "class": (LogisticRegression, "the class LogisticRegression itself"),
     "number": (7, "a int, not a scikit-learn estimator: save the fitted estimator or pipeline"),

@@ -350,7 +350,10 @@ def _print_signature(signature: Signature) -> None:
 def _input(spec: InputSpec) -> tuple[str, ...]:
     name, datatype, shape = _spec(spec)
     guessed = ", guessed" if spec.guessed else ""
-    return name, datatype + guessed, shape, {True: "yes", False: "no", None: "not known"}[spec.nullable]
+    missing = (
+        "left out or not: dropped" if spec.optional else {True: "yes", False: "no", None: "not known"}[spec.nullable]
+    )
+    return name, datatype + guessed, shape, missing
 
 
 def _spec(spec: TensorSpec) -> tuple[str, str, str]:

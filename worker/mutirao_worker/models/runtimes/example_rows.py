@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from mutirao import errors
 from mutirao.tables.csv_table import CsvTable
 from mutirao.wire import messages, tensors, untyped
-from mutirao.wire.signature import Signature
+from mutirao.wire.signature import MATRIX, InputSpec, Signature
 from mutirao.wire.tensors import Array
 
 MAX_ROWS = 8
@@ -94,6 +95,26 @@ def read_example(source: Any, expected: Signature) -> Example:
     if not complete.any():
         raise errors.RepositoryError(f"the example {_source_name(source)} has no row without a missing value")
     return Example({name: array[complete][:MAX_ROWS] for name, array in arrays.items()}, guessed)
+
+
+def read_records(source: Any) -> list[dict[str, Any]]:
+    """Read an example of a model that takes a dict for each row: a list of these, or whatever has named columns.
+
+    Raises:
+        RepositoryError: it cannot be read, or has no names.
+    """
+    if isinstance(source, str | Path) and Path(source).suffix == ".json":
+        with contextlib.suppress(OSError, msgspec.DecodeError):  # said below
+            source = msgspec.json.decode(Path(source).read_bytes())
+    if isinstance(source, list) and source and all(isinstance(each, dict) for each in source):
+        return source[:MAX_ROWS]
+    example = read_example(source, Signature(inputs=(InputSpec(MATRIX, "", (-1, -1), True),), outputs=()))
+    if not example.names:
+        raise errors.RepositoryError(
+            f"the example {_source_name(source)} has no names, and the model takes a record for each row: give it as [{{...}}, ...]"
+        )
+    columns = {name: array.tolist() for name, array in example.arrays.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _read_file(path: Path, expected: Signature) -> tuple[Any, bool]:

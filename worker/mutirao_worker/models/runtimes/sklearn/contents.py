@@ -11,7 +11,6 @@ from sklearn.preprocessing import LabelBinarizer, LabelEncoder, MultiLabelBinari
 from mutirao import errors
 
 _SHOWN = 6
-_TAKES_DICTS = "takes dicts; no tensor holds them: fit a pipeline on a DataFrame instead, with a OneHotEncoder for text, and save that"
 
 
 def describe_non_estimator(model: Any) -> str:
@@ -49,8 +48,6 @@ def check_is_estimator(estimator: Any, name: str) -> None:
 def describe_unknown_inputs(model: Any) -> str:
     """Explain why an estimator's inputs cannot be known, and what to do."""
     name = _name(model)
-    if first := next(filter(takes_dicts, _first_estimators(model)), None):
-        return f"the file holds a {name}{f' whose {_name(first)}' if first is not model else ', which'} {_TAKES_DICTS}"
     if isinstance(model, LabelEncoder | LabelBinarizer | MultiLabelBinarizer):
         return f"the file holds a {name}, which encodes labels and predicts nothing: save the classifier, which takes text as labels"
     return f"what the {name} was fitted on cannot be known: give it some rows with --example rows.csv"
@@ -67,10 +64,11 @@ def takes_dicts(part: Any) -> bool:
         return False
 
 
-def _first_estimators(model: Any) -> Iterable[Any]:
-    """Return an estimator, and the first step of a pipeline, which sees the rows."""
-    steps = getattr(model, "steps", None)
-    return (model, steps[0][1]) if steps else (model,)
+def first_takes_dicts(model: Any) -> bool:
+    """Whether the rows of an estimator are dicts, or those of the first step of a pipeline, also within a search."""
+    while inner := getattr(model, "steps", None) or getattr(model, "best_estimator_", None):
+        model = inner[0][1] if isinstance(inner, list) else inner
+    return takes_dicts(model)
 
 
 def _advice(named: Iterable[tuple[Any, Any]]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.preprocessing import FunctionTransformer
 
 from mutirao import errors
-from mutirao.wire import tensors
+from mutirao.wire import json_elements, tensors
 from mutirao.wire.signature import MATRIX, InputSpec, Signature
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import example_rows
@@ -57,6 +57,9 @@ def candidates(model: Any, example: Any) -> Iterator[Candidate]:
     Raises:
         RepositoryError: it cannot be known without an example, or the example does not match the estimator.
     """
+    if contents.first_takes_dicts(model):
+        yield _of_records([{}, {}] if example is None else example_rows.read_records(example))
+        return
     names = _fitted_attribute(model, "feature_names_in_")
     count = len(names) if names is not None else _fitted_attribute(model, "n_features_in_")
     known = features(model)
@@ -213,6 +216,11 @@ def _of_example(model: Any, example: Example, names: Any, count: int | None) -> 
         yield matrix
     if count is not None:
         yield from as_columns
+
+
+def _of_records(records: list[dict[str, Any]]) -> Candidate:
+    documents = json_elements.encode(MATRIX, records)
+    return Candidate((InputSpec(MATRIX, "BYTES", (-1,), format=json_elements.FORMAT),), {MATRIX: documents})
 
 
 def _of_columns_of(example: Example, arrays: dict[str, Array], dropped: Container[str] = ()) -> Candidate:

@@ -22,7 +22,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from mutirao import errors
-from mutirao.wire import tensors
+from mutirao.wire import elements, json_elements, tensors
 from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import example_request
@@ -55,6 +55,7 @@ class SklearnPredictor(Predictor):
     def __init__(self, estimator: Any, saved_with: str = "") -> None:
         self.estimator = estimator
         self.saved_with = saved_with
+        self._takes_records = contents.first_takes_dicts(estimator)
 
     @classmethod
     def load(cls, files: ModelFiles) -> SklearnPredictor:
@@ -93,7 +94,7 @@ class SklearnPredictor(Predictor):
 
     def transform(self, inputs: Mapping[str, Array], *, frame: bool) -> Array:
         """Return what the estimator makes of inputs, for a step that follows, as a dense matrix."""
-        return methods.dense("transform", self.estimator.transform(_data(self.estimator, inputs, frame=frame)))
+        return methods.dense("transform", self.estimator.transform(self._data(inputs, frame=frame)))
 
     def describe(self, example: Any) -> Description:
         """Return the inputs by what the estimator was fitted on, and the outputs by a trial run.
@@ -107,14 +108,14 @@ class SklearnPredictor(Predictor):
         failures: list[str] = []
         for inputs, arrays, frame in inputs_of.candidates(estimator, example):
             try:
-                outputs = tuple(_trial(estimator, arrays, frame=frame))
+                outputs = tuple(_trial(estimator, functools.partial(self._data, arrays, frame=frame)))
             except Exception as exc:  # noqa: BLE001 - the estimator's own code runs here
                 failures.append(f"{type(exc).__name__}: {exc}")
             else:
                 defaults = tuple(output for output in outputs if output.default)
                 predict_defaults = functools.partial(self.predict, outputs=defaults, frame=frame)
                 if example is None:
-                    _refuse_hidden_types(estimator, arrays, frame=frame)
+                    self._refuse_hidden_types(arrays, frame=frame)
                 specs, rows = _as_numbers(inputs, arrays, predict_defaults)
                 self.check_outputs(predict_defaults(rows))
                 predict_all = functools.partial(self.predict, outputs=outputs, frame=frame)
@@ -142,7 +143,7 @@ class SklearnPredictor(Predictor):
         parameters: Mapping[str, Any] = NO_PARAMETERS,
     ) -> dict[str, Array]:
         """Call each method that an output needs, once; return the outputs by name."""
-        data = _data(self.estimator, inputs, frame=frame)
+        data = self._data(inputs, frame=frame)
         needed = methods.needed([output.name for output in outputs])
         results: dict[str, Array] = {}
         settings = sklearn.get_config()
@@ -171,6 +172,32 @@ class SklearnPredictor(Predictor):
             with contextlib.suppress(Exception):  # a property of its own may raise
                 _cap_n_jobs(estimator, threads)
 
+    def _data(self, inputs: Mapping[str, Array], *, frame: bool) -> Any:
+        """Return the inputs as the estimator takes them; a missing text is what it was fitted on, None or NaN."""
+        if self._takes_records:
+            return _records(next(iter(inputs.values())))
+        inputs = missing.replace_missing_text(inputs, lambda: inputs_of.columns_fitted_on_none(self.estimator))
+        return _frame(inputs) if frame else next(iter(inputs.values()))
+
+    def _refuse_hidden_types(self, arrays: Mapping[str, Array], *, frame: bool) -> None:
+        """Refuse to guess what numbers are where a step of one's own makes text of whole numbers: "1" is not "1.0".
+
+        Raises:
+            RepositoryError: asks for an example.
+        """
+        own = inputs_of.first_own_step(self.estimator)
+        if own is None:
+            return
+        whole = {name: array.astype(np.int64) if array.dtype.kind == "f" else array for name, array in arrays.items()}
+        of_floats, of_integers = (_values(own, self._data(rows, frame=frame)) for rows in (arrays, whole))
+        if of_floats != of_integers or (
+            frame and any(array[0].isdecimal() for array in arrays.values() if array.dtype == object)
+        ):
+            raise errors.RepositoryError(
+                f"whether the {type(self.estimator).__name__} was fitted on whole numbers, other numbers or text cannot be known: its first step "
+                f"({type(own).__name__}) may make one of the other; give it some rows with --example rows.csv"
+            )
+
 
 def _as_numbers(
     inputs: tuple[InputSpec, ...], arrays: dict[str, Array], predict: Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -187,26 +214,6 @@ def _as_numbers(
     if not all(np.array_equal(of_integers[name], of_floats[name]) for name in of_integers):
         return inputs, arrays
     return (msgspec.structs.replace(spec, datatype="FP64", guessed=False),), numbers
-
-
-def _refuse_hidden_types(estimator: Any, arrays: Mapping[str, Array], *, frame: bool) -> None:
-    """Refuse to guess what numbers are where a step of one's own makes text of whole numbers: "1" is not "1.0".
-
-    Raises:
-        RepositoryError: asks for an example.
-    """
-    own = inputs_of.first_own_step(estimator)
-    if own is None:
-        return
-    whole = {name: array.astype(np.int64) if array.dtype.kind == "f" else array for name, array in arrays.items()}
-    of_floats, of_integers = (_values(own, _data(estimator, rows, frame=frame)) for rows in (arrays, whole))
-    if of_floats != of_integers or (
-        frame and any(array[0].isdecimal() for array in arrays.values() if array.dtype == object)
-    ):
-        raise errors.RepositoryError(
-            f"whether the {type(estimator).__name__} was fitted on whole numbers, other numbers or text cannot be known: its first step "
-            f"({type(own).__name__}) may make one of the other; give it some rows with --example rows.csv"
-        )
 
 
 def _values(transformer: Any, data: Any) -> Any:
@@ -230,10 +237,18 @@ def _library(estimator: Any) -> str:
     return str(type(estimator).__module__).partition(".")[0]
 
 
-def _data(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Any:
-    """Return the inputs as the estimator takes them; a missing text is what it was fitted on, None or NaN."""
-    inputs = missing.replace_missing_text(inputs, lambda: inputs_of.columns_fitted_on_none(model))
-    return _frame(inputs) if frame else next(iter(inputs.values()))
+def _records(documents: Array) -> list[dict[str, Any]]:
+    """Decode JSON documents.
+
+    Raises:
+        InvalidRequest: one is no object.
+    """
+    records: list[Any] = json_elements.decode(documents).tolist()
+    for at, record in enumerate(records):
+        if not isinstance(record, dict):
+            text = f'row {at} is {elements.show(record)}, and the model takes a record for each row, as {{"city": "Natal", "km": 3.5}}'
+            raise errors.InvalidRequest(text, reason="no record")
+    return records
 
 
 def _frame(inputs: Mapping[str, Array]) -> pd.DataFrame:
@@ -259,23 +274,20 @@ def _check_fitted(model: Any) -> None:
         return
 
 
-def _trial(model: Any, inputs: Mapping[str, Array], *, frame: bool) -> Iterator[OutputSpec]:
+def _trial(model: Any, data: Callable[[], Any]) -> Iterator[OutputSpec]:
     names = methods.of(model)
     defaults = [method for method in names if method in {"predict", "predict_proba"}]
     defaults = defaults or ["transform" if "transform" in names else names[0]]
     for method in names:
         try:
-            yield from _outputs(model, method, inputs, frame=frame, default=method in defaults)
+            yield from _outputs(model, method, data(), default=method in defaults)
         except Exception:
             if method == defaults[0]:
                 raise
 
 
-def _outputs(
-    model: Any, method: str, inputs: Mapping[str, Array], *, frame: bool, default: bool
-) -> Iterable[OutputSpec]:
-    rows = len(next(iter(inputs.values())))
-    data = _data(model, inputs, frame=frame)
+def _outputs(model: Any, method: str, data: Any, *, default: bool) -> Iterable[OutputSpec]:
+    rows = len(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = [each for each in methods.call(model, method, data, NO_PARAMETERS) if each[0].startswith(method)]
