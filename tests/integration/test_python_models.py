@@ -95,7 +95,7 @@ def test_the_model_refuses_one_request(client):
     """Its own words reach the caller of the one request; its neighbours are answered."""
     jobs = client.submit_many("price", [{"city": "a", "km": at} for at in (1, -5, 2)])
     assert jobs[0].result(30)["predict"].tolist() == [{"price": 11.0, "city": "a"}]
-    with pytest.raises(errors.InvalidInput, match="^km is -5: it must be 0 or more$"):
+    with pytest.raises(errors.InvalidInput, match=r"^km is -5: it must be 0 or more$"):
         jobs[1].result(30)
     assert jobs[2].result(30)["predict"].tolist() == [{"price": 12.0, "city": "a"}]
     with pytest.raises(errors.ModelFailed, match="raised KeyError: 'km'"):

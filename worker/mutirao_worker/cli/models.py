@@ -18,6 +18,7 @@ from mutirao.client.redis_backend import RedisBackend
 from mutirao.registry import ModelInfo
 from mutirao.settings import Settings
 from mutirao.wire.signature import InputSpec, OutputSpec, Signature, TensorSpec
+from mutirao_worker.cli import model_code
 from mutirao_worker.cli.model_env import env
 from mutirao_worker.cli.repository_options import repository_options
 from mutirao_worker.models.manifest import Manifest
@@ -120,6 +121,10 @@ def add(
     if info.reason:
         console.note(f"note: {info.reason}")
     console.console.print("Running workers load it at their next start.", style="dim")
+
+
+models.add_command(model_code.init)
+models.add_command(model_code.try_)
 
 
 @models.command("list", short_help="List the models and their states.", epilog="Example: mutirao models list --json")

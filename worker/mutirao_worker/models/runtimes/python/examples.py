@@ -35,7 +35,10 @@ def read(source: Any, plan: Plan) -> tuple[tuple[InputSpec, ...], dict[str, Arra
         return _arrays(source, plan)
     names = list(plan.inputs)
     try:
-        rows = _file(Path(source), plan) if isinstance(source, str | Path) else source
+        if isinstance(source, str | Path):
+            rows = _file(Path(source), plan)
+        else:
+            rows = _rows(source, plan) if isinstance(source, dict | list) else source
         takes = Signature(inputs=plan.specs(), outputs=())
         arrays = signature.validate("", takes, signature.read(rows, takes))
     except (OSError, ValueError, RecursionError, errors.InvalidRequest) as exc:

@@ -13,7 +13,7 @@ from mutirao import errors
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import example_request
-from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor
+from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor, RowsRefused
 from mutirao_worker.models.runtimes.python import arguments, examples, predict_plan, requirements, results
 from mutirao_worker.models.runtimes.python.own_modules import OwnModules
 
@@ -138,6 +138,8 @@ def _explain(exc: BaseException, folder: Path) -> str:
     where = f" ({frames[-1].filename.removeprefix(f'{folder}/')}, line {frames[-1].lineno})" if frames else ""
     if isinstance(exc, errors.InvalidOutput):
         return str(exc)
+    if isinstance(exc, errors.InvalidInput | RowsRefused):
+        return f"refused a row ({exc})"
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return f"needs the module {exc.name!r}{where}: install it where the workers run, or put it into the folder"
     return f"raised {type(exc).__name__}: {exc}{where}"
