@@ -171,12 +171,12 @@ def test_what_keeps_a_model_from_being_served_is_shown(filled):
     with (filled.folder / "models/digest/1/model.joblib").open("ab") as file:
         file.write(b"x")
     (filled.folder / "models/missing/1/model.joblib").unlink()
-    filled.edit("models/runtime/model.toml", 'runtime = "sklearn"', 'runtime = "onnx"')
+    filled.edit("models/runtime/model.toml", 'runtime = "sklearn"', 'runtime = "other"')
     filled.edit("models/toml/model.toml", "max_rows = 10000", 'max_rows = "many"')
     reasons = {
         "digest": "models/digest/1/model.joblib is not the file that was added: its digest is sha256:",
         "missing": "models/missing/1/model.joblib is missing: put it back, or add the model again",
-        "runtime": "runtime 'onnx' is not known: this worker has python, sklearn",
+        "runtime": "runtime 'other' is not known: this worker has python, sklearn",
         "toml": "models/toml/model.toml: max_rows is 'many': expected a whole number, got text",
     }
     listed, verified = filled.says("list"), filled.run("verify")

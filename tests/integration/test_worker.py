@@ -32,7 +32,7 @@ def special(tmp_path_factory):
     (repository.root / "missing" / "1" / "model.joblib").unlink()
     _add(repository, folder, bad_models.Summing, name="foreign")
     manifest = repository.root / "foreign" / "model.toml"
-    manifest.write_text(manifest.read_text().replace('runtime = "sklearn"', 'runtime = "onnx"'))
+    manifest.write_text(manifest.read_text().replace('runtime = "sklearn"', 'runtime = "other"'))
     with (
         RedisServer() as server,
         WorkerProcess(server.url, repository.root, concurrency=2, env={"NOTES": str(folder / "notes")}) as worker,
@@ -109,7 +109,7 @@ def test_time_limits_follow_the_model(fleet, stock):
     [
         ("raises", "is not the file that was added: its digest is sha256:"),
         ("missing", "model.joblib is missing: put it back, or add the model again"),
-        ("foreign", "runtime 'onnx' is not known: this worker has python, sklearn"),
+        ("foreign", "runtime 'other' is not known: this worker has python, sklearn"),
     ],
 )
 def test_broken_models_do_not_stop_the_others(special, own, model, says):

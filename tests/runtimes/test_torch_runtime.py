@@ -1,6 +1,7 @@
 """Programs of torch.export, where torch is installed (`make test-runtimes` sees to that): in this process, and by a worker of two processes."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from mutirao_worker.models.repository import Repository
 from support.redis_servers import RedisServer
 from support.worker_process import Fleet, WorkerProcess
 
-torch = pytest.importorskip("torch", exc_type=ImportError)
+torch: Any = pytest.importorskip("torch", exc_type=ImportError)
 
 DATA = np.random.default_rng(0).standard_normal((1000, 4)).astype(np.float32)
 
 
-class Net(torch.nn.Module):  # type: ignore[misc]
+class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -25,7 +26,7 @@ class Net(torch.nn.Module):  # type: ignore[misc]
         return torch.softmax(self.layers(x), 1)
 
 
-class Two(torch.nn.Module):  # type: ignore[misc]
+class Two(torch.nn.Module):
     def forward(self, a, b):
         return {"sum": a + b, "larger": a > b}
 
