@@ -7,6 +7,7 @@ import pytest
 from sklearn.preprocessing import LabelEncoder, StandardScaler
 
 from mutirao import errors
+from mutirao.wire import signature
 from mutirao_worker.models.repository import Repository
 
 lightgbm = pytest.importorskip("lightgbm", exc_type=ImportError)
@@ -153,3 +154,18 @@ def test_another_runtime_than_its_own_is_refused(tmp_path):
         match=r"m.json does not load: it is damaged, or of a version that xgboost \S+ does not read: copy or save it again \(XGBoostError: .*\)$",
     ):
         repository.add("m", tmp_path / "m.json")
+
+
+@pytest.mark.parametrize("kind", [lightgbm.LGBMClassifier, xgboost.XGBClassifier])
+def test_a_saved_wrapper_takes_the_values_of_its_categories(tmp_path, kind):
+    """A wrapper that was fitted on columns of pandas' categories and saved with joblib answers as it does in process."""
+    model = kind(n_estimators=3, **({"enable_categorical": True} if kind is xgboost.XGBClassifier else {"verbose": -1}))
+    model.fit(CATEGORIES, TWO)
+    file = tmp_path / "m.joblib"
+    joblib.dump(model, file)
+    repository = Repository(tmp_path / "models")
+    takes = repository.add("m", file).signature
+    plain = CATEGORIES.astype({name: object for name in CATEGORIES if CATEGORIES[name].dtype == "category"})
+    inputs = signature.validate("m", takes, signature.read(plain, takes))
+    answers = repository.load("m").predict(inputs, takes.select_outputs(None))
+    assert np.array_equal(answers["predict_proba"], model.predict_proba(CATEGORIES))

@@ -3,6 +3,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -275,3 +276,15 @@ def test_binding_what_is_bound_changes_nothing(rows, dtype):
     twice = signature.validate("m", MATRIX, once)
     assert signature.rows(twice) == rows
     assert np.array_equal(once["X"], twice["X"])
+
+
+def test_a_sparse_matrix_travels_dense():
+    """scipy's sparse matrices and arrays are taken as their dense form; one that would be too large is refused before it is made."""
+    takes = Signature(inputs=(InputSpec("X", "FP64", (-1, 3)),), outputs=OUTPUTS)
+    for kind in (scipy.sparse.csr_matrix, scipy.sparse.coo_array):
+        inputs = signature.validate("m", takes, signature.read(kind([[0.0, 2.0, 0.0]]), takes))
+        assert inputs["X"].tolist() == [[0.0, 2.0, 0.0]]
+    with pytest.raises(
+        errors.PayloadTooLarge, match=r"a sparse matrix of 1000 x 1000000 travels dense.*split it by its rows"
+    ):
+        signature.read(scipy.sparse.csr_matrix((1000, 1_000_000)), takes)

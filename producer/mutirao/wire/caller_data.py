@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from mutirao import errors
 from mutirao.wire import elements, untyped
 from mutirao.wire.tensors import Array
+
+_DENSE_MAX = 256 * 1024 * 1024
 
 
 def arrays(data: Any, *, frame: bool) -> dict[str, Array]:
@@ -80,6 +83,8 @@ def as_array(name: str, values: Any) -> Array:
     """Return values without a datatype as an array: a list, a Series, an array; of rows that mix types, one of objects."""
     if hasattr(values, "to_numpy"):
         values = np.asarray(values.to_numpy())
+    if hasattr(values, "toarray"):
+        values = _dense(name, values)
     if not isinstance(values, np.ndarray):
         try:
             return untyped.array_from_values(name, values)
@@ -95,6 +100,20 @@ def as_array(name: str, values: Any) -> Array:
     if values.dtype.kind not in "OSUT":
         return np.asarray(values)
     return _mixed(name, values.astype(object))
+
+
+def _dense(name: str, sparse: Any) -> Array:
+    """Return one of scipy's sparse matrices as an array, which is how it travels.
+
+    Raises:
+        PayloadTooLarge: it would be over _DENSE_MAX bytes.
+    """
+    size = math.prod(sparse.shape) * sparse.dtype.itemsize
+    if size > _DENSE_MAX:
+        shape = " x ".join(map(str, sparse.shape))
+        text = f"a sparse matrix of {shape} travels dense, and that is {size:,} bytes, over {_DENSE_MAX:,}: split it by its rows"
+        raise errors.PayloadTooLarge(f"{untyped.tensor_prefix(name)}{text}", limit=_DENSE_MAX, size=size)
+    return np.asarray(sparse.toarray())
 
 
 def _as_matrix(data: Any) -> Any:

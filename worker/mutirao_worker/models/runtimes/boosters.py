@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,17 @@ from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes.sklearn.methods import METHODS
 
 _SHOWN = 6
+_LIBRARIES = ("lightgbm", "xgboost")
+
+
+def with_own_categories(estimator: Any) -> Any:
+    """Return a library's wrapper that was fitted on columns of pandas' categories as an estimator that takes their values; others as they are."""
+    library = type(estimator).__module__.partition(".")[0]
+    if library not in _LIBRARIES or not hasattr(estimator, "feature_names_in_"):
+        return estimator
+    module = importlib.import_module(f"{__package__}.{library}")
+    categories = module.categories_of(estimator)
+    return WithCategories(estimator, categories, unknown_is_missing=library == "lightgbm") if categories else estimator
 
 
 class Booster(BaseEstimator):  # type: ignore[misc]

@@ -31,13 +31,25 @@ class LightGBMPredictor(SklearnPredictor):
     def load(cls, files: ModelFiles) -> LightGBMPredictor:
         """Load a native file; see `Predictor.load`."""
         text = files.raw.decode()
-        header = dict(line.split("=", 1) for line in text.partition("\n\n")[0].splitlines() if "=" in line)
+        header = _header(text)
         booster = lightgbm.Booster(model_str=text)
         objective = header.get("objective", "").partition(" ")[0]
         estimator: Any = _KINDS.get(objective, _Booster)(booster)
         if categories := _categories(booster, header.get("feature_infos", "").split(" ")):
             estimator = boosters.WithCategories(estimator, categories, unknown_is_missing=True)
         return cls(estimator)
+
+
+def categories_of(wrapper: Any) -> dict[str, list[Any]]:
+    """Return what columns of categories may hold, by name, for a fitted wrapper."""
+    booster = wrapper.booster_
+    if not booster.pandas_categorical:
+        return {}
+    return _categories(booster, _header(booster.model_to_string(num_iteration=1)).get("feature_infos", "").split(" "))
+
+
+def _header(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.partition("\n\n")[0].splitlines() if "=" in line)
 
 
 class _Booster(boosters.Booster):

@@ -102,6 +102,11 @@ def _estimator_type(booster: xgboost.Booster) -> str:
         return ""
 
 
+def categories_of(wrapper: Any) -> dict[str, list[Any]]:
+    """Return what columns of categories may hold, by name, for a fitted wrapper."""
+    return _categories(wrapper.get_booster())
+
+
 def _categories(booster: xgboost.Booster) -> dict[str, list[Any]]:
     """Return what columns of categories may hold, by name; none where the file has no names of categories: they are codes then.
 

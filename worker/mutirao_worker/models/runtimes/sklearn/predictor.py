@@ -25,7 +25,7 @@ from mutirao import errors
 from mutirao.wire import elements, json_elements, tensors
 from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
-from mutirao_worker.models.runtimes import example_request
+from mutirao_worker.models.runtimes import boosters, example_request
 from mutirao_worker.models.runtimes.predictor import NO_PARAMETERS, Description, ModelFiles, Predictor, picked
 from mutirao_worker.models.runtimes.sklearn import (
     checks,
@@ -70,7 +70,7 @@ class SklearnPredictor(Predictor):
         estimators = list(parts.estimators(estimator))
         checks.refuse_old_trees(estimators, saved_with)
         forests.speed_up_forests(estimators)
-        return cls(estimator, f"scikit-learn {saved_with}" if saved_with else "")
+        return cls(boosters.with_own_categories(estimator), f"scikit-learn {saved_with}" if saved_with else "")
 
     @classmethod
     def unpickle(cls, files: ModelFiles) -> Any:
