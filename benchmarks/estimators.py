@@ -30,3 +30,24 @@ class BigModel(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if folder := os.environ.get(WITNESS):
             (Path(folder) / str(os.getpid())).touch()
         return np.asarray(np.asarray(rows).sum(axis=1) * self.weights_.mean())
+
+
+class OnnxModel:
+    """An ONNX model as a plain application calls it; each process makes a session of one thread."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self._session: Any = None
+
+    def predict_proba(self, rows: Any) -> np.ndarray:
+        if self._session is None:
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
+            self._session = onnxruntime.InferenceSession(self.raw, options, providers=["CPUExecutionProvider"])
+        (name,) = (each.name for each in self._session.get_inputs())
+        return np.asarray(self._session.run(["probabilities"], {name: np.asarray(rows, dtype=np.float32)})[0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"raw": self.raw, "_session": None}

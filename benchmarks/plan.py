@@ -32,13 +32,15 @@ class Plan:
     """
 
     measures: tuple[str, ...] = MEASURES
-    models: tuple[str, ...] = ("iris", "forest")
+    models: tuple[str, ...] = tuple(workload.WORKLOADS)
     contestants: tuple[str, ...] = tuple(contestants.TABLE)
     rounds: int = 5
-    rows: dict[str, int] = field(default_factory=lambda: {"iris": 2000, "forest": 600})
+    rows: dict[str, int] = field(
+        default_factory=lambda: {"iris": 2000, "forest": 600, "xgboost": 1000, "onnx": 2000, "python": 600}
+    )
     batched_rows: int = workload.ROWS
     submits: tuple[int, int] = (10_000, 1_000)
-    requests: dict[str, int] = field(default_factory=lambda: {"iris": 200, "forest": 100})
+    requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(workload.WORKLOADS, 100) | {"iris": 200})
     processes: int = 2
     output: str = "predict_proba"
     megabytes: int = 400
@@ -46,7 +48,7 @@ class Plan:
 
     def quick(self) -> Plan:
         """Return the plan that only shows that all of it works."""
-        rows, requests = {"iris": 300, "forest": 100}, {"iris": 50, "forest": 30}
+        rows, requests = dict.fromkeys(workload.WORKLOADS, 100) | {"iris": 300}, dict.fromkeys(workload.WORKLOADS, 30)
         fewer = replace(self, rows=rows, batched_rows=2_000, submits=(2_000, 200), requests=requests)
         return replace(fewer, contestants=QUICK, rounds=1, megabytes=100)
 

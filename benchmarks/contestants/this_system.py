@@ -34,7 +34,18 @@ class ThisSystem(Fleet):
 
     def prepare(self) -> None:
         env = {**os.environ, **self.env(), "PYTHONPATH": str(HERE)}
-        add = [sys.executable, "-m", "mutirao", "models", "add", self.workload.name, str(self.workload.file)]
+        add = [
+            sys.executable,
+            "-m",
+            "mutirao",
+            "models",
+            "add",
+            self.workload.name,
+            str(self.workload.served or self.workload.file),
+        ]
+        if self.workload.served:
+            np.save(self.place.folder / "example.npy", self.workload.rows[:4])
+            add += ["--example", str(self.place.folder / "example.npy")]
         done = run(add, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"mutirao models add failed: {done.stderr}")
@@ -48,7 +59,8 @@ class ThisSystem(Fleet):
 
     def connect(self) -> None:
         self._client = Client(self.url)
-        self._outputs = [self.workload.output]
+        self._output = self.workload.served_output or self.workload.output
+        self._outputs = [self._output]
         self.until(lambda: self._client.catalog().serving(self.workload.name))
 
     def stop(self) -> None:
@@ -68,14 +80,14 @@ class ThisSystem(Fleet):
         answers: dict[str, np.ndarray] = {}
         try:
             for job in self._client.as_completed(handles, timeout_s):
-                answers[job.id] = job.result(timeout_s)[self.workload.output][0]
+                answers[job.id] = job.result(timeout_s)[self._output][0]
         except errors.MutiraoError as exc:
             sys.stderr.write(f"mutirao: {exc}\n")
         return [answers.get(job.id) for job in handles]
 
     def one(self, row: np.ndarray) -> np.ndarray:
         outputs = self._client.predict(self.workload.name, row[np.newaxis], timeout=30, outputs=self._outputs)
-        return np.asarray(outputs[self.workload.output][0])
+        return np.asarray(outputs[self._output][0])
 
 
 class NoEvents(ThisSystem):
@@ -103,7 +115,7 @@ class StockClient(ThisSystem):
             self.workload.name,
             {"name": "X", "datatype": "FP64", "shape": [1, row.size], "data": row.tolist()},
         )
-        request = {"inputs": [tensor], "outputs": [{"name": self.workload.output}]}
+        request = {"inputs": [tensor], "outputs": [{"name": self._output}]}
         sent = self._app.send_task("mutirao.predict", (name, request), queue=f"mutirao.{name}")
         (output,) = sent.get(timeout=30)["outputs"]
         return np.asarray(output["data"])
