@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,11 @@ from mutirao_worker.models.repository import Repository
 from support import model_files
 
 # By case: the files, what else is said, the rows, and which answer is right.
-SERVED = {
+SERVED: dict[str, tuple[list[str], dict[str, Any], Any, str | None]] = {
     "scaler and model": (["scaler.pkl", "model.pkl"], {}, "numbers", "chain"),
     "names for labels": (["scaler.pkl", "model.pkl"], {"labels": "label_encoder.pkl"}, "numbers", "named"),
     "dict": (["dict.pkl"], {"picks": ["scaler", "model"]}, "numbers", "chain"),
     "vectorizer and model": (["vectorizer.pkl", "spam.pkl"], {}, model_files.TEXTS, "spam"),
-    "tuple of records": (["tuple.bin"], {"picks": ["0", "1"]}, model_files.RECORDS, "records"),
     "whole numbers as text": (["int_as_text.joblib"], {"example": "grades.csv"}, "grades", "int_as_text"),
     "XGBoost, JSON": (["xgb.json"], {}, "numbers", "xgb"),
     "XGBoost, UBJSON": (["xgb.ubj"], {}, "numbers", "xgb"),

@@ -4,6 +4,7 @@ A program, so that its classes are those of a script (`__main__`), as in the fil
 """
 
 import contextlib
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -75,11 +76,11 @@ def write(folder):
 
     (folder / "column_text.py").write_text("def as_text(X): return X.astype(str)\n")
     sys.path.insert(0, str(folder))
-    import column_text
+    as_text_of = importlib.import_module("column_text").as_text
 
     grades = pd.DataFrame({"grade": random.randint(1, 4, ROWS)})
     as_text = make_pipeline(
-        FunctionTransformer(column_text.as_text), OneHotEncoder(handle_unknown="ignore"), LogisticRegression()
+        FunctionTransformer(as_text_of), OneHotEncoder(handle_unknown="ignore"), LogisticRegression()
     )
     joblib.dump(as_text.fit(grades, grades.grade), folder / "int_as_text.joblib")
     grades[:8].to_csv(folder / "grades.csv", index=False)
@@ -112,7 +113,7 @@ def write_boosters(folder, frame, target):
     lgb.booster_.save_model(folder / "lgb.txt")
     joblib.dump(xgb, folder / "xgb.joblib")
     joblib.dump(lgb, folder / "lgb.joblib")
-    return {"xgb": xgb.predict(frame[:8]).tolist(), "lgb": lgb.predict(frame[:8]).tolist()}
+    return {"xgb": xgb.predict(frame[:8]).tolist(), "lgb": np.asarray(lgb.predict(frame[:8])).tolist()}
 
 
 if __name__ == "__main__":

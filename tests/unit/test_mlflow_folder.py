@@ -71,3 +71,22 @@ def test_a_registry_needs_mlflow(repository):
         errors.RepositoryError, match="which is not installed here: pip install mlflow, or download the folder"
     ):
         repository.add("houses", "models:/houses@champion")
+
+
+def test_a_booster_is_served_from_its_own_file(repository):
+    """XGBoost's flavour is its native file: labels and probabilities, as the estimator that was saved gives them."""
+    info = repository.add("m", SAVED / "xgb")
+    assert (info.runtime, info.signature.inputs[0].shape) == ("xgboost", (-1, 3))
+    assert {"predict", "predict_proba"} <= {output.name for output in info.signature.outputs}
+    repository.load("m").warm_up()
+
+
+def test_what_only_mlflow_can_run_needs_it(repository, folder):
+    """A model of own code is refused with the library that it needs, where MLflow is not."""
+    (folder / "MLmodel").write_text("flavors: {python_function: {loader_module: mlflow.pyfunc.model}}\n")
+    (folder / "requirements.txt").unlink()
+    with pytest.raises(
+        errors.RepositoryError,
+        match=r"needs the module 'mlflow' \(model.py, line 1\): install it where the workers run",
+    ):
+        repository.add("m", folder)

@@ -18,14 +18,8 @@ from mutirao_worker.models import atomic_files
 FILE = "MLmodel"
 URLS = ("models:/", "runs:/", "mlflow-artifacts:/")
 _KEPT = ("requirements.txt",)
-# The keys of flavours that are served without MLflow, in the order of preference: their runtime, and which of their keys names the file.
-_FLAVOURS = {
-    "sklearn": ("sklearn", "pickled_model"),
-    "xgboost": ("xgboost", "data"),
-    "lightgbm": ("lightgbm", "data"),
-    "onnx": ("onnx", "data"),
-    "pytorch": ("torch", "model_data"),
-}
+# The flavours that are served without MLflow, in the order of preference, and which of their keys names the file.
+_FLAVOURS = {"sklearn": "pickled_model", "xgboost": "data", "lightgbm": "data", "onnx": "data", "pytorch": "model_data"}
 # MLflow's types of columns: the dtype, and a value for rows that are made up.
 _COLUMNS: dict[str, tuple[Any, Any]] = {
     "boolean": (np.bool_, True),
@@ -36,21 +30,36 @@ _COLUMNS: dict[str, tuple[Any, Any]] = {
     "string": (object, "a"),
 }
 _ROWS = 2
+# The code of a model that only MLflow can run; in the folder it is a model of own code.
+_OWN_CODE = """\
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+
+
+class Model:
+    def load(self, folder):
+        self.model = mlflow.pyfunc.load_model(str(folder))
+
+    def predict(self, data: {kind}):
+        return self.model.predict(data)
+"""
+MODEL_CODE = "model.py"
 
 
 class MlflowFolder(msgspec.Struct, frozen=True):
     """What such a folder holds.
 
     Attributes:
-        runtime: what loads it.
-        file: the file that the runtime loads; "" for the whole folder.
+        file: the model's file, by whose content its runtime is known; "" for the whole folder, a model of own code.
         names: the files to keep, relative to the folder.
+        made: files that are added to them, by name.
         example: rows by column, or one unnamed array; None for none.
     """
 
-    runtime: str
     file: str
     names: tuple[str, ...]
+    made: dict[str, bytes]
     example: dict[str, Array] | None
 
 
@@ -90,19 +99,27 @@ def read(folder: Path) -> MlflowFolder:
     flavours = document.get("flavors")
     if not isinstance(flavours, Mapping) or not flavours:
         raise errors.RepositoryError(f"{folder / FILE} names no flavour of a model: save it again with MLflow")
-    for flavour, (runtime, key) in _FLAVOURS.items():
+    for flavour, key in _FLAVOURS.items():
         if flavour in flavours:
             file = _model_file(folder, flavour, flavours[flavour], key)
             names = [file, *(name for name in _KEPT if (folder / name).is_file())]
-            return MlflowFolder(_runtime_of(runtime, folder / file), file, tuple(names), _example(folder, document))
+            return MlflowFolder(file, tuple(names), {}, _example(folder, document))
     if "python_function" not in flavours:
         raise errors.RepositoryError(
             f"{folder} holds the flavours {', '.join(flavours)}: none is served. Write a folder with a model.py: mutirao models init NAME"
         )
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return MlflowFolder(
-        "mlflow", "", tuple(name for name in names if not name.startswith(".")), _example(folder, document)
-    )
+    return _of_own_code(folder, _example(folder, document))
+
+
+def _of_own_code(folder: Path, example: dict[str, Array] | None) -> MlflowFolder:
+    """Return what only MLflow can run as a model of own code, which calls it."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    if MODEL_CODE in names:
+        raise errors.RepositoryError(f"{folder / MODEL_CODE} takes the name of the code that calls MLflow: rename it")
+    kind = "np.ndarray" if example is not None and "" in example else "pd.DataFrame"
+    code = _OWN_CODE.format(kind=kind).encode()
+    return MlflowFolder("", tuple(names), {MODEL_CODE: code}, example)
 
 
 def _document(folder: Path) -> Mapping[str, Any]:
@@ -140,11 +157,6 @@ def _model_file(folder: Path, flavour: str, settings: Any, key: str) -> str:
             raise errors.RepositoryError(f"{path} holds {len(files)} models: one is needed")
         path = files[0]
     return path.relative_to(folder.resolve()).as_posix()
-
-
-def _runtime_of(runtime: str, path: Path) -> str:
-    """Return the runtime of a flavour's file: those of boosters may be pickled estimators."""
-    return "sklearn" if runtime in {"xgboost", "lightgbm"} and path.suffix in {".pkl", ".pickle"} else runtime
 
 
 def _example(folder: Path, document: Mapping[str, Any]) -> dict[str, Array] | None:

@@ -100,9 +100,10 @@ def _mlflow_folder(path: Path) -> Path | None:
 
 def _of_mlflow(folder: Path, trust: Sequence[str]) -> ModelSource:
     found = mlflow_folder.read(folder)
-    contents = {name: atomic_files.read_file(folder / name) for name in found.names}
-    origins = {name: str(folder / name) for name in found.names}
-    step = Step(runtime=found.runtime, file=found.file, trust=tuple(trust))
+    contents = {name: atomic_files.read_file(folder / name) for name in found.names} | found.made
+    origins = {name: str(folder / name) for name in found.names} | {"": str(folder)}
+    runtime = _runtime_of(contents[found.file]) if found.file else "python"
+    step = Step(runtime=runtime, file=found.file, trust=tuple(trust))
     return ModelSource(contents, (step,), None, origins, found.example)
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from packaging.requirements import InvalidRequirement, Requirement
 
 FILE = "requirements.txt"
+# Other distributions of the same code.
+_SAME_CODE = {"mlflow": ("mlflow-skinny",)}
 
 
 class Differences(NamedTuple):
@@ -29,9 +31,8 @@ def compare(text: bytes) -> Differences:
         required = _requirement(line)
         if required is None or (required.marker is not None and not required.marker.evaluate()):
             continue
-        try:
-            version = importlib.metadata.version(required.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = next(filter(None, map(_version, (required.name, *_SAME_CODE.get(required.name, ())))), "")
+        if not version:
             missing.append(f"{required.name}{required.specifier}")
             continue
         if not required.specifier.contains(version, prereleases=True):
@@ -47,3 +48,10 @@ def _requirement(line: str) -> Requirement | None:
         return Requirement(text)
     except InvalidRequirement:
         return None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
