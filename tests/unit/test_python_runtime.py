@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+import types
 from typing import Any
 
 import numpy as np
@@ -500,12 +501,15 @@ def test_requirements_are_compared(add, repository):
             "import sys, types\nsys.modules.setdefault('torch', types.ModuleType('torch'))\n" + textwrap.dedent(TEXTS),
             False,
         ),
+        ("import torch\n" + textwrap.dedent(TEXTS), False),
     ],
-    ids=["plain", "said", "threads", "torch"],
+    ids=["plain", "said", "threads", "torch", "torch again"],
 )
 def test_what_does_not_survive_a_fork_is_loaded_after_it(add, repository, monkeypatch, code, before):
     """A model whose load starts threads or imports torch, or that says so itself, is loaded by each process."""
     monkeypatch.delitem(sys.modules, "torch", raising=False)
+    if code.startswith("import torch"):  # as another model has left it
+        monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
     add(code)
     sys.modules.pop("torch", None)
     assert repository.manifest("own").version.steps[0].before_fork is before

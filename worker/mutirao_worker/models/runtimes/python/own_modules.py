@@ -39,6 +39,14 @@ class OwnModules(MetaPathFinder, InspectLoader):
         """The names of its modules and packages, without those inside packages."""
         return frozenset(self._tops)
 
+    def used(self) -> set[str]:
+        """Return the top-level modules from which its modules have names, besides their own."""
+        values = [value for module in self._modules.values() for value in vars(module).values()]
+        names = (
+            value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "") for value in values
+        )
+        return {str(name).partition(".")[0] for name in names} - self._tops
+
     @contextlib.contextmanager
     def importable(self) -> Iterator[None]:
         """Let the modules be imported by their plain names, by the model's code and for as long as it runs."""

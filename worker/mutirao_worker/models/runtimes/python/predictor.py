@@ -27,11 +27,12 @@ class PythonPredictor(Predictor):
 
     library: ClassVar[str] = "Python"
 
-    def __init__(self, model: Any, modules: OwnModules, folder: Path, *, forkable: bool) -> None:
+    def __init__(self, model: Any, modules: OwnModules, folder: Path, *, forkable: bool, there: frozenset[str]) -> None:
         self._model = model
         self._modules = modules
         self._folder = folder
         self._forkable = forkable
+        self._there = there
         with modules.importable():
             self._plan = predict_plan.read(model.predict, batch=getattr(model, "batch", None))
 
@@ -46,7 +47,7 @@ class PythonPredictor(Predictor):
         modules = OwnModules(files.folder, files.contents)
         if hiding := sorted(modules.names & sys.stdlib_module_names):
             raise errors.RepositoryError(f"{hiding[0]}.py hides a module of Python itself: give it another name")
-        threads = _threads()
+        threads, there = _threads(), _UNFORKABLE & sys.modules.keys()
         with modules.importable():
             try:
                 made = getattr(importlib.import_module(MODULE), CLASS, None)
@@ -59,7 +60,7 @@ class PythonPredictor(Predictor):
             raise errors.RepositoryError(
                 f"{MODULE}.py has no class {CLASS} with a method predict: see docs/python-models.md"
             )
-        return cls(model, modules, files.folder, forkable=_threads() == threads)
+        return cls(model, modules, files.folder, forkable=_threads() <= threads, there=there)
 
     def describe(self, example: Any) -> Description:
         """Return what predict takes and gives: by a trial on the example, or on made-up rows, or by its annotations alone."""
@@ -106,10 +107,9 @@ class PythonPredictor(Predictor):
     def learned(self) -> dict[str, Any]:
         """Return what the manifest is to remember."""
         own = getattr(self._model, "before_fork", True)
-        return {
-            "before_fork": bool(own) and self._forkable and not _UNFORKABLE & sys.modules.keys(),
-            "batch": self._plan.batch,
-        }
+        # Another model may have imported such a library into this process before.
+        unforkable = _UNFORKABLE & ((sys.modules.keys() - self._there) | self._modules.used())
+        return {"before_fork": bool(own) and self._forkable and not unforkable, "batch": self._plan.batch}
 
     def _run(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         with self._modules.importable():
