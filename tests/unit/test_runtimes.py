@@ -1,7 +1,7 @@
 """The registry of runtimes: what each needs, and those that other packages bring."""
 
 import sys
-import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,44 +10,18 @@ from mutirao import errors
 from mutirao_worker.models import runtimes
 from mutirao_worker.models.repository import Repository
 
-MODULE = '''
-import numpy as np
-from mutirao.wire.signature import InputSpec, OutputSpec
-from mutirao_worker.models.runtimes.example_rows import encode_request
-from mutirao_worker.models.runtimes.predictor import Description, Predictor
-
-
-class LinearPredictor(Predictor):
-    """Weights in a text file, one a line."""
-
-    library = "linear-weights"
-
-    def __init__(self, weights):
-        self.weights = weights
-
-    @classmethod
-    def load(cls, files):
-        return cls(np.array(files.raw.decode().split(), dtype=np.float64))
-
-    def describe(self, example):
-        return Description(
-            inputs=(InputSpec("X", "FP64", (-1, len(self.weights))),),
-            outputs=(OutputSpec("y", "FP64", (-1,), default=True),),
-            example=encode_request({"X": np.ones((2, len(self.weights)))}),
-        )
-
-    def predict(self, inputs, outputs, *, frame, parameters=None):
-        return {"y": inputs["X"] @ self.weights}
-'''
+PAGE = (Path(__file__).parents[2] / "docs" / "runtimes.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A distribution that brings the runtime `linear`, and one named `broken` that cannot be imported, as pip lays them out."""
+    """A distribution that brings the runtime `linear` as the page shows it, and one named `broken` that cannot be imported, as pip lays them out."""
     folder = tmp_path / "site"
     info = folder / "linear_weights-1.2.dist-info"
     info.mkdir(parents=True)
-    (folder / "linear_weights.py").write_text(textwrap.dedent(MODULE))
+    (folder / "linear_weights.py").write_text(
+        PAGE.partition("## A runtime of your own")[2].partition("```python\n")[2].partition("```")[0]
+    )
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: linear-weights\nVersion: 1.2\n")
     points = "linear = linear_weights:LinearPredictor\nbroken = nowhere:Predictor\nother = linear_weights:np\n"
     (info / "entry_points.txt").write_text(f"[{runtimes.ENTRY_POINTS}]\n{points}")
@@ -73,7 +47,7 @@ def test_a_package_brings_a_runtime(tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("missing", r"runtime 'missing' is not known: this worker has sklearn, .*, broken, linear, other; another one comes with a package"),
+        ("missing", r"runtime 'missing' is not known: this worker has .*, broken, linear, other; another one comes with a package"),
         ("broken", r"runtime 'broken' \(nowhere:Predictor\) cannot be imported: No module named 'nowhere'"),
         ("other", r"runtime 'other' \(linear_weights:np\) is no subclass of Predictor"),
     ],

@@ -25,14 +25,15 @@ class LoadedModel:
     def __init__(self, info: ModelInfo, manifest: Manifest, make: Callable[[], Predictor], example: bytes) -> None:
         self.info = info
         self.manifest = manifest
-        self._make = make
+        self._make: Callable[[], Predictor] | None = make
         self._predictor: Predictor | None = None
         self._example = example
 
     def load(self) -> None:
         """Load it into this process, if it is not yet: the parent of a worker does so for its processes where the runtime allows that."""
-        if self._predictor is None:
+        if self._make is not None:
             self._predictor = self._make()
+            self._make = None  # it holds the bytes of the files
 
     def predict(
         self,
