@@ -69,7 +69,7 @@ class Constant(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 def weekday_and_hour(X: Any) -> Any:  # noqa: N803
     """The weekday and hour of a column of dates."""
     times = X["when"]
-    return pd.DataFrame({"weekday": times.dt.dayofweek, "hour": times.dt.hour})
+    return pd.DataFrame({"weekday": times.dt.day_of_week, "hour": times.dt.hour})
 
 
 def as_text(X: Any) -> Any:  # noqa: N803

@@ -106,7 +106,7 @@ def test_an_example_in_memory_keeps_its_dtypes(repository):
         ),
         (HOUSES.assign(rooms=np.nan), "has no row without a missing value"),
         (HOUSES.iloc[:0], "has no row without a missing value"),
-        (HOUSES.assign(area=pd.Timestamp("2020-01-01")), "column 'area' holds datetime64"),
+        (HOUSES.assign(area=pd.Timestamp("2020-01-01", tz="UTC")), "column 'area' holds datetime64"),
         (
             HOUSES.assign(city="Paris"),
             "the Pipeline does not predict the example: ValueError: Found unknown categories",

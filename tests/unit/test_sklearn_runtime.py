@@ -397,6 +397,38 @@ def test_records_are_rows(repository, tmp_path, example):
     assert "row 0 is int 3, and the model takes a record for each row" in str(error_of(wrong))
 
 
+@pytest.mark.parametrize("kind", ["frame", "csv"])
+def test_dates_are_text_on_the_wire(repository, tmp_path, kind):
+    """A column of times travels as ISO 8601 and reaches the model as datetime64; a time zone, and what is no time, are refused."""
+    data = pd.DataFrame(
+        {"when": pd.to_datetime(["2026-11-29T08:30:00", "2026-01-03T00:00:00", "2026-05-01T23:59:59"] * 4)}
+    )
+    model = make_pipeline(FunctionTransformer(own_transformers.weekday_and_hour), LinearRegression()).fit(
+        data, range(12)
+    )
+    data.to_csv(tmp_path / "rows.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
+    takes = add(repository, model, example=data if kind == "frame" else tmp_path / "rows.csv").signature
+    assert [(spec.datatype, spec.format) for spec in takes.inputs] == [("BYTES", "date-time")]
+    loaded = repository.load("m")
+    times = list(data["when"])
+    for given in (
+        data,
+        {"when": times},
+        {"when": [each.isoformat() for each in times]},
+        {"when": data["when"].to_numpy()},
+    ):
+        asked = packed("m", signature.validate("m", takes, signature.read(given, takes)))
+        (answer,) = execution.run(lambda _: loaded, [asked], execution.ResultLimits(65536)).results
+        assert np.array_equal(outputs_of(answer)["predict"], model.predict(data))
+    for wrong, says in (
+        ("2026-11-29T08:30Z", "without a time zone"),
+        ("soon", "which is no date or time"),
+        (3.5, "BYTES"),
+    ):
+        with pytest.raises(errors.InvalidRequest, match=says):
+            signature.validate("m", takes, signature.read({"when": [wrong]}, takes))
+
+
 def test_threads_are_capped_in_every_part(repository):
     """n_jobs is capped in the estimator and in its fitted parts; None, 1 and what is below the cap stay."""
     inner = make_pipeline(columns(), RandomForestClassifier(3, n_jobs=-1))

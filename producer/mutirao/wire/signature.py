@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from mutirao import errors
-from mutirao.wire import caller_data, elements, json_elements, missing, tensors, untyped
+from mutirao.wire import caller_data, date_elements, elements, json_elements, missing, tensors, untyped
 from mutirao.wire.messages import PredictRequest, Tensor
 from mutirao.wire.tensors import Array
 
@@ -47,7 +47,7 @@ class InputSpec(TensorSpec, frozen=True, omit_defaults=True):
         nullable: whether values may be missing; None where that is not known: NaN is then passed on, missing text is refused.
         guessed: the datatype was guessed from the values of an example, or of none.
         columns: the names of a matrix's columns, where an example had them.
-        format: what its elements hold: json, a JSON document each; binary, bytes; "" for text as it is.
+        format: what its elements hold: json, a JSON document each; binary, bytes; date-time, a date or time in ISO 8601; "" for text as it is.
         optional: the model drops it: a request may leave it out, and what a request has for it is not looked at.
     """
 
@@ -100,6 +100,11 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         """The names of the inputs whose elements are JSON documents."""
         return {spec.name for spec in self.inputs if spec.format == json_elements.FORMAT}
 
+    @property
+    def date_inputs(self) -> set[str]:
+        """The names of the inputs whose elements are dates or times."""
+        return {spec.name for spec in self.inputs if spec.format == date_elements.FORMAT}
+
     def select_outputs(self, names: Iterable[str] | None) -> tuple[OutputSpec, ...]:
         """Return the outputs of these names, or the default ones where no name is given.
 
@@ -150,6 +155,8 @@ def read(data: Any, signature: Signature) -> dict[str, Array]:
         SignatureMismatch: the data are not as many inputs as the model takes.
     """
     documents = signature.json_inputs
+    if signature.frame and (dates := signature.date_inputs):
+        data = _with_date_text(data, dates)
     if not documents:
         return caller_data.arrays(data, frame=signature.frame)
     return {
@@ -158,6 +165,15 @@ def read(data: Any, signature: Signature) -> dict[str, Array]:
         else caller_data.as_array(name, values)
         for name, values in caller_data.by_input(data, [spec.name for spec in signature.inputs]).items()
     }
+
+
+def _with_date_text(data: Any, dates: set[str]) -> Any:
+    """Return columns as a mapping, dates as text; anything else as it is."""
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        data = {str(name): data[name] for name in data.columns}
+    if not isinstance(data, Mapping):
+        return data
+    return {name: date_elements.encode(values) if name in dates else values for name, values in data.items()}
 
 
 def validate(model: str, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -292,12 +308,19 @@ def _cast_to_spec(model: str, spec: InputSpec, array: Array) -> Array:
         hint = _WRITTEN.get((array.ndim, len(spec.shape)), "")
         raise _mismatch(model, str(spec), _shape(array), hint)
     try:
+        array = (
+            date_elements.encode(array) if array.dtype.kind == "M" and spec.format == date_elements.FORMAT else array
+        )
         bools = spec.guessed and spec.datatype.startswith("FP")
         fitted = tensors.cast(spec.name, array, spec.datatype, bools=bools)
     except errors.InvalidTensor as exc:
         hint = _guessed(model, spec, array) if spec.guessed else ""
         raise _mismatch(model, str(spec), str(exc), hint) from exc
-    return json_elements.check(spec.name, fitted) if spec.format == json_elements.FORMAT else fitted
+    check = _CHECKS.get(spec.format)
+    return check(spec.name, fitted) if check else fitted
+
+
+_CHECKS = {json_elements.FORMAT: json_elements.check, date_elements.FORMAT: date_elements.check}
 
 
 # Hints for data of fewer dimensions than its input, by both numbers of dimensions.

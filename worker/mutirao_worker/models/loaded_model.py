@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mutirao.registry import ModelInfo
-from mutirao.wire import signature
+from mutirao.wire import date_elements, signature
 from mutirao.wire.signature import OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.manifest import Manifest
@@ -26,6 +26,7 @@ class LoadedModel:
         self.info = info
         self.manifest = manifest
         self._make: Callable[[], Predictor] | None = make
+        self._dates = info.signature.date_inputs if info.signature else set()
         self._predictor: Predictor | None = None
         self._example = example
 
@@ -50,6 +51,10 @@ class LoadedModel:
         """
         takes = self.info.signature
         given = takes.read_parameters(None) if parameters is None else parameters
+        if self._dates:
+            inputs = {
+                name: date_elements.decode(array) if name in self._dates else array for name, array in inputs.items()
+            }
         return self._loaded.predict(inputs, outputs, frame=takes.frame, parameters=given)
 
     def warm_up(self) -> None:

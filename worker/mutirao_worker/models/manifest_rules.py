@@ -14,7 +14,7 @@ from mutirao_worker.models.manifest import Manifest, Version
 _DIGEST = re.compile(atomic_files.ALGORITHM + "[0-9a-f]{64}", re.ASCII)
 _NAME_MAX = 255
 # What the texts of a tensor may hold, as its spec says.
-FORMATS = ("json", "binary")
+FORMATS = ("json", "binary", "date-time")
 
 
 def violations(manifest: Manifest, folder: str) -> Iterator[tuple[str, object, str]]:

@@ -158,9 +158,11 @@ def _arrays(source: Any) -> dict[str, Array]:
 def _column(column: pd.Series[Any]) -> Array:
     if column.dtype.kind in "biuf" and isinstance(column.dtype, np.dtype):
         return column.to_numpy()
+    if column.dtype.kind == "M" and isinstance(column.dtype, np.dtype):
+        return column.to_numpy().astype("datetime64[us]")
     if column.dtype.kind in "mM":
         raise ValueError(
-            f"column {column.name!r} holds {column.dtype}, which no tensor can: fit the model on numbers or text"
+            f"column {column.name!r} holds {column.dtype}, which no tensor can: fit the model on numbers, text, or times without a time zone"
         )
     return np.asarray(column.astype(object).where(column.notna(), None), dtype=object)
 
@@ -169,7 +171,7 @@ def _complete_rows(arrays: dict[str, Array]) -> Array:
     rows = len(next(iter(arrays.values()), ()))
     complete = np.ones(rows, dtype=bool)
     for array in arrays.values():
-        present = np.isfinite(array) if array.dtype.kind == "f" else array != None  # noqa: E711 - elementwise
+        present = np.isfinite(array) if array.dtype.kind in "fM" else array != None  # noqa: E711 - elementwise
         complete &= np.asarray(present).reshape(rows, math.prod(array.shape[1:])).all(axis=1)
     return complete
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from sklearn.preprocessing import FunctionTransformer
 
 from mutirao import errors
-from mutirao.wire import json_elements, tensors
+from mutirao.wire import date_elements, json_elements, tensors
 from mutirao.wire.signature import MATRIX, InputSpec, Signature
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import example_rows
@@ -196,15 +197,17 @@ def _of_example(model: Any, example: Example, names: Any, count: int | None) -> 
     """Return what an example shows: its columns where the estimator was fitted on columns, or keeps nothing of what it was fitted on."""
     if names is not None:
         dropped = {str(names[at]) for at in dropped_columns(model)}
-        given = example.columns(
-            [str(name) for name in names if str(name) not in dropped or str(name) in example.arrays]
-        )
-        yield _of_columns_of(
-            example, {str(name): given.get(str(name), np.zeros(example.rows)) for name in names}, dropped
-        )
+        lacking = {str(name) for name in names if str(name) not in example.arrays} & dropped
+        given = example.columns([str(name) for name in names if str(name) not in lacking])
+        arrays = {str(name): given.get(str(name), np.zeros(example.rows)) for name in names}
+        yield _of_columns_of(example, arrays, dropped)
+        if (dates := _with_dates(arrays)) is not None:
+            yield _of_columns_of(example, dates, dropped)
         return
     takes_text = count is None and 0 in features(model)
     as_columns = [_of_columns_of(example, example.arrays)] if example.names and not takes_text else []
+    if as_columns and (dates := _with_dates(example.arrays)) is not None:
+        as_columns.append(_of_columns_of(example, dates))
     if count is None:
         yield from as_columns
     try:
@@ -221,6 +224,16 @@ def _of_example(model: Any, example: Example, names: Any, count: int | None) -> 
 def _of_records(records: list[dict[str, Any]]) -> Candidate:
     documents = json_elements.encode(MATRIX, records)
     return Candidate((InputSpec(MATRIX, "BYTES", (-1,), format=json_elements.FORMAT),), {MATRIX: documents})
+
+
+def _with_dates(arrays: dict[str, Array]) -> dict[str, Array] | None:
+    """Return columns whose text can be dates as dates; None where there is none."""
+    dates = {}
+    for name, array in arrays.items():
+        if array.dtype == object and array.ndim == 1:
+            with contextlib.suppress(errors.InvalidTensor):
+                dates[name] = date_elements.decode(date_elements.check(name, array))
+    return {**arrays, **dates} if dates else None
 
 
 def _of_columns_of(example: Example, arrays: dict[str, Array], dropped: Container[str] = ()) -> Candidate:
@@ -261,10 +274,11 @@ def _described(
     specs = (
         InputSpec(
             name,
-            tensors.datatype_of(array),
+            "BYTES" if array.dtype.kind == "M" else tensors.datatype_of(array),
             (-1, *array.shape[1:]),
             guessed=name in guessed,
             optional=name in optional,
+            format=date_elements.FORMAT if array.dtype.kind == "M" else "",
         )
         for name, array in arrays.items()
     )

@@ -105,6 +105,10 @@ class _Trial:
 
 
 def _without(array: Array, columns: range) -> Array:
+    if array.dtype.kind == "M":
+        lacking = array.copy()
+        lacking[0] = np.datetime64("NaT")
+        return lacking
     text = array.dtype == object
     lacking = array.copy() if text or array.dtype.kind == "f" else array.astype(np.float64)
     lacking[(0, list(columns)) if array.ndim == 2 else 0] = None if text else math.nan

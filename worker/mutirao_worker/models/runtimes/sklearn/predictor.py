@@ -22,7 +22,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from mutirao import errors
-from mutirao.wire import elements, json_elements, tensors
+from mutirao.wire import date_elements, elements, json_elements, tensors
 from mutirao.wire.signature import InputSpec, OutputSpec
 from mutirao.wire.tensors import Array
 from mutirao_worker.models.runtimes import boosters, example_request
@@ -123,7 +123,12 @@ class SklearnPredictor(Predictor):
                     inputs=missing.with_nullability(specs, rows, predict_defaults),
                     outputs=outputs,
                     frame=frame,
-                    example=example_request.encode(rows),
+                    example=example_request.encode(
+                        {
+                            name: date_elements.encode(array) if array.dtype.kind == "M" else array
+                            for name, array in rows.items()
+                        }
+                    ),
                     parameters=methods.parameters(estimator, methods.needed([output.name for output in outputs])),
                     by_row=not row_dependence.found(predict_all, rows),
                 )
@@ -252,10 +257,17 @@ def _records(documents: Array) -> list[dict[str, Any]]:
 
 
 def _frame(inputs: Mapping[str, Array]) -> pd.DataFrame:
-    # dtype=object keeps text as str objects: pandas 3 would make its own string dtype of them.
+    # dtype=object keeps text as str objects: pandas 3 would make its own string dtype of them. A time gets the unit of pandas' own reading.
+    kinds = {"O": object, "M": _TIME}
     return pd.DataFrame(
-        {name: pd.Series(array, dtype=object) if array.dtype == object else array for name, array in inputs.items()}
+        {
+            name: pd.Series(array, dtype=kinds[array.dtype.kind]) if array.dtype.kind in kinds else array
+            for name, array in inputs.items()
+        }
     )
+
+
+_TIME = pd.to_datetime(["2026-11-29"]).dtype
 
 
 def _check_fitted(model: Any) -> None:
