@@ -82,6 +82,15 @@ def test_try_shows_mistakes_with_the_traceback_of_the_model(run, price):
     assert "needs the module 'nowhere' (model.py, line 1)" in said.splitlines()[-1]
 
 
+def test_show_names_formats_and_parameters(run, price):
+    """models show says which inputs are JSON, and which parameters a request may give."""
+    run("models", "add", "price", price)
+    shown = [" ".join(line.split()) for line in run("models", "show", "price")[1].splitlines()]
+    assert "orders BYTES (json) rows no" in shown
+    assert "predict BYTES (json) rows yes" in shown
+    assert "factor FP64 1.0" in shown
+
+
 def test_a_user_tests_a_model_without_workers(price):
     """mutirao.testing loads a folder into the test's process, with a client's and a worker's checks and errors."""
     model = mutirao.testing.load_model(price)

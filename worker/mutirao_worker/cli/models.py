@@ -350,6 +350,9 @@ def _print_signature(signature: Signature) -> None:
         for spec in signature.outputs
     ]
     console.table(("output", "datatype", "shape", "default"), rows)
+    if signature.parameters:
+        given = [(spec.name, spec.datatype, str(spec.default)) for spec in signature.parameters]
+        console.table(("parameter", "datatype", "default"), given)
 
 
 def _input(spec: InputSpec) -> tuple[str, ...]:
@@ -362,7 +365,7 @@ def _input(spec: InputSpec) -> tuple[str, ...]:
 
 
 def _spec(spec: TensorSpec) -> tuple[str, str, str]:
-    datatype = "BYTES (text)" if spec.datatype == "BYTES" else spec.datatype
+    datatype = f"BYTES ({getattr(spec, 'format', '') or 'text'})" if spec.datatype == "BYTES" else spec.datatype
     sizes = ["rows", *("any" if size == -1 else str(size) for size in spec.shape[1:])]
     return spec.name, datatype, " x ".join(sizes)
 
