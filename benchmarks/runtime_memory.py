@@ -1,6 +1,6 @@
 """What a worker of several processes needs for one large model of each runtime: proportional set size (PSS), beside the model alone.
 
-python benchmarks/runtime_memory.py [RUNTIME ...]: sklearn, xgboost, lightgbm, onnx. Each takes a minute or two to fit.
+python benchmarks/runtime_memory.py [RUNTIME ...]: sklearn, xgboost, lightgbm, onnx. Fitting takes minutes, of boosters many.
 """
 
 from __future__ import annotations
