@@ -53,6 +53,9 @@ def test_without_an_example_rows_are_made_up_by_the_signature(repository, folder
         ("pickled_model: model.pkl", "pickled: model.pkl", "the flavour sklearn has no pickled_model"),
         ("flavors:", "flavours:", "names no flavour"),
         ("flavors:", "flavors: [", "is not YAML"),
+        ("flavors:", "made: 2026-99-99\nflavors:", "is not YAML"),
+        ("inputs: '[{", "inputs: '[[{", "its signature and input example do not fit together"),
+        ("artifact_path: input_example.json", "artifact_path: ../../x.json", "leads out of the folder"),
     ],
 )
 def test_an_mlmodel_that_cannot_be_is_refused(repository, folder, old, new, says):

@@ -132,7 +132,7 @@ def _document(folder: Path) -> Mapping[str, Any]:
     raw = atomic_files.read_file(folder / FILE)
     try:
         document = yaml.safe_load(raw)
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # a date that is none is a ValueError
         raise errors.RepositoryError(f"{folder / FILE} is not YAML: {exc}") from exc
     if not isinstance(document, Mapping):
         raise errors.RepositoryError(f"{folder / FILE} is not a table of keys: save the model again with MLflow")
@@ -160,12 +160,27 @@ def _model_file(folder: Path, flavour: str, settings: Any, key: str) -> str:
 
 
 def _example(folder: Path, document: Mapping[str, Any]) -> dict[str, Array] | None:
-    """Return the rows of the input example, with the dtypes of the signature; made up by the signature where there are none."""
+    """Return the rows of the input example, with the dtypes of the signature; made up by the signature where there are none.
+
+    Raises:
+        RepositoryError: the signature, or the example, is not as MLflow writes it.
+    """
+    try:
+        return _rows(folder, document)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError, MemoryError) as exc:
+        text = "its signature and input example do not fit together: save the model again with MLflow"
+        raise errors.RepositoryError(f"{folder / FILE}: {text} ({type(exc).__name__}: {exc})") from exc
+
+
+def _rows(folder: Path, document: Mapping[str, Any]) -> dict[str, Array] | None:
     signature = document.get("signature") or {}
     columns = json.loads(signature["inputs"]) if isinstance(signature, Mapping) and signature.get("inputs") else []
     saved = document.get("saved_input_example_info") or {}
     name = saved.get("artifact_path") if isinstance(saved, Mapping) else None
-    rows = _saved_rows(folder / name) if isinstance(name, str) else None
+    path = folder / name if isinstance(name, str) else None
+    if path is not None and not path.resolve().is_relative_to(folder.resolve()):
+        raise errors.RepositoryError(f"{folder / FILE}: artifact_path is {name!r}, which leads out of the folder")
+    rows = _saved_rows(path) if path is not None and path.is_file() else None
     if columns and columns[0].get("type") == "tensor":
         return _of_tensors(columns, rows)
     if columns and all("name" in column for column in columns):
