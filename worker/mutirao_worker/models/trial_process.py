@@ -97,23 +97,22 @@ def load(function: Callable[[], None], limits: tuple[float, int]) -> None:
             answer = _Answer()
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - the model's own code runs here
             answer = _Answer(message=step_loading.describe_error(exc))
-        return msgspec.json.encode(answer)
+        return _encoded(answer)
 
     try:
-        raw = throwaway.run(loaded, seconds=limits[0], max_bytes=limits[1])
+        answer = _decoded(throwaway.run(loaded, seconds=limits[0], max_bytes=limits[1]))
     except throwaway.Ended as exc:
         raise errors.RepositoryError(f"while it was loaded, it {exc}; {_LIMITS}") from exc
-    if message := msgspec.json.decode(raw, type=_Answer).message:
-        raise errors.RepositoryError(message)
+    if answer.message:
+        raise errors.RepositoryError(answer.message)
 
 
 def _forked(request: TrialRequest) -> _Answer:
     first = request.origins.get(request.steps[0].file, str(request.folder))
     try:
-        raw = throwaway.run(lambda: _tried(request), seconds=request.seconds, max_bytes=request.max_bytes)
+        return _decoded(throwaway.run(lambda: _tried(request), seconds=request.seconds, max_bytes=request.max_bytes))
     except throwaway.Ended as exc:
         return _Answer(message=f"{first} cannot be served: while it was loaded and tried, it {exc}; {_LIMITS}")
-    return msgspec.json.decode(raw, type=_Answer)
 
 
 def _tried(request: TrialRequest) -> bytes:
@@ -122,20 +121,51 @@ def _tried(request: TrialRequest) -> bytes:
             answer = _Answer(trial=run_here(request))
     except errors.MutiraoError as exc:
         answer = _Answer(error=type(exc).__name__, message=str(exc))
-    return msgspec.json.encode(answer)
+    return _encoded(answer)
+
+
+def _encoded(answer: _Answer) -> bytes:
+    # A message may quote the name of a file that is no UTF-8.
+    message = answer.message.encode(errors="backslashreplace").decode()
+    return msgspec.json.encode(msgspec.structs.replace(answer, message=message))
+
+
+def _decoded(raw: bytes) -> _Answer:
+    """Return an answer.
+
+    Raises:
+        Ended: something else was written where it belongs.
+    """
+    try:
+        return msgspec.json.decode(raw, type=_Answer)
+    except msgspec.MsgspecError as exc:
+        raise throwaway.Ended("wrote to a file descriptor that it did not open") from exc
 
 
 def _asked(request: TrialRequest) -> _Answer:
-    """Let the process that has no threads try it."""
+    """Let the process that has no threads try it.
+
+    Raises:
+        RepositoryError: it has ended, or the example cannot be sent to it.
+    """
+    surroundings = (sys.path, str(Path.cwd()), dict(os.environ))
+    try:
+        content = pickle.dumps((surroundings, pickle.dumps(request)))
+    except Exception as exc:
+        text = f"the example, a {type(request.example).__name__}, cannot be pickled: give a DataFrame, an array, a list or a file"
+        raise errors.RepositoryError(f"{text} ({step_loading.describe_error(exc)})") from exc
     with _lock:
         server = _running_server()
         assert server.stdin is not None
         assert server.stdout is not None
-        surroundings = (sys.path, str(Path.cwd()), dict(os.environ))
         try:
-            _send(server.stdin, pickle.dumps((surroundings, request)))
+            _send(server.stdin, content)
             return msgspec.json.decode(_receive(server.stdout), type=_Answer)
-        except (OSError, EOFError) as exc:
+        except BaseException as exc:  # an interrupt, too: what it answers later belongs to no other request
+            server.kill()
+            server.wait()
+            if not isinstance(exc, OSError | EOFError | msgspec.MsgspecError):
+                raise
             raise errors.RepositoryError(f"the process that tries models has ended: {exc}") from exc
 
 
@@ -170,11 +200,17 @@ def serve() -> None:
     with contextlib.suppress(EOFError):
         while True:
             # From the process that started this one.
-            (path, folder, environment), request = pickle.loads(_receive(source))  # noqa: S301
+            (path, folder, environment), content = pickle.loads(_receive(source))  # noqa: S301
             sys.path[:] = path
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(environment)
+            try:
+                request = pickle.loads(content)  # noqa: S301
+            except Exception as exc:  # noqa: BLE001 - a class of the example, which only that process has
+                text = f"the example cannot be read in another process: give a DataFrame, an array, a list or a file ({step_loading.describe_error(exc)})"
+                _send(answers, _encoded(_Answer(message=text)))
+                continue
             for step in request.steps:  # imported once, and not by each fork
                 with contextlib.suppress(errors.MutiraoError):
                     runtimes.find(step.runtime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ _POLL_S = 0.02
 _BLOCK = 1 << 16
 # Of what is free, where no limit is set.
 _FREE_SHARE = 0.8
+_PR_SET_PDEATHSIG = 1
 
 
 class Ended(Exception):
@@ -37,26 +39,32 @@ def run(function: Callable[[], bytes], *, seconds: float, max_bytes: int = 0) ->
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     pid = os.fork()
     if not pid:
         os.close(read)
-        _run_and_exit(function, write)
+        _run_and_exit(function, write, parent)
     os.close(write)
     try:
         return _watch(pid, read, time.monotonic() + seconds, seconds, limit)
     finally:
         os.close(read)
-        for kill in (os.kill, os.killpg):  # and what the function has started
+        with contextlib.suppress(psutil.Error):  # what the function has started, even in a session of its own
+            for process in psutil.Process(pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        for kill in (os.kill, os.killpg):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
 
 
-def _run_and_exit(function: Callable[[], bytes], write: int) -> None:
+def _run_and_exit(function: Callable[[], bytes], write: int, parent: int) -> None:
     code = os.EX_SOFTWARE
     try:
         os.setsid()
+        _end_with(parent)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
         result = memoryview(function())
@@ -65,6 +73,14 @@ def _run_and_exit(function: Callable[[], bytes], write: int) -> None:
         code = os.EX_OK
     finally:
         os._exit(code)
+
+
+def _end_with(parent: int) -> None:
+    """Be killed where the parent ends: nobody watches the limits then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(os.EX_SOFTWARE)
 
 
 def _watch(pid: int, read: int, until: float, seconds: float, limit: int) -> bytes:
@@ -83,7 +99,7 @@ def _watch(pid: int, read: int, until: float, seconds: float, limit: int) -> byt
             raise Ended(f"took more than {limit / 2**20:,.0f} MiB of memory")
     status = os.waitstatus_to_exitcode(_wait(pid, until, seconds))
     if status < 0:
-        raise Ended(f"was ended by {signal.Signals(-status).name}")
+        raise Ended(f"was ended by {_signal_name(-status)}")
     if not parts or status:
         raise Ended(f"ended its process with exit code {status}")
     return b"".join(parts)
@@ -97,6 +113,14 @@ def _wait(pid: int, until: float, seconds: float) -> int:
         if time.monotonic() > until:
             raise Ended(f"did not end within {seconds:g} s")
         time.sleep(0.001)
+
+
+def _signal_name(number: int) -> str:
+    """Return a signal's name; those of real time have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _memory(process: psutil.Process) -> int:
