@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutirao import errors
-from mutirao.gateway.requests import table_files, v2_json
+from mutirao.gateway.requests import table_files, v2_binary, v2_json
 from mutirao.registry import ModelInfo
 from mutirao.tables.csv_table import AUTOMATIC
 from mutirao.wire import signature
@@ -95,3 +95,16 @@ def test_a_file_of_a_form_may_be_as_large_as_any_body(rows):
     head = b'--b\r\nContent-Disposition: form-data; name="f"; filename="t.csv"\r\n\r\n'
     found = table_files.of_form(head + table + b"\r\n--b--\r\n", "multipart/form-data; boundary=b", many, AUTOMATIC)
     assert found.data.shape == (rows, 2)
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\x00\xff", b"\x03\x00\x00\x00abc", b"\xff\xff\xff\xff", b""])
+def test_a_raw_body_is_the_file_that_a_model_takes(content):
+    """Of an input of format binary a body without JSON is the file itself, and its answer JSON; of text it is V2's raw form."""
+    takes = msgspec.structs.replace(TAKES, inputs=(InputSpec("image", "BYTES", (-1,), format="binary"),))
+    parsed = v2_binary.read(content, b"0", takes)
+    assert parsed.data is not None
+    assert (parsed.data["image"].tolist(), parsed.bare) == ([content], False)
+    text = msgspec.structs.replace(TAKES, inputs=(InputSpec("text", "BYTES", (-1,)),))
+    raw = v2_binary.read(b"\x03\x00\x00\x00abc", b"0", text)
+    assert raw.data is not None
+    assert (raw.data["text"].tolist(), raw.bare) == (["abc"], True)

@@ -10,11 +10,12 @@ import msgspec
 from mutirao import errors
 from mutirao.gateway.requests import body_limits, v2_json
 from mutirao.gateway.requests.v2_json import EMPTY, ParsedBody
-from mutirao.wire import binary_codec, tensors
+from mutirao.wire import binary_codec, json_elements, tensors
 from mutirao.wire.http_schemas import RequestInputs
 from mutirao.wire.messages import PredictRequest, Tensor
 from mutirao.wire.signature import Signature
 from mutirao.wire.tensors import Array
+from mutirao.wire.untyped import objects
 
 HEADER_LENGTH = b"inference-header-content-length"
 
@@ -27,6 +28,8 @@ def read(body: bytes, length: bytes, takes: Signature) -> ParsedBody:
         raise errors.InvalidRequest(text, reason="damaged body")
     size = int(length)
     if size == 0:
+        if len(takes.inputs) == 1 and takes.inputs[0].format == json_elements.BINARY:
+            return ParsedBody(EMPTY, {takes.inputs[0].name: objects([body])})  # a file, as it is
         return ParsedBody(EMPTY, _bare(body, takes), bare=True)
     parsed, raw = v2_json.read(body[:size]), memoryview(body)[size:]
     if parsed.data is None and parsed.body.inputs is not msgspec.UNSET:
