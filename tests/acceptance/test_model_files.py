@@ -1,10 +1,12 @@
 """Model files as people have them: each answers what its own application answers, or is refused with what it is and what to do."""
 
 import json
+import shutil
 import subprocess
 import sys
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from mutirao import errors
@@ -81,3 +83,39 @@ def test_a_file_that_cannot_be_served_is_refused_in_words(folder, tmp_path, name
     assert REFUSED[name] in str(caught.value)
     assert "\n" not in str(caught.value)
     assert repository.names() == ()
+
+
+def test_classes_of_a_script_go_into_a_model_of_own_code(folder, expected, tmp_path):
+    """A pickle of a class that a script defined is served once that class stands in a model.py, and nothing stays in place of __main__."""
+    code = tmp_path / "ratio"
+    code.mkdir()
+    shutil.copy(folder / "main_class.joblib", code)
+    (code / "model.py").write_text(OWN_CODE)
+    script = sys.modules["__main__"]
+    repository = Repository(tmp_path / "models")
+    frame = pd.DataFrame(expected["numbers"], columns=["a", "b"])
+    repository.add("ratio", code, example=frame)
+    loaded = repository.load("ratio")
+    found = loaded.predict({"a": frame["a"].to_numpy(), "b": frame["b"].to_numpy()}, loaded.info.signature.outputs)
+    assert found["predict"].tolist() == expected["main_class"]
+    assert sys.modules["__main__"] is script
+
+
+OWN_CODE = """
+import joblib
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
+
+
+class Ratio(TransformerMixin, BaseEstimator):
+    def transform(self, X):
+        return X.assign(r=X["a"] / (X["b"] + 1))
+
+
+class Model:
+    def load(self, folder):
+        self.model = joblib.load(folder / "main_class.joblib")
+
+    def predict(self, frame: pd.DataFrame):
+        return self.model.predict(frame)
+"""

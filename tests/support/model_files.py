@@ -52,7 +52,8 @@ def write(folder):
     frame = pd.DataFrame({"a": random.rand(ROWS), "b": random.rand(ROWS)})
     target = (frame.a > frame.b).astype(int)
     names = np.where(target == 1, "sim", "não")
-    joblib.dump(make_pipeline(Ratio(), LogisticRegression()).fit(frame, target), folder / "main_class.joblib")
+    of_script = make_pipeline(Ratio(), LogisticRegression()).fit(frame, target)
+    joblib.dump(of_script, folder / "main_class.joblib")
     joblib.dump(
         make_pipeline(FunctionTransformer(double), LogisticRegression()).fit(frame, target),
         folder / "main_function.joblib",
@@ -88,6 +89,7 @@ def write(folder):
     expected = {
         "numbers": frame[:8].to_numpy().tolist(),
         "grades": grades[:8].to_numpy().tolist(),
+        "main_class": of_script.predict(frame[:8]).tolist(),
         "chain": predicted.tolist(),
         "named": encoder.inverse_transform(predicted).tolist(),
         "spam": spam.predict(vectorizer.transform(TEXTS)).tolist(),

@@ -54,8 +54,9 @@ def _load_failure(raw: bytes, exc: BaseException, installed: str) -> str:
     attribute = _MISSING_ATTRIBUTE.search(str(exc)) if isinstance(exc, AttributeError) else None
     if attribute and attribute[2] in {"__main__", "__mp_main__", "builtins"}:
         return (
-            f"its {attribute[1]!r} was defined in the script or notebook that saved it ({attribute[2]}), which no worker has: move it into a "
-            "module of its own, import it from there, and fit and save the model again"
+            f"its {attribute[1]!r} was defined in the script or notebook that saved it ({attribute[2]}), which no worker has: write a "
+            f"folder with mutirao models init NAME --from FILE, and put {attribute[1]!r} into its model.py; or move it into a module, and fit and "
+            "save the model again"
         )
     library, _, version = installed.partition(" ")
     match = _VERSION.search(_decompressed(raw))

@@ -33,6 +33,7 @@ class OwnModules(MetaPathFinder, InspectLoader):
         self._packages = {str(parent).replace("/", ".") for name in self._sources for parent in Path(name).parents}
         self._tops = {name.partition("/")[0].removesuffix(".py") for name in self._sources}
         self._modules: dict[str, ModuleType] = {}
+        self._found: set[str] = set()
 
     @property
     def names(self) -> frozenset[str]:
@@ -51,15 +52,26 @@ class OwnModules(MetaPathFinder, InspectLoader):
     def importable(self) -> Iterator[None]:
         """Let the modules be imported by their plain names, by the model's code and for as long as it runs."""
         with _lock:
-            hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if self._is_own(name)}
+            hidden = self._hidden()
             sys.modules.update(self._modules)
             sys.meta_path.insert(0, self)
             try:
                 yield
             finally:
                 sys.meta_path.remove(self)
-                self._modules = {name: sys.modules.pop(name) for name in list(sys.modules) if self._is_own(name)}
+                self._modules = {name: sys.modules.pop(name) for name in self._found if name in sys.modules}
                 sys.modules.update(hidden)
+
+    @contextlib.contextmanager
+    def standing_in_for_main(self, module: ModuleType) -> Iterator[None]:
+        """Let a module stand in for the script whose classes and functions a pickle names (`__main__`)."""
+        with _lock:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = module
+            try:
+                yield
+            finally:
+                sys.modules["__main__"] = script
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -72,6 +84,7 @@ class OwnModules(MetaPathFinder, InspectLoader):
         is_package = fullname in self._packages
         if file is None and not is_package:
             raise ModuleNotFoundError(f"the model's folder has no module {fullname!r}", name=fullname)
+        self._found.add(fullname)
         spec = importlib.machinery.ModuleSpec(fullname, self, is_package=is_package)
         if is_package:
             spec.submodule_search_locations = [str(self._folder / fullname.replace(".", "/"))]
@@ -93,6 +106,12 @@ class OwnModules(MetaPathFinder, InspectLoader):
         file = self._file(fullname)
         source = b"" if file is None else self._sources[file]
         return compile(source, str(self._folder / (file or fullname)), "exec", dont_inherit=True)
+
+    def _hidden(self) -> dict[str, ModuleType]:
+        """Take other modules of the same names out of the way; there hardly are any, and this runs with each call of the model."""
+        if self._tops.isdisjoint(sys.modules):
+            return {}
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if self._is_own(name)}
 
     def _is_own(self, fullname: str) -> bool:
         return fullname.partition(".")[0] in self._tops

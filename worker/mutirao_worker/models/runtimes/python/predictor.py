@@ -50,10 +50,12 @@ class PythonPredictor(Predictor):
         threads, there = _threads(), _UNFORKABLE & sys.modules.keys()
         with modules.importable():
             try:
-                made = getattr(importlib.import_module(MODULE), CLASS, None)
-                model: Any = made() if isinstance(made, type) else None
-                if hasattr(model, "load"):
-                    model.load(folder=files.folder)
+                module = importlib.import_module(MODULE)
+                made = getattr(module, CLASS, None)
+                with modules.standing_in_for_main(module):
+                    model: Any = made() if isinstance(made, type) else None
+                    if hasattr(model, "load"):
+                        model.load(folder=files.folder)
             except (Exception, SystemExit) as exc:
                 raise errors.RepositoryError(_explain(exc, files.folder)) from exc
         if not callable(getattr(model, "predict", None)):
