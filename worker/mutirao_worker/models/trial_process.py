@@ -205,21 +205,15 @@ def serve() -> None:
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(environment)
-<<<<<<< HEAD
             try:
                 request = pickle.loads(content)  # noqa: S301
             except Exception as exc:  # noqa: BLE001 - a class of the example, which only that process has
                 text = f"the example cannot be read in another process: give a DataFrame, an array, a list or a file ({step_loading.describe_error(exc)})"
                 _send(answers, _encoded(_Answer(message=text)))
                 continue
-            for step in request.steps:  # imported once, and not by each fork
-=======
             if any(step.runtime == "sklearn" for step in request.steps):
->>>>>>> 3cb090f (models: serve pickles of a script's classes by a model.py that has them)
                 with contextlib.suppress(errors.MutiraoError):
-                    runtimes.find(
-                        "sklearn"
-                    )  # imported once, and not by each fork; the other libraries may start threads
+                    runtimes.find("sklearn")  # imported once, not by each fork; other libraries may start threads
             _send(answers, msgspec.json.encode(_forked(request)))
 
 
