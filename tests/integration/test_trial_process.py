@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -128,6 +129,21 @@ def test_after_an_interrupt_the_next_answer_is_its_own(tmp_path, monkeypatch):
     joblib.dump([1], tmp_path / "bad.joblib")
     with pytest.raises(errors.RepositoryError, match="not a scikit-learn estimator"):
         Repository(tmp_path / "models").add("bad", tmp_path / "bad.joblib")
+
+
+def test_a_trial_holds_up_no_other_change(tmp_path, saved):
+    """While a file that hangs is tried, settings of another model are changed."""
+    repository = Repository(tmp_path / "models", load_s=4.0)
+    repository.add("good", sample_models.saved("iris"))
+    with ThreadPoolExecutor(1) as executor:
+        hanging = executor.submit(repository.add, "bad", saved("__import__('time').sleep(600)"))
+        waiting.until(lambda: list(repository.root.glob(".adding-*/model.joblib")))
+        repository.change("good", {"max_rows": "7"})
+        assert not hanging.done()
+        with pytest.raises(errors.RepositoryError, match="did not end within 4 s"):
+            hanging.result()
+    assert repository.manifest("good").max_rows == 7
+    assert not list(repository.root.glob(".adding-*"))
 
 
 HURTS = {

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from mutirao import errors
 
 ALGORITHM = "sha256:"
+_DRAFT = ".adding-"
+_STALE_S = 86_400
 
 
 def digest(content: bytes) -> str:
@@ -50,30 +53,41 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
-    """Create a folder with its files, in one step at the end; yield the draft of it, to which files may be added.
+def draft_folder(parent: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Create a folder with files that no reader sees; yield it, and remove it in the end if it has not been published.
 
     Args:
-        folder: the folder.
+        parent: where it is to be.
         files: what it holds, by names relative to it.
     """
-    draft = folder.with_name(f".adding-{uuid.uuid4().hex}")
+    draft = parent / f"{_DRAFT}{uuid.uuid4().hex}"
     try:
-        with _write_errors(folder):
+        with _write_errors(parent):
             draft.mkdir(parents=True)
             for name, content in files.items():
                 write(draft / name, content)
         yield draft
-        with _write_errors(folder):
-            for below in (draft, *filter(Path.is_dir, draft.rglob("*"))):
-                _fsync_folder(below)
-            draft.rename(folder)
-            _fsync_folder(folder.parent)
-    except BaseException:
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it holds other versions
-            folder.parent.rmdir()
-        raise
+
+
+def publish(draft: Path, folder: Path) -> None:
+    """Give a draft its place, in one step."""
+    with _write_errors(folder):
+        for below in (draft, *filter(Path.is_dir, draft.rglob("*"))):
+            _fsync_folder(below)
+        folder.parent.mkdir(exist_ok=True)
+        draft.rename(folder)
+        _fsync_folder(folder.parent)
+        _fsync_folder(folder.parent.parent)
+
+
+def remove_stale_drafts(parent: Path) -> None:
+    """Remove the drafts of processes that were killed: those that nobody has changed for a day."""
+    for draft in parent.glob(f"{_DRAFT}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _STALE_S:
+                shutil.rmtree(draft)
 
 
 def remove_folder(folder: Path) -> None:

@@ -29,7 +29,6 @@ from mutirao_worker.models import (
 )
 from mutirao_worker.models.loaded_model import LoadedModel
 from mutirao_worker.models.manifest import Manifest, Version
-from mutirao_worker.models.model_source import ModelSource
 from mutirao_worker.models.trial import Trial
 from mutirao_worker.models.trial_process import TrialRequest
 from mutirao_worker.models.verification import Finding
@@ -179,8 +178,21 @@ class Repository:
             list(map(Path, files)), runtime=runtime, picks=picks, labels=Path(labels) if labels else None, trust=trust
         )
         changed = {key: value for key, value in settings.items() if value is not None}
-        with atomic_files.exclusive_lock(self.root):
-            return self._add(name, version, source, source.example if example is None else example, changed)
+        example = source.example if example is None else example
+        with atomic_files.draft_folder(self.root, source.contents) as draft:
+            # Tried without the lock: it may take a minute, and must not hold up those who change other models.
+            tried = trial_process.run(
+                TrialRequest(
+                    draft, list(source.contents), source.steps, source.labels, source.origins, example, *self._limits
+                )
+            )
+            example_file = source.free_name(EXAMPLE_FILE)
+            atomic_files.write(draft / example_file, tried.description.example)
+            new = _new_version(tried, {**source.contents, example_file: tried.description.example}, example_file)
+            changed = ({} if tried.description.by_row else {"max_batch_rows": 1}) | changed
+            with atomic_files.exclusive_lock(self.root):
+                atomic_files.remove_stale_drafts(self.root)
+                return self._add(name, version, draft, new, changed)
 
     def activate(self, name: str, version: str) -> ModelInfo:
         """Make a version the one that is served.
@@ -232,26 +244,15 @@ class Repository:
             self._write(rest)
             atomic_files.remove_folder(folder / str(version))
 
-    def _add(
-        self, name: str, version: str | None, source: ModelSource, example: Any, settings: dict[str, Any]
-    ) -> ModelInfo:
+    def _add(self, name: str, version: str | None, draft: Path, new: Version, settings: dict[str, Any]) -> ModelInfo:
         self._check_free(name, version)
         old = self.manifest(name) if name in self.names() else None
         versions = dict(old.versions) if old else {}
         version = version or _next_version({*versions, *self._version_folders(name)})
-        with atomic_files.new_folder(self.root / name / version, source.contents) as draft:
-            tried = trial_process.run(
-                TrialRequest(
-                    draft, list(source.contents), source.steps, source.labels, source.origins, example, *self._limits
-                )
-            )
-            example_file = source.free_name(EXAMPLE_FILE)
-            atomic_files.write(draft / example_file, tried.description.example)
-            new = _new_version(tried, {**source.contents, example_file: tried.description.example}, example_file)
-            alone = {} if tried.description.by_row else {"max_batch_rows": 1}
-            base = {**(msgspec.structs.asdict(old) if old else {"name": name}), **alone, **settings, "active": version}
-            changed = Manifest(**{**base, "versions": {**versions, version: new}})
-            manifest_file.parse(manifest_file.dump(changed), self.root / name / manifest_file.FILE)
+        base = {**(msgspec.structs.asdict(old) if old else {"name": name}), **settings, "active": version}
+        changed = Manifest(**{**base, "versions": {**versions, version: new}})
+        manifest_file.parse(manifest_file.dump(changed), self.root / name / manifest_file.FILE)
+        atomic_files.publish(draft, self.root / name / version)
         self._write(changed)
         return self.info(name)
 

@@ -40,7 +40,12 @@ def run(function: Callable[[], bytes], *, seconds: float, max_bytes: int = 0) ->
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as exc:
+        os.close(read)
+        os.close(write)
+        raise Ended(f"could not be started: {exc.strerror}") from exc
     if not pid:
         os.close(read)
         _run_and_exit(function, write, parent)
@@ -112,7 +117,7 @@ def _wait(pid: int, until: float, seconds: float) -> int:
             return status
         if time.monotonic() > until:
             raise Ended(f"did not end within {seconds:g} s")
-        time.sleep(0.001)
+        select.select([], [], [], 0.001)
 
 
 def _signal_name(number: int) -> str:
