@@ -22,6 +22,8 @@ from mutirao.errors import EmbeddedError
 from support import sample_models, waiting
 
 ROWS = sample_models.get("iris").data[::8]
+# What is asked of Redis and a worker needs no more beside them: each is a process that imports its libraries for seconds.
+ALONE = ("--workers", "1", "--no-gateway", "--no-flower")
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +189,7 @@ def test_what_was_queued_is_answered_after_a_restart(env, tmp_path, client):
         Client(system.broker_url, check=False) as asking,
     ):
         ids = [job.id for job in asking.submit_many("iris", ROWS)]
-    with Up(env, tmp_path, "--no-flower").wait_up(), client() as asking:
+    with Up(env, tmp_path, *ALONE).wait_up(), client() as asking:
         answers = [int(asking.job(id).result(30)["predict"][0]) for id in ids]
     assert answers == sample_models.get("iris").model.predict(ROWS).tolist()
 
@@ -226,7 +228,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_workers(env, tmp_path, client):
 
 def test_what_a_power_cut_interrupted_is_answered_after_the_restart(env, tmp_path, client):
     """Everything killed at once in the middle of a prediction: the next `up` answers it within seconds, not after kombu's two minutes."""
-    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up:
+    with Up(env, tmp_path, *ALONE).wait_up() as up:
         with client() as asking, redis.Redis.from_url(asking.settings.broker_url) as server:
             job = asking.submit("slow", [[3.0, 0, 0]])
             waiting.until(lambda: job.status == "running")
@@ -238,13 +240,13 @@ def test_what_a_power_cut_interrupted_is_answered_after_the_restart(env, tmp_pat
             process.kill()
         up.process.wait()
         waiting.until(lambda: not up.running())
-    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up(), client() as asking:
+    with Up(env, tmp_path, *ALONE).wait_up(), client() as asking:
         assert float(asking.job(job.id).result(40)["predict"][0]) == 3.0
 
 
 def test_a_killed_worker_is_replaced_and_said_so(env, tmp_path, client):
     """The console names the worker, how it ended and its log; predictions go on."""
-    with Up(env, tmp_path, "--no-flower", "--workers", "1").wait_up() as up, client() as asking:
+    with Up(env, tmp_path, *ALONE).wait_up() as up, client() as asking:
         (first,) = asking.predict("iris", ROWS[:1], timeout=30)["predict"]
         with redis.Redis.from_url(asking.settings.broker_url) as server:
             (announced,) = server.hvals("mutirao:workers")

@@ -88,7 +88,7 @@ def test_a_class_of_a_script_is_told_to_move(tmp_path):
     assert [each.name for each in empty.root.rglob("*") if each.name != ".lock"] == []
     said = str(caught.value)
     assert "its 'Ratio' was defined in the script or notebook that saved it (__main__)" in said
-    assert "move it into a module of its own" in said
+    assert "or move it into a module, and fit and save the model again" in said
     assert "PYTHONPATH" not in said
 
 

@@ -1,6 +1,7 @@
 """A model that one worker cannot serve and another can: its requests reach the one that can; where none can, they end with the reason."""
 
 import subprocess
+import time
 
 import pytest
 
@@ -62,3 +63,23 @@ def test_requests_reach_the_worker_that_can_load_their_model(redis_server, roots
             assert all(job.result(20)["predict"].tolist() == [0] for job in jobs)
             serving.stop()
         waiting.until(lambda: failing.log.count("mutirao.iris is consumed again") == 2, what=lambda: failing.log)
+
+
+@brokers.redis_only
+def test_a_worker_that_has_left_its_only_queue_stays_alive(redis_server, roots):
+    """It keeps its lease for longer than that runs, says why it fails, and ends the requests once it is alone."""
+    good, bad = roots
+    env = {"MUTIRAO_LEASE_S": "1"}
+    with (
+        Client(redis_server.url, check=False) as client,
+        WorkerProcess(redis_server.url, bad, args=("--only", "iris"), env=env) as failing,
+    ):
+        with WorkerProcess(redis_server.url, good, env=env):
+            failing.wait_logged("mutirao.iris is left")
+            begun = time.monotonic()
+            waiting.until(lambda: time.monotonic() > begun + 4 or len(client.catalog().workers) < 2)
+            alive = client.catalog()
+            assert [worker.failing.keys() for worker in alive.workers if worker.name == failing.name] == [{"iris"}]
+            assert not alive.unleased
+        with pytest.raises(ModelUnavailable, match="is not the file that was added"):
+            client.submit("iris", ROW).result(20)

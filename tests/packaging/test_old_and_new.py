@@ -1,7 +1,8 @@
-"""A client of the wheel from before the modules moved works with workers and a gateway of today's, and the other way round."""
+"""A client of the last release works with workers and a gateway of today's, and the other way round; also over one folder of models."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -19,8 +20,8 @@ from support.worker_process import WorkerProcess
 
 pytestmark = [pytest.mark.processes, pytest.mark.executed]
 ROOT = Path(__file__).parents[2]
-# The last commit before the modules moved: names in Python changed after it, what travels did not.
-OLD = "9b94ab8"
+# 0.2.0, the last commit whose manifests have format 1.
+OLD = "0de4407"
 BUILT_OF = ("producer", "worker", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE")
 
 # Each step of a job's life over each URL: Redis, then the gateway.
@@ -76,7 +77,9 @@ def wheels(tmp_path_factory):
 @pytest.mark.parametrize(("clients", "workers"), [("old", "new"), ("new", "old")])
 def test_a_client_works_with_workers_of_the_other_wheel(wheels, tmp_path, clients, workers):
     """Jobs of the one wheel's client are answered and cancelled by the other's workers, over Redis and through its gateway."""
-    repository = sample_models.repository(tmp_path / "models", "iris", "slow")
+    repository = sample_models.repository(tmp_path / "models", "iris", "slow", "houses")
+    for model in ("iris", "slow"):  # as the old wheel has added them; the third is in today's format
+        _write_in_format_1(repository.root / model / "model.toml")
     sample = sample_models.get("iris")
     theirs = {"PYTHONPATH": os.pathsep.join([str(wheels[workers]), sample_models.PYTHONPATH])}
     with ExitStack() as stack:
@@ -90,10 +93,22 @@ def test_a_client_works_with_workers_of_the_other_wheel(wheels, tmp_path, client
         command = [sys.executable, "-c", CLIENT, json.dumps(sample.data[:2].tolist()), server.url, gateway.url]
         ran = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
         assert ran.returncode == 0, f"{ran.stderr}\n{worker.log}\n{gateway.log}"
+        log = worker.log
     where, *told = json.loads(ran.stdout)
     assert Path(where).is_relative_to(wheels[clients])
-    life = [sample.expected()[:2].tolist(), "succeeded", True, "cancelled", ["iris", "slow"]]
+    life = [sample.expected()[:2].tolist(), "succeeded", True, "cancelled", ["houses", "iris", "slow"]]
     assert told == [life, life]
+    refused = "model houses is unavailable: " in log and "unknown field `format`" in log
+    assert refused == (workers == "old")
+
+
+def _write_in_format_1(path):
+    """Write a manifest as it was before versions had steps."""
+    text = path.read_text().replace("format = 2\n", 'runtime = "sklearn"\n')
+    step = re.compile(r'steps = \[\n  \{ runtime = "sklearn", (file = .*), (saved_with = "[^"]*").* \},\n\]\n')
+    text, found = step.subn(lambda match: f"{match[1].replace('file', 'model')}\n{match[2]}\n", text)
+    assert found == 1
+    path.write_text(text)
 
 
 def _served(url):

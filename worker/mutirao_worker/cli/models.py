@@ -156,6 +156,9 @@ def show(name: str, repository: Repository, *, as_json: bool) -> None:
     if info.version:
         _print_settings(repository, info)
         _print_signature(info.signature)
+        if guessed := [spec for spec in info.signature.inputs if spec.guessed]:
+            example = f"mutirao models set {info.name} inputs.{guessed[0].name}.datatype=INT64"
+            console.note(f"note: datatypes marked as guessed may be corrected: {example}")
 
 
 @models.command(
