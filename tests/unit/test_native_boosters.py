@@ -21,6 +21,9 @@ CATEGORIES = pd.DataFrame(
 )  # fmt: skip
 CODES = np.column_stack([DATA[:, 0], (DATA[:, 1] * 5).astype(int)])
 
+# Newer versions of XGBoost say so of dart, gblinear and the forests.
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated")
+
 
 def _xgboost(cls, labels, data=DATA, **settings):
     groups = {"qid": np.repeat(range(30), 10)} if cls is xgboost.XGBRanker else {}

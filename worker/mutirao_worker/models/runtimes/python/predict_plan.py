@@ -147,7 +147,7 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> ParameterSpec:
 
 def _value(what: str, hint: Any, *, one_row: bool) -> Value:
     """Return what an annotation stands for; a list is a value of one row where the class says that predict takes one."""
-    hint, nullable = _without_none(hint)
+    hint, nullable = _without_none(_resolved(hint))
     origin, args = get_origin(hint) or hint, get_args(hint)
     if _is_frame(origin):
         return Value("frame")
@@ -175,6 +175,15 @@ def _output(hint: Any, *, one_row: bool) -> Value | None:
     except errors.RepositoryError:
         return None
     return value if value.kind in {"list", "scalar"} else None
+
+
+def _resolved(hint: Any) -> Any:
+    """Return what an alias (`type X = ...`, as numpy's NDArray is since 2.4) stands for."""
+    value = getattr(get_origin(hint) or hint, "__value__", None)
+    if value is None:
+        return hint
+    args = get_args(hint)
+    return _resolved(value[args] if args else value)
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:

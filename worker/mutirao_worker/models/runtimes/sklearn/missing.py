@@ -107,7 +107,7 @@ class _Trial:
 def _without(array: Array, columns: range) -> Array:
     if array.dtype.kind == "M":
         lacking = array.copy()
-        lacking[0] = np.datetime64("NaT")
+        lacking[0] = np.array("NaT", dtype=array.dtype)
         return lacking
     text = array.dtype == object
     lacking = array.copy() if text or array.dtype.kind == "f" else array.astype(np.float64)
